@@ -1,0 +1,17 @@
+"""Snugfit: a GPU-aware bin-packing scheduler extender for Kubernetes.
+
+Rooms, from the ground up (imports point down only, checked by import-linter):
+
+``core``
+    The pure decision engine: model, state, feasibility, scoring, engine, referee.
+``kube``
+    What Kubernetes objects mean: quantities, resource names, labels -> ``core`` values.
+``simulator``, ``extender``
+    Two drivers of the same engine: trace replay, and the HTTP webhook.
+``cli``
+    The only room that reads the environment, prints, and wires objects together.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"

@@ -1,0 +1,152 @@
+"""Which devices of a node a request takes.
+
+A policy decides between the devices of a node only for a fraction (the one real choice). Whole
+devices are the first free ones by index; MIG instances go where they destroy least capability;
+time-sliced replicas fill the fullest device first. Scores and placements both come from the
+functions of this module, so that what was scored is what gets placed.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.mig import Packing, pack
+from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest
+from scheduler.core.state import ClusterState, DeviceCode
+
+__all__ = ["fraction_need", "mig_packing", "replica_shares", "shares_of", "slots_after"]
+
+IntArray = NDArray[np.int64]
+
+
+def fraction_need(
+    state: ClusterState, gpu: GpuRequest, rows: IntArray
+) -> tuple[IntArray, IntArray]:
+    """What a fraction takes of one device on each row.
+
+    A bound that the request does not state follows pro rata from the other one, rounded down, so
+    that shares which fit by what they state always fit together.
+
+    Returns
+    -------
+    milli : (R,) int64
+        Milli-GPU, at least 1.
+    memory_mib : (R,) int64
+        Device memory; 0 where the device's memory is unknown.
+    """
+    size = state.device_mem[rows, 0].astype(np.int64)
+    if gpu.memory_mib and not gpu.milli:
+        known = np.maximum(size, 1)
+        milli = np.clip(gpu.memory_mib * DEVICE_MILLI // known, 1, DEVICE_MILLI)
+        return np.where(size > 0, milli, DEVICE_MILLI), np.where(size > 0, gpu.memory_mib, 0)
+    milli = np.full(len(rows), gpu.milli, dtype=np.int64)
+    if gpu.memory_mib:
+        return milli, np.where(size > 0, gpu.memory_mib, 0)
+    return milli, size * gpu.milli // DEVICE_MILLI
+
+
+def mig_packing(state: ClusterState, gpu: GpuRequest, row: int) -> Packing | None:
+    """Slots for all MIG instances of the request on one row, or None if they do not fit."""
+    types = state.mig_types_of(row)
+    return pack(types, tuple(state.slots_free[row, : len(types)].tolist()), gpu.mig)
+
+
+@lru_cache(maxsize=65_536)
+def _replica_counts(free: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...] | None:
+    taken = []
+    for index in sorted(range(len(free)), key=lambda index: (free[index], index)):
+        count = min(wanted, free[index])
+        if count > 0:
+            taken.append((index, count))
+            wanted -= count
+        if not wanted:
+            return tuple(sorted(taken))
+    return None
+
+
+def replica_shares(
+    state: ClusterState, gpu: GpuRequest, row: int
+) -> tuple[tuple[int, int], ...] | None:
+    """``(device, replicas)`` pairs for a time-sliced request on one row, or None."""
+    count = int(state.device_count[row])
+    shared = state.device_code[row, :count] == DeviceCode.SHARED
+    free = np.where(shared, state.slots_free[row, :count], 0)
+    return _replica_counts(tuple(free.tolist()), gpu.replicas)
+
+
+def slots_after(state: ClusterState, gpu: GpuRequest, row: int) -> list[int] | None:
+    """``slots_free`` of a row after the request has taken its MIG slots or replicas, or None."""
+    after: list[int] = state.slots_free[row].tolist()
+    if gpu.kind is GpuKind.MIG:
+        packing = mig_packing(state, gpu, row)
+        if packing is None:
+            return None
+        after[: len(packing.after)] = packing.after
+        return after
+    shares = replica_shares(state, gpu, row)
+    if shares is None:
+        return None
+    for index, replicas in shares:
+        after[index] -= replicas
+    return after
+
+
+def shares_of(
+    state: ClusterState, gpu: GpuRequest, row: int, device: int
+) -> tuple[DeviceShare, ...] | None:
+    """The device shares of a placement, or None if the devices do not suffice.
+
+    Parameters
+    ----------
+    state
+        Where to place.
+    gpu
+        What to place.
+    row
+        Row of the node.
+    device
+        Device that the policy chose for a fraction; ignored otherwise.
+    """
+    match gpu.kind:
+        case GpuKind.NONE:
+            return ()
+        case GpuKind.WHOLE:
+            full = np.flatnonzero(state.gpu_free[row] == DEVICE_MILLI)[: gpu.count].tolist()
+            if len(full) < gpu.count:
+                return None
+            memory = state.device_mem[row].tolist()
+            return tuple(DeviceShare(index, DEVICE_MILLI, memory[index]) for index in full)
+        case GpuKind.FRACTION:
+            if device < 0:
+                return None
+            milli, memory_mib = fraction_need(state, gpu, np.array([row]))
+            return (DeviceShare(device, int(milli[0]), int(memory_mib[0])),)
+        case GpuKind.MIG:
+            return _mig_shares(state, gpu, row)
+        case GpuKind.SHARED:
+            shares = replica_shares(state, gpu, row)
+            if shares is None:
+                return None
+            return tuple(
+                DeviceShare(
+                    index, replicas * DEVICE_MILLI // int(state.replicas[row, index]), 0, replicas
+                )
+                for index, replicas in shares
+            )
+
+
+def _mig_shares(state: ClusterState, gpu: GpuRequest, row: int) -> tuple[DeviceShare, ...] | None:
+    packing = mig_packing(state, gpu, row)
+    if packing is None:
+        return None
+    masks: dict[int, int] = {}
+    for index, mask in packing.instances:
+        masks[index] = masks.get(index, 0) | mask
+    shares = []
+    for index, mask in sorted(masks.items()):
+        mig = state.mig_types[int(state.device_code[row, index]) - DeviceCode.MIG]
+        shares.append(DeviceShare(index, mig.milli(mask), 0, mask))
+    return tuple(shares)

@@ -1,0 +1,407 @@
+"""The engine: filter, rank, choose, reserve, hold. One object behind every driver.
+
+It has no clock (``now`` is an argument), no randomness (randomised policies draw from the pod's
+uid and the seed), no sockets, no threads, no logging. A driver that shares it between threads
+brings its own lock.
+
+A decision is cached per shape: verdict, score and device of every row, with a position in the
+state's journal. The next decision for that shape recomputes the rows that changed since, so its
+cost follows what changed and not the size of the cluster; a rejected pod costs no more than an
+accepted one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from zlib import crc32
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.devices import shares_of
+from scheduler.core.errors import CapacityConflict, UnknownPod
+from scheduler.core.feasibility import dynamic_reasons, static_reasons
+from scheduler.core.fragmentation import Fragmentation
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import NodeSelection, Placement, PodRequest, Reason, Release, Shape
+from scheduler.core.policies import policy_named
+from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
+from scheduler.core.selection import admits
+from scheduler.core.state import ClusterState
+
+__all__ = ["INFEASIBLE", "Engine", "Hold"]
+
+IntArray = NDArray[np.int64]
+
+INFEASIBLE = int(np.iinfo(np.int64).min)
+"""Score of a row that cannot host the pod."""
+
+_MAX_SHAPES = 512
+_MAX_SELECTIONS = 256
+_FITS = Reason.FITS.code
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A tentative placement: counted like any other until ``until``, in the driver's time."""
+
+    placement: Placement
+    until: float
+
+
+@dataclass(slots=True)
+class _Evaluation:
+    """Everything known about one shape, row by row."""
+
+    static: NDArray[np.int8]
+    reasons: NDArray[np.int8]
+    scores: IntArray
+    devices: NDArray[np.int16]
+    position: int
+    node_epoch: int
+
+
+class Engine:
+    """Answers which nodes can host a pod, in which order, and why.
+
+    Parameters
+    ----------
+    state
+        The cluster. The engine writes to it in ``reserve``, ``release`` and the hold methods only.
+    policy
+        Name or entry of :data:`scheduler.core.policies.POLICIES`.
+    mix
+        Typical pods, for the policies that look at fragmentation.
+    seed
+        For randomised policies.
+    """
+
+    def __init__(
+        self,
+        state: ClusterState,
+        policy: str | Policy = "fgd",
+        *,
+        mix: TypicalMix | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.state = state
+        self.policy = policy_named(policy) if isinstance(policy, str) else policy
+        self.seed = seed
+        self._holds: dict[str, Hold] = {}
+        self._evaluations: OrderedDict[Shape, _Evaluation] = OrderedDict()
+        self._selections: OrderedDict[NodeSelection, tuple[int, NDArray[np.int8]]] = OrderedDict()
+        self._fragmentation = Fragmentation(state, mix or TypicalMix())
+
+    @property
+    def mix(self) -> TypicalMix:
+        """The typical mix in force."""
+        return self._fragmentation.mix
+
+    @property
+    def fragmentation(self) -> Fragmentation:
+        """Fragmentation tables of the mix, rebuilt when the state meets a new device model."""
+        state = self.state
+        if self._fragmentation.vocabulary != (len(state.products), len(state.mig_types)):
+            self.set_mix(self.mix)
+        return self._fragmentation
+
+    @property
+    def holds(self) -> Mapping[str, Hold]:
+        """Holds by pod uid."""
+        return MappingProxyType(self._holds)
+
+    def set_mix(self, mix: TypicalMix) -> None:
+        """Use another typical mix from now on; every cached score is forgotten."""
+        self._fragmentation = Fragmentation(self.state, mix)
+        self._evaluations.clear()
+
+    # -- pure answers ------------------------------------------------------------------------
+
+    def filter(
+        self, request: PodRequest, rows: IntArray | None = None, *, selection: bool = False
+    ) -> NDArray[np.int8]:
+        """Reason code of each row; 0 means that the pod fits.
+
+        Parameters
+        ----------
+        request
+            The pod. Its own hold or placement does not count against it.
+        rows : (R,) int64, optional
+            Rows to look at; -1 stands for an unknown node. All rows if left out.
+        selection
+            Also apply node selector, affinity, taints, cordons and readiness. kube-scheduler has
+            done that before it calls an extender.
+
+        Returns
+        -------
+        (R,) int8
+            Codes of :class:`Reason`.
+        """
+        codes = self._evaluate(request).reasons
+        if selection:
+            admitted = self._admitted(request)
+            codes = np.where(admitted == _FITS, codes, admitted)
+        if rows is None:
+            return codes.copy()
+        picked = codes[rows]
+        picked[rows < 0] = Reason.NODE_UNKNOWN.code
+        return picked
+
+    def scores(self, request: PodRequest, rows: IntArray) -> IntArray:
+        """Score of each row, higher is better, ``INFEASIBLE`` where the pod does not fit. (R,)"""
+        return self._evaluate(request).scores[rows]
+
+    def ranks(self, request: PodRequest, rows: IntArray) -> IntArray:
+        """Extender scores 0..10 of these rows: a unique winner, the others by rank. (R,)
+
+        Equal scores are ordered by row, whatever the order of ``rows``.
+        """
+        order = np.argsort(rows, kind="stable")
+        result = np.empty(len(rows), dtype=np.int64)
+        result[order] = ranks(self.scores(request, rows[order]))
+        return result
+
+    def best(
+        self, request: PodRequest, rows: IntArray | None = None, *, selection: bool = False
+    ) -> int:
+        """Row where the pod should go, or -1 if it fits nowhere."""
+        scores = self._evaluate(request).scores
+        if selection:
+            scores = np.where(self._admitted(request) == _FITS, scores, INFEASIBLE)
+        if not len(scores) or (rows is not None and not len(rows)):
+            return -1
+        if rows is not None:
+            rows = np.sort(rows)
+            row = int(rows[scores[rows].argmax()])
+        else:
+            row = int(scores.argmax())
+        return row if scores[row] != INFEASIBLE else -1
+
+    def explain(self, request: PodRequest, node: str) -> Reason:
+        """Whether the node can host the pod, selection rules included, and if not, why."""
+        row = self.state.row_of.get(node, -1)
+        if row < 0:
+            return Reason.NODE_UNKNOWN
+        return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
+
+    def choose(self, request: PodRequest, node: str) -> Placement:
+        """The placement that a reservation on this node would make; writes nothing.
+
+        Raises
+        ------
+        UnknownNode
+            The state holds no such node.
+        CapacityConflict
+            The pod does not fit there.
+        """
+        row = self.state.row(node)
+        evaluation = self._evaluate(request)
+        reason = Reason.of(int(evaluation.reasons[row]))
+        if reason is not Reason.FITS:
+            raise CapacityConflict(node, request.key, reason.text)
+        state, at = self._seen_by(request, row)
+        shares = shares_of(state, request.gpu, at, int(evaluation.devices[row]))
+        assert shares is not None  # feasibility and device choice look at the same columns
+        return Placement(request, node, shares)
+
+    # -- effects -----------------------------------------------------------------------------
+
+    def reserve(self, request: PodRequest, node: str) -> Placement:
+        """Place the pod on the node and choose its devices; repeating it changes nothing.
+
+        A hold of the pod on this node becomes the placement, one on another node is dropped.
+
+        Raises
+        ------
+        UnknownNode, CapacityConflict
+            As :meth:`choose`; also if the pod is placed on another node. Nothing has changed then.
+        """
+        held = self._holds.get(request.uid)
+        placed = self.state.placements.get(request.uid)
+        if placed is not None and placed.node == node:
+            self._holds.pop(request.uid, None)
+            return placed
+        if placed is not None and held is None:
+            raise CapacityConflict(node, request.key, f"it is already placed on {placed.node}")
+        placement = self.choose(request, node)
+        if held is not None:
+            self.state.apply((Release(request.uid), placement))
+            del self._holds[request.uid]
+        else:
+            self.state.apply((placement,))
+        return placement
+
+    def release(self, uid: str) -> None:
+        """Take the pod's placement or hold back; :class:`UnknownPod` if it has none."""
+        self.state.apply((Release(uid),))
+        self._holds.pop(uid, None)
+
+    def hold(self, request: PodRequest, node: str, until: float) -> None:
+        """Reserve tentatively until a time; replaces an older hold of the pod.
+
+        A pod that is placed for good keeps its placement and gets no hold.
+
+        Raises
+        ------
+        UnknownNode, CapacityConflict
+            As :meth:`choose`; an older hold stays then.
+        """
+        held = self._holds.get(request.uid)
+        if held is None and request.uid in self.state.placements:
+            return
+        if held is not None and held.placement.node == node:
+            self._holds[request.uid] = Hold(held.placement, until)
+            return
+        placement = self.choose(request, node)
+        self.state.apply((Release(request.uid), placement) if held else (placement,))
+        self._holds[request.uid] = Hold(placement, until)
+
+    def confirm(self, uid: str) -> None:
+        """Turn a hold into a placement; :class:`UnknownPod` if there is none."""
+        if self._holds.pop(uid, None) is None:
+            raise UnknownPod(uid)
+
+    def drop_hold(self, uid: str) -> None:
+        """Take a hold back; :class:`UnknownPod` if there is none."""
+        if uid not in self._holds:
+            raise UnknownPod(uid)
+        self.release(uid)
+
+    def expire(self, now: float) -> int:
+        """Drop every hold whose time has passed; returns how many."""
+        over = [uid for uid, hold in self._holds.items() if hold.until <= now]
+        for uid in over:
+            self.drop_hold(uid)
+        return len(over)
+
+    # -- evaluation --------------------------------------------------------------------------
+
+    def _seen_by(self, request: PodRequest, row: int) -> tuple[ClusterState, int]:
+        """The state and row to look at: without the pod itself where it is placed or held."""
+        own = self.state.placements.get(request.uid)
+        if own is None or self.state.row_of[own.node] != row:
+            return self.state, row
+        return self.state.excerpt_without(row, request.uid), 0
+
+    def _evaluate(self, request: PodRequest) -> _Evaluation:
+        evaluation = self._current(request.shape)
+        own = self.state.placements.get(request.uid)
+        if self.policy.cacheable and own is None:
+            return evaluation
+        # What is particular to this pod is laid over a copy; the cached arrays stay general.
+        particular = _Evaluation(
+            evaluation.static,
+            evaluation.reasons.copy(),
+            evaluation.scores.copy(),
+            evaluation.devices.copy(),
+            evaluation.position,
+            evaluation.node_epoch,
+        )
+        salt = crc32(request.uid.encode()) ^ (self.seed * 0x9E3779B1)
+        if not self.policy.cacheable:
+            feasible = np.flatnonzero(particular.reasons == _FITS)
+            self._score(self.state, request.shape, feasible, feasible, particular, salt)
+        if own is not None:
+            row = self.state.row_of[own.node]
+            self._without_own(request, row, particular, salt)
+        return particular
+
+    def _without_own(
+        self, request: PodRequest, row: int, evaluation: _Evaluation, salt: int
+    ) -> None:
+        """Overwrite one row with what it is without the pod itself."""
+        excerpt, at = self._seen_by(request, row)
+        evaluation.scores[row] = INFEASIBLE
+        code = int(evaluation.static[row])
+        if code == _FITS:
+            code = int(dynamic_reasons(excerpt, request.shape, np.array([at]))[0])
+        evaluation.reasons[row] = code
+        if code == _FITS:
+            self._score(excerpt, request.shape, np.array([at]), np.array([row]), evaluation, salt)
+
+    def _current(self, shape: Shape) -> _Evaluation:
+        """The shape's cached evaluation, brought up to date."""
+        state = self.state
+        tables = self.fragmentation
+        evaluation = self._evaluations.get(shape)
+        if evaluation is None or evaluation.node_epoch != state.node_epoch:
+            evaluation = self._fresh(shape)
+            self._evaluations[shape] = evaluation
+            if len(self._evaluations) > _MAX_SHAPES:
+                self._evaluations.popitem(last=False)
+            rows = np.arange(len(state))
+        else:
+            self._evaluations.move_to_end(shape)
+            changed, evaluation.position = state.changed_since(evaluation.position)
+            if changed is None:
+                rows = np.arange(len(state))
+            elif changed:
+                rows = np.array(sorted(set(changed)), dtype=np.int64)
+            else:
+                return evaluation
+        self._refresh(shape, rows, evaluation)
+        assert tables is self._fragmentation
+        return evaluation
+
+    def _fresh(self, shape: Shape) -> _Evaluation:
+        count = len(self.state)
+        _, position = self.state.changed_since(0)
+        return _Evaluation(
+            static_reasons(self.state, shape),
+            np.zeros(count, dtype=np.int8),
+            np.full(count, INFEASIBLE, dtype=np.int64),
+            np.full(count, -1, dtype=np.int16),
+            position,
+            self.state.node_epoch,
+        )
+
+    def _refresh(self, shape: Shape, rows: IntArray, evaluation: _Evaluation) -> None:
+        static = evaluation.static[rows]
+        evaluation.reasons[rows] = static
+        evaluation.scores[rows] = INFEASIBLE
+        possible = rows[static == _FITS]
+        codes = dynamic_reasons(self.state, shape, possible)
+        evaluation.reasons[possible] = codes
+        feasible = possible[codes == _FITS]
+        if self.policy.cacheable:
+            self._score(self.state, shape, feasible, feasible, evaluation, 0)
+        else:
+            evaluation.scores[feasible] = 0
+
+    def _score(
+        self,
+        state: ClusterState,
+        shape: Shape,
+        rows: IntArray,
+        identities: IntArray,
+        evaluation: _Evaluation,
+        salt: int,
+    ) -> None:
+        """Score ``rows`` of ``state`` into the entries ``identities`` of the evaluation."""
+        if not len(rows):
+            return
+        candidates = Candidates(state, shape, rows, identities, self._fragmentation, salt)
+        scored = self.policy.evaluate(candidates)
+        scores = scored.scores
+        if self.policy.tightest:
+            scores = fewest_left(candidates, scores)
+        evaluation.scores[identities] = scores
+        evaluation.devices[identities] = scored.devices
+
+    def _admitted(self, request: PodRequest) -> NDArray[np.int8]:
+        """Reason codes of the nodes' own rules for this pod, cached per rule set. (N,)"""
+        cached = self._selections.get(request.selection)
+        if cached is not None and cached[0] == self.state.node_epoch:
+            self._selections.move_to_end(request.selection)
+            return cached[1]
+        codes = np.array(
+            [admits(node, request).code if node else _FITS for node in self.state.nodes],
+            dtype=np.int8,
+        )
+        self._selections[request.selection] = (self.state.node_epoch, codes)
+        if len(self._selections) > _MAX_SELECTIONS:
+            self._selections.popitem(last=False)
+        return codes

@@ -1,0 +1,82 @@
+"""Every exception that Snugfit raises on purpose.
+
+::
+
+    SchedulerError
+    ├── InvalidInput       a file, a request or an option is wrong; carries the field's path
+    ├── UnknownNode        a node name that the state has never seen
+    ├── UnknownPod         a release of a pod that the state does not hold
+    ├── CapacityConflict   a delta would over-commit a row; nothing was written
+    └── FrozenState        a write to a snapshot
+
+"Does not fit" is not an exception: it is a :class:`scheduler.core.model.Reason`.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CapacityConflict",
+    "FrozenState",
+    "InvalidInput",
+    "SchedulerError",
+    "UnknownNode",
+    "UnknownPod",
+]
+
+
+class SchedulerError(Exception):
+    """Root of the tree. Its text is meant for a user and says what to do next."""
+
+
+class InvalidInput(SchedulerError):
+    """Something a user wrote cannot be used.
+
+    Parameters
+    ----------
+    field
+        Path of the offending field, such as ``spec.containers[0].resources.requests``, or
+        ``pods.csv:17:gpu_milli``.
+    problem
+        What is wrong with the value.
+    remedy
+        What would be right.
+    """
+
+    def __init__(self, field: str, problem: str, remedy: str = "") -> None:
+        self.field = field
+        self.problem = problem
+        self.remedy = remedy
+        super().__init__(f"{field}: {problem}" + (f" ({remedy})" if remedy else ""))
+
+
+class UnknownNode(SchedulerError):
+    """A node name that the cluster state does not hold."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        super().__init__(f"node {name!r} is not known; is it in the cluster file or watched yet?")
+
+
+class UnknownPod(SchedulerError):
+    """A pod uid that the cluster state does not hold."""
+
+    def __init__(self, uid: str) -> None:
+        self.uid = uid
+        super().__init__(f"pod uid {uid!r} holds nothing; it was released or never placed")
+
+
+class CapacityConflict(SchedulerError):
+    """A delta does not fit. The state is exactly what it was before the call."""
+
+    def __init__(self, node: str, pod: str, what: str) -> None:
+        self.node = node
+        self.pod = pod
+        self.what = what
+        super().__init__(f"pod {pod} does not fit on node {node}: {what}; ask filter again")
+
+
+class FrozenState(SchedulerError):
+    """A snapshot was written to. Take ``fork()`` for a mutable what-if copy."""
+
+    def __init__(self) -> None:
+        super().__init__("a snapshot is frozen; use fork() for a what-if copy")

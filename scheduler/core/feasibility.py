@@ -1,0 +1,136 @@
+"""Which rows can host a shape, and the first reason of each row that cannot.
+
+Two layers: what depends on the node alone (:func:`static_reasons`), and what depends on what is
+left (:func:`dynamic_reasons`). The first changes only when nodes change, so that a decision pays
+for the second only, and only on rows that changed.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.devices import fraction_need, slots_after
+from scheduler.core.model import GpuKind, GpuRequest, Reason, Shape
+from scheduler.core.state import ClusterState, DeviceCode
+
+__all__ = ["allowed_products", "dynamic_reasons", "static_reasons"]
+
+
+def allowed_products(state: ClusterState, gpu: GpuRequest) -> NDArray[np.bool_]:
+    """Which codes of ``state.products`` the request accepts, shape (P,)."""
+    allowed = np.zeros(len(state.products), dtype=bool)
+    for code, (resource, product) in enumerate(state.products):
+        allowed[code] = (not gpu.products or product in gpu.products) and (
+            not gpu.resource or resource == gpu.resource
+        )
+    return allowed
+
+
+def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
+    """Reasons that no eviction can cure, for every row.
+
+    Returns
+    -------
+    (N,) int8
+        ``NODE_UNKNOWN`` (an empty row), ``MODEL_NOT_ALLOWED``, ``DEVICE_KIND_MISSING``,
+        ``NODE_TOO_SMALL``, ``DEVICE_UNHEALTHY`` or ``FITS``.
+    """
+    rows = len(state)
+    codes = np.zeros(rows, dtype=np.int8)
+    gpu = shape.gpu
+    if gpu.kind is not GpuKind.NONE:
+        healthy, present = _capacity_for(state, gpu)
+        wanted = max(1, gpu.count, gpu.replicas)
+        codes[healthy < wanted] = Reason.DEVICE_UNHEALTHY.code
+        codes[present < wanted] = Reason.NODE_TOO_SMALL.code
+        codes[present == 0] = Reason.DEVICE_KIND_MISSING.code
+    too_small = (
+        (state.cpu_alloc < shape.cpu_milli)
+        | (state.mem_alloc < shape.memory_mib)
+        | (state.pods_alloc < 1)
+    )
+    codes[too_small & (codes != Reason.DEVICE_KIND_MISSING.code)] = Reason.NODE_TOO_SMALL.code
+    if gpu.kind is not GpuKind.NONE:
+        wrong_model = ~allowed_products(state, gpu)[state.product]
+        codes[wrong_model & (state.device_count > 0)] = Reason.MODEL_NOT_ALLOWED.code
+    codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
+    return codes
+
+
+def _capacity_for(
+    state: ClusterState, gpu: GpuRequest
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Per row: units of this kind on healthy devices, and counting unhealthy devices too."""
+    code = state.device_code
+    unhealthy = (code == DeviceCode.UNHEALTHY).sum(axis=1)
+    match gpu.kind:
+        case GpuKind.SHARED:
+            healthy = np.where(code == DeviceCode.SHARED, state.replicas, 0).sum(axis=1)
+        case GpuKind.MIG:
+            fits = np.zeros(len(state), dtype=np.int64)
+            for row in np.flatnonzero((code >= DeviceCode.MIG).any(axis=1)).tolist():
+                types = state.mig_types_of(row)
+                fits[row] = all(
+                    sum(mig.count(mig.full_mask, profile) for mig in types if mig) >= instances
+                    for profile, instances in gpu.mig
+                )
+            return fits, fits + unhealthy
+        case GpuKind.FRACTION if gpu.memory_mib:
+            large = (state.device_mem >= gpu.memory_mib) | (state.device_mem == 0)
+            healthy = ((code == DeviceCode.PLAIN) & large).sum(axis=1)
+            unhealthy = ((code == DeviceCode.UNHEALTHY) & large).sum(axis=1)
+        case _:
+            healthy = (code == DeviceCode.PLAIN).sum(axis=1)
+    return healthy.astype(np.int64), (healthy + unhealthy).astype(np.int64)
+
+
+def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    """Reasons that follow from what is left on these rows; assumes that they fit statically.
+
+    Returns
+    -------
+    (R,) int8
+        The device reason if there is one, else cpu, memory, pods, or ``FITS``.
+    """
+    codes = np.zeros(len(rows), dtype=np.int8)
+    codes[state.pods_free[rows] < 1] = Reason.INSUFFICIENT_PODS.code
+    codes[state.mem_free[rows] < shape.memory_mib] = Reason.INSUFFICIENT_MEMORY.code
+    codes[state.cpu_free[rows] < shape.cpu_milli] = Reason.INSUFFICIENT_CPU.code
+    gpu = shape.gpu
+    match gpu.kind:
+        case GpuKind.NONE:
+            pass
+        case GpuKind.WHOLE:
+            codes[state.full_free[rows] < gpu.count] = Reason.INSUFFICIENT_DEVICES.code
+        case GpuKind.FRACTION:
+            _fraction_reasons(state, gpu, rows, codes)
+        case GpuKind.MIG | GpuKind.SHARED:
+            _slot_reasons(state, gpu, rows, codes)
+    return codes
+
+
+def _fraction_reasons(
+    state: ClusterState, gpu: GpuRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
+) -> None:
+    if not gpu.memory_mib and not state.device_memory_known:
+        codes[state.most_free[rows] < gpu.milli] = Reason.INSUFFICIENT_FRACTION.code
+        return
+    milli, memory = fraction_need(state, gpu, rows)
+    fits = (state.gpu_free[rows] >= milli[:, None]) & (state.gpu_free[rows] >= 0)
+    roomy = fits & (
+        (state.device_mem[rows] == 0) | (state.device_mem_free[rows] >= memory[:, None])
+    )
+    codes[~roomy.any(axis=1)] = Reason.INSUFFICIENT_DEVICE_MEMORY.code
+    codes[~fits.any(axis=1)] = Reason.INSUFFICIENT_FRACTION.code
+
+
+def _slot_reasons(
+    state: ClusterState, gpu: GpuRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
+) -> None:
+    reason = (
+        Reason.INSUFFICIENT_MIG_SLOTS if gpu.kind is GpuKind.MIG else Reason.INSUFFICIENT_REPLICAS
+    )
+    for position, row in enumerate(rows.tolist()):
+        if slots_after(state, gpu, row) is None:
+            codes[position] = reason.code

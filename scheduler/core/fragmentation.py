@@ -1,0 +1,191 @@
+"""Fragmentation of a row for a typical mix, exactly and in table look-ups.
+
+Definition (FGD: Weng et al., "Beware of Fragmentation", USENIX ATC'23): for a typical shape *m*,
+the fragmentation of node *n* is all its free milli-GPU if *m* cannot run there (or asks for no
+GPU), else the free milli-GPU on devices that have less free than *m* needs. F(n) is the mean over
+the mix, weighted by popularity.
+
+Computed literally this costs rows x devices x shapes. But the *usable* part separates by device:
+for shapes of one device it is a sum over devices of ``free x weight of the shapes whose need is
+at most free``, where only the node's model and free cpu decide which shapes count. So one table,
+indexed by (model, cpu bucket, free milli), answers a device, and another one, indexed by (model,
+cpu bucket, entirely free devices), answers the shapes of several devices. All values are
+integers (milli-GPU x weight): results do not depend on the order or number of rows computed.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.feasibility import allowed_products
+from scheduler.core.mix import TypicalMix, TypicalShape
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind
+from scheduler.core.state import ClusterState, DeviceCode
+
+__all__ = ["Fragmentation"]
+
+IntArray = NDArray[np.int64]
+_MASKS = 1 << 9
+
+
+class Fragmentation:
+    """Tables of one mix for the models that a state knows.
+
+    Parameters
+    ----------
+    state
+        Supplies the vocabulary of models; build a new one when ``len(state.products)`` or
+        ``len(state.mig_types)`` grows.
+    mix
+        Typical pods. Shapes that ask for no GPU count as fragmentation of everything, as
+        published, and so only add to the total weight.
+
+    Attributes
+    ----------
+    total_weight : int
+        Sum of the weights of the mix. F(n) in milli-GPU is ``fragmentation / total_weight``.
+    """
+
+    def __init__(self, state: ClusterState, mix: TypicalMix) -> None:
+        self.mix = mix
+        self.total_weight = max(1, mix.total_weight)
+        self.vocabulary = (len(state.products), len(state.mig_types))
+        shapes = [shape for shape in mix.shapes if shape.gpu.kind is not GpuKind.NONE]
+        self._cpu_steps = np.unique([shape.cpu_milli for shape in shapes] or [0]).astype(np.int64)
+        self._buckets = len(self._cpu_steps) + 1
+        products = len(state.products)
+        self._memory = self._memory_by_product(state)
+        single = np.zeros((products, self._buckets, DEVICE_MILLI + 1), dtype=np.int64)
+        several = np.zeros((products, self._buckets, MAX_DEVICES + 1), dtype=np.int64)
+        self._slot_shapes: list[tuple[TypicalShape, IntArray]] = []
+        for shape in shapes:
+            where = self._admitting(state, shape)
+            gpu = shape.gpu
+            if gpu.kind is GpuKind.FRACTION or gpu.count == 1:
+                self._add_single(single, shape, where)
+            elif gpu.kind is GpuKind.WHOLE:
+                several[where, gpu.count :] += shape.weight
+            else:
+                weights = np.zeros((products, self._buckets), dtype=np.int64)
+                weights[where] = shape.weight
+                self._slot_shapes.append((shape, weights.ravel()))
+        single *= np.arange(DEVICE_MILLI + 1)
+        several *= np.arange(MAX_DEVICES + 1) * DEVICE_MILLI
+        self._single = single.ravel()
+        self._several = several.ravel()
+        self._mig_types = list(state.mig_types)
+
+    @staticmethod
+    def _memory_by_product(state: ClusterState) -> IntArray:
+        memory = np.zeros(len(state.products), dtype=np.int64)
+        np.maximum.at(memory, state.product, state.device_mem.max(axis=1, initial=0))
+        return memory
+
+    def _admitting(self, state: ClusterState, shape: TypicalShape) -> NDArray[np.bool_]:
+        """(P, B) mask of the models and cpu buckets where the shape may run."""
+        step = int(np.searchsorted(self._cpu_steps, shape.cpu_milli))
+        enough_cpu = np.arange(self._buckets) > step
+        allowed: NDArray[np.bool_] = allowed_products(state, shape.gpu)[:, None] & enough_cpu
+        return allowed
+
+    def _add_single(self, table: IntArray, shape: TypicalShape, where: NDArray[np.bool_]) -> None:
+        gpu = shape.gpu
+        for product in np.flatnonzero(where.any(axis=1)).tolist():
+            need = gpu.milli or DEVICE_MILLI
+            if gpu.memory_mib and not gpu.milli and self._memory[product]:
+                need = int(np.clip(gpu.memory_mib * DEVICE_MILLI // self._memory[product], 1, 1000))
+            table[product, where[product], need:] += shape.weight
+
+    # -- look-ups ----------------------------------------------------------------------------
+
+    def base(self, product: NDArray[np.int16], cpu_free: IntArray) -> IntArray:
+        """Table offset of (model, cpu bucket) per row, shape (R,)."""
+        bucket = np.searchsorted(self._cpu_steps, cpu_free, side="right")
+        return product.astype(np.int64) * self._buckets + bucket
+
+    def device_usable(self, base: IntArray, free: IntArray) -> IntArray:
+        """Usable milli x weight of devices for one-device shapes.
+
+        Parameters
+        ----------
+        base : (R,)
+            From :meth:`base`.
+        free : (R, D)
+            Free milli-GPU per device; negative counts as none.
+        """
+        index = np.maximum(free, 0)
+        index += (base * (DEVICE_MILLI + 1))[:, None]
+        return self._single[index]
+
+    def node_usable(self, base: IntArray, full: IntArray) -> IntArray:
+        """Usable milli x weight of ``full`` entirely free devices for shapes of several."""
+        usable: IntArray = self._several[base * (MAX_DEVICES + 1) + full]
+        return usable
+
+    def slot_usable(
+        self, state: ClusterState, rows: IntArray, base: IntArray, slots: IntArray
+    ) -> IntArray:
+        """Usable milli x weight of MIG slots and replicas, (R,), if ``slots`` (R, D) are free."""
+        usable = np.zeros(len(base), dtype=np.int64)
+        for shape, weights in self._slot_shapes:
+            usable += weights[base] * self._slot_milli(shape, state, rows, slots)
+        return usable
+
+    @property
+    def has_slot_shapes(self) -> bool:
+        """Whether the mix asks for MIG profiles or time-sliced replicas at all."""
+        return bool(self._slot_shapes)
+
+    def _slot_milli(
+        self, shape: TypicalShape, state: ClusterState, rows: IntArray, slots: IntArray
+    ) -> IntArray:
+        """Milli-GPU that this shape alone could take on each row, (R,)."""
+        codes = state.device_code[rows]
+        if shape.gpu.kind is GpuKind.SHARED:
+            free = np.where(codes == DeviceCode.SHARED, slots, 0)
+            milli = (free * DEVICE_MILLI // state.replicas[rows]).sum(axis=1)
+            return np.where(free.sum(axis=1) >= shape.gpu.replicas, milli, 0)
+        total = np.zeros(len(codes), dtype=np.int64)
+        partitioned = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
+        for profile, instances in shape.gpu.mig:
+            counts, each = self._profile_tables[profile]
+            count = np.where(partitioned >= 0, counts[partitioned, slots & (_MASKS - 1)], 0)
+            enough = count.sum(axis=1) >= instances
+            total += np.where(enough, (count * each[partitioned]).sum(axis=1), 0)
+        return total
+
+    @cached_property
+    def _profile_tables(self) -> dict[str, tuple[IntArray, IntArray]]:
+        """Per profile: instances that fit by (type, free mask), and milli-GPU of one instance."""
+        tables: dict[str, tuple[IntArray, IntArray]] = {}
+        for shape, _ in self._slot_shapes:
+            for profile, _ in shape.gpu.mig:
+                counts = np.zeros((len(self._mig_types), _MASKS), dtype=np.int64)
+                each = np.zeros(len(self._mig_types), dtype=np.int64)
+                for code, mig in enumerate(self._mig_types):
+                    places = mig.placements(profile)
+                    each[code] = mig.milli(places[0]) if places else 0
+                    counts[code] = [mig.count(mask, profile) for mask in range(_MASKS)]
+                tables[profile] = (counts, each)
+        return tables
+
+    # -- whole rows --------------------------------------------------------------------------
+
+    def usable(self, state: ClusterState, rows: IntArray) -> IntArray:
+        """Usable milli-GPU x weight of rows as they are, (R,)."""
+        base = self.base(state.product[rows], state.cpu_free[rows])
+        usable: IntArray = self.device_usable(base, state.gpu_free[rows].astype(np.int64)).sum(
+            axis=1
+        )
+        usable += self.node_usable(base, state.full_free[rows].astype(np.int64))
+        if self._slot_shapes:
+            usable += self.slot_usable(state, rows, base, state.slots_free[rows].astype(np.int64))
+        return usable
+
+    def fragmentation(self, state: ClusterState, rows: IntArray) -> IntArray:
+        """F(n) x total weight of rows as they are, in milli-GPU, shape (R,)."""
+        left = state.gpu_left[rows].astype(np.int64)
+        return left * self.total_weight - self.usable(state, rows)

@@ -1,0 +1,144 @@
+"""Cluster-wide figures: allocation, fragmentation, and what strands free GPUs.
+
+Fragmentation is FGD's F summed over nodes: the milli-GPU that a pod drawn from the typical mix
+is expected to find unusable. Stranding splits the same quantity by the first thing that stands in
+the way of the shape: its model, its cpu, its memory, or the shape of what is free on the devices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.devices import fraction_need
+from scheduler.core.feasibility import allowed_products
+from scheduler.core.mix import TypicalMix, TypicalShape
+from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.core.state import ClusterState, DeviceCode
+
+__all__ = ["CAUSES", "ClusterMetrics", "ProductMetrics", "cluster_metrics"]
+
+CAUSES = ("model", "cpu", "memory", "shape")
+"""Why free GPUs cannot be used, in the order in which they are blamed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProductMetrics:
+    """Figures of one device model, in milli-GPU."""
+
+    capacity_milli: int
+    allocated_milli: int
+    fragmentation_milli: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterMetrics:
+    """Figures of the whole cluster, in milli-GPU.
+
+    ``free_milli`` counts devices that can be handed out only, so that it may be less than
+    capacity minus allocation. ``fragmentation_milli`` is the part of it that the typical pod that
+    asks for a GPU cannot use; ``stranded_milli`` is the same split by cause.
+    """
+
+    nodes: int
+    pods: int
+    capacity_milli: int
+    allocated_milli: int
+    free_milli: int
+    fragmentation_milli: float
+    stranded_milli: Mapping[str, float]
+    by_product: Mapping[str, ProductMetrics]
+
+    @property
+    def allocation(self) -> float:
+        """Share of the capacity that is allocated, 0..1; 0 without devices."""
+        return self.allocated_milli / self.capacity_milli if self.capacity_milli else 0.0
+
+
+def cluster_metrics(state: ClusterState, mix: TypicalMix | None = None) -> ClusterMetrics:
+    """Measure a state for a typical mix; cost is rows x devices x shapes of the mix.
+
+    Without a mix (or with one that asks for no GPU) nothing counts as fragmented.
+    """
+    shapes = [s for s in (mix.shapes if mix else ()) if s.gpu.kind is not GpuKind.NONE]
+    capacity = state.device_count.astype(np.int64) * DEVICE_MILLI
+    wasted = np.zeros((len(CAUSES), len(state)))
+    total = sum(shape.weight for shape in shapes)
+    for shape in shapes:
+        _blame(state, shape, shape.weight / total, wasted)
+    fragmented = wasted.sum(axis=0)
+    by_product = {}
+    for code, (_, product) in enumerate(state.products):
+        rows = state.product == code
+        if capacity[rows].any():
+            by_product[product or "unknown"] = ProductMetrics(
+                int(capacity[rows].sum()),
+                int(state.gpu_used[rows].sum()),
+                float(fragmented[rows].sum()),
+            )
+    return ClusterMetrics(
+        nodes=sum(node is not None for node in state.nodes),
+        pods=len(state.placements),
+        capacity_milli=int(capacity.sum()),
+        allocated_milli=int(state.gpu_used.sum()),
+        free_milli=int(state.gpu_left.sum()),
+        fragmentation_milli=float(fragmented.sum()),
+        stranded_milli={c: float(wasted[i].sum()) for i, c in enumerate(CAUSES)},
+        by_product=by_product,
+    )
+
+
+def _blame(
+    state: ClusterState, shape: TypicalShape, weight: float, wasted: NDArray[np.float64]
+) -> None:
+    """Add what this shape cannot use on each row to the cause that stands in its way."""
+    left = state.gpu_left.astype(np.float64)
+    usable = _usable_milli(state, shape)
+    open_rows = np.ones(len(state), dtype=bool)
+    blocked = (
+        ~allowed_products(state, shape.gpu)[state.product],
+        state.cpu_free < shape.cpu_milli,
+        state.mem_free < shape.memory_mib,
+    )
+    for cause, rows in enumerate(blocked):
+        hit = open_rows & rows
+        wasted[cause, hit] += weight * left[hit]
+        open_rows &= ~rows
+    wasted[CAUSES.index("shape"), open_rows] += weight * (left - usable)[open_rows]
+
+
+def _usable_milli(state: ClusterState, shape: TypicalShape) -> NDArray[np.float64]:
+    """(N,) milli-GPU on devices that could take a part of this shape, were nothing else short."""
+    gpu, rows = shape.gpu, np.arange(len(state))
+    free = np.maximum(state.gpu_free, 0).astype(np.float64)
+    match gpu.kind:
+        case GpuKind.FRACTION:
+            need = fraction_need(state, gpu, rows)[0][:, None]
+            usable: NDArray[np.float64] = np.where(free >= need, free, 0).sum(axis=1)
+            return usable
+        case GpuKind.WHOLE:
+            full = state.full_free.astype(np.float64)
+            return np.where(full >= gpu.count, full * DEVICE_MILLI, 0)
+        case GpuKind.SHARED:
+            slots = np.where(state.device_code == DeviceCode.SHARED, state.slots_free, 0)
+            milli = (slots.astype(np.int64) * DEVICE_MILLI // state.replicas).sum(axis=1)
+            return np.where(slots.sum(axis=1) >= gpu.replicas, milli, 0).astype(np.float64)
+        case _:
+            return _usable_mig(state, shape)
+
+
+def _usable_mig(state: ClusterState, shape: TypicalShape) -> NDArray[np.float64]:
+    usable = np.zeros(len(state))
+    for row in np.flatnonzero((state.device_code >= DeviceCode.MIG).any(axis=1)).tolist():
+        types = state.mig_types_of(row)
+        slots = state.slots_free[row].tolist()
+        for profile, instances in shape.gpu.mig:
+            counts = [t.count(slots[i], profile) if t else 0 for i, t in enumerate(types)]
+            if sum(counts) >= instances:
+                usable[row] += sum(
+                    t.usable_milli(slots[i], profile) for i, t in enumerate(types) if t
+                )
+    return usable

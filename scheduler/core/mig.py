@@ -1,0 +1,332 @@
+"""MIG slot geometry: where a profile may start on a device, and what placing it destroys.
+
+A MIG-capable device has a row of memory slots (8 on A100 and later, 4 on A30). A profile is a
+run of slots that may begin only at certain positions (NVIDIA MIG user guide, "Supported MIG
+Profiles"). The free slots of a device are a bit mask, bit *i* for slot *i*; bit 8 is a token for
+the media engines that one ``+me`` instance per device may have.
+
+Everything here is a pure function of small integers, memoised. The module knows nothing about
+nodes, pods or policies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from types import MappingProxyType
+
+from scheduler.core.errors import InvalidInput
+
+__all__ = [
+    "GEOMETRIES",
+    "MEDIA_BIT",
+    "Geometry",
+    "MigType",
+    "Packing",
+    "Profile",
+    "geometry_for",
+    "layout_for",
+]
+
+MEDIA_BIT = 1 << 8
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One MIG profile: ``size`` memory slots, beginning at one of ``starts``."""
+
+    name: str
+    size: int
+    starts: tuple[int, ...]
+    media: bool = False
+
+    def mask_at(self, start: int) -> int:
+        """Bits that an instance at ``start`` takes."""
+        return (((1 << self.size) - 1) << start) | (MEDIA_BIT if self.media else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """Slots of one device model and the profiles it can host, largest first."""
+
+    name: str
+    slots: int
+    profiles: tuple[Profile, ...]
+
+    @property
+    def full_mask(self) -> int:
+        """Mask of an empty device."""
+        return ((1 << self.slots) - 1) | MEDIA_BIT
+
+    def profile(self, name: str) -> Profile | None:
+        """The profile with this name, or None if the geometry has no such profile."""
+        return next((profile for profile in self.profiles if profile.name == name), None)
+
+    def milli(self, mask: int) -> int:
+        """Milli-GPU that a set of slots stands for, rounded down."""
+        return (mask & (MEDIA_BIT - 1)).bit_count() * 1000 // self.slots
+
+
+def _eight_slots(name: str, gigabytes: tuple[int, int, int, int]) -> Geometry:
+    """Geometry of the 8-slot families; sizes in GB of the 1, 2, 4 and 8-slot instances."""
+    one, two, four, eight = gigabytes
+    return Geometry(
+        name,
+        8,
+        (
+            Profile(f"7g.{eight}gb", 8, (0,)),
+            Profile(f"4g.{four}gb", 4, (0,)),
+            Profile(f"3g.{four}gb", 4, (0, 4)),
+            Profile(f"2g.{two}gb", 2, (0, 2, 4)),
+            Profile(f"1g.{two}gb", 2, (0, 2, 4, 6)),
+            Profile(f"1g.{one}gb", 1, (0, 1, 2, 3, 4, 5, 6)),
+            Profile(f"1g.{one}gb+me", 1, (0, 1, 2, 3, 4, 5, 6), media=True),
+        ),
+    )
+
+
+GEOMETRIES: Mapping[str, Geometry] = MappingProxyType(
+    {
+        geometry.name: geometry
+        for geometry in (
+            Geometry(
+                "A30",
+                4,
+                (
+                    Profile("4g.24gb", 4, (0,)),
+                    Profile("2g.12gb", 2, (0, 2)),
+                    Profile("2g.12gb+me", 2, (0, 2), media=True),
+                    Profile("1g.6gb", 1, (0, 1, 2, 3)),
+                    Profile("1g.6gb+me", 1, (0, 1, 2, 3), media=True),
+                ),
+            ),
+            _eight_slots("A100-40", (5, 10, 20, 40)),
+            _eight_slots("A100-80", (10, 20, 40, 80)),
+            _eight_slots("H100-80", (10, 20, 40, 80)),
+            _eight_slots("H100-96", (12, 24, 48, 96)),
+            _eight_slots("H200", (18, 35, 71, 141)),
+            _eight_slots("B200", (23, 45, 90, 180)),
+        )
+    }
+)
+"""Slot geometry by name."""
+
+
+def geometry_for(product: str, memory_mib: int) -> str:
+    """Name of the geometry of a device model, or an empty string if it has none.
+
+    Parameters
+    ----------
+    product
+        Product label such as ``NVIDIA-A100-SXM4-40GB``; case and separators do not matter.
+    memory_mib
+        Device memory in MiB; tells the sizes of one family apart when the label does not.
+    """
+    name = product.upper().replace("_", "-")
+    if "A30" in name.split("-") or name == "A30":
+        return "A30"
+    large = memory_mib > 45_000
+    if "A100" in name:
+        return "A100-80" if "80GB" in name or (large and "40GB" not in name) else "A100-40"
+    if "H200" in name:
+        return "H200"
+    if "GH200" in name or ("H100" in name and ("96GB" in name or memory_mib > 90_000)):
+        return "H100-96"
+    if "H100" in name:
+        return "H100-80"
+    if "B200" in name:
+        return "B200"
+    return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """Where the instances of one request go, as ``(device position, slot mask)`` pairs.
+
+    ``after`` holds the free mask of every device afterwards, ``loss`` the capability destroyed.
+    """
+
+    instances: tuple[tuple[int, int], ...]
+    after: tuple[int, ...]
+    loss: int
+
+
+@dataclass(frozen=True, slots=True)
+class MigType:
+    """A geometry, and the fixed instances if an administrator has partitioned the device."""
+
+    geometry: str
+    layout: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.geometry not in GEOMETRIES:
+            raise InvalidInput(
+                "device.mig",
+                f"unknown geometry {self.geometry!r}",
+                f"use one of {', '.join(GEOMETRIES)}",
+            )
+        taken = 0
+        for name, start in self.layout:
+            profile = GEOMETRIES[self.geometry].profile(name)
+            if profile is None or start not in profile.starts:
+                raise InvalidInput("device.mig_layout", f"{name} cannot start at slot {start}")
+            if taken & profile.mask_at(start):
+                raise InvalidInput("device.mig_layout", f"{name} at {start} overlaps another")
+            taken |= profile.mask_at(start)
+
+    @property
+    def full_mask(self) -> int:
+        """Free mask of an empty device: all slots, or those of the fixed instances."""
+        geometry = GEOMETRIES[self.geometry]
+        if not self.layout:
+            return geometry.full_mask
+        mask = 0
+        for name, start in self.layout:
+            profile = geometry.profile(name)
+            assert profile is not None  # checked when the layout was made
+            mask |= profile.mask_at(start)
+        return mask
+
+    def milli(self, mask: int) -> int:
+        """Milli-GPU that these slots stand for."""
+        return GEOMETRIES[self.geometry].milli(mask)
+
+    def placements(self, profile: str) -> tuple[int, ...]:
+        """Slot masks that an instance of ``profile`` may take on an empty device."""
+        return _placements(self, profile)
+
+    def count(self, mask: int, profile: str) -> int:
+        """Most instances of ``profile`` that fit into the free slots ``mask``."""
+        return _count(self, mask, profile)
+
+    def usable_milli(self, mask: int, profile: str) -> int:
+        """Milli-GPU of ``mask`` that instances of ``profile`` alone could take."""
+        places = self.placements(profile)
+        return self.count(mask, profile) * self.milli(places[0]) if places else 0
+
+    def capability(self, mask: int) -> int:
+        """How much the free slots can still become; larger profiles weigh more.
+
+        The counts of placeable instances, read as digits of a base-9 number from the largest
+        profile to the smallest: losing a place for a larger profile is worse than losing any
+        number of places for smaller ones.
+        """
+        return _capability(self, mask)
+
+
+@cache
+def _placements(mig: MigType, name: str) -> tuple[int, ...]:
+    profile = GEOMETRIES[mig.geometry].profile(name)
+    if profile is None:
+        return ()
+    if mig.layout:
+        return tuple(profile.mask_at(start) for fixed, start in mig.layout if fixed == name)
+    return tuple(profile.mask_at(start) for start in profile.starts)
+
+
+@cache
+def _count(mig: MigType, mask: int, name: str) -> int:
+    best = 0
+    for need in _placements(mig, name):
+        if mask & need == need:
+            best = max(best, 1 + _count(mig, mask & ~need, name))
+    return best
+
+
+@cache
+def _capability(mig: MigType, mask: int) -> int:
+    value = 0
+    for profile in GEOMETRIES[mig.geometry].profiles:
+        value = value * 9 + _count(mig, mask, profile.name)
+    return value
+
+
+@lru_cache(maxsize=65_536)
+def pack(
+    types: tuple[MigType | None, ...], masks: tuple[int, ...], want: tuple[tuple[str, int], ...]
+) -> Packing | None:
+    """Place all instances of a request on the devices of one node, or None if they do not fit.
+
+    Exact: backtracks over devices and start positions. Instances go largest first, each to the
+    place that destroys least capability; ties go to the lower device, then the lower slot.
+
+    Parameters
+    ----------
+    types
+        Type of each device; None for a device that is not partitioned.
+    masks
+        Free slots of each device.
+    want
+        Pairs of profile name and number of instances.
+    """
+    sizes = {
+        name: max((places[0] & (MEDIA_BIT - 1)).bit_count() for places in options)
+        for name, _ in want
+        if (options := [t.placements(name) for t in types if t and t.placements(name)])
+    }
+    if len(sizes) < len({name for name, _ in want}):
+        return None
+    todo = tuple(
+        name
+        for name, instances in sorted(want, key=lambda pair: (-sizes[pair[0]], pair[0]))
+        for _ in range(instances)
+    )
+    chosen = _place_all(types, masks, todo)
+    if chosen is None:
+        return None
+    after = list(masks)
+    for device, need in chosen:
+        after[device] &= ~need
+    loss = sum(
+        mig.capability(before) - mig.capability(now)
+        for mig, before, now in zip(types, masks, after, strict=True)
+        if mig is not None
+    )
+    return Packing(chosen, tuple(after), loss)
+
+
+def _place_all(
+    types: tuple[MigType | None, ...], masks: tuple[int, ...], todo: tuple[str, ...]
+) -> tuple[tuple[int, int], ...] | None:
+    if not todo:
+        return ()
+    options = []
+    for device, (mig, mask) in enumerate(zip(types, masks, strict=True)):
+        if mig is None:
+            continue
+        for need in mig.placements(todo[0]):
+            if mask & need == need:
+                loss = mig.capability(mask) - mig.capability(mask & ~need)
+                options.append((loss, device, need))
+    for _, device, need in sorted(options):
+        rest = (*masks[:device], masks[device] & ~need, *masks[device + 1 :])
+        tail = _place_all(types, rest, todo[1:])
+        if tail is not None:
+            return ((device, need), *tail)
+    return None
+
+
+def layout_for(geometry: str, counts: Mapping[str, int]) -> tuple[tuple[str, int], ...] | None:
+    """Start positions that realise exactly these instances on one device, or None.
+
+    Used where a node states only how many instances of each profile it has.
+    """
+    packing = pack(
+        (MigType(geometry),), (GEOMETRIES[geometry].full_mask,), tuple(sorted(counts.items()))
+    )
+    if packing is None:
+        return None
+    layout = []
+    todo = sorted(
+        (
+            profile
+            for profile in GEOMETRIES[geometry].profiles
+            for _ in range(counts.get(profile.name, 0))
+        ),
+        key=lambda profile: (-profile.size, profile.name),
+    )
+    for profile, (_, mask) in zip(todo, packing.instances, strict=True):
+        slots = mask & (MEDIA_BIT - 1)
+        layout.append((profile.name, (slots & -slots).bit_length() - 1))
+    return tuple(layout)

@@ -1,0 +1,412 @@
+"""The words of the house: nodes, devices, requests, placements, reasons.
+
+Everything is an integer: milli-CPU, MiB, milli-GPU. Requests are rounded up and capacity down
+before they get here. Values are frozen; nothing in this module knows about Kubernetes JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntEnum, unique
+from types import MappingProxyType
+
+from scheduler.core.errors import InvalidInput
+
+__all__ = [
+    "DEVICE_MILLI",
+    "MAX_DEVICES",
+    "Device",
+    "DeviceShare",
+    "GangKey",
+    "GpuKind",
+    "GpuRequest",
+    "Node",
+    "NodeSelection",
+    "Placement",
+    "PodRequest",
+    "Reason",
+    "Release",
+    "Requirement",
+    "SelectorTerm",
+    "Shape",
+    "Taint",
+    "Toleration",
+]
+
+DEVICE_MILLI = 1000
+"""Milli-GPU of one device."""
+
+MAX_DEVICES = 32
+"""Most devices that one node may have; a device set is a bit mask."""
+
+
+@unique
+class GpuKind(IntEnum):
+    """How a request takes accelerators. One pod uses one way."""
+
+    NONE = 0
+    WHOLE = 1
+    FRACTION = 2
+    MIG = 3
+    SHARED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class GpuRequest:
+    """What a pod asks of the accelerators of one node.
+
+    Exactly one of the four ways is used; an empty request asks for none.
+
+    Parameters
+    ----------
+    count
+        Whole devices.
+    milli
+        Part of one device, 1..999 milli-GPU.
+    memory_mib
+        Device memory in MiB on that one device. Alone it is a fraction too: the milli-GPU then
+        follow pro rata from the device's memory. With ``milli`` both bounds hold independently.
+    mig
+        Pairs of MIG profile name and number of instances, such as ``(("1g.5gb", 2),)``.
+    replicas
+        Replicas of time-sliced devices (``nvidia.com/gpu.shared``).
+    products
+        Allowed device models, sorted; empty allows any.
+    resource
+        Extended resource family (``nvidia.com/gpu``); empty accepts any vendor.
+    """
+
+    count: int = 0
+    milli: int = 0
+    memory_mib: int = 0
+    mig: tuple[tuple[str, int], ...] = ()
+    replicas: int = 0
+    products: tuple[str, ...] = ()
+    resource: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("count", "milli", "memory_mib", "replicas"):
+            value = getattr(self, name)
+            if value < 0:
+                raise InvalidInput(f"gpu.{name}", f"is negative ({value})", "use 0 or more")
+        if self.milli >= DEVICE_MILLI:
+            raise InvalidInput(
+                "gpu.milli",
+                f"{self.milli} is not part of one device",
+                "use 1..999, or count for whole devices",
+            )
+        ways = (
+            self.count > 0,
+            self.milli > 0 or self.memory_mib > 0,
+            bool(self.mig),
+            self.replicas > 0,
+        )
+        if sum(ways) > 1:
+            raise InvalidInput(
+                "gpu",
+                "mixes whole devices, fractions, MIG profiles or shared replicas in one pod",
+                "ask for one of them",
+            )
+        if self.count > MAX_DEVICES:
+            raise InvalidInput(
+                "gpu.count", f"{self.count} is more than any node has", f"use up to {MAX_DEVICES}"
+            )
+        for profile, instances in self.mig:
+            if instances <= 0:
+                raise InvalidInput(f"gpu.mig[{profile}]", f"asks for {instances}", "use 1 or more")
+        object.__setattr__(self, "products", tuple(sorted(set(self.products))))
+        object.__setattr__(self, "mig", tuple(sorted(self.mig)))
+
+    @property
+    def kind(self) -> GpuKind:
+        """The way this request takes devices."""
+        if self.count:
+            return GpuKind.WHOLE
+        if self.milli or self.memory_mib:
+            return GpuKind.FRACTION
+        if self.mig:
+            return GpuKind.MIG
+        if self.replicas:
+            return GpuKind.SHARED
+        return GpuKind.NONE
+
+    @property
+    def requested_milli(self) -> int:
+        """Milli-GPU that the request states: 1000 per whole device, ``milli`` for a fraction.
+
+        MIG, shared and memory-only requests state no milli-GPU (their share depends on the
+        device) and count as 0 here; a :class:`Placement` knows what they really took.
+        """
+        return self.count * DEVICE_MILLI + self.milli
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """All of a request that decides where it fits: pods of one shape are interchangeable."""
+
+    cpu_milli: int
+    memory_mib: int
+    gpu: GpuRequest = GpuRequest()
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One ``matchExpressions`` entry. ``operator`` is In, NotIn, Exists, DoesNotExist, Gt or Lt."""
+
+    key: str
+    operator: str
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SelectorTerm:
+    """One term of required node affinity: all expressions and all fields must match."""
+
+    expressions: tuple[Requirement, ...] = ()
+    fields: tuple[Requirement, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Taint:
+    """A node taint. ``effect`` is NoSchedule, PreferNoSchedule or NoExecute."""
+
+    key: str
+    value: str = ""
+    effect: str = "NoSchedule"
+
+
+@dataclass(frozen=True, slots=True)
+class Toleration:
+    """A pod toleration; an empty key with operator Exists tolerates everything."""
+
+    key: str = ""
+    operator: str = "Equal"
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSelection:
+    """Node selection rules of a pod: nodeSelector, required node affinity, tolerations.
+
+    ``terms`` are alternatives (any may match); an empty tuple means no affinity.
+    """
+
+    node_selector: tuple[tuple[str, str], ...] = ()
+    terms: tuple[SelectorTerm, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GangKey:
+    """The gang a pod belongs to, and how many members must start together."""
+
+    namespace: str
+    name: str
+    min_count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PodRequest:
+    """A pod as the engine sees it.
+
+    ``uid`` identifies the pod; a new pod with an old name has a new uid. ``owner`` names the
+    controller, for reports only.
+    """
+
+    uid: str
+    namespace: str
+    name: str
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    gpu: GpuRequest = GpuRequest()
+    priority: int = 0
+    selection: NodeSelection = NodeSelection()
+    gang: GangKey | None = None
+    owner: str = ""
+    shape: Shape = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.uid:
+            raise InvalidInput("pod.uid", "is empty", "every pod needs a unique uid")
+        for name in ("cpu_milli", "memory_mib"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(f"pod.{name}", f"is negative ({getattr(self, name)})")
+        object.__setattr__(self, "shape", Shape(self.cpu_milli, self.memory_mib, self.gpu))
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``, as kubectl prints it."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One schedulable accelerator.
+
+    Parameters
+    ----------
+    product
+        Model, such as ``NVIDIA-A100-SXM4-40GB``; every device of a node has the same one, as the
+        product label of a node states a single model.
+    memory_mib
+        Device memory; 0 if unknown, and then memory is not a bound.
+    uuid
+        Vendor's identifier if known.
+    healthy
+        An unhealthy device hosts nothing new.
+    mig
+        Name of a geometry of :mod:`scheduler.core.mig` if the device is partitioned, else empty.
+    mig_layout
+        Fixed instances ``(profile, start slot)`` made by an administrator; empty if instances may
+        be created freely.
+    replicas
+        Time-sliced replicas; 1 means that the device is not time-sliced.
+    """
+
+    product: str = ""
+    memory_mib: int = 0
+    uuid: str = ""
+    healthy: bool = True
+    mig: str = ""
+    mig_layout: tuple[tuple[str, int], ...] = ()
+    replicas: int = 1
+
+    def __post_init__(self) -> None:
+        if self.memory_mib < 0:
+            raise InvalidInput("device.memory_mib", f"is negative ({self.memory_mib})")
+        if not 1 <= self.replicas <= DEVICE_MILLI:
+            raise InvalidInput("device.replicas", f"is {self.replicas}", "use 1..1000")
+        if self.mig and self.replicas > 1:
+            raise InvalidInput("device", "is both partitioned by MIG and time-sliced")
+
+
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node and what it can give: allocatable, not capacity."""
+
+    name: str
+    cpu_milli: int
+    memory_mib: int
+    pods: int = 110
+    devices: tuple[Device, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    taints: tuple[Taint, ...] = ()
+    unschedulable: bool = False
+    ready: bool = True
+    resource: str = "nvidia.com/gpu"
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise InvalidInput("node.name", "is empty")
+        for name in ("cpu_milli", "memory_mib", "pods"):
+            if getattr(self, name) < 0:
+                raise InvalidInput(
+                    f"node[{self.name}].{name}", f"is negative ({getattr(self, name)})"
+                )
+        if len(self.devices) > MAX_DEVICES:
+            raise InvalidInput(
+                f"node[{self.name}].devices",
+                f"has {len(self.devices)} devices",
+                f"at most {MAX_DEVICES} are supported",
+            )
+        products = {device.product for device in self.devices}
+        if len(products) > 1:
+            raise InvalidInput(
+                f"node[{self.name}].devices",
+                f"mixes the models {', '.join(sorted(products))}",
+                "a node carries one product label; split it or label one model",
+            )
+
+    @property
+    def product(self) -> str:
+        """Model of the node's devices; empty without devices."""
+        return self.devices[0].product if self.devices else ""
+
+    @property
+    def gpu_milli(self) -> int:
+        """Capacity of all devices, healthy or not, in milli-GPU."""
+        return len(self.devices) * DEVICE_MILLI
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceShare:
+    """What one pod takes of one device.
+
+    ``slots`` is a bit mask of MIG memory slots on a partitioned device, and a number of replicas
+    on a time-sliced one. ``milli`` is always the share of the device, for accounting.
+    """
+
+    index: int
+    milli: int
+    memory_mib: int = 0
+    slots: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A pod on a node with its devices. With :class:`Release` the only thing that changes state."""
+
+    pod: PodRequest
+    node: str
+    devices: tuple[DeviceShare, ...] = ()
+
+    @property
+    def gpu_milli(self) -> int:
+        """Milli-GPU taken in all."""
+        return sum(share.milli for share in self.devices)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The inverse of the placement of this pod."""
+
+    uid: str
+
+
+@unique
+class Reason(Enum):
+    """Why a node cannot host a pod. One fixed vocabulary for verdicts, metrics and messages.
+
+    Each member is ``(code, resolvable, text)``. ``code`` is what arrays hold; a lower code is
+    reported first. ``resolvable`` says whether evicting pods from the node could help. ``text`` is
+    the one line that users see: it never names a node, so that kube-scheduler's histogram of
+    messages stays short.
+    """
+
+    FITS = (0, True, "fits")
+    NODE_UNKNOWN = (1, False, "node not yet known to the extender")
+    REQUEST_INVALID = (2, False, "GPU request is unreadable or contradictory")
+    NODE_NOT_READY = (3, False, "node is not ready")
+    NODE_UNSCHEDULABLE = (4, False, "node is unschedulable")
+    NODE_TAINTED = (5, False, "node has a taint that the pod does not tolerate")
+    NODE_NOT_SELECTED = (6, False, "node does not match the pod's node selector or affinity")
+    MODEL_NOT_ALLOWED = (7, False, "GPU model is not among the allowed ones")
+    NODE_TOO_SMALL = (8, False, "pod is larger than the whole node")
+    DEVICE_KIND_MISSING = (9, False, "node has no device of the requested kind")
+    DEVICE_UNHEALTHY = (10, False, "too few healthy devices")
+    INSUFFICIENT_DEVICES = (11, True, "insufficient whole GPUs")
+    INSUFFICIENT_FRACTION = (12, True, "no single GPU has the requested fraction free")
+    INSUFFICIENT_DEVICE_MEMORY = (13, True, "no single GPU has the requested memory free")
+    INSUFFICIENT_MIG_SLOTS = (14, True, "no free MIG slot for the requested profile")
+    INSUFFICIENT_REPLICAS = (15, True, "insufficient time-sliced GPU replicas")
+    INSUFFICIENT_CPU = (16, True, "insufficient cpu")
+    INSUFFICIENT_MEMORY = (17, True, "insufficient memory")
+    INSUFFICIENT_PODS = (18, True, "too many pods on the node")
+
+    def __init__(self, code: int, resolvable: bool, text: str) -> None:
+        self.code = code
+        self.resolvable = resolvable
+        self.text = text
+
+    @classmethod
+    def of(cls, code: int) -> Reason:
+        """The reason with this code."""
+        return _BY_CODE[code]
+
+
+_BY_CODE: tuple[Reason, ...] = tuple(sorted(Reason, key=lambda reason: reason.code))

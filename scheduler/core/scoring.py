@@ -1,0 +1,220 @@
+"""What every policy is made of: candidates, device choices, orders and ranks.
+
+A policy is a pure function from :class:`Candidates` to :class:`Scored`. It sees feasible rows
+only, and may look at nothing but the state's columns, the shape, the fragmentation tables and the
+salt. Scores are int64, higher is better, and of magnitude below 2**42.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.devices import fraction_need, slots_after
+from scheduler.core.fragmentation import Fragmentation
+from scheduler.core.model import DEVICE_MILLI, GpuKind, Shape
+from scheduler.core.state import ClusterState
+
+__all__ = [
+    "Candidates",
+    "DeviceChooser",
+    "Policy",
+    "Scored",
+    "best_fit_device",
+    "fewest_left",
+    "first_fit_device",
+    "hashed",
+    "ranks",
+]
+
+IntArray = NDArray[np.int64]
+_TIGHTNESS_BITS = 20
+_LARGE = 1 << 20
+
+
+@dataclass
+class Candidates:
+    """Feasible rows for one shape, with what policies derive from them computed at most once.
+
+    Attributes
+    ----------
+    rows : (R,) int64
+        Feasible rows of ``state``.
+    identities : (R,) int64
+        What a randomised policy draws by: the rows themselves, unless ``state`` is an excerpt.
+    salt : int
+        Differs by pod and seed; only randomised policies look at it.
+    """
+
+    state: ClusterState
+    shape: Shape
+    rows: IntArray
+    identities: IntArray
+    fragmentation: Fragmentation
+    salt: int = 0
+
+    @cached_property
+    def gpu(self) -> IntArray:
+        """(R, D) free milli-GPU per plain device, -1 where there is none."""
+        return self.state.gpu_free[self.rows].astype(np.int64)
+
+    @cached_property
+    def need(self) -> tuple[IntArray, IntArray]:
+        """(R,) milli-GPU and (R,) MiB that a fraction takes of one device."""
+        return fraction_need(self.state, self.shape.gpu, self.rows)
+
+    @cached_property
+    def hosts(self) -> NDArray[np.bool_]:
+        """(R, D) devices that can host the fraction."""
+        milli, memory = self.need
+        fits: NDArray[np.bool_] = self.gpu >= milli[:, None]
+        if self.state.device_memory_known:
+            fits &= (self.state.device_mem[self.rows] == 0) | (
+                self.state.device_mem_free[self.rows] >= memory[:, None]
+            )
+        return fits
+
+    @cached_property
+    def slots_after(self) -> IntArray:
+        """(R, D) MIG slots and replicas left after the request has taken its own."""
+        after = [slots_after(self.state, self.shape.gpu, row) for row in self.rows.tolist()]
+        width = self.state.slots_free.shape[1]
+        return np.array([a for a in after if a is not None], dtype=np.int64).reshape(-1, width)
+
+    @cached_property
+    def cpu_left(self) -> IntArray:
+        """(R,) milli-CPU left after the placement."""
+        return self.state.cpu_free[self.rows] - self.shape.cpu_milli
+
+    @cached_property
+    def memory_left(self) -> IntArray:
+        """(R,) MiB left after the placement."""
+        return self.state.mem_free[self.rows] - self.shape.memory_mib
+
+    @cached_property
+    def gpu_taken(self) -> IntArray:
+        """(R,) milli-GPU that the placement takes."""
+        gpu = self.shape.gpu
+        match gpu.kind:
+            case GpuKind.FRACTION:
+                return self.need[0]
+            case GpuKind.MIG:
+                before = self.state.slots_free[self.rows].astype(np.int64)
+                return self._mig_milli(before) - self._mig_milli(self.slots_after)
+            case GpuKind.SHARED:
+                replicas = self.state.replicas[self.rows].max(axis=1).astype(np.int64)
+                return np.asarray(gpu.replicas * DEVICE_MILLI // replicas)
+            case _:
+                return np.full(len(self.rows), gpu.count * DEVICE_MILLI, dtype=np.int64)
+
+    def _mig_milli(self, slots: IntArray) -> IntArray:
+        """(R,) milli-GPU of the free MIG slots (R, D)."""
+        totals = []
+        for row, masks in zip(self.rows.tolist(), slots.tolist(), strict=True):
+            types = self.state.mig_types_of(row)
+            totals.append(sum(t.milli(mask) for t, mask in zip(types, masks, strict=False) if t))
+        return np.array(totals, dtype=np.int64)
+
+    @cached_property
+    def gpu_left(self) -> IntArray:
+        """(R,) milli-GPU left on the node after the placement."""
+        return self.state.gpu_left[self.rows].astype(np.int64) - self.gpu_taken
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of candidates, and for a fraction the device that each score stands for.
+
+    Attributes
+    ----------
+    scores : (R,) int64
+    devices : (R,) int64
+        Device index for a fraction, -1 for every other kind.
+    """
+
+    scores: IntArray
+    devices: IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One entry of the policy table.
+
+    Attributes
+    ----------
+    evaluate
+        The policy itself.
+    source
+        Where it comes from.
+    tightest
+        Whether ties between nodes go to the one with the fewest resources left before they go to
+        the first row. Published policies have their own rule and leave it off.
+    cacheable
+        Whether scores depend on shape and row alone.
+    """
+
+    name: str
+    summary: str
+    source: str
+    evaluate: Callable[[Candidates], Scored]
+    tightest: bool = False
+    cacheable: bool = True
+
+
+DeviceChooser = Callable[[Candidates], IntArray]
+
+
+def best_fit_device(candidates: Candidates) -> IntArray:
+    """Device with the least free milli-GPU that hosts the fraction; first index on ties. (R,)"""
+    if candidates.shape.gpu.kind is not GpuKind.FRACTION:
+        return np.full(len(candidates.rows), -1, dtype=np.int64)
+    devices: IntArray = np.where(candidates.hosts, candidates.gpu, _LARGE).argmin(axis=1)
+    return devices
+
+
+def first_fit_device(candidates: Candidates) -> IntArray:
+    """First device that hosts the fraction. (R,)"""
+    if candidates.shape.gpu.kind is not GpuKind.FRACTION:
+        return np.full(len(candidates.rows), -1, dtype=np.int64)
+    devices: IntArray = candidates.hosts.argmax(axis=1)
+    return devices
+
+
+def hashed(keys: IntArray, salt: int) -> IntArray:
+    """Non-negative pseudo-random numbers below 2**32 by key and salt (SplitMix64's finaliser)."""
+    offset = (salt * 0x9E3779B97F4A7C15) % (1 << 64)
+    mixed = keys.astype(np.uint64) + np.uint64(offset)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return ((mixed ^ (mixed >> np.uint64(31))) >> np.uint64(32)).astype(np.int64)
+
+
+def fewest_left(candidates: Candidates, scores: IntArray) -> IntArray:
+    """Scores widened so that equal ones prefer the node with the fewest resources left. (R,)
+
+    GPUs weigh far more than cpu: 1 milli-GPU counts as much as 512 milli-CPU.
+    """
+    left = np.maximum(candidates.gpu_left, 0) * 8 + np.maximum(candidates.cpu_left, 0) // 64
+    tightness = _LARGE - 1 - np.minimum(left, _LARGE - 1)
+    return np.asarray((scores << _TIGHTNESS_BITS) + tightness)
+
+
+def ranks(scores: IntArray) -> IntArray:
+    """Extender scores 0..10: the winner alone gets 10, the others share 0..9 by rank. (R,)
+
+    kube-scheduler breaks ties at random, so the order has to be made unique before it is
+    squeezed into ten steps; equal scores are ordered by position.
+    """
+    count = len(scores)
+    result = np.zeros(count, dtype=np.int64)
+    if count == 0:
+        return result
+    order = np.argsort(-scores, kind="stable")
+    if count > 1:
+        result[order[1:]] = 9 - (np.arange(count - 1) * 10 // (count - 1))
+    result[order[0]] = 10
+    return result

@@ -1,0 +1,617 @@
+"""The cluster as columns: one writer, frozen snapshots, all-or-nothing deltas.
+
+Row *r* of every column belongs to one node. A removed node leaves an empty row behind that never
+fits anything and is used again by the next new node. Every change stamps the row with a new
+generation and appends it to a journal, so that whoever caches something per row can catch up at
+a cost that follows what changed (:meth:`ClusterState.changed_since`).
+
+The columns say what is left; the placements say who has it. Both are kept, and
+:meth:`ClusterState.check` rebuilds the columns from the placements to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
+from scheduler.core.mig import MigType
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    Device,
+    DeviceShare,
+    GpuKind,
+    GpuRequest,
+    Node,
+    Placement,
+    Release,
+)
+
+__all__ = ["AFFINITY_KINDS", "DeviceCode", "ClusterState", "affinity_of"]
+
+AFFINITY_KINDS = 12
+"""Columns of ``affinity``: fraction, 1..8 whole devices, more, MIG, time-sliced."""
+
+_MIN_ROWS = 16
+_JOURNAL_LIMIT = 1 << 16
+
+
+class DeviceCode:
+    """What stands in ``device_code``; codes from ``MIG`` up name an entry of ``mig_types``."""
+
+    ABSENT = -1
+    PLAIN = 0
+    UNHEALTHY = 1
+    SHARED = 2
+    MIG = 3
+
+
+def affinity_of(gpu: GpuRequest) -> int:
+    """Column of ``affinity`` for this kind of request, or -1 if it asks for no device."""
+    match gpu.kind:
+        case GpuKind.NONE:
+            return -1
+        case GpuKind.FRACTION:
+            return 0
+        case GpuKind.WHOLE:
+            return min(gpu.count, 9)
+        case GpuKind.MIG:
+            return 10
+        case GpuKind.SHARED:
+            return 11
+
+
+_PER_NODE, _PER_DEVICE, _PER_KIND = range(3)
+
+# (name, dtype, value of an empty row, axes)
+_COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
+    ("cpu_alloc", np.int64, 0, _PER_NODE),
+    ("mem_alloc", np.int64, 0, _PER_NODE),
+    ("pods_alloc", np.int32, 0, _PER_NODE),
+    ("cpu_free", np.int64, -1, _PER_NODE),
+    ("mem_free", np.int64, -1, _PER_NODE),
+    ("pods_free", np.int32, -1, _PER_NODE),
+    ("gpu_used", np.int32, 0, _PER_NODE),
+    ("device_count", np.int16, 0, _PER_NODE),
+    ("product", np.int16, 0, _PER_NODE),
+    ("full_free", np.int16, 0, _PER_NODE),
+    ("most_free", np.int16, -1, _PER_NODE),
+    ("gpu_left", np.int32, 0, _PER_NODE),
+    ("generation", np.int64, 0, _PER_NODE),
+    ("gpu_free", np.int16, -1, _PER_DEVICE),
+    ("device_mem_free", np.int32, 0, _PER_DEVICE),
+    ("device_mem", np.int32, 0, _PER_DEVICE),
+    ("slots_free", np.int16, 0, _PER_DEVICE),
+    ("device_code", np.int16, DeviceCode.ABSENT, _PER_DEVICE),
+    ("replicas", np.int16, 1, _PER_DEVICE),
+    ("affinity", np.int16, 0, _PER_KIND),
+)
+
+
+class ClusterState:
+    """Mutable state of the cluster.
+
+    Attributes
+    ----------
+    nodes : list of Node or None
+        Node of each row; None for an empty row.
+    row_of : mapping of str to int
+        Row of each node by name.
+    placements : mapping of str to Placement
+        By pod uid.
+    generation_now : int
+        Stamp of the latest change.
+    node_epoch : int
+        Grows whenever a node is added, changed or removed (not by placements).
+    device_memory_known : bool
+        Whether any device has ever stated its memory; without, nothing has to look at it.
+    cpu_alloc, mem_alloc, pods_alloc : (N,) int64, int64, int32
+        Allocatable milli-CPU, MiB, pods.
+    cpu_free, mem_free, pods_free : (N,) int64, int64, int32
+        What is left; negative where a node is over-full, -1 on an empty row.
+    gpu_used, gpu_left : (N,) int32
+        Milli-GPU taken by pods, and milli-GPU left on devices that can be handed out.
+    device_count : (N,) int16
+        Devices, healthy or not.
+    product : (N,) int16
+        Code of ``(resource, product)`` in ``products``; 0 for a node without devices.
+    full_free, most_free : (N,) int16
+        Plain devices that are entirely free; milli-GPU free on the emptiest plain one (-1: none).
+    gpu_free : (N, D) int16
+        Milli-GPU left per plain device; -1 if absent, unhealthy, MIG or time-sliced.
+    device_mem, device_mem_free : (N, D) int32
+        Device memory in MiB, 0 if unknown.
+    slots_free : (N, D) int16
+        Free MIG slots as a bit mask, or free replicas of a time-sliced device.
+    device_code : (N, D) int16
+        See :class:`DeviceCode`.
+    replicas : (N, D) int16
+        Replicas of a time-sliced device, else 1.
+    affinity : (N, AFFINITY_KINDS) int16
+        Pods on the row by kind of GPU request, see :func:`affinity_of`.
+    generation : (N,) int64
+        Stamp of the last change to the row.
+    """
+
+    cpu_alloc: NDArray[np.int64]
+    mem_alloc: NDArray[np.int64]
+    pods_alloc: NDArray[np.int32]
+    cpu_free: NDArray[np.int64]
+    mem_free: NDArray[np.int64]
+    pods_free: NDArray[np.int32]
+    gpu_used: NDArray[np.int32]
+    device_count: NDArray[np.int16]
+    product: NDArray[np.int16]
+    full_free: NDArray[np.int16]
+    most_free: NDArray[np.int16]
+    gpu_left: NDArray[np.int32]
+    generation: NDArray[np.int64]
+    gpu_free: NDArray[np.int16]
+    device_mem_free: NDArray[np.int32]
+    device_mem: NDArray[np.int32]
+    slots_free: NDArray[np.int16]
+    device_code: NDArray[np.int16]
+    replicas: NDArray[np.int16]
+    affinity: NDArray[np.int16]
+
+    def __init__(self, nodes: Iterable[Node] = ()) -> None:
+        listed = list(nodes)
+        self._frozen = False
+        self._size = 0
+        self._stored: dict[str, NDArray[np.signedinteger]] = {}
+        self.nodes: list[Node | None] = []
+        self._row_of: dict[str, int] = {}
+        self._placements: dict[str, Placement] = {}
+        self._pods_on: list[dict[str, Placement]] = []
+        self._empty_rows: list[int] = []
+        self.products: list[tuple[str, str]] = [("", "")]
+        self._product_codes: dict[tuple[str, str], int] = {("", ""): 0}
+        self.mig_types: list[MigType] = []
+        self.generation_now = 0
+        self.node_epoch = 0
+        self.device_memory_known = False
+        self._journal: list[int] = []
+        self._journal_base = 0
+        widest = max((len(node.devices) for node in listed), default=0)
+        self._allocate(max(_MIN_ROWS, len(listed)), max(1, widest))
+        for node in listed:
+            self.add_node(node)
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Number of rows, empty ones included."""
+        return self._size
+
+    @property
+    def row_of(self) -> Mapping[str, int]:
+        """Row by node name."""
+        return MappingProxyType(self._row_of)
+
+    @property
+    def placements(self) -> Mapping[str, Placement]:
+        """Placement by pod uid."""
+        return MappingProxyType(self._placements)
+
+    @property
+    def frozen(self) -> bool:
+        """Whether this is a snapshot."""
+        return self._frozen
+
+    def row(self, name: str) -> int:
+        """Row of a node; :class:`UnknownNode` if there is none."""
+        try:
+            return self._row_of[name]
+        except KeyError:
+            raise UnknownNode(name) from None
+
+    @property
+    def empty_rows(self) -> list[int]:
+        """Rows that no node occupies."""
+        return list(self._empty_rows)
+
+    def pods_on(self, row: int) -> list[Placement]:
+        """Placements on a row, sorted by pod key, then uid."""
+        return sorted(self._pods_on[row].values(), key=lambda p: (p.pod.key, p.pod.uid))
+
+    def changed_since(self, position: int) -> tuple[list[int] | None, int]:
+        """Rows changed since a journal position, and the position now.
+
+        Returns
+        -------
+        rows
+            Changed rows in order, possibly repeated; None if the journal no longer reaches back
+            and everything has to be taken as changed.
+        position
+            What to pass next time.
+        """
+        now = self._journal_base + len(self._journal)
+        if position < self._journal_base:
+            return None, now
+        return self._journal[position - self._journal_base :], now
+
+    def mig_types_of(self, row: int) -> tuple[MigType | None, ...]:
+        """MIG type of each device of a row; None for devices that are not partitioned."""
+        codes = self.device_code[row, : int(self.device_count[row])].tolist()
+        return tuple(
+            self.mig_types[code - DeviceCode.MIG] if code >= DeviceCode.MIG else None
+            for code in codes
+        )
+
+    # -- nodes -----------------------------------------------------------------------------
+
+    def add_node(self, node: Node) -> int:
+        """Add a node, or update it if its name is known; returns its row."""
+        self._writable()
+        if node.name in self._row_of:
+            self.update_node(node)
+            return self._row_of[node.name]
+        if self._empty_rows:
+            row = self._empty_rows.pop()
+        else:
+            row = self._size
+            self._grow(row + 1, len(node.devices))
+            self._size += 1
+            self._expose()
+            self.nodes.append(None)
+            self._pods_on.append({})
+        self._row_of[node.name] = row
+        self._set_node(row, node)
+        return row
+
+    def update_node(self, node: Node) -> None:
+        """Replace a node's description; its pods stay and may now over-fill it."""
+        self._writable()
+        self._set_node(self.row(node.name), node)
+
+    def remove_node(self, name: str) -> tuple[Placement, ...]:
+        """Remove a node; returns the placements that went with it."""
+        self._writable()
+        row = self.row(name)
+        gone = tuple(self.pods_on(row))
+        for placement in gone:
+            del self._placements[placement.pod.uid]
+        self._pods_on[row] = {}
+        del self._row_of[name]
+        self.nodes[row] = None
+        for column, _, empty, _ in _COLUMNS:
+            self._stored[column][row] = empty
+        self._empty_rows.append(row)
+        self.node_epoch += 1
+        self._touch(row)
+        return gone
+
+    def _set_node(self, row: int, node: Node) -> None:
+        self._grow(self._size, len(node.devices))
+        for column, _, empty, _ in _COLUMNS:
+            self._stored[column][row] = empty
+        self.nodes[row] = node
+        self.cpu_alloc[row] = self.cpu_free[row] = node.cpu_milli
+        self.mem_alloc[row] = self.mem_free[row] = node.memory_mib
+        self.pods_alloc[row] = self.pods_free[row] = node.pods
+        self.device_count[row] = len(node.devices)
+        if node.devices:
+            self.product[row] = self._product_code((node.resource, node.product))
+        for index, device in enumerate(node.devices):
+            self._set_device(row, index, device)
+        for placement in self._pods_on[row].values():
+            self._charge(row, placement, 1)
+        self._derive(row)
+        self.node_epoch += 1
+        self._touch(row)
+
+    def _set_device(self, row: int, index: int, device: Device) -> None:
+        self.device_mem[row, index] = self.device_mem_free[row, index] = device.memory_mib
+        self.replicas[row, index] = device.replicas
+        self.device_memory_known |= device.memory_mib > 0
+        if not device.healthy:
+            self.device_code[row, index] = DeviceCode.UNHEALTHY
+        elif device.mig:
+            mig = MigType(device.mig, device.mig_layout)
+            if mig not in self.mig_types:
+                self.mig_types.append(mig)
+            self.device_code[row, index] = DeviceCode.MIG + self.mig_types.index(mig)
+            self.slots_free[row, index] = mig.full_mask
+        elif device.replicas > 1:
+            self.device_code[row, index] = DeviceCode.SHARED
+            self.slots_free[row, index] = device.replicas
+        else:
+            self.device_code[row, index] = DeviceCode.PLAIN
+            self.gpu_free[row, index] = DEVICE_MILLI
+
+    def _product_code(self, key: tuple[str, str]) -> int:
+        code = self._product_codes.get(key)
+        if code is None:
+            code = self._product_codes[key] = len(self.products)
+            self.products.append(key)
+        return code
+
+    # -- deltas ----------------------------------------------------------------------------
+
+    def apply(self, delta: Iterable[Placement | Release], *, enforce: bool = True) -> None:
+        """Apply placements and releases in order: all of them, or none.
+
+        Parameters
+        ----------
+        delta
+            Steps; a release frees room for a placement that follows it.
+        enforce
+            With False, placements are facts: they are recorded even where they over-fill a node,
+            a device is claimed twice, or a device index does not exist.
+
+        Raises
+        ------
+        CapacityConflict
+            A step does not fit, or places a pod that is placed already. Nothing was written.
+        UnknownNode, UnknownPod
+            A step names something the state does not hold. Nothing was written.
+        """
+        self._writable()
+        done: list[tuple[Placement, int]] = []
+        try:
+            for step in delta:
+                if isinstance(step, Placement):
+                    self._place(step, enforce=enforce)
+                    done.append((step, 1))
+                else:
+                    done.append((self._remove(step.uid), -1))
+        except (CapacityConflict, UnknownNode, UnknownPod):
+            for placement, sign in reversed(done):
+                self._book(placement, -sign)
+            raise
+        rows = {self._row_of[placement.node] for placement, _ in done}
+        for row in sorted(rows):
+            self._derive(row)
+            self._touch(row)
+
+    def _place(self, placement: Placement, *, enforce: bool) -> None:
+        uid = placement.pod.uid
+        row = self.row(placement.node)
+        held = self._placements.get(uid)
+        if held is not None:
+            raise CapacityConflict(
+                placement.node, placement.pod.key, f"it is already placed on {held.node}"
+            )
+        if enforce:
+            problem = self._misfit(row, placement)
+            if problem:
+                raise CapacityConflict(placement.node, placement.pod.key, problem)
+        self._book(placement, 1)
+
+    def _remove(self, uid: str) -> Placement:
+        placement = self._placements.get(uid)
+        if placement is None:
+            raise UnknownPod(uid)
+        self._book(placement, -1)
+        return placement
+
+    def _book(self, placement: Placement, sign: int) -> None:
+        """Write (or with -1 erase) one placement without checking it."""
+        row = self._row_of[placement.node]
+        self._charge(row, placement, sign)
+        if sign > 0:
+            self._placements[placement.pod.uid] = placement
+            self._pods_on[row][placement.pod.uid] = placement
+        else:
+            del self._placements[placement.pod.uid]
+            del self._pods_on[row][placement.pod.uid]
+
+    def _misfit(self, row: int, placement: Placement) -> str:
+        """Why a placement would over-commit the row; empty if it would not."""
+        pod = placement.pod
+        if self.cpu_free[row] < pod.cpu_milli:
+            return f"{pod.cpu_milli} milli-CPU requested, {self.cpu_free[row]} free"
+        if self.mem_free[row] < pod.memory_mib:
+            return f"{pod.memory_mib} MiB requested, {self.mem_free[row]} free"
+        if self.pods_free[row] < 1:
+            return "no pod slot is free"
+        seen: set[int] = set()
+        for share in placement.devices:
+            problem = self._share_misfit(row, share)
+            if problem:
+                return problem
+            if share.index in seen:
+                return f"device {share.index} is listed twice"
+            seen.add(share.index)
+        return ""
+
+    def _share_misfit(self, row: int, share: DeviceShare) -> str:
+        index = share.index
+        if not 0 <= index < self.device_count[row]:
+            return f"device {index} does not exist"
+        code = int(self.device_code[row, index])
+        if code == DeviceCode.UNHEALTHY:
+            return f"device {index} is unhealthy"
+        if code == DeviceCode.PLAIN:
+            if share.slots or self.gpu_free[row, index] < share.milli:
+                return f"device {index} has {self.gpu_free[row, index]} milli-GPU free"
+            if self.device_mem[row, index] and self.device_mem_free[row, index] < share.memory_mib:
+                return f"device {index} has {self.device_mem_free[row, index]} MiB free"
+        elif code == DeviceCode.SHARED:
+            if not 0 < share.slots <= self.slots_free[row, index]:
+                return f"device {index} has {self.slots_free[row, index]} replicas free"
+        elif not share.slots or share.slots & ~int(self.slots_free[row, index]):
+            return f"device {index} has not all of these MIG slots free"
+        return ""
+
+    def _charge(self, row: int, placement: Placement, sign: int) -> None:
+        pod = placement.pod
+        self.cpu_free[row] -= sign * pod.cpu_milli
+        self.mem_free[row] -= sign * pod.memory_mib
+        self.pods_free[row] -= sign
+        kind = affinity_of(pod.gpu)
+        if kind >= 0:
+            self.affinity[row, kind] += sign
+        for share in placement.devices:
+            self.gpu_used[row] += sign * share.milli
+            if not 0 <= share.index < self.device_count[row]:
+                continue  # a device that vanished: its pods still count in gpu_used
+            code = self.device_code[row, share.index]
+            if code == DeviceCode.PLAIN:
+                self.gpu_free[row, share.index] -= sign * share.milli
+                self.device_mem_free[row, share.index] -= sign * share.memory_mib
+            elif code == DeviceCode.SHARED:
+                self.slots_free[row, share.index] -= sign * share.slots
+            elif code >= DeviceCode.MIG:
+                self._charge_slots(row, share, sign)
+
+    def _charge_slots(self, row: int, share: DeviceShare, sign: int) -> None:
+        """Take or return MIG slots; on return, slots that another pod also claims stay taken."""
+        free = int(self.slots_free[row, share.index])
+        if sign > 0:
+            self.slots_free[row, share.index] = free & ~share.slots
+            return
+        still = 0
+        for other in self._pods_on[row].values():
+            for claim in other.devices:
+                if claim.index == share.index and claim is not share:
+                    still |= claim.slots
+        self.slots_free[row, share.index] = free | (share.slots & ~still)
+
+    def _derive(self, row: int) -> None:
+        """Refresh the columns that follow from the devices of one row."""
+        count = int(self.device_count[row])
+        free = self.gpu_free[row, :count].tolist()
+        self.full_free[row] = free.count(DEVICE_MILLI)
+        self.most_free[row] = max(free, default=-1)
+        left = sum(value for value in free if value > 0)
+        if (self.device_code[row, :count] >= DeviceCode.SHARED).any():
+            left += sum(self._slots_milli(row, index) for index in range(count))
+        self.gpu_left[row] = left
+
+    def _slots_milli(self, row: int, index: int) -> int:
+        code = int(self.device_code[row, index])
+        slots = int(self.slots_free[row, index])
+        if code >= DeviceCode.MIG:
+            return self.mig_types[code - DeviceCode.MIG].milli(slots)
+        if code == DeviceCode.SHARED:
+            return max(0, slots) * DEVICE_MILLI // int(self.replicas[row, index])
+        return 0
+
+    # -- copies ----------------------------------------------------------------------------
+
+    def snapshot(self) -> ClusterState:
+        """A frozen copy of everything; writing to it raises :class:`FrozenState`."""
+        copy = self.fork()
+        copy._frozen = True
+        for column in copy._stored.values():
+            column.flags.writeable = False
+        copy._expose()
+        return copy
+
+    def fork(self) -> ClusterState:
+        """A mutable what-if copy that shares nothing mutable with this state."""
+        copy = ClusterState.__new__(ClusterState)
+        copy._frozen = False
+        copy._size = self._size
+        copy._stored = {name: column.copy() for name, column in self._stored.items()}
+        copy.nodes = list(self.nodes)
+        copy._row_of = dict(self._row_of)
+        copy._placements = dict(self._placements)
+        copy._pods_on = [dict(pods) for pods in self._pods_on]
+        copy._empty_rows = list(self._empty_rows)
+        copy._adopt_vocabulary(self)
+        copy.generation_now = self.generation_now
+        copy.node_epoch = self.node_epoch
+        copy._journal = list(self._journal)
+        copy._journal_base = self._journal_base
+        copy._expose()
+        return copy
+
+    def excerpt_without(self, row: int, uid: str) -> ClusterState:
+        """A one-row state: this row as it would be without one of its pods.
+
+        Codes of models and MIG types are the same as here.
+        """
+        excerpt = ClusterState()
+        excerpt._adopt_vocabulary(self)
+        node = self.nodes[row]
+        assert node is not None  # a pod is placed on it
+        excerpt._grow(1, self.gpu_free.shape[1])
+        excerpt.add_node(node)
+        others = (p for p in self._pods_on[row].values() if p.pod.uid != uid)
+        excerpt.apply(others, enforce=False)
+        return excerpt
+
+    def _adopt_vocabulary(self, other: ClusterState) -> None:
+        self.products = list(other.products)
+        self._product_codes = dict(other._product_codes)
+        self.mig_types = list(other.mig_types)
+        self.device_memory_known = other.device_memory_known
+
+    # -- the oracle ------------------------------------------------------------------------
+
+    def recount(self) -> ClusterState:
+        """The same cluster rebuilt from its nodes and placements alone, row for row."""
+        rebuilt = ClusterState()
+        rebuilt._grow(self._size, self.gpu_free.shape[1])
+        rebuilt._adopt_vocabulary(self)
+        rebuilt._size = self._size
+        rebuilt.nodes = [None] * self._size
+        rebuilt._pods_on = [{} for _ in range(self._size)]
+        rebuilt._empty_rows = [row for row, node in enumerate(self.nodes) if node is None]
+        rebuilt._expose()
+        for row, node in enumerate(self.nodes):
+            if node is not None:
+                rebuilt._row_of[node.name] = row
+                rebuilt._set_node(row, node)
+        rebuilt.apply(self._placements.values(), enforce=False)
+        return rebuilt
+
+    def check(self) -> list[str]:
+        """Differences between the columns and a recount; an empty list is good."""
+        rebuilt = self.recount()
+        return list(self._differences(rebuilt))
+
+    def _differences(self, other: ClusterState) -> Iterator[str]:
+        for column, _, _, _ in _COLUMNS:
+            if column == "generation":
+                continue
+            mine, theirs = getattr(self, column), getattr(other, column)
+            for row in np.unique(np.argwhere(mine != theirs)[:, 0]).tolist():
+                node = self.nodes[row]
+                name = node.name if node else f"empty row {row}"
+                yield f"{name}: {column} is {mine[row]}, a recount says {theirs[row]}"
+        for row, pods in enumerate(self._pods_on):
+            if pods.keys() != other._pods_on[row].keys():
+                yield f"row {row}: holds other pods than a recount"
+
+    # -- storage ---------------------------------------------------------------------------
+
+    def _writable(self) -> None:
+        if self._frozen:
+            raise FrozenState
+
+    def _touch(self, row: int) -> None:
+        self.generation_now += 1
+        self.generation[row] = self.generation_now
+        self._journal.append(row)
+        if len(self._journal) > max(_JOURNAL_LIMIT, 8 * self._size):
+            drop = len(self._journal) // 2
+            del self._journal[:drop]
+            self._journal_base += drop
+
+    def _allocate(self, rows: int, devices: int) -> None:
+        for name, dtype, empty, axes in _COLUMNS:
+            shape = ((rows,), (rows, devices), (rows, AFFINITY_KINDS))[axes]
+            grown = np.full(shape, empty, dtype=dtype)
+            old = self._stored.get(name)
+            if old is not None:
+                grown[tuple(slice(0, length) for length in old.shape)] = old
+            self._stored[name] = grown
+        self._expose()
+
+    def _grow(self, rows: int, devices: int) -> None:
+        have_rows, have_devices = self._stored["gpu_free"].shape
+        if rows > have_rows or devices > have_devices:
+            # Doubling keeps a cluster that grows node by node linear in time.
+            more = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
+            self._allocate(more, max(devices, have_devices))
+
+    def _expose(self) -> None:
+        """Publish the live part of the stored columns as attributes (views, not copies)."""
+        for name, column in self._stored.items():
+            setattr(self, name, column[: self._size])

@@ -1,0 +1,228 @@
+"""The referee: is this set of placements possible at all?
+
+Deliberately slow, plain Python over model objects. It shares no code with ``state``,
+``feasibility`` or ``scoring``: it keeps its own ledger per node and device and knows the rules
+from the model's definitions only. Tests, planner and benchmarks pass their results through it
+before a figure is printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from scheduler.core.errors import SchedulerError
+from scheduler.core.mig import GEOMETRIES, MEDIA_BIT
+from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, PodRequest
+from scheduler.core.model import Device as DeviceModel
+
+__all__ = ["Referee", "Violation", "verify"]
+
+
+class Violation(SchedulerError):
+    """A placement breaks a rule; the text says which."""
+
+
+@dataclass
+class _DeviceLedger:
+    milli: int = 0
+    memory_mib: int = 0
+    replicas: int = 0
+    slots: int = 0
+
+
+@dataclass
+class _NodeLedger:
+    node: Node
+    cpu_milli: int = 0
+    memory_mib: int = 0
+    pods: int = 0
+    devices: list[_DeviceLedger] = field(default_factory=list)
+
+
+class Referee:
+    """Follows a decision log step by step and raises at the first impossible one.
+
+    Parameters
+    ----------
+    nodes
+        The cluster, empty.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        self._ledgers = {
+            node.name: _NodeLedger(node, devices=[_DeviceLedger() for _ in node.devices])
+            for node in nodes
+        }
+        self._placed: dict[str, Placement] = {}
+
+    @property
+    def placed(self) -> int:
+        """Pods placed now."""
+        return len(self._placed)
+
+    @property
+    def allocated_milli(self) -> int:
+        """Milli-GPU taken now, summed over the shares of all pods."""
+        return sum(share.milli for placed in self._placed.values() for share in placed.devices)
+
+    def place(self, placement: Placement) -> None:
+        """Check and book one placement.
+
+        Raises
+        ------
+        Violation
+            It over-commits something, or its devices are not what the pod asked for.
+        """
+        pod = placement.pod
+        if pod.uid in self._placed:
+            raise Violation(f"{pod.key} is placed twice")
+        ledger = self._ledgers.get(placement.node)
+        if ledger is None:
+            raise Violation(f"{pod.key} is on {placement.node}, which does not exist")
+        _check_request(pod, placement.devices, ledger.node)
+        _charge_node(ledger, pod, 1)
+        if (
+            ledger.cpu_milli > ledger.node.cpu_milli
+            or ledger.memory_mib > ledger.node.memory_mib
+            or ledger.pods > ledger.node.pods
+        ):
+            _charge_node(ledger, pod, -1)
+            raise Violation(f"{pod.key} over-commits cpu, memory or pods of {placement.node}")
+        for share in placement.devices:
+            _take(ledger, share, pod)
+        self._placed[pod.uid] = placement
+
+    def release(self, uid: str) -> None:
+        """Book the end of a pod; :class:`Violation` if it was not placed."""
+        placement = self._placed.pop(uid, None)
+        if placement is None:
+            raise Violation(f"pod uid {uid} ends without having been placed")
+        ledger = self._ledgers[placement.node]
+        _charge_node(ledger, placement.pod, -1)
+        for share in placement.devices:
+            device = ledger.devices[share.index]
+            device.milli -= share.milli
+            device.memory_mib -= share.memory_mib
+            if ledger.node.devices[share.index].mig:
+                device.slots &= ~share.slots
+            else:
+                device.replicas -= share.slots
+
+
+def verify(nodes: Iterable[Node], placements: Iterable[Placement]) -> list[str]:
+    """Violations of a set of placements on an empty cluster; an empty list is good."""
+    referee = Referee(nodes)
+    problems = []
+    for placement in placements:
+        try:
+            referee.place(placement)
+        except Violation as violation:
+            problems.append(str(violation))
+    return problems
+
+
+def _charge_node(ledger: _NodeLedger, pod: PodRequest, sign: int) -> None:
+    ledger.cpu_milli += sign * pod.cpu_milli
+    ledger.memory_mib += sign * pod.memory_mib
+    ledger.pods += sign
+
+
+def _take(ledger: _NodeLedger, share: DeviceShare, pod: PodRequest) -> None:
+    model, device = ledger.node.devices[share.index], ledger.devices[share.index]
+    where = f"device {share.index} of {ledger.node.name}"
+    if not model.healthy:
+        raise Violation(f"{pod.key} is on {where}, which is unhealthy")
+    if model.mig:
+        if device.slots & share.slots:
+            raise Violation(f"{pod.key} takes MIG slots of {where} that are taken")
+        device.slots |= share.slots
+        return
+    if model.replicas > 1:
+        device.replicas += share.slots
+        if device.replicas > model.replicas:
+            raise Violation(f"{pod.key} over-commits the replicas of {where}")
+        return
+    device.milli += share.milli
+    device.memory_mib += share.memory_mib
+    if device.milli > 1000:
+        raise Violation(f"{pod.key} over-commits {where}: {device.milli} milli-GPU")
+    if model.memory_mib and device.memory_mib > model.memory_mib:
+        raise Violation(f"{pod.key} over-commits {where}: {device.memory_mib} MiB")
+
+
+def _check_request(pod: PodRequest, shares: tuple[DeviceShare, ...], node: Node) -> None:
+    """The devices must be what the pod asked for: kind, number, size and model."""
+    gpu = pod.gpu
+    indices = [share.index for share in shares]
+    if len(set(indices)) != len(indices):
+        raise Violation(f"{pod.key} lists a device twice")
+    if any(not 0 <= index < len(node.devices) for index in indices):
+        raise Violation(f"{pod.key} is on a device that {node.name} does not have")
+    wants_devices = bool(gpu.count or gpu.milli or gpu.memory_mib or gpu.mig or gpu.replicas)
+    if not wants_devices:
+        if shares:
+            raise Violation(f"{pod.key} asked for no device and got {len(shares)}")
+        return
+    if gpu.products and node.product not in gpu.products:
+        raise Violation(f"{pod.key} is on model {node.product!r}, which it does not allow")
+    if gpu.resource and node.resource != gpu.resource:
+        raise Violation(f"{pod.key} asked for {gpu.resource} and is on {node.resource}")
+    devices = [node.devices[share.index] for share in shares]
+    if not _answers(gpu, shares, devices):
+        raise Violation(f"{pod.key} did not get what it asked for on {node.name}")
+
+
+def _answers(gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[DeviceModel]) -> bool:
+    if gpu.mig:
+        return _answers_mig(gpu, shares, devices)
+    if gpu.replicas:
+        return sum(share.slots for share in shares) == gpu.replicas and all(
+            device.replicas > 1 and share.slots > 0
+            for device, share in zip(devices, shares, strict=True)
+        )
+    if any(device.mig or device.replicas > 1 for device in devices):
+        return False
+    if gpu.count:
+        return len(shares) == gpu.count and all(share.milli == 1000 for share in shares)
+    if len(shares) != 1:
+        return False
+    share, device = shares[0], devices[0]
+    if gpu.milli and share.milli != gpu.milli:
+        return False
+    return not (gpu.memory_mib and device.memory_mib and share.memory_mib < gpu.memory_mib)
+
+
+def _answers_mig(
+    gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[DeviceModel]
+) -> bool:
+    """Whether the slots taken can be cut into exactly the instances asked for."""
+    if any(not device.mig for device in devices):
+        return False
+    wanted = [profile for profile, instances in gpu.mig for _ in range(instances)]
+    taken = tuple(share.slots for share in shares)
+    return _cut(taken, tuple(device.mig for device in devices), devices, tuple(wanted))
+
+
+def _cut(
+    taken: tuple[int, ...],
+    geometries: tuple[str, ...],
+    devices: list[DeviceModel],
+    wanted: tuple[str, ...],
+) -> bool:
+    if not wanted:
+        return not any(taken)
+    for position, name in enumerate(geometries):
+        profile = next((p for p in GEOMETRIES[name].profiles if p.name == wanted[0]), None)
+        if profile is None:
+            continue
+        layout = devices[position].mig_layout
+        starts = [s for p, s in layout if p == profile.name] if layout else list(profile.starts)
+        for start in starts:
+            need = ((1 << profile.size) - 1) << start
+            need |= MEDIA_BIT if profile.media else 0
+            if taken[position] & need == need:
+                rest = (*taken[:position], taken[position] & ~need, *taken[position + 1 :])
+                if _cut(rest, geometries, devices, wanted[1:]):
+                    return True
+    return False
