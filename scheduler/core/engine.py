@@ -266,9 +266,10 @@ class Engine:
 
     def drop_hold(self, uid: str) -> None:
         """Take a hold back; :class:`UnknownPod` if there is none."""
-        if uid not in self._holds:
+        if self._holds.pop(uid, None) is None:
             raise UnknownPod(uid)
-        self.release(uid)
+        if uid in self.state.placements:  # else its node was removed, and the hold with it
+            self.state.apply((Release(uid),))
 
     def expire(self, now: float) -> int:
         """Drop every hold whose time has passed; returns how many."""

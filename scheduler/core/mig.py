@@ -129,7 +129,7 @@ def geometry_for(product: str, memory_mib: int) -> str:
     large = memory_mib > 45_000
     if "A100" in name:
         return "A100-80" if "80GB" in name or (large and "40GB" not in name) else "A100-40"
-    if "H200" in name:
+    if "H200" in name and "GH200" not in name:
         return "H200"
     if "GH200" in name or ("H100" in name and ("96GB" in name or memory_mib > 90_000)):
         return "H100-96"
@@ -267,6 +267,10 @@ def pack(
     }
     if len(sizes) < len({name for name, _ in want}):
         return None
+    for name, instances in want:
+        fit = sum(mig.count(mask, name) for mig, mask in zip(types, masks, strict=True) if mig)
+        if fit < instances:
+            return None  # not even alone; spares the search its hardest cases
     todo = tuple(
         name
         for name, instances in sorted(want, key=lambda pair: (-sizes[pair[0]], pair[0]))
@@ -286,15 +290,18 @@ def pack(
     return Packing(chosen, tuple(after), loss)
 
 
+@lru_cache(maxsize=65_536)
 def _place_all(
     types: tuple[MigType | None, ...], masks: tuple[int, ...], todo: tuple[str, ...]
 ) -> tuple[tuple[int, int], ...] | None:
     if not todo:
         return ()
     options = []
+    alike = set()
     for device, (mig, mask) in enumerate(zip(types, masks, strict=True)):
-        if mig is None:
-            continue
+        if mig is None or (mig, mask) in alike:
+            continue  # a device in the same state as an earlier one offers nothing new
+        alike.add((mig, mask))
         for need in mig.placements(todo[0]):
             if mask & need == need:
                 loss = mig.capability(mask) - mig.capability(mask & ~need)

@@ -456,9 +456,9 @@ class ClusterState:
             elif code == DeviceCode.SHARED:
                 self.slots_free[row, share.index] -= sign * share.slots
             elif code >= DeviceCode.MIG:
-                self._charge_slots(row, share, sign)
+                self._charge_slots(row, pod.uid, share, sign)
 
-    def _charge_slots(self, row: int, share: DeviceShare, sign: int) -> None:
+    def _charge_slots(self, row: int, uid: str, share: DeviceShare, sign: int) -> None:
         """Take or return MIG slots; on return, slots that another pod also claims stay taken."""
         free = int(self.slots_free[row, share.index])
         if sign > 0:
@@ -467,7 +467,7 @@ class ClusterState:
         still = 0
         for other in self._pods_on[row].values():
             for claim in other.devices:
-                if claim.index == share.index and claim is not share:
+                if claim.index == share.index and other.pod.uid != uid:
                     still |= claim.slots
         self.slots_free[row, share.index] = free | (share.slots & ~still)
 

@@ -1,0 +1,62 @@
+"""The typical mix: counted, and learnt with forgetting."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.mix import MixLearner, TypicalMix
+from tests.builders import pod
+
+
+def test_the_most_popular_shapes_are_kept_until_they_cover_enough() -> None:
+    pods = [pod(count=1)] * 90 + [pod(milli=500)] * 6 + [pod(milli=10)] * 4
+    mix = TypicalMix.from_requests(pods, coverage=0.95)
+    assert [(s.gpu.kind.name, s.weight) for s in mix.shapes] == [("WHOLE", 90), ("FRACTION", 6)]
+    assert mix.total_weight == 96
+
+
+def test_memory_does_not_tell_shapes_apart() -> None:
+    mix = TypicalMix.from_requests([pod(count=1, memory=1000), pod(count=1, memory=3000)])
+    assert [(s.weight, s.memory_mib) for s in mix.shapes] == [(2, 2000)]
+
+
+@given(st.permutations([pod(milli=m) for m in (100, 100, 200, 300, 300, 400)]))
+def test_order_makes_no_difference(pods) -> None:
+    assert TypicalMix.from_requests(pods) == TypicalMix.from_requests(sorted(pods, key=str))
+
+
+def test_an_empty_trace_has_an_empty_mix() -> None:
+    assert TypicalMix.from_requests([]).shapes == () and MixLearner().mix().shapes == ()
+
+
+def test_old_observations_fade() -> None:
+    learner = MixLearner(half_life_pods=10)
+    for _ in range(100):
+        learner.observe(pod(count=1))
+    for _ in range(10):
+        learner.observe(pod(milli=500))
+    weights = {s.gpu.kind.name: s.weight for s in learner.mix().shapes}
+    assert learner.observed == 110
+    assert abs(weights["WHOLE"] - weights["FRACTION"]) < 20_000
+
+
+def test_forgetting_survives_rescaling() -> None:
+    learner = MixLearner(half_life_pods=1)
+    for _ in range(200):
+        learner.observe(pod(count=1))
+    learner.observe(pod(count=2))
+    assert {s.gpu.count for s in learner.mix().shapes} == {1, 2}
+
+
+@pytest.mark.parametrize(("half_life", "coverage"), [(0, 0.9), (10, 0.0), (10, 1.5)])
+def test_impossible_settings_are_refused(half_life: int, coverage: float) -> None:
+    with pytest.raises(InvalidInput):
+        MixLearner(half_life, coverage)
+
+
+def test_impossible_coverage_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="coverage"):
+        TypicalMix.from_requests([pod()], coverage=2.0)
