@@ -1,0 +1,11 @@
+"""Trace replay: the same engine as behind the webhook, driven by recorded or synthetic pods.
+
+What lives here: workloads and their readers and writers, the synthetic generator, the inflation
+protocol, the event-driven replay, an emulated kube-scheduler, the HTTP client that speaks as
+kube-scheduler does, and reports.
+
+What this room refuses to do: print, read the environment, talk to Kubernetes, make packing
+decisions of its own. It does not know the extender except over HTTP.
+
+Who may import it: ``cli``.
+"""

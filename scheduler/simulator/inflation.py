@@ -1,0 +1,263 @@
+"""The inflation protocol: pods arrive one by one and never leave; how much gets allocated?
+
+The protocol of the FGD evaluation (Weng et al., USENIX ATC'23): shuffle the trace's pods, then
+append pods drawn uniformly with replacement from the trace until the next one would push the
+requested milli-GPU over ``arrival`` times the capacity; a trace that starts above that is cut from
+its end. Node order is shuffled too. A pod that fits somewhere is placed, any other is dropped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput, SchedulerError
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.state import ClusterState
+from scheduler.core.verify import Referee
+from scheduler.simulator.workload import Workload, place_bound
+
+__all__ = [
+    "SHARES",
+    "Experiment",
+    "Outcome",
+    "RefereeMismatch",
+    "Selector",
+    "Stream",
+    "as_listed",
+    "inflate",
+    "run",
+]
+
+SHARES = ("0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10", "1.20", "1.30")
+"""Requested shares of the capacity at which the allocation is noted."""
+
+
+class RefereeMismatch(SchedulerError):
+    """The referee's ledger disagrees with the state. A fault of ours, never of the input."""
+
+
+class Selector(Protocol):
+    """Anything that picks a row for a pod, or -1: the engine itself, or an emulated scheduler."""
+
+    def best(self, request: PodRequest) -> int:
+        """Row of the chosen node, or -1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """What was run. Its hash names the result.
+
+    Parameters
+    ----------
+    policy
+        Name of a policy.
+    seed
+        Shuffles pods and nodes, draws the appended pods, and salts randomised policies.
+    protocol
+        ``inflation`` or ``as-listed``.
+    arrival
+        Requested milli-GPU at the end of the stream, as a share of the capacity.
+    trace
+        Digest of the workload.
+    scheduler
+        The emulated scheduler around the engine, if any.
+    """
+
+    policy: str
+    seed: int
+    protocol: str = "inflation"
+    arrival: float = 1.3
+    trace: str = ""
+    scheduler: str = ""
+
+    @property
+    def config_hash(self) -> str:
+        """First 16 hex digits of the SHA-256 over the canonical JSON of all fields."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Nodes and pods in the order in which they are used."""
+
+    nodes: tuple[Node, ...]
+    requests: tuple[PodRequest, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of one run; ``seconds`` is the decision loop alone, without set-up and referee."""
+
+    experiment: Experiment
+    capacity_gpu_milli: int
+    requested_gpu_milli: int
+    allocated_gpu_milli: int
+    allocation_at: dict[str, float]
+    placed: int
+    dropped: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The interface of ``snugfit simulate --json``."""
+        return {
+            "policy": self.experiment.policy,
+            "seed": self.experiment.seed,
+            "config_hash": self.experiment.config_hash,
+            "protocol": self.experiment.protocol,
+            "capacity_gpu_milli": self.capacity_gpu_milli,
+            "requested_gpu_milli": self.requested_gpu_milli,
+            "allocated_gpu_milli": self.allocated_gpu_milli,
+            "allocation_at": self.allocation_at,
+            "placed": self.placed,
+            "dropped": self.dropped,
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def as_listed(workload: Workload) -> Stream:
+    """Nodes and pods as they are."""
+    return Stream(workload.nodes, workload.requests)
+
+
+def inflate(workload: Workload, *, seed: int, arrival: float = 1.3) -> Stream:
+    """The stream of the inflation protocol.
+
+    Nodes and pods are shuffled, and pods drawn, by three generators of their own, so that the
+    same seed gives the same node order whatever the pods.
+
+    Raises
+    ------
+    InvalidInput
+        ``arrival`` is not positive, or the trace asks for no GPU and could never end.
+    """
+    if arrival <= 0:
+        raise InvalidInput("arrival", f"is {arrival}", "use a share of the capacity above 0")
+    nodes, requests = list(workload.nodes), list(workload.requests)
+    random.Random(f"nodes/{seed}").shuffle(nodes)  # noqa: S311 - reproducible, not secret
+    random.Random(f"pods/{seed}").shuffle(requests)  # noqa: S311
+    limit = arrival * workload.gpu_milli
+    requested = sum(request.gpu.requested_milli for request in requests)
+    if limit and not requested:
+        raise InvalidInput("pods", "ask for no GPU", "inflation needs pods that do")
+    while requests and requested > limit:
+        requested -= requests.pop().gpu.requested_milli
+    trace, draw = workload.requests, random.Random(f"draw/{seed}")  # noqa: S311
+    while limit:
+        pod = trace[draw.randrange(len(trace))]
+        requested += pod.gpu.requested_milli
+        if requested > limit:
+            break
+        serial = len(requests)
+        requests.append(replace(pod, uid=f"{pod.uid}+{serial}", name=f"{pod.name}+{serial}"))
+    return Stream(tuple(nodes), tuple(requests))
+
+
+def run(
+    workload: Workload,
+    experiment: Experiment,
+    *,
+    selector: Callable[[Engine], Selector] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    observe: Callable[[int, float, Engine], None] | None = None,
+) -> Outcome:
+    """Run one experiment and have the referee follow every decision.
+
+    Parameters
+    ----------
+    workload
+        Nodes and pods.
+    experiment
+        What to run.
+    selector
+        Puts an emulated scheduler in front of the engine.
+    progress
+        Called now and then with pods done and pods in all.
+    observe
+        Called after every pod with its number, the requested share so far and the engine.
+
+    Raises
+    ------
+    RefereeMismatch
+        The referee counts something else than the state.
+    """
+    stream = _stream(workload, experiment)
+    mix = TypicalMix.from_requests(workload.requests)
+    state = ClusterState(stream.nodes)
+    engine = Engine(state, experiment.policy, mix=mix, seed=experiment.seed)
+    place_bound(engine, workload)
+    chooser = selector(engine) if selector else engine
+    capacity = sum(node.gpu_milli for node in stream.nodes)
+    thresholds = [(name, float(name) * capacity) for name in SHARES] if capacity else []
+    allocated = sum(placement.gpu_milli for placement in state.placements.values())
+    requested = placed = 0
+    allocation_at: dict[str, float] = {}
+    log: list[Placement] = list(state.placements.values())
+    started = time.perf_counter()
+    for number, request in enumerate(stream.requests):
+        requested += request.gpu.requested_milli
+        row = chooser.best(request)
+        if row >= 0:
+            node = state.nodes[row]
+            assert node is not None
+            placement = engine.reserve(request, node.name)
+            log.append(placement)
+            allocated += placement.gpu_milli
+            placed += 1
+        while thresholds and requested >= thresholds[0][1]:
+            allocation_at[thresholds.pop(0)[0]] = round(100 * allocated / capacity, 4)
+        if observe:
+            observe(number, requested / capacity if capacity else 0.0, engine)
+        if progress and number % 200 == 0:
+            progress(number, len(stream.requests))
+    seconds = time.perf_counter() - started
+    # The stream ends just below the arrival it was made for; that end is its figure.
+    if thresholds and experiment.protocol == "inflation":
+        name, _ = thresholds[0]
+        if abs(float(name) - experiment.arrival) < 1e-9:
+            allocation_at[name] = round(100 * allocated / capacity, 4)
+    _referee(stream, workload, log, allocated, state)
+    return Outcome(
+        experiment,
+        capacity,
+        requested,
+        allocated,
+        allocation_at,
+        placed,
+        len(stream.requests) - placed,
+        seconds,
+    )
+
+
+def _stream(workload: Workload, experiment: Experiment) -> Stream:
+    if experiment.protocol == "inflation":
+        return inflate(workload, seed=experiment.seed, arrival=experiment.arrival)
+    if experiment.protocol == "as-listed":
+        return as_listed(workload)
+    raise InvalidInput("protocol", f"unknown {experiment.protocol!r}", "use inflation or as-listed")
+
+
+def _referee(
+    stream: Stream, workload: Workload, log: list[Placement], allocated: int, state: ClusterState
+) -> None:
+    """Replay the log; running pods of a dump are facts that may over-fill and are not judged."""
+    if workload.bound:
+        differences = state.check()
+        if differences:
+            raise RefereeMismatch(f"the state drifted: {differences[0]}")
+        return
+    referee = Referee(stream.nodes)
+    for placement in log:
+        referee.place(placement)
+    if referee.allocated_milli != allocated or referee.placed != len(state.placements):
+        raise RefereeMismatch(
+            f"the referee counts {referee.allocated_milli} milli-GPU, the run {allocated}"
+        )

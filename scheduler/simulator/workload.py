@@ -1,0 +1,81 @@
+"""A workload: nodes, pods that arrive, and pods that run already."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import DeviceShare, Node, Placement, PodRequest
+
+__all__ = ["Arrival", "BoundPod", "Workload", "place_bound"]
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A pod, when it is created, and how long it runs once started (None: for ever), in seconds."""
+
+    request: PodRequest
+    at_s: float = 0.0
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPod:
+    """A pod that runs on a node already; ``devices`` is None where nobody recorded them."""
+
+    request: PodRequest
+    node: str
+    devices: tuple[DeviceShare, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Everything a simulation starts from. Arrivals are in the order of the source."""
+
+    nodes: tuple[Node, ...]
+    arrivals: tuple[Arrival, ...] = ()
+    bound: tuple[BoundPod, ...] = ()
+    source: str = ""
+
+    @property
+    def requests(self) -> tuple[PodRequest, ...]:
+        """The pods that arrive."""
+        return tuple(arrival.request for arrival in self.arrivals)
+
+    @property
+    def gpu_milli(self) -> int:
+        """Capacity of all devices in milli-GPU."""
+        return sum(node.gpu_milli for node in self.nodes)
+
+    def digest(self) -> str:
+        """SHA-256 of the content, the same for the same nodes and pods in the same order."""
+        seal = hashlib.sha256()
+        for part in (*self.nodes, *self.arrivals, *self.bound):
+            seal.update(repr(part).encode())
+        return seal.hexdigest()
+
+
+def place_bound(engine: Engine, workload: Workload) -> None:
+    """Record the running pods of a workload in the engine's state.
+
+    Recorded devices are facts. Where none are recorded the engine chooses; a pod that then fits
+    nowhere on its node counts with its cpu and memory, and the node is over-full.
+
+    Raises
+    ------
+    InvalidInput
+        A pod runs on a node that the workload does not list.
+    """
+    for bound in workload.bound:
+        if bound.node not in engine.state.row_of:
+            raise InvalidInput(
+                f"pod {bound.request.key}", f"runs on {bound.node!r}", "list that node too"
+            )
+        devices = bound.devices
+        if devices is None:
+            row = engine.state.row(bound.node)
+            if not engine.filter(bound.request)[row]:
+                devices = engine.choose(bound.request, bound.node).devices
+        engine.state.apply([Placement(bound.request, bound.node, devices or ())], enforce=False)
