@@ -13,7 +13,7 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from types import MappingProxyType
 from zlib import crc32
@@ -187,6 +187,13 @@ class Engine:
             return Reason.NODE_UNKNOWN
         return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
 
+    def fits_without(self, request: PodRequest, row: int, uids: Set[str]) -> bool:
+        """Whether the pod would fit on a row if these pods were gone; for preemption."""
+        excerpt = self.state.excerpt_without(row, {*uids, request.uid})
+        if self._current(request.shape).static[row] != _FITS:
+            return False
+        return int(dynamic_reasons(excerpt, request.shape, np.array([0]))[0]) == _FITS
+
     def choose(self, request: PodRequest, node: str) -> Placement:
         """The placement that a reservation on this node would make; writes nothing.
 
@@ -285,7 +292,7 @@ class Engine:
         own = self.state.placements.get(request.uid)
         if own is None or self.state.row_of[own.node] != row:
             return self.state, row
-        return self.state.excerpt_without(row, request.uid), 0
+        return self.state.excerpt_without(row, {request.uid}), 0
 
     def _evaluate(self, request: PodRequest) -> _Evaluation:
         evaluation = self._current(request.shape)

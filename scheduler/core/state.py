@@ -11,7 +11,7 @@ The columns say what is left; the placements say who has it. Both are kept, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from types import MappingProxyType
 
 import numpy as np
@@ -207,6 +207,11 @@ class ClusterState:
             return self._row_of[name]
         except KeyError:
             raise UnknownNode(name) from None
+
+    def rows_of(self, names: Iterable[str]) -> NDArray[np.int64]:
+        """Row of each name, -1 for unknown ones."""
+        find = self._row_of.get
+        return np.array([find(name, -1) for name in names], dtype=np.int64)
 
     @property
     def empty_rows(self) -> list[int]:
@@ -521,18 +526,18 @@ class ClusterState:
         copy._expose()
         return copy
 
-    def excerpt_without(self, row: int, uid: str) -> ClusterState:
-        """A one-row state: this row as it would be without one of its pods.
+    def excerpt_without(self, row: int, uids: Set[str]) -> ClusterState:
+        """A one-row state: this row as it would be without some of its pods.
 
         Codes of models and MIG types are the same as here.
         """
         excerpt = ClusterState()
         excerpt._adopt_vocabulary(self)
         node = self.nodes[row]
-        assert node is not None  # a pod is placed on it
+        assert node is not None  # callers name an occupied row
         excerpt._grow(1, self.gpu_free.shape[1])
         excerpt.add_node(node)
-        others = (p for p in self._pods_on[row].values() if p.pod.uid != uid)
+        others = (p for p in self._pods_on[row].values() if p.pod.uid not in uids)
         excerpt.apply(others, enforce=False)
         return excerpt
 

@@ -1,0 +1,219 @@
+"""Routes -> service. Nothing here decides.
+
+kube-scheduler never reads the body of a failed request, and a body on it costs the connection, so
+every refusal is an empty one with a status code.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from flask import Flask, Response, request
+from werkzeug.exceptions import HTTPException
+
+from scheduler.core.errors import InvalidInput, UnknownPod
+from scheduler.core.model import Placement
+from scheduler.core.state import ClusterState
+from scheduler.extender import wire
+from scheduler.extender.metrics import ExtenderMetrics
+from scheduler.extender.service import ExtenderService
+
+__all__ = ["create_app"]
+
+log = logging.getLogger(__name__)
+
+_JSON = "application/json"
+_VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})
+
+
+def create_app(service: ExtenderService) -> Flask:
+    """The WSGI application of one service."""
+    app = Flask("snugfit", static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
+    metrics = ExtenderMetrics(service)
+    fragments = wire.HostFragments()
+
+    def filter_(body: bytes) -> bytes:
+        args = wire.decode_filter(body)
+        return _encode_filter(args, service.filter(args))
+
+    def prioritize(body: bytes) -> bytes:
+        ranking = service.prioritize(wire.decode_filter(body))
+        return fragments.encode(ranking.names, ranking.scores)
+
+    def bind(body: bytes) -> bytes:
+        return wire.encode_bind(service.bind(wire.decode_bind(body)))
+
+    def preempt(body: bytes) -> bytes:
+        return wire.encode_preempt(service.preempt(wire.decode_preempt(body)))
+
+    def dry_run(body: bytes) -> bytes:
+        args = wire.decode_filter(body)
+        return _encode_filter(args, service.dry_run(args))
+
+    for verb, handle in (
+        ("filter", filter_),
+        ("prioritize", prioritize),
+        ("bind", bind),
+        ("preempt", preempt),
+        ("filter-dryrun", dry_run),
+    ):
+        app.add_url_rule(f"/{verb}", verb, _verb_view(verb, handle, metrics), methods=["POST"])
+    _add_views(app, service, metrics)
+    _add_refusals(app, metrics)
+    return app
+
+
+def _verb_view(
+    verb: str, handle: Callable[[bytes], bytes], metrics: ExtenderMetrics
+) -> Callable[[], Response]:
+    latency = metrics.latency.labels(verb)
+
+    def view() -> Response:
+        started = time.perf_counter()
+        if request.mimetype != _JSON:
+            return _refuse(415, metrics)
+        answer = Response(handle(request.get_data(cache=False)), mimetype=_JSON)
+        latency.observe(time.perf_counter() - started)
+        return answer
+
+    return view
+
+
+def _encode_filter(args: wire.FilterArgs, answer: Any) -> bytes:  # noqa: ANN401 - FilterAnswer
+    if args.raw_nodes is not None:
+        nodes = [args.raw_nodes[position] for position in answer.passing]
+        return wire.encode_filter([], answer.failed, unresolvable=answer.unresolvable, nodes=nodes)
+    names = args.names
+    if len(answer.passing) != len(names):
+        names = [names[position] for position in answer.passing]
+    return wire.encode_filter(names, answer.failed, unresolvable=answer.unresolvable)
+
+
+def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -> None:
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return Response("ok\n", mimetype="text/plain")
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        state, _ = service.snapshot()
+        nodes = sum(node is not None for node in state.nodes)
+        return _json({"ready": True, "nodes": nodes, "generation": service.generation})
+
+    @app.get("/metrics")
+    def exposition() -> Response:
+        return Response(metrics.exposition(), mimetype="text/plain", content_type=_EXPOSITION)
+
+    @app.get("/debug/state")
+    def debug_state() -> Response:
+        state, held = service.snapshot()
+        return _json(_state_json(state, held))
+
+    @app.get("/debug/decisions")
+    def debug_decisions() -> Response:
+        limit = request.args.get("limit", default=50, type=int)
+        return _json({"decisions": service.decisions(limit)})
+
+    @app.delete("/offline/pods/<path:uid>")
+    def release(uid: str) -> Response:
+        if not service.offline:
+            return _refuse(403, metrics)
+        try:
+            service.release(uid)
+        except UnknownPod:
+            return _refuse(404, metrics)
+        return Response(status=204)
+
+
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _add_refusals(app: Flask, metrics: ExtenderMetrics) -> None:
+    @app.errorhandler(InvalidInput)
+    def unreadable(error: InvalidInput) -> Response:
+        log.warning("%s: %s", request.path, error)
+        return _refuse(400, metrics)
+
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        return _refuse(error.code or 500, metrics)
+
+    @app.errorhandler(Exception)
+    def fault(error: Exception) -> Response:
+        log.error("%s failed", request.path, exc_info=error)
+        return _refuse(500, metrics)
+
+
+def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
+    verb = request.path.strip("/")
+    metrics.errors.labels(verb if verb in _VERBS else "other", str(code)).inc()
+    response = Response(status=code)
+    if code == 413:
+        response.headers["Connection"] = "close"  # the body was not read to its end
+    return response
+
+
+def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value
+    return Response(msgspec.json.encode(content), mimetype=_JSON)
+
+
+def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
+    return {
+        "generation": state.generation_now,
+        "recount_differences": state.check(),
+        "nodes": [
+            {
+                "name": node.name,
+                "product": node.product,
+                "cpu_milli": node.cpu_milli,
+                "cpu_free_milli": int(state.cpu_free[row]),
+                "memory_mib": node.memory_mib,
+                "memory_free_mib": int(state.mem_free[row]),
+                "pods_free": int(state.pods_free[row]),
+                "devices": _devices_json(state, row),
+                "pods": [_pod_json(placement, held) for placement in state.pods_on(row)],
+            }
+            for row, node in enumerate(state.nodes)
+            if node is not None
+        ],
+    }
+
+
+def _devices_json(state: ClusterState, row: int) -> list[dict[str, Any]]:
+    node = state.nodes[row]
+    assert node is not None
+    devices = []
+    for index, device in enumerate(node.devices):
+        kind = "mig" if device.mig else "shared" if device.replicas > 1 else "plain"
+        devices.append(
+            {
+                "index": index,
+                "kind": kind if device.healthy else "unhealthy",
+                "free_milli": max(0, int(state.gpu_free[row, index])),
+                "free_slots": int(state.slots_free[row, index]),
+                "memory_mib": device.memory_mib,
+                "free_memory_mib": int(state.device_mem_free[row, index]),
+            }
+        )
+    return devices
+
+
+def _pod_json(placement: Placement, held: frozenset[str]) -> dict[str, Any]:
+    pod = placement.pod
+    return {
+        "uid": pod.uid,
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "cpu_milli": pod.cpu_milli,
+        "memory_mib": pod.memory_mib,
+        "devices": [
+            {"index": s.index, "milli": s.milli, "memory_mib": s.memory_mib, "slots": s.slots}
+            for s in placement.devices
+        ],
+        "held": pod.uid in held,
+    }

@@ -1,0 +1,181 @@
+"""Configuration of the extender: defaults, then a YAML file, then environment, then flags.
+
+An unknown key is an error that names the nearest valid one: a typo must never mean "default".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.policies import policy_named
+
+__all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
+
+ENV_PREFIX = "SNUGFIT_"
+_NOT_OURS = frozenset({"SNUGFIT_DATA", "SNUGFIT_DEBUG", "SNUGFIT_KUBE_ASSETS"})
+
+
+@dataclass(frozen=True, slots=True)
+class ExtenderConfig:
+    """Every setting of the extender.
+
+    Parameters
+    ----------
+    host, port
+        Where to listen; port 0 takes a free one.
+    policy
+        Name of the scoring policy.
+    seed
+        For randomised policies.
+    threads
+        Worker threads. One answers kube-scheduler's serial cycle; binds come concurrently.
+    keep_alive_s
+        Idle time after which a connection is closed. kube-scheduler keeps idle connections for
+        90 s and does not retry a POST on one that the server has just closed, so stay above.
+    drain_s
+        How long requests in flight may take after SIGTERM.
+    max_body_mib
+        Larger requests are refused with 413.
+    hold_ttl_s
+        How long the winner of an answer stays reserved for its pod; 0 turns holds off.
+    answer_top_k
+        Answer only the best k nodes from prioritize; 0 answers all. Nodes left out score 0.
+    remembered_pods
+        Pods whose filter call is remembered, so that an offline bind knows what they ask for.
+    decisions
+        Decisions kept for ``/debug/decisions``.
+    relearn_every
+        Pods after which the typical mix is rebuilt from what was observed; 0 keeps it.
+    mix_half_life_pods
+        Window of the learner.
+    log_level, log_json
+        Logging to stderr.
+    tls_cert, tls_key, tls_client_ca
+        Serve HTTPS with this certificate, and require client certificates of this CA.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 10262
+    policy: str = "fgd"
+    seed: int = 0
+    threads: int = 4
+    keep_alive_s: int = 180
+    drain_s: int = 10
+    max_body_mib: int = 64
+    hold_ttl_s: float = 30.0
+    answer_top_k: int = 0
+    remembered_pods: int = 20_000
+    decisions: int = 500
+    relearn_every: int = 500
+    mix_half_life_pods: int = 2000
+    log_level: str = "info"
+    log_json: bool = False
+    tls_cert: str = ""
+    tls_key: str = ""
+    tls_client_ca: str = ""
+
+    def __post_init__(self) -> None:
+        policy_named(self.policy)
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise InvalidInput(name, f"is {value}", f"use {low}..{high}")
+        if self.log_level not in ("debug", "info", "warning", "error"):
+            raise InvalidInput(
+                "log_level", f"is {self.log_level!r}", "use debug, info, warning or error"
+            )
+        if bool(self.tls_cert) != bool(self.tls_key):
+            raise InvalidInput("tls_key", "and tls_cert go together", "give both or none")
+        if self.tls_client_ca and not self.tls_cert:
+            raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
+
+
+_RANGES = (
+    ("port", 0, 65_535),
+    ("threads", 1, 256),
+    ("keep_alive_s", 1, 86_400),
+    ("drain_s", 0, 3600),
+    ("max_body_mib", 1, 1024),
+    ("hold_ttl_s", 0, 3600),
+    ("answer_top_k", 0, 1_000_000),
+    ("remembered_pods", 1, 10_000_000),
+    ("decisions", 0, 1_000_000),
+    ("relearn_every", 0, 1_000_000_000),
+    ("mix_half_life_pods", 1, 1_000_000_000),
+)
+_TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
+
+
+def load(
+    path: Path | None, environment: Mapping[str, str], flags: Mapping[str, Any]
+) -> ExtenderConfig:
+    """Merge the four sources.
+
+    Parameters
+    ----------
+    path
+        YAML file with one mapping, or None.
+    environment
+        Variables ``SNUGFIT_<KEY>``; others are ignored.
+    flags
+        Values given on the command line; None means not given.
+
+    Raises
+    ------
+    InvalidInput
+        Unknown key, wrong type or impossible value; names source, key and remedy.
+    """
+    merged: dict[str, Any] = {}
+    if path is not None:
+        for key, value in _mapping(path).items():
+            merged[_known(str(key), str(path))] = _typed(str(key), value, str(path))
+    for variable, value in sorted(environment.items()):
+        if variable.startswith(ENV_PREFIX) and variable not in _NOT_OURS:
+            key = _known(variable.removeprefix(ENV_PREFIX).lower(), f"environment {variable}")
+            merged[key] = _typed(key, value, f"environment {variable}", text=True)
+    for key, value in flags.items():
+        if value is not None:
+            merged[_known(key, "flags")] = value
+    return ExtenderConfig(**merged)
+
+
+def _mapping(path: Path) -> Mapping[Any, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InvalidInput(str(path), f"cannot be read: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise InvalidInput(str(path), "is no mapping of keys to values", "write `port: 10262`")
+    return content
+
+
+def _known(key: str, source: str) -> str:
+    if key in _TYPES:
+        return key
+    near = difflib.get_close_matches(key, _TYPES, n=1, cutoff=0.0)[0]
+    raise InvalidInput(f"{source}: {key}", "is no known setting", f"did you mean {near!r}?")
+
+
+def _typed(key: str, value: Any, source: str, *, text: bool = False) -> Any:  # noqa: ANN401 - YAML
+    wanted = _TYPES[key]
+    try:
+        if text and wanted is bool:
+            return {"true": True, "1": True, "false": False, "0": False}[str(value).lower()]
+        if text:
+            return wanted(value)
+        if wanted is float and type(value) is int:
+            return float(value)
+        if type(value) is wanted:
+            return value
+    except (ValueError, KeyError):
+        pass
+    raise InvalidInput(f"{source}: {key}", f"{value!r} is no {wanted.__name__}")

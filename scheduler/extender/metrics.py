@@ -1,0 +1,98 @@
+"""What Prometheus sees. kube-scheduler hides most failures of an extender, so we show them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from scheduler import __version__
+from scheduler.core.model import Reason
+from scheduler.extender.service import ExtenderService
+
+__all__ = ["ExtenderMetrics"]
+
+_BUCKETS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+
+
+class ExtenderMetrics:
+    """Counters and histograms of one service, in a registry of its own."""
+
+    def __init__(self, service: ExtenderService) -> None:
+        self.registry = CollectorRegistry()
+        self._verdicts = Counter(
+            "snugfit_verdicts", "Verdicts on nodes", ["verb", "reason"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "snugfit_request_seconds",
+            "Time to answer a request, without the network",
+            ["verb"],
+            buckets=_BUCKETS,
+            registry=self.registry,
+        )
+        self.errors = Counter(
+            "snugfit_request_errors", "Requests refused", ["verb", "code"], registry=self.registry
+        )
+        self._by_code: dict[tuple[str, int], Counter] = {}
+        self.registry.register(_ClusterCollector(service))
+        service.on_verdicts = self.count
+
+    def count(self, verb: str, counts: NDArray[np.int64]) -> None:
+        """Add reason counts of one answer."""
+        for code in np.flatnonzero(counts).tolist():
+            child = self._by_code.get((verb, code))
+            if child is None:
+                child = self._verdicts.labels(verb, Reason.of(code).name.lower())
+                self._by_code[verb, code] = child
+            child.inc(int(counts[code]))
+
+    def exposition(self) -> bytes:
+        """The text format."""
+        return generate_latest(self.registry)
+
+
+class _ClusterCollector(Collector):
+    """Figures of the cluster, computed when scraped."""
+
+    def __init__(self, service: ExtenderService) -> None:
+        self._service = service
+
+    def describe(self) -> Iterator[GaugeMetricFamily]:
+        """Nothing up front: computing it at registration would be work before the first scrape."""
+        return iter(())
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """One family per figure."""
+        figures = self._service.metrics()
+        build = GaugeMetricFamily("snugfit_build_info", "Version", labels=["version", "policy"])
+        build.add_metric([__version__, self._service.config.policy], 1)
+        yield build
+        for name, text, value in (
+            ("nodes", "Nodes known", figures.nodes),
+            ("pods", "Pods placed or held", figures.pods),
+            ("holds", "Tentative placements", self._service.holds),
+            ("state_generation", "Stamp of the latest state change", self._service.generation),
+        ):
+            yield GaugeMetricFamily(f"snugfit_{name}", text, value=value)
+        families = {
+            attribute: GaugeMetricFamily(f"snugfit_gpu_{short}_milli", text, labels=["product"])
+            for attribute, short, text in (
+                ("capacity_milli", "capacity", "Capacity in milli-GPU"),
+                ("allocated_milli", "allocated", "Allocated milli-GPU"),
+                ("fragmentation_milli", "fragmented", "Free milli-GPU the typical pod cannot use"),
+            )
+        }
+        for product, values in sorted(figures.by_product.items()):
+            for attribute, family in families.items():
+                family.add_metric([product], getattr(values, attribute))
+        yield from families.values()
+        stranded = GaugeMetricFamily(
+            "snugfit_gpu_stranded_milli", "Fragmented milli-GPU by cause", labels=["cause"]
+        )
+        for cause, milli in figures.stranded_milli.items():
+            stranded.add_metric([cause], milli)
+        yield stranded

@@ -1,0 +1,112 @@
+"""Runs the application on cheroot, in one process with several threads.
+
+One process, because the state lives in it. The choice of the server is recorded in DECISIONS.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+
+from cheroot.ssl.builtin import BuiltinSSLAdapter
+from cheroot.wsgi import Server
+from flask import Flask
+
+from scheduler.core.errors import InvalidInput
+from scheduler.extender.config import ExtenderConfig
+
+__all__ = ["ExtenderServer"]
+
+log = logging.getLogger(__name__)
+
+
+class ExtenderServer:
+    """A listening server.
+
+    Raises
+    ------
+    InvalidInput
+        The address cannot be listened on, or the TLS files cannot be read.
+    """
+
+    def __init__(self, app: Flask, config: ExtenderConfig) -> None:
+        self._config = config
+        self._server = Server(
+            (config.host, config.port),
+            app,
+            numthreads=config.threads,
+            timeout=config.keep_alive_s,
+            request_queue_size=128,
+            shutdown_timeout=config.drain_s,
+        )
+        # Each answer is one small write; waiting for more to send would cost kube-scheduler 40 ms.
+        self._server.nodelay = True
+        self._server.max_request_body_size = config.max_body_mib << 20
+        setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method
+        try:
+            if config.tls_cert:
+                self._server.ssl_adapter = self._tls()
+            self._server.prepare()
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidInput(
+                f"{config.host}:{config.port}", f"cannot be served: {error}", "choose another port"
+            ) from error
+
+    @property
+    def url(self) -> str:
+        """Where it listens, with the real port."""
+        host, port = self._server.bind_addr[:2]
+        return f"{'https' if self._config.tls_cert else 'http'}://{host}:{port}"
+
+    def serve(self) -> None:
+        """Answer until :meth:`stop` is called; then finish requests in flight and return."""
+        self._server.serve()
+
+    def stop(self) -> None:
+        """Stop accepting, drain, and let :meth:`serve` return. Callable from any thread."""
+        self._server.stop()
+
+    def serve_until_signalled(self) -> None:
+        """Serve in this (the main) thread until SIGTERM or SIGINT; SIGHUP reloads certificates."""
+
+        def stop(_signal: int, _frame: FrameType | None) -> None:
+            log.info("draining")
+            threading.Thread(target=self.stop, name="stop").start()
+
+        def reload(_signal: int, _frame: FrameType | None) -> None:
+            self.reload_tls()
+
+        handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
+            signal.SIGTERM: stop,
+            signal.SIGINT: stop,
+            signal.SIGHUP: reload,
+        }
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        print(f"listening on {self.url}", file=sys.stderr, flush=True)  # noqa: T201 - read by drivers
+        self.serve()
+
+    def reload_tls(self) -> None:
+        """Read certificate and key again; connections in use keep the old ones."""
+        if self._config.tls_cert:
+            self._server.ssl_adapter = self._tls()
+            log.info("certificates reloaded")
+
+    def _tls(self) -> BuiltinSSLAdapter:
+        config = self._config
+        adapter = BuiltinSSLAdapter(config.tls_cert, config.tls_key)
+        context = adapter.context
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if config.tls_client_ca:
+            context.load_verify_locations(config.tls_client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return adapter
+
+
+def _log_errors(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature
+    log.log(level, "%s", msg, exc_info=traceback)

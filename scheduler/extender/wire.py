@@ -1,0 +1,294 @@
+"""The extender protocol as bytes: kube-scheduler's JSON in, Go field names out.
+
+kube-scheduler's extender types carry no JSON tags, so it sends ``Pod``, ``NodeNames`` ...; other
+clients send lower-camel names. Both are read. Only the exact capitalised names are written. Scores
+are integers. Arrays that may be long are joined from fragments encoded once per node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from scheduler.core.errors import InvalidInput
+from scheduler.kube.objects import NodeObject, PodObject
+
+__all__ = [
+    "BindArgs",
+    "FilterArgs",
+    "HostFragments",
+    "PreemptArgs",
+    "decode_bind",
+    "decode_filter",
+    "decode_preempt",
+    "encode_bind",
+    "encode_filter",
+    "encode_preempt",
+]
+
+
+T = TypeVar("T")
+
+
+class _NodeList(msgspec.Struct):
+    items: list[msgspec.Raw] | None = None
+
+
+class _ExtenderArgs(msgspec.Struct, rename="pascal"):
+    pod: PodObject | None = None
+    nodes: _NodeList | None = None
+    node_names: list[str] | None = None
+
+
+class _BindingArgs(msgspec.Struct, rename="pascal"):
+    pod_name: str | None = None
+    pod_namespace: str | None = None
+    pod_uid: str | None = msgspec.field(default=None, name="PodUID")
+    node: str | None = None
+
+
+class _VictimPod(msgspec.Struct):
+    uid: str = msgspec.field(default="", name="UID")
+
+
+class _Victims(msgspec.Struct, rename="pascal"):
+    pods: list[PodObject] | None = None
+    num_pdb_violations: int = msgspec.field(default=0, name="NumPDBViolations")
+
+
+class _MetaVictims(msgspec.Struct, rename="pascal"):
+    pods: list[_VictimPod | None] | None = None
+    num_pdb_violations: int = msgspec.field(default=0, name="NumPDBViolations")
+
+
+class _PreemptionArgs(msgspec.Struct, rename="pascal"):
+    pod: PodObject | None = None
+    node_name_to_victims: dict[str, _Victims | None] | None = None
+    node_name_to_meta_victims: dict[str, _MetaVictims | None] | None = None
+
+
+class _BindingResult(msgspec.Struct, rename="pascal"):
+    error: str = ""
+
+
+class _PreemptionResult(msgspec.Struct, rename="pascal"):
+    node_name_to_meta_victims: dict[str, _MetaVictims]
+
+
+@dataclass(frozen=True, slots=True)
+class FilterArgs:
+    """A filter or prioritize call.
+
+    ``nodes`` and ``raw_nodes`` are given where the caller sent whole objects; the raw ones go back
+    as they came, with the fields that we do not read.
+    """
+
+    pod: PodObject
+    names: list[str]
+    nodes: list[NodeObject] | None = None
+    raw_nodes: list[msgspec.Raw] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BindArgs:
+    """A bind call."""
+
+    name: str
+    namespace: str
+    uid: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class PreemptArgs:
+    """A preempt call: victims' uids and PDB violations per candidate node."""
+
+    pod: PodObject
+    candidates: Mapping[str, tuple[tuple[str, ...], int]]
+
+
+_decode_extender = msgspec.json.Decoder(_ExtenderArgs)
+_decode_binding = msgspec.json.Decoder(_BindingArgs)
+_decode_preemption = msgspec.json.Decoder(_PreemptionArgs)
+_decode_node = msgspec.json.Decoder(NodeObject)
+_encoder = msgspec.json.Encoder()
+
+_KEYS = {
+    key.lower(): key
+    for key in (
+        "Pod",
+        "Nodes",
+        "NodeNames",
+        "PodName",
+        "PodNamespace",
+        "PodUID",
+        "Node",
+        "NodeNameToVictims",
+        "NodeNameToMetaVictims",
+        "Pods",
+        "NumPDBViolations",
+        "UID",
+    )
+}
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInput("body", str(error)[:200]) from error
+
+
+def _recased(body: bytes, *, nested: str = "") -> bytes:
+    """The same document with the protocol's own keys spelt as Go spells them."""
+    try:
+        content = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise InvalidInput("body", str(error)[:200]) from error
+    if not isinstance(content, dict):
+        raise InvalidInput("body", "is no JSON object", "send the extender arguments")
+    top = _rename(content)
+    for key in [k for k in top if nested and k.startswith(nested)]:
+        victims = top[key]
+        if isinstance(victims, dict):
+            top[key] = {name: _rename_victims(value) for name, value in victims.items()}
+    return msgspec.json.encode(top)
+
+
+def _rename(content: dict[str, object]) -> dict[str, object]:
+    return {_KEYS.get(str(key).lower(), str(key)): value for key, value in content.items()}
+
+
+def _rename_victims(victims: object) -> object:
+    if not isinstance(victims, dict):
+        return victims
+    renamed = _rename(victims)
+    pods = renamed.get("Pods")
+    if isinstance(pods, list):
+        renamed["Pods"] = [
+            {"UID": v for k, v in pod.items() if k.lower() == "uid"} | pod
+            if isinstance(pod, dict)
+            else pod
+            for pod in pods
+        ]
+    return renamed
+
+
+def decode_filter(body: bytes) -> FilterArgs:
+    """Arguments of filter and prioritize.
+
+    Raises
+    ------
+    InvalidInput
+        The body is no such document.
+    """
+    args = _decoded(_decode_extender, body)
+    if args.pod is None or (args.node_names is None and args.nodes is None):
+        args = _decoded(_decode_extender, _recased(body))
+    if args.pod is None:
+        raise InvalidInput("body.Pod", "is missing", "send the pod to place")
+    if args.node_names is not None:
+        return FilterArgs(args.pod, args.node_names)
+    raw = (args.nodes.items if args.nodes else None) or []
+    nodes = [_decoded(_decode_node, node) for node in raw]
+    return FilterArgs(args.pod, [node.metadata.name for node in nodes], nodes, raw)
+
+
+def decode_bind(body: bytes) -> BindArgs:
+    """Arguments of bind; :class:`InvalidInput` if a field is missing."""
+    args = _decoded(_decode_binding, body)
+    if not args.node:
+        args = _decoded(_decode_binding, _recased(body))
+    for field, value in (("PodName", args.pod_name), ("Node", args.node)):
+        if not value:
+            raise InvalidInput(f"body.{field}", "is missing")
+    namespace = args.pod_namespace or "default"
+    name = args.pod_name or ""
+    return BindArgs(name, namespace, args.pod_uid or f"{namespace}/{name}", args.node or "")
+
+
+def decode_preempt(body: bytes) -> PreemptArgs:
+    """Arguments of preempt, from whichever of the two maps is given."""
+    args = _decoded(_decode_preemption, body)
+    if args.pod is None or (
+        args.node_name_to_victims is None and args.node_name_to_meta_victims is None
+    ):
+        args = _decoded(_decode_preemption, _recased(body, nested="NodeNameTo"))
+    if args.pod is None:
+        raise InvalidInput("body.Pod", "is missing", "send the pod to place")
+    candidates: dict[str, tuple[tuple[str, ...], int]] = {}
+    for name, meta in (args.node_name_to_meta_victims or {}).items():
+        pods = (meta.pods or ()) if meta else ()
+        violations = meta.num_pdb_violations if meta else 0
+        candidates[name] = (tuple(pod.uid for pod in pods if pod), violations)
+    for name, victims in (args.node_name_to_victims or {}).items():
+        whole = (victims.pods or ()) if victims else ()
+        violations = victims.num_pdb_violations if victims else 0
+        candidates[name] = (tuple(pod.metadata.uid for pod in whole), violations)
+    return PreemptArgs(args.pod, candidates)
+
+
+def encode_filter(
+    passing: Sequence[str],
+    failed: Mapping[str, str],
+    *,
+    unresolvable: Mapping[str, str],
+    nodes: Sequence[msgspec.Raw] | None = None,
+) -> bytes:
+    """An ``ExtenderFilterResult``. ``Error`` stays empty: "does not fit" is not an error."""
+    return b"".join(
+        (
+            b'{"Nodes":',
+            b'{"metadata":{},"items":' + _encoder.encode(nodes) + b"}"
+            if nodes is not None
+            else b"null",
+            b',"NodeNames":',
+            _encoder.encode(passing) if nodes is None else b"null",
+            b',"FailedNodes":',
+            _encoder.encode(failed),
+            b',"FailedAndUnresolvableNodes":',
+            _encoder.encode(unresolvable),
+            b',"Error":""}',
+        )
+    )
+
+
+def encode_bind(error: str) -> bytes:
+    """An ``ExtenderBindingResult``; an empty error is success."""
+    return _encoder.encode(_BindingResult(error))
+
+
+def encode_preempt(victims: Mapping[str, tuple[Sequence[str], int]]) -> bytes:
+    """An ``ExtenderPreemptionResult``: always meta victims, in both cache modes."""
+    return _encoder.encode(
+        _PreemptionResult(
+            {
+                name: _MetaVictims([_VictimPod(uid) for uid in uids], violations)
+                for name, (uids, violations) in victims.items()
+            }
+        )
+    )
+
+
+class HostFragments:
+    """``{"Host":...,"Score":n}`` encoded once per node and score, joined per answer."""
+
+    def __init__(self) -> None:
+        self._fragments: dict[str, tuple[bytes, ...]] = {}
+
+    def encode(self, names: Sequence[str], scores: Sequence[int]) -> bytes:
+        """A ``HostPriorityList`` of scores 0..10."""
+        fragments = self._fragments
+        parts = []
+        for name, score in zip(names, scores, strict=True):
+            known = fragments.get(name)
+            if known is None:
+                host = msgspec.json.encode(name)
+                known = fragments[name] = tuple(
+                    b'{"Host":%b,"Score":%d}' % (host, value) for value in range(11)
+                )
+            parts.append(known[score])
+        return b"[" + b",".join(parts) + b"]"

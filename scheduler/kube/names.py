@@ -1,0 +1,52 @@
+"""Names of resources and labels that say what GPUs a pod wants and a node has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ResourceNames"]
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceNames:
+    """Which extended resources and labels mean what. Every name is configurable.
+
+    Parameters
+    ----------
+    whole
+        Resources that count whole devices.
+    shared
+        Resource that counts replicas of time-sliced devices (``renameByDefault`` of the NVIDIA
+        device plugin).
+    mig_prefix
+        What precedes a MIG profile; ``1g.5gb.me`` after it means the profile ``1g.5gb+me``.
+    milli, memory
+        Our own fraction protocol: milli-GPU (1..999 is part of one device, a multiple of 1000 is
+        whole devices) and MiB of device memory.
+    product_labels
+        Node labels that state the device model, in order of precedence.
+    memory_label, replicas_label
+        Node labels that state MiB per device, and replicas per device.
+    devices_annotation
+        Pod annotation that records assigned devices as ``index:milli:memory:slots,...``.
+    """
+
+    whole: tuple[str, ...] = (
+        "nvidia.com/gpu",
+        "amd.com/gpu",
+        "gpu.intel.com/i915",
+        "gpu.intel.com/xe",
+    )
+    shared: str = "nvidia.com/gpu.shared"
+    mig_prefix: str = "nvidia.com/mig-"
+    milli: str = "snugfit.io/gpu-milli"
+    memory: str = "snugfit.io/gpu-memory-mib"
+    product_labels: tuple[str, ...] = (
+        "nvidia.com/gpu.product",
+        "amd.com/gpu.product-name",
+        "cloud.google.com/gke-accelerator",
+        "k8s.amazonaws.com/accelerator",
+    )
+    memory_label: str = "nvidia.com/gpu.memory"
+    replicas_label: str = "nvidia.com/gpu.replicas"
+    devices_annotation: str = "snugfit.io/devices"

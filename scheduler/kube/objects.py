@@ -1,0 +1,152 @@
+"""The fields of Pod and Node that Snugfit reads, as msgspec structs.
+
+Go writes ``null`` for an empty list or map, so that every container may be None. Unknown fields
+are skipped without being materialised, which is what makes decoding fast.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+__all__ = [
+    "Affinity",
+    "Container",
+    "Expression",
+    "Metadata",
+    "NodeObject",
+    "ObjectList",
+    "PodObject",
+    "PodSpec",
+    "Resources",
+]
+
+Quantities = dict[str, str | int | float]
+
+
+class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
+    """Wire shape: camelCase keys, unknown keys skipped."""
+
+
+class OwnerReference(_Struct):
+    kind: str = ""
+    name: str = ""
+    controller: bool | None = None
+
+
+class Metadata(_Struct):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    labels: dict[str, str] | None = None
+    annotations: dict[str, str] | None = None
+    owner_references: list[OwnerReference] | None = None
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+
+
+class Resources(_Struct):
+    requests: Quantities | None = None
+    limits: Quantities | None = None
+
+
+class Container(_Struct):
+    name: str = ""
+    resources: Resources | None = None
+    restart_policy: str | None = None
+
+
+class Expression(_Struct):
+    key: str = ""
+    operator: str = ""
+    values: list[str] | None = None
+
+
+class SelectorTermObject(_Struct):
+    match_expressions: list[Expression] | None = None
+    match_fields: list[Expression] | None = None
+
+
+class NodeSelectorObject(_Struct):
+    node_selector_terms: list[SelectorTermObject] | None = None
+
+
+class NodeAffinity(_Struct):
+    required: NodeSelectorObject | None = msgspec.field(
+        default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+
+
+class Affinity(_Struct):
+    node_affinity: NodeAffinity | None = None
+
+
+class TolerationObject(_Struct):
+    key: str | None = None
+    operator: str | None = None
+    value: str | None = None
+    effect: str | None = None
+
+
+class SchedulingGroup(_Struct):
+    pod_group_name: str | None = None
+
+
+class PodSpec(_Struct):
+    containers: list[Container] | None = None
+    init_containers: list[Container] | None = None
+    overhead: Quantities | None = None
+    resources: Resources | None = None
+    node_selector: dict[str, str] | None = None
+    affinity: Affinity | None = None
+    tolerations: list[TolerationObject] | None = None
+    priority: int | None = None
+    node_name: str | None = None
+    scheduler_name: str | None = None
+    scheduling_group: SchedulingGroup | None = None
+
+
+class PodStatus(_Struct):
+    phase: str | None = None
+    nominated_node_name: str | None = None
+
+
+class PodObject(_Struct):
+    kind: str = ""
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
+    status: PodStatus | None = None
+
+
+class TaintObject(_Struct):
+    key: str = ""
+    value: str | None = None
+    effect: str = ""
+
+
+class NodeSpec(_Struct):
+    taints: list[TaintObject] | None = None
+    unschedulable: bool | None = None
+
+
+class Condition(_Struct):
+    type: str = ""
+    status: str = ""
+
+
+class NodeStatus(_Struct):
+    allocatable: Quantities | None = None
+    capacity: Quantities | None = None
+    conditions: list[Condition] | None = None
+
+
+class NodeObject(_Struct):
+    kind: str = ""
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: NodeSpec | None = None
+    status: NodeStatus | None = None
+
+
+class ObjectList(_Struct):
+    """A List of mixed kinds; each item is decoded once its kind is known."""
+
+    items: list[msgspec.Raw] | None = None

@@ -1,0 +1,281 @@
+"""A Pod object -> what it requests.
+
+Effective requests follow Kubernetes' own rules: containers and native sidecars (init containers
+with ``restartPolicy: Always``) add up; an ordinary init container runs beside the sidecars started
+before it, and the larger of the two totals counts; pod-level resources replace cpu and memory;
+overhead comes on top. An extended resource that only has a limit requests that limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fractions import Fraction
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    DeviceShare,
+    GangKey,
+    GpuRequest,
+    NodeSelection,
+    PodRequest,
+    Requirement,
+    SelectorTerm,
+    Toleration,
+)
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.objects import Container, PodObject, PodSpec, Quantities, Resources
+from scheduler.kube.quantity import parse
+
+__all__ = ["device_shares", "pod_request", "pod_uid", "write_device_shares"]
+
+Totals = dict[str, Fraction]
+_MEBI = 1 << 20
+
+
+def pod_uid(pod: PodObject) -> str:
+    """The pod's uid, or ``namespace/name`` where the object has none (dry runs)."""
+    return pod.metadata.uid or f"{pod.metadata.namespace or 'default'}/{pod.metadata.name}"
+
+
+def pod_request(pod: PodObject, names: ResourceNames | None = None) -> PodRequest:
+    """What the pod asks for.
+
+    Raises
+    ------
+    InvalidInput
+        A quantity cannot be read, or the GPU request contradicts itself. Names the field.
+    """
+    names = names or ResourceNames()
+    totals = _effective(pod.spec)
+    selection = _selection(pod.spec)
+    gpu = _gpu(totals, selection, names)
+    return PodRequest(
+        uid=pod_uid(pod),
+        namespace=pod.metadata.namespace or "default",
+        name=pod.metadata.name,
+        cpu_milli=_ceil(totals.get("cpu", Fraction(0)) * 1000),
+        memory_mib=_ceil(totals.get("memory", Fraction(0)) / _MEBI),
+        gpu=gpu,
+        priority=pod.spec.priority or 0,
+        selection=selection,
+        gang=_gang(pod),
+        owner=_owner(pod),
+    )
+
+
+def _ceil(value: Fraction) -> int:
+    return -((-value).__floor__())
+
+
+# -- effective requests ------------------------------------------------------------------------
+
+
+def _requests(resources: Resources | None, path: str) -> Totals:
+    if resources is None:
+        return {}
+    stated: Quantities = dict(resources.limits or {})
+    stated.update(resources.requests or {})
+    totals = {}
+    for name, text in stated.items():
+        value = parse(text, f"{path}.resources[{name}]")
+        if value < 0:
+            raise InvalidInput(f"{path}.resources[{name}]", f"is negative ({text})")
+        totals[name] = value
+    return totals
+
+
+def _add(left: Totals, right: Mapping[str, Fraction]) -> Totals:
+    return {name: left.get(name, Fraction(0)) + right.get(name, 0) for name in {*left, *right}}
+
+
+def _larger(left: Totals, right: Totals) -> Totals:
+    zero = Fraction(0)
+    return {name: max(left.get(name, zero), right.get(name, zero)) for name in {*left, *right}}
+
+
+def _effective(spec: PodSpec) -> Totals:
+    running: Totals = {}
+    for path, container in _paths("containers", spec.containers):
+        running = _add(running, _requests(container.resources, path))
+    sidecars: Totals = {}
+    starting: Totals = {}
+    for path, container in _paths("initContainers", spec.init_containers):
+        own = _requests(container.resources, path)
+        if container.restart_policy == "Always":
+            sidecars = _add(sidecars, own)
+            starting = _larger(starting, sidecars)
+        else:
+            starting = _larger(starting, _add(sidecars, own))
+    totals = _larger(_add(running, sidecars), starting)
+    for name, value in _requests(spec.resources, "spec").items():
+        if name in ("cpu", "memory") or name.startswith("hugepages-"):
+            totals[name] = value
+    overhead = {n: parse(q, f"spec.overhead[{n}]") for n, q in (spec.overhead or {}).items()}
+    return _add(totals, overhead)
+
+
+def _paths(kind: str, containers: list[Container] | None) -> Iterable[tuple[str, Container]]:
+    for index, container in enumerate(containers or ()):
+        yield f"spec.{kind}[{index}]", container
+
+
+# -- devices -----------------------------------------------------------------------------------
+
+
+def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuRequest:
+    wanted = {name: _count(name, value) for name, value in totals.items() if value}
+    products = _allowed_products(selection, names.product_labels)
+    whole = {name: wanted[name] for name in names.whole if name in wanted}
+    mig = {
+        name[len(names.mig_prefix) :].removesuffix(".shared").replace(".me", "+me"): count
+        for name, count in wanted.items()
+        if name.startswith(names.mig_prefix)
+    }
+    milli, memory = wanted.get(names.milli, 0), wanted.get(names.memory, 0)
+    shared = wanted.get(names.shared, 0)
+    ways = [
+        *whole,
+        *((names.milli,) if milli or memory else ()),
+        *((names.shared,) if shared else ()),
+    ]
+    if mig:
+        ways.append(names.mig_prefix + "*")
+    if len(ways) > 1:
+        raise InvalidInput(
+            "spec.containers", f"ask for {' and '.join(sorted(ways))}", "one pod uses one of them"
+        )
+    if whole:
+        ((resource, count),) = whole.items()
+        return GpuRequest(count=count, products=products, resource=resource)
+    if milli or memory:
+        return _fraction(milli, memory, products, names)
+    if mig or shared:
+        return GpuRequest(mig=tuple(mig.items()), replicas=shared, products=products)
+    return GpuRequest()
+
+
+def _count(name: str, value: Fraction) -> int:
+    if "/" not in name:
+        return 0  # cpu, memory and their like are no device counts
+    if value.denominator != 1:
+        raise InvalidInput(f"spec.containers[{name}]", f"is not whole ({float(value)})")
+    return int(value)
+
+
+def _fraction(
+    milli: int, memory: int, products: tuple[str, ...], names: ResourceNames
+) -> GpuRequest:
+    count, rest = divmod(milli, DEVICE_MILLI)
+    if count and rest:
+        raise InvalidInput(
+            names.milli,
+            f"{milli} is neither part of one GPU nor whole GPUs",
+            "use 1..999 or a multiple of 1000",
+        )
+    if count and memory:
+        raise InvalidInput(names.memory, "goes with a part of one GPU only", f"drop {names.memory}")
+    return GpuRequest(count=count, milli=rest, memory_mib=memory, products=products)
+
+
+def _allowed_products(selection: NodeSelection, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Models that the selection rules allow, empty if they restrict none.
+
+    Terms are alternatives: they restrict only if each of them does, and then to their union.
+    Within a term, and between nodeSelector and affinity, all restrictions hold.
+    """
+    sets = [{value} for key, value in selection.node_selector if key in labels]
+    if selection.terms:
+        per_term = [_term_products(term, labels) for term in selection.terms]
+        if all(found is not None for found in per_term):
+            sets.append(set().union(*(found or set() for found in per_term)))
+    if not sets:
+        return ()
+    allowed = set.intersection(*sets)
+    # Contradictory rules select no node at all; a model that exists nowhere says the same.
+    return tuple(sorted(allowed)) or ("(no model)",)
+
+
+def _term_products(term: SelectorTerm, labels: tuple[str, ...]) -> set[str] | None:
+    found: set[str] | None = None
+    for rule in term.expressions:
+        if rule.key in labels and rule.operator == "In":
+            found = set(rule.values) if found is None else found & set(rule.values)
+    return found
+
+
+# -- the rest ----------------------------------------------------------------------------------
+
+
+def _selection(spec: PodSpec) -> NodeSelection:
+    terms: list[SelectorTerm] = []
+    required = (
+        spec.affinity and spec.affinity.node_affinity and spec.affinity.node_affinity.required
+    )
+    for term in (required.node_selector_terms or ()) if required else ():
+        expressions, fields = (
+            tuple(
+                Requirement(rule.key, rule.operator, tuple(rule.values or ()))
+                for rule in rules or ()
+            )
+            for rules in (term.match_expressions, term.match_fields)
+        )
+        terms.append(SelectorTerm(expressions, fields))
+    return NodeSelection(
+        tuple(sorted((spec.node_selector or {}).items())),
+        tuple(terms),
+        tuple(
+            Toleration(t.key or "", t.operator or "Equal", t.value or "", t.effect or "")
+            for t in spec.tolerations or ()
+        ),
+    )
+
+
+def _gang(pod: PodObject) -> GangKey | None:
+    labels, annotations = pod.metadata.labels or {}, pod.metadata.annotations or {}
+    group = pod.spec.scheduling_group
+    name = (
+        (group.pod_group_name if group else None)
+        or labels.get("scheduling.x-k8s.io/pod-group")
+        or annotations.get("scheduling.k8s.io/group-name")
+    )
+    if not name:
+        return None
+    size = annotations.get("snugfit.io/gang-size", "1")
+    return GangKey(pod.metadata.namespace or "default", name, int(size) if size.isdecimal() else 1)
+
+
+def _owner(pod: PodObject) -> str:
+    for owner in pod.metadata.owner_references or ():
+        if owner.controller:
+            return f"{owner.kind}/{owner.name}"
+    return ""
+
+
+def write_device_shares(shares: tuple[DeviceShare, ...]) -> str:
+    """Text of the devices annotation: ``index:milli:memory:slots`` per device, comma separated."""
+    return ",".join(f"{s.index}:{s.milli}:{s.memory_mib}:{s.slots}" for s in shares)
+
+
+def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ...] | None:
+    """Devices recorded on the pod, or None if there is no such annotation.
+
+    Raises
+    ------
+    InvalidInput
+        The annotation cannot be read; the pod's devices are then unknown, not free.
+    """
+    text = (pod.metadata.annotations or {}).get(names.devices_annotation)
+    if text is None:
+        return None
+    shares = []
+    for part in filter(None, text.split(",")):
+        numbers = part.split(":")
+        if not 2 <= len(numbers) <= 4 or not all(n.isdecimal() for n in numbers):
+            raise InvalidInput(
+                f"metadata.annotations[{names.devices_annotation}]",
+                f"{part!r} is no device share",
+                "write index:milli:memory:slots",
+            )
+        shares.append(DeviceShare(*map(int, numbers)))
+    return tuple(shares)

@@ -1,0 +1,45 @@
+"""Picks the reader for a file: CSV is openb, JSON is ours or a kubectl dump."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import Node
+from scheduler.simulator import kubedump, native, openb
+from scheduler.simulator.workload import Workload
+
+__all__ = ["load_nodes", "load_workload"]
+
+_PEEK = 4096
+
+
+def load_workload(nodes: Path, pods: Path | None = None) -> Workload:
+    """Read a workload.
+
+    Parameters
+    ----------
+    nodes
+        openb node list (``.csv``), ``snugfit/v1`` file or kubectl dump (``.json``).
+    pods
+        openb pod list; needed with a CSV of nodes for anything that places pods, and refused
+        with a JSON file, which has its own pods.
+    """
+    if nodes.suffix == ".csv":
+        arrivals = openb.read_pods(pods) if pods else ()
+        return Workload(openb.read_nodes(nodes), arrivals, (), (pods or nodes).stem)
+    if nodes.suffix != ".json":
+        raise InvalidInput(str(nodes), "is neither .csv nor .json", "use openb CSV or JSON")
+    if pods is not None:
+        raise InvalidInput(str(pods), "goes with a CSV of nodes only", "put the pods into the JSON")
+    try:
+        with nodes.open("rb") as file:
+            ours = b'"format"' in file.read(_PEEK)
+    except OSError as error:
+        raise InvalidInput(str(nodes), f"cannot be read: {error}") from error
+    return native.read(nodes) if ours else kubedump.read(nodes)
+
+
+def load_nodes(path: Path) -> tuple[Node, ...]:
+    """Only the nodes of such a file."""
+    return load_workload(path).nodes

@@ -1,0 +1,209 @@
+"""Reader and writer of ``kubectl get nodes,pods -A -o json``.
+
+Pods that have ended are left out. A pod with a node runs there, whoever scheduled it; any other
+arrives. Creation timestamps become arrival times, counted from the earliest one.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import Node, PodRequest
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.nodes import node_of
+from scheduler.kube.objects import NodeObject, ObjectList, PodObject
+from scheduler.kube.pods import device_shares, pod_request, write_device_shares
+from scheduler.simulator.workload import Arrival, BoundPod, Workload
+
+__all__ = ["node_json", "pod_json", "read", "write"]
+
+
+class _Kind(msgspec.Struct):
+    kind: str = ""
+
+
+def read(path: Path, names: ResourceNames | None = None) -> Workload:
+    """Read a dump.
+
+    Raises
+    ------
+    InvalidInput
+        Names the file, the item and the field.
+    """
+    names = names or ResourceNames()
+    try:
+        listed = msgspec.json.decode(path.read_bytes(), type=ObjectList)
+    except OSError as error:
+        raise InvalidInput(str(path), f"cannot be read: {error}") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise InvalidInput(str(path), f"is no kubectl list: {error}") from error
+    nodes: list[Node] = []
+    pods: list[PodObject] = []
+    for index, item in enumerate(listed.items or ()):
+        try:
+            kind = msgspec.json.decode(item, type=_Kind).kind
+            if kind == "Node":
+                nodes.append(node_of(msgspec.json.decode(item, type=NodeObject), names))
+            elif kind == "Pod":
+                pods.append(msgspec.json.decode(item, type=PodObject))
+        except (InvalidInput, msgspec.DecodeError) as error:
+            raise InvalidInput(f"{path}: items[{index}]", str(error)) from error
+    alive = [p for p in pods if not (p.status and p.status.phase in ("Succeeded", "Failed"))]
+    times = [_created(path, pod) for pod in alive]
+    first = min((t for t in times if t is not None), default=0.0)
+    arrivals, bound = [], []
+    for pod, created in zip(alive, times, strict=True):
+        try:
+            request = pod_request(pod, names)
+            if pod.spec.node_name:
+                bound.append(BoundPod(request, pod.spec.node_name, device_shares(pod, names)))
+            else:
+                arrivals.append(Arrival(request, (first if created is None else created) - first))
+        except InvalidInput as error:
+            where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
+            raise InvalidInput(where, str(error)) from error
+    arrivals.sort(key=lambda arrival: arrival.at_s)
+    return Workload(tuple(nodes), tuple(arrivals), tuple(bound), path.name)
+
+
+def _created(path: Path, pod: PodObject) -> float | None:
+    text = pod.metadata.creation_timestamp
+    if not text:
+        return None
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError as error:
+        where = f"{path}: pod {pod.metadata.name}: metadata.creationTimestamp"
+        raise InvalidInput(where, f"{text!r} is no time", "use RFC 3339") from error
+
+
+def write(workload: Workload, path: Path, names: ResourceNames | None = None) -> None:
+    """Write a workload as such a dump. Durations and arrival times have no place in it."""
+    names = names or ResourceNames()
+    items = [node_json(node, names) for node in workload.nodes]
+    items += [pod_json(arrival.request, names) for arrival in workload.arrivals]
+    for bound in workload.bound:
+        item = pod_json(bound.request, names)
+        item["spec"]["nodeName"] = bound.node
+        item["status"] = {"phase": "Running"}
+        if bound.devices is not None:
+            item["metadata"].setdefault("annotations", {})[names.devices_annotation] = (
+                write_device_shares(bound.devices)
+            )
+        items.append(item)
+    content = {"apiVersion": "v1", "kind": "List", "items": items}
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+
+
+def node_json(node: Node, names: ResourceNames | None = None) -> dict[str, Any]:
+    """A Node object that :func:`scheduler.kube.nodes.node_of` reads back as this node."""
+    names = names or ResourceNames()
+    labels = dict(node.labels)
+    allocatable: dict[str, str] = {
+        "cpu": f"{node.cpu_milli}m",
+        "memory": f"{node.memory_mib}Mi",
+        "pods": str(node.pods),
+    }
+    capacity = dict(allocatable)
+    if node.devices:
+        device = node.devices[0]
+        labels[names.product_labels[0]] = node.product
+        if device.memory_mib:
+            labels[names.memory_label] = str(device.memory_mib)
+        _advertise(node, names, labels, allocatable, capacity)
+    spec: dict[str, Any] = {}
+    if node.taints:
+        spec["taints"] = [{"key": t.key, "value": t.value, "effect": t.effect} for t in node.taints]
+    if node.unschedulable:
+        spec["unschedulable"] = True
+    ready = {"type": "Ready", "status": "True" if node.ready else "False"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": labels},
+        "spec": spec,
+        "status": {"allocatable": allocatable, "capacity": capacity, "conditions": [ready]},
+    }
+
+
+def _advertise(
+    node: Node,
+    names: ResourceNames,
+    labels: dict[str, str],
+    allocatable: dict[str, str],
+    capacity: dict[str, str],
+) -> None:
+    device = node.devices[0]
+    healthy = [d for d in node.devices if d.healthy]
+    if device.mig:
+        for profile, count in _instances(node).items():
+            allocatable[names.mig_prefix + profile.replace("+me", ".me")] = str(count)
+    elif device.replicas > 1:
+        labels[names.replicas_label] = str(device.replicas)
+        allocatable[names.shared] = str(len(node.devices) * device.replicas)
+    else:
+        allocatable[node.resource] = str(len(healthy))
+        capacity[node.resource] = str(len(node.devices))
+
+
+def _instances(node: Node) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for device in node.devices:
+        if not device.mig_layout:
+            raise InvalidInput(
+                f"node[{node.name}]",
+                "has MIG devices without fixed instances",
+                "a node object cannot say that; use the snugfit/v1 format",
+            )
+        for profile, _ in device.mig_layout:
+            counts[profile] = counts.get(profile, 0) + 1
+    return counts
+
+
+def pod_json(request: PodRequest, names: ResourceNames | None = None) -> dict[str, Any]:
+    """A Pod object that asks for exactly this."""
+    names = names or ResourceNames()
+    gpu = request.gpu
+    wants: dict[str, str] = {"cpu": f"{request.cpu_milli}m", "memory": f"{request.memory_mib}Mi"}
+    if gpu.count:
+        wants[gpu.resource or names.milli] = str(gpu.count if gpu.resource else gpu.count * 1000)
+    if gpu.milli:
+        wants[names.milli] = str(gpu.milli)
+    if gpu.memory_mib:
+        wants[names.memory] = str(gpu.memory_mib)
+    for profile, count in gpu.mig:
+        wants[names.mig_prefix + profile.replace("+me", ".me")] = str(count)
+    if gpu.replicas:
+        wants[names.shared] = str(gpu.replicas)
+    extended = {name: value for name, value in wants.items() if "/" in name}
+    spec: dict[str, Any] = {
+        "containers": [
+            {
+                "name": "main",
+                "image": "registry/main",
+                "resources": {"requests": wants, "limits": extended},
+            }
+        ],
+        "priority": request.priority,
+        "schedulerName": "default-scheduler",
+    }
+    if gpu.products:
+        rule = {"key": names.product_labels[0], "operator": "In", "values": list(gpu.products)}
+        terms = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
+        spec["affinity"] = {
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+        }
+    metadata: dict[str, Any] = {
+        "name": request.name,
+        "namespace": request.namespace,
+        "uid": request.uid,
+    }
+    if request.gang:
+        spec["schedulingGroup"] = {"podGroupName": request.gang.name}
+        metadata["annotations"] = {"snugfit.io/gang-size": str(request.gang.min_count)}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
