@@ -1,0 +1,96 @@
+"""Root of the command line, and what becomes of errors.
+
+Exit codes of every command: 0 done, 1 the answer is "no", 2 bad input or usage, 3 internal fault.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import traceback
+
+import click
+
+from scheduler import __version__
+from scheduler.core.errors import InvalidInput, SchedulerError
+
+__all__ = ["cli", "main"]
+
+_COMMANDS = {
+    "bench": "Benchmarks: published figures beside ours, speed, latency.",
+    "demo": "Pack a synthetic cluster through the real webhook.",
+    "generate": "Write a synthetic workload to a file.",
+    "policies": "List the scoring policies.",
+    "serve": "Run the extender webhook.",
+    "simulate": "Replay a workload and report what got allocated.",
+}
+
+EXIT_BAD_INPUT = 2
+EXIT_FAULT = 3
+
+
+class _Lazy(click.Group):
+    """Imports a command's module when the command is used, not before."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1, cutoff=0.0)[0]
+            ctx.fail(f"no such command {cmd_name!r}; did you mean {near!r}?")
+        module = importlib.import_module(f"scheduler.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="snugfit")
+def cli() -> None:
+    """GPU-aware bin packing for Kubernetes: webhook, simulator, benchmarks.
+
+    Start with `snugfit demo`. Every command that prints a table also takes --json. Exit codes: 0
+    done, 1 the answer is "no", 2 bad input or usage, 3 internal fault.
+    """
+
+
+def main() -> None:
+    """Entry point: turns every outcome into an exit code and one clear line."""
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        code = leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = EXIT_BAD_INPUT
+    except click.Abort:
+        code = 130
+    except InvalidInput as error:
+        click.echo(f"snugfit: {error}", err=True)
+        code = EXIT_BAD_INPUT
+    except SchedulerError as error:
+        click.echo(f"snugfit: {error}", err=True)
+        code = EXIT_FAULT
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; there is nobody to tell
+        code = 0
+    except Exception as error:  # noqa: BLE001 - the last resort, turned into an exit code
+        if os.environ.get("SNUGFIT_DEBUG"):
+            traceback.print_exc()
+        click.echo(
+            f"snugfit: internal fault: {type(error).__name__}: {error} "
+            "(set SNUGFIT_DEBUG=1 for the traceback, and please report it)",
+            err=True,
+        )
+        code = EXIT_FAULT
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
