@@ -94,14 +94,19 @@ class ExtenderClient:
     def _request(self, method: str, path: str, body: bytes, expect: int = 200) -> bytes:
         headers = {"Content-Type": "application/json"} if method == "POST" else {}
         if self._connection.sock is None:
-            self._connection.connect()
-            self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._connect()
         self._connection.request(method, path, body=body, headers=headers)
         response = self._connection.getresponse()
         content = response.read()
         if response.status != expect:
             raise ProtocolError(f"{method} {path} answered {response.status}")
         return content
+
+    def _connect(self) -> None:
+        # Go sets TCP_NODELAY on every connection, http.client does not.
+        self._connection.connect()
+        sock: socket.socket = self._connection.sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class _HostPriority(msgspec.Struct, rename="pascal"):
@@ -144,7 +149,7 @@ class SchedulingLoop:
         passing, _ = self._timed("filter", self.client.filter, pod, names)
         if not passing:
             return ""
-        node = passing[0]
+        node: str = passing[0]
         if len(passing) > 1:
             scores = self._timed("prioritize", self.client.prioritize, pod, passing)
             best = max(scores.values())
