@@ -1,0 +1,318 @@
+"""``snugfit bench``: the protocols are stated in bench/README.md."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import statistics
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scheduler.cli.bench_webhook import command as webhook
+
+if TYPE_CHECKING:
+    from scheduler.simulator.inflation import Outcome
+    from scheduler.simulator.sweep import Job
+
+__all__ = ["command", "provenance"]
+
+_NODE_LIST = "openb_node_list_gpu_node.csv"
+_PUBLISHED = {
+    "random": "Random",
+    "dot-product": "DotProd",
+    "gpu-clustering": "GpuClustering",
+    "gpu-packing": "GpuPacking",
+    "best-fit": "BestFit",
+    "fgd-published": "FGD",
+}
+_TRACES = "default,cpu050,cpu250,gpushare40,gpushare100,gpuspec10,gpuspec33,multigpu20,multigpu50"
+
+
+@click.group("bench")
+def command() -> None:
+    """Benchmarks. Every row carries what is needed to get it again."""
+
+
+command.add_command(webhook)
+
+_data = click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    envvar="SNUGFIT_DATA",
+    default="../shared/data",
+    show_default=True,
+    help="Folder with openb/. [env: SNUGFIT_DATA]",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+
+
+def provenance() -> dict[str, Any]:
+    """What a figure depends on besides its configuration: commit, versions, machine."""
+    import numpy as np
+
+    from scheduler import __version__
+
+    cpu = "unknown"
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0].strip() if names else cpu
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 - whichever git is in use
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = "unknown"
+    return {
+        "commit": commit,
+        "snugfit": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+    }
+
+
+def _openb(data: Path) -> Path:
+    from scheduler.core.errors import InvalidInput
+
+    folder = data / "openb"
+    if not (folder / _NODE_LIST).exists():
+        raise InvalidInput("--data", f"{folder} holds no openb trace", "set SNUGFIT_DATA")
+    return folder
+
+
+def _jobs(
+    folder: Path, traces: list[str], policies: list[str], seeds: int, arrival: float
+) -> list[Job]:
+    from scheduler.core.errors import InvalidInput
+    from scheduler.core.policies import policy_named
+    from scheduler.simulator.sweep import Job
+
+    jobs = []
+    for trace in traces:
+        pods = folder / f"openb_pod_list_{trace}.csv"
+        if not pods.exists():
+            raise InvalidInput("--traces", f"there is no {pods.name}", f"see {folder}")
+        for policy in policies:
+            policy_named(policy)
+            jobs += [
+                Job(folder / _NODE_LIST, pods, policy, seed, arrival=arrival)
+                for seed in range(seeds)
+            ]
+    return jobs
+
+
+def _swept(label: str, jobs: list[Job]) -> list[Outcome]:
+    from scheduler.cli.console import progress
+    from scheduler.simulator.sweep import sweep
+
+    with progress(label) as bar:
+        return sweep(jobs, progress=bar)
+
+
+@command.command("online")
+@_data
+@click.option("--traces", default=_TRACES, help="Comma separated. [default: all nine]")
+@click.option("--policies", default=",".join([*_PUBLISHED, "fgd"]), help="Comma separated.")
+@click.option("--seeds", default=10, show_default=True, help="Seeds 0..n-1.")
+@_json
+def online(data: Path, traces: str, policies: str, seeds: int, as_json: bool) -> None:
+    """Allocation under inflation on the openb traces, beside the published figures.
+
+    The figure is allocated / capacity when the requested milli-GPU pass 100 % of the capacity.
+    """
+    from scheduler.cli.console import print_json, print_table
+
+    folder = _openb(data)
+    jobs = _jobs(folder, traces.split(","), policies.split(","), seeds, 1.3)
+    outcomes = _swept("online", jobs)
+    published = _published(folder)
+    rows = []
+    for start in range(0, len(jobs), seeds):
+        job, group = jobs[start], outcomes[start : start + seeds]
+        assert job.pods is not None
+        trace = job.pods.stem.removeprefix("openb_pod_list_")
+        shares = [outcome.allocation_at["1.00"] for outcome in group]
+        known = published.get((trace, _PUBLISHED.get(job.policy, "")))
+        mean = statistics.fmean(shares)
+        rows.append(
+            {
+                "trace": trace,
+                "policy": job.policy,
+                "mean": round(mean, 2),
+                "min": round(min(shares), 2),
+                "max": round(max(shares), 2),
+                "published": known,
+                "difference": None if known is None else round(mean - known, 2),
+                "seeds": seeds,
+                "seconds_per_run": round(statistics.median(o.seconds for o in group), 2),
+                "config_hash": group[0].experiment.config_hash,
+            }
+        )
+    if as_json:
+        print_json({"provenance": provenance(), "rows": rows})
+        return
+    print_table(
+        f"GPU allocated at 100 % requested, {seeds} seeds",
+        ("trace", "policy", "mean", "min", "max", "published", "difference", "s / run", "config"),
+        [
+            (
+                r["trace"],
+                r["policy"],
+                r["mean"],
+                r["min"],
+                r["max"],
+                r["published"],
+                r["difference"],
+                r["seconds_per_run"],
+                r["config_hash"],
+            )
+            for r in rows
+        ],
+    )
+
+
+def _published(folder: Path) -> dict[tuple[str, str], float]:
+    with (folder / "published_allocation.csv").open(newline="") as file:
+        return {
+            (row["trace"], row["policy"]): float(row["mean_allocated_pct"])
+            for row in csv.DictReader(file)
+            if row["arrived_pct"] == "100"
+        }
+
+
+@command.command("realism")
+@_data
+@click.option("--traces", default="default,gpushare100,cpu250", show_default=True)
+@click.option("--policy", default="fgd-published", show_default=True)
+@click.option("--seeds", default=3, show_default=True, help="Seeds 0..n-1.")
+@_json
+def realism(data: Path, traces: str, policy: str, seeds: int, as_json: bool) -> None:
+    """What random ties, node sampling, quantisation and in-tree scores cost a policy."""
+    from scheduler.cli.console import print_json, print_table
+    from scheduler.simulator.emulator import SchedulerProfile
+
+    alone = SchedulerProfile(least_allocated=0, balanced=0, random_ties=False)
+    cases = {
+        "engine's own order": replace(alone, extender_scores="exact"),
+        "exact scores, random ties": replace(alone, extender_scores="exact", random_ties=True),
+        "0..10 by rank, unique winner": replace(alone, random_ties=True),
+        "0..10 scaled, random ties": replace(alone, extender_scores="scaled", random_ties=True),
+        "unique winner, sampled nodes": replace(alone, random_ties=True, percentage_of_nodes=0),
+        "unique winner, in-tree scores, weight 15": SchedulerProfile(),
+        "unique winner, in-tree scores, weight 1": SchedulerProfile(extender_weight=1),
+        "no extender": SchedulerProfile(extender_weight=0),
+    }
+    folder = _openb(data)
+    names = traces.split(",")
+    base = _jobs(folder, names, [policy], seeds, 1.0)
+    jobs = [
+        replace(job, profile=replace(profile, seed=job.seed))
+        for profile in cases.values()
+        for job in base
+    ]
+    outcomes = iter(_swept("realism", jobs))
+    rows = []
+    for case in cases:
+        row: dict[str, Any] = {"case": case}
+        for trace in names:
+            ends = [next(outcomes) for _ in range(seeds)]
+            row[trace] = round(statistics.fmean(o.allocation_at["1.00"] for o in ends), 2)
+        rows.append(row)
+    if as_json:
+        print_json({"provenance": provenance(), "policy": policy, "seeds": seeds, "rows": rows})
+        return
+    print_table(
+        f"{policy} behind an emulated kube-scheduler: GPU allocated %, {seeds} seeds",
+        ("case", *names),
+        [tuple(row.values()) for row in rows],
+    )
+
+
+@command.command("speed")
+@_data
+@click.option("--policies", default="fgd,fgd-published,best-fit,random", show_default=True)
+@_json
+def speed(data: Path, policies: str, as_json: bool) -> None:
+    """Seconds of one inflation run of the default trace, and time per pod as it grows."""
+    from scheduler.cli.console import print_json, print_table
+    from scheduler.simulator.files import load_workload
+    from scheduler.simulator.inflation import Experiment, run
+
+    folder = _openb(data)
+    workload = load_workload(folder / _NODE_LIST, folder / "openb_pod_list_default.csv")
+    total = sum(request.gpu.requested_milli for request in workload.requests)
+    rows = []
+    for policy in policies.split(","):
+        for pods in (2_000, 5_000, 10_801, 20_000):
+            arrival = total / len(workload.requests) * pods / workload.gpu_milli
+            outcome = run(workload, Experiment(policy, 0, arrival=arrival))
+            count = outcome.placed + outcome.dropped
+            rows.append(
+                {
+                    "policy": policy,
+                    "pods": count,
+                    "seconds": round(outcome.seconds, 3),
+                    "microseconds_per_pod": round(1e6 * outcome.seconds / count, 1),
+                }
+            )
+    if as_json:
+        print_json({"provenance": provenance(), "rows": rows})
+        return
+    print_table(
+        "One inflation run on 1,213 nodes",
+        ("policy", "pods", "seconds", "us per pod"),
+        [tuple(row.values()) for row in rows],
+    )
+
+
+@command.command("smoke")
+@_json
+def smoke(as_json: bool) -> None:
+    """A small run of every policy on synthetic data; exit code 1 if an expectation fails."""
+    from scheduler.cli.console import print_json, print_table
+    from scheduler.core.policies import POLICIES
+    from scheduler.simulator.generate import GeneratorConfig, generate
+    from scheduler.simulator.inflation import Experiment, run
+
+    workload = generate(GeneratorConfig(nodes=120, load=1.0, seed=7))
+    rows = []
+    for policy in POLICIES:
+        outcomes = [run(workload, Experiment(policy, seed, arrival=1.1)) for seed in (1, 2)]
+        again = run(workload, Experiment(policy, 1, arrival=1.1))
+        share = statistics.fmean(o.allocation_at["1.00"] for o in outcomes)
+        same = replace(again, seconds=0) == replace(outcomes[0], seconds=0)
+        rows.append({"policy": policy, "allocated": round(share, 2), "reproducible": same})
+    figures = {row["policy"]: row["allocated"] for row in rows}
+    failures = [f"{row['policy']} is not reproducible" for row in rows if not row["reproducible"]]
+    for better, worse in (
+        ("fgd", "best-fit"),
+        ("best-fit", "random"),
+        ("best-fit", "kube-default"),
+    ):
+        if figures[better] < figures[worse]:
+            failures.append(f"{better} allocates less than {worse}")
+    if as_json:
+        print_json({"provenance": provenance(), "rows": rows, "failures": failures})
+    else:
+        print_table(
+            "120 synthetic nodes, 2 seeds, every decision checked by the referee",
+            ("policy", "GPU allocated %", "reproducible"),
+            [tuple(row.values()) for row in rows],
+        )
+        for failure in failures:
+            click.echo(f"FAILED: {failure}")
+    if failures:
+        raise click.exceptions.Exit(1)

@@ -1,0 +1,120 @@
+"""``snugfit bench webhook``: latency of the real server over real HTTP."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["command"]
+
+_ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
+
+
+@click.command("webhook")
+@click.option("--nodes", default="5000,15000", show_default=True, help="Cluster sizes.")
+@click.option("--pods", default=1500, show_default=True, help="Measured cycles per size.")
+@click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+def command(nodes: str, pods: int, policy: str, as_json: bool) -> None:
+    """Latency of filter + prioritize, with live state, holds, metrics and the decision log on.
+
+    Each cycle is a filter and a prioritize over all node names and a bind, as kube-scheduler sends
+    them, on one kept-alive connection. The cluster is filled to about 60 % first. Rejected pods ask
+    for more devices than any node has free.
+    """
+    from scheduler.cli.bench import provenance
+    from scheduler.cli.console import print_json, print_table
+
+    rows = [row for size in nodes.split(",") for row in _measure(int(size), pods, policy)]
+    if as_json:
+        print_json({"provenance": provenance(), "policy": policy, "rows": rows})
+        return
+    print_table(
+        f"Webhook latency in ms, policy {policy}",
+        ("nodes", "call", "p50", "p90", "p99", "max", "calls"),
+        [tuple(row.values()) for row in rows],
+    )
+
+
+def _measure(size: int, pods: int, policy: str) -> list[dict[str, Any]]:
+    import msgspec
+
+    from scheduler.cli.console import progress
+    from scheduler.cli.demo import running_server
+    from scheduler.core.model import GpuRequest
+    from scheduler.simulator import native
+    from scheduler.simulator.client import ExtenderClient, SchedulingLoop
+    from scheduler.simulator.generate import GeneratorConfig, generate
+    from scheduler.simulator.kubedump import pod_json
+
+    workload = generate(GeneratorConfig(nodes=size, load=0.6, seed=3))
+    measured = generate(GeneratorConfig(nodes=size, pods=pods, seed=4)).requests
+    measured = tuple(replace(pod, uid=f"m-{pod.uid}", name=f"m-{pod.name}") for pod in measured)
+    impossible = replace(measured[0], gpu=GpuRequest(count=9), uid="too-large", name="too-large")
+    names = [node.name for node in workload.nodes]
+    with tempfile.TemporaryDirectory() as folder, progress(f"{size} nodes") as bar:
+        cluster = Path(folder, "cluster.json")
+        native.write(_filled(workload, policy), cluster)
+        with running_server(cluster, "--policy", policy) as url:
+            client = ExtenderClient(url)
+            loop = SchedulingLoop(client, names, seed=1)
+            cycles, rejected = [], []
+            body = pod_json(impossible)
+            body["metadata"]["annotations"] = {"padding": "x" * _ANNOTATION_BYTES}
+            refused = msgspec.json.encode(body)
+            for number, request in enumerate(measured):
+                loop.schedule(request)
+                times = loop.latencies_ms
+                cycles.append(times["filter"][-1] + times.get("prioritize", [0.0])[-1])
+                if number % 3 == 0:
+                    started = time.perf_counter()
+                    client.filter(refused, names)
+                    rejected.append((time.perf_counter() - started) * 1000)
+                bar(number + 1, len(measured))
+            client.close()
+    figures = {
+        "filter + prioritize": cycles,
+        **loop.latencies_ms,
+        "filter, rejected": rejected,
+    }
+    return [_row(size, call, times) for call, times in figures.items()]
+
+
+def _filled(workload: Any, policy: str) -> Any:  # noqa: ANN401 - Workload, imported lazily
+    """The workload with its pods running, placed by the policy itself."""
+    from scheduler.core.engine import Engine
+    from scheduler.core.mix import TypicalMix
+    from scheduler.core.state import ClusterState
+    from scheduler.simulator.workload import BoundPod
+
+    state = ClusterState(workload.nodes)
+    engine = Engine(state, policy, mix=TypicalMix.from_requests(workload.requests))
+    bound = []
+    for request in workload.requests:
+        row = engine.best(request)
+        if row >= 0:
+            placement = engine.reserve(request, workload.nodes[row].name)
+            bound.append(BoundPod(request, placement.node, placement.devices))
+    return replace(workload, arrivals=(), bound=tuple(bound))
+
+
+def _row(size: int, call: str, times: list[float]) -> dict[str, Any]:
+    ordered = sorted(times)
+
+    def at(percent: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))], 3)
+
+    return {
+        "nodes": size,
+        "call": call,
+        "p50": at(50),
+        "p90": at(90),
+        "p99": at(99),
+        "max": round(ordered[-1], 3),
+        "calls": len(ordered),
+    }
