@@ -289,14 +289,17 @@ def smoke(as_json: bool) -> None:
 
     workload = generate(GeneratorConfig(nodes=120, load=1.0, seed=7))
     rows = []
+    figures: dict[str, float] = {}
+    failures: list[str] = []
     for policy in POLICIES:
         outcomes = [run(workload, Experiment(policy, seed, arrival=1.1)) for seed in (1, 2)]
         again = run(workload, Experiment(policy, 1, arrival=1.1))
         share = statistics.fmean(o.allocation_at["1.00"] for o in outcomes)
         same = replace(again, seconds=0) == replace(outcomes[0], seconds=0)
-        rows.append({"policy": policy, "allocated": round(share, 2), "reproducible": same})
-    figures = {row["policy"]: row["allocated"] for row in rows}
-    failures = [f"{row['policy']} is not reproducible" for row in rows if not row["reproducible"]]
+        figures[policy] = round(share, 2)
+        rows.append({"policy": policy, "allocated": figures[policy], "reproducible": same})
+        if not same:
+            failures.append(f"{policy} is not reproducible")
     for better, worse in (
         ("fgd", "best-fit"),
         ("best-fit", "random"),

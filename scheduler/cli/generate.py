@@ -35,7 +35,7 @@ __all__ = ["command"]
 @click.option("--gangs", default=0.0, show_default=True, help="Share of GPU pods in gangs.")
 @click.option("--gang-size", default=4, show_default=True, help="Members of a gang.")
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
-def command(  # noqa: PLR0913 - one parameter per option
+def command(
     out: Path,
     style: str,
     nodes: int,

@@ -5,7 +5,6 @@ Exit codes of every command: 0 done, 1 the answer is "no", 2 bad input or usage,
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import sys
@@ -14,7 +13,7 @@ import traceback
 import click
 
 from scheduler import __version__
-from scheduler.core.errors import InvalidInput, SchedulerError
+from scheduler.core.errors import InvalidInput, SchedulerError, nearest
 
 __all__ = ["cli", "main"]
 
@@ -39,8 +38,8 @@ class _Lazy(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
-            near = difflib.get_close_matches(cmd_name, _COMMANDS, n=1, cutoff=0.0)[0]
-            ctx.fail(f"no such command {cmd_name!r}; did you mean {near!r}?")
+            meant = nearest(cmd_name, _COMMANDS)
+            ctx.fail(f"no such command {cmd_name!r}; did you mean {meant!r}?")
         module = importlib.import_module(f"scheduler.cli.{cmd_name}")
         command: click.Command = module.command
         return command

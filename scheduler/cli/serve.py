@@ -27,7 +27,7 @@ __all__ = ["command"]
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option("--print-config", is_flag=True, help="Print the effective settings and stop.")
-def command(  # noqa: PLR0913 - one parameter per option
+def command(
     offline: bool,
     nodes: Path | None,
     config_file: Path | None,

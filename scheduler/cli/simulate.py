@@ -37,7 +37,7 @@ __all__ = ["command"]
 )
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def command(  # noqa: PLR0913 - one parameter per option
+def command(
     nodes: Path | None,
     pods: Path | None,
     policy: str,
@@ -47,7 +47,7 @@ def command(  # noqa: PLR0913 - one parameter per option
     report: Path | None,
     as_json: bool,
 ) -> None:
-    """Replay a workload through the engine and report what got allocated.
+    r"""Replay a workload through the engine and report what got allocated.
 
     Pods arrive one by one and stay. Each goes where the policy says if it fits anywhere. A referee
     that shares no code with the engine replays every decision before anything is printed.

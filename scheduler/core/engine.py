@@ -13,7 +13,8 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 from zlib import crc32
@@ -187,7 +188,7 @@ class Engine:
             return Reason.NODE_UNKNOWN
         return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
 
-    def fits_without(self, request: PodRequest, row: int, uids: Set[str]) -> bool:
+    def fits_without(self, request: PodRequest, row: int, uids: AbstractSet[str]) -> bool:
         """Whether the pod would fit on a row if these pods were gone; for preemption."""
         excerpt = self.state.excerpt_without(row, {*uids, request.uid})
         if self._current(request.shape).static[row] != _FITS:

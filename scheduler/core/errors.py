@@ -14,6 +14,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 __all__ = [
     "CapacityConflict",
     "FrozenState",
@@ -21,7 +24,15 @@ __all__ = [
     "SchedulerError",
     "UnknownNode",
     "UnknownPod",
+    "nearest",
 ]
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """The choice that a mistyped word most likely meant, for messages."""
+    listed, word = sorted(choices), word.lower()
+    begun = [choice for choice in listed if word and choice.startswith(word)]
+    return (begun or difflib.get_close_matches(word, listed, n=1, cutoff=0.0))[0]
 
 
 class SchedulerError(Exception):

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
-from types import MappingProxyType
 
 from scheduler.core.errors import InvalidInput
 
@@ -282,9 +281,6 @@ class Device:
             raise InvalidInput("device", "is both partitioned by MIG and time-sliced")
 
 
-_NO_LABELS: Mapping[str, str] = MappingProxyType({})
-
-
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node and what it can give: allocatable, not capacity."""
@@ -294,7 +290,7 @@ class Node:
     memory_mib: int
     pods: int = 110
     devices: tuple[Device, ...] = ()
-    labels: Mapping[str, str] = field(default_factory=lambda: _NO_LABELS)
+    labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
     ready: bool = True

@@ -6,7 +6,6 @@ figures can be compared with the papers.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from math import ceil, log
 from types import MappingProxyType
@@ -14,7 +13,7 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.errors import InvalidInput
+from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.scoring import (
     Candidates,
@@ -287,6 +286,6 @@ def policy_named(name: str) -> Policy:
     """The policy of this name; :class:`InvalidInput` names the nearest one if there is none."""
     policy = POLICIES.get(name)
     if policy is None:
-        near = difflib.get_close_matches(name, POLICIES, n=1, cutoff=0.0)
-        raise InvalidInput("policy", f"unknown policy {name!r}", f"did you mean {near[0]!r}?")
+        meant = nearest(name, POLICIES)
+        raise InvalidInput("policy", f"unknown policy {name!r}", f"did you mean {meant!r}?")
     return policy

@@ -11,7 +11,8 @@ The columns say what is left; the placements say who has it. Both are kept, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 import numpy as np
@@ -30,7 +31,7 @@ from scheduler.core.model import (
     Release,
 )
 
-__all__ = ["AFFINITY_KINDS", "DeviceCode", "ClusterState", "affinity_of"]
+__all__ = ["AFFINITY_KINDS", "ClusterState", "DeviceCode", "affinity_of"]
 
 AFFINITY_KINDS = 12
 """Columns of ``affinity``: fraction, 1..8 whole devices, more, MIG, time-sliced."""
@@ -526,7 +527,7 @@ class ClusterState:
         copy._expose()
         return copy
 
-    def excerpt_without(self, row: int, uids: Set[str]) -> ClusterState:
+    def excerpt_without(self, row: int, uids: AbstractSet[str]) -> ClusterState:
         """A one-row state: this row as it would be without some of its pods.
 
         Codes of models and MIG types are the same as here.

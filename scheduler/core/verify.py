@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 from scheduler.core.errors import SchedulerError
 from scheduler.core.mig import GEOMETRIES, MEDIA_BIT
-from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, PodRequest
 from scheduler.core.model import Device as DeviceModel
+from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, PodRequest
 
 __all__ = ["Referee", "Violation", "verify"]
 

@@ -5,7 +5,6 @@ An unknown key is an error that names the nearest valid one: a typo must never m
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from scheduler.core.errors import InvalidInput
+from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
 
 __all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
@@ -134,8 +133,9 @@ def load(
     """
     merged: dict[str, Any] = {}
     if path is not None:
-        for key, value in _mapping(path).items():
-            merged[_known(str(key), str(path))] = _typed(str(key), value, str(path))
+        for written, value in _mapping(path).items():
+            key = _known(str(written), str(path))
+            merged[key] = _typed(key, value, str(path))
     for variable, value in sorted(environment.items()):
         if variable.startswith(ENV_PREFIX) and variable not in _NOT_OURS:
             key = _known(variable.removeprefix(ENV_PREFIX).lower(), f"environment {variable}")
@@ -161,8 +161,8 @@ def _mapping(path: Path) -> Mapping[Any, Any]:
 def _known(key: str, source: str) -> str:
     if key in _TYPES:
         return key
-    near = difflib.get_close_matches(key, _TYPES, n=1, cutoff=0.0)[0]
-    raise InvalidInput(f"{source}: {key}", "is no known setting", f"did you mean {near!r}?")
+    meant = nearest(key, _TYPES)
+    raise InvalidInput(f"{source}: {key}", "is no known setting", f"did you mean {meant!r}?")
 
 
 def _typed(key: str, value: Any, source: str, *, text: bool = False) -> Any:  # noqa: ANN401 - YAML

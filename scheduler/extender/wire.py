@@ -168,13 +168,15 @@ def _rename_victims(victims: object) -> object:
     renamed = _rename(victims)
     pods = renamed.get("Pods")
     if isinstance(pods, list):
-        renamed["Pods"] = [
-            {"UID": v for k, v in pod.items() if k.lower() == "uid"} | pod
-            if isinstance(pod, dict)
-            else pod
-            for pod in pods
-        ]
+        renamed["Pods"] = [_rename_uid(pod) for pod in pods]
     return renamed
+
+
+def _rename_uid(pod: object) -> object:
+    """A meta pod with its ``UID`` key; a whole pod has none and stays as it is."""
+    if not isinstance(pod, dict):
+        return pod
+    return {"UID" if key.lower() == "uid" else key: value for key, value in pod.items()}
 
 
 def decode_filter(body: bytes) -> FilterArgs:

@@ -79,7 +79,7 @@ class ExtenderClient:
 
     def release(self, uid: str) -> None:
         """Tell an offline extender that the pod is gone."""
-        self._request("DELETE", f"/offline/pods/{quote(uid, safe='')}", b"", expect=204)
+        self._request("DELETE", f"/offline/pods/{quote(uid, safe='/')}", b"", expect=204)
 
     def get(self, path: str) -> Any:  # noqa: ANN401 - any JSON value
         """A view such as ``/debug/state``."""

@@ -5,13 +5,12 @@ Unknown keys are errors that name the nearest valid one.
 
 from __future__ import annotations
 
-import difflib
 import re
 from pathlib import Path
 
 import msgspec
 
-from scheduler.core.errors import InvalidInput
+from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import Device, DeviceShare, GangKey, GpuRequest, Node, PodRequest, Taint
 from scheduler.simulator.workload import Arrival, BoundPod, Workload
 
@@ -90,12 +89,13 @@ class _File(_Struct):
     source: str = ""
 
 
-_KEYS = sorted(
-    {
-        field
-        for shape in (_Gpu, _Pod, _Device, _Taint, _Node, _File)
-        for field in shape.__struct_fields__
-    }
+# Where a message points to -> the shape that is expected there, most specific first.
+_PLACES: tuple[tuple[str, type[_Struct]], ...] = (
+    (r"\$\.pods\[.*\]\.gpu", _Gpu),
+    (r"\$\.pods\[", _Pod),
+    (r"\$\.nodes\[.*\]\.devices", _Device),
+    (r"\$\.nodes\[.*\]\.taints", _Taint),
+    (r"\$\.nodes\[", _Node),
 )
 _decoder = msgspec.json.Decoder(_File)
 
@@ -127,8 +127,8 @@ def _remedy(message: str) -> str:
     unknown = re.search(r"unknown field `(\w+)`", message)
     if unknown is None:
         return "see FORMAT.md"
-    near = difflib.get_close_matches(unknown[1], _KEYS, n=1, cutoff=0.0)[0]
-    return f"did you mean {near!r}?"
+    shape = next((s for place, s in _PLACES if re.search(place, message)), _File)
+    return f"did you mean {nearest(unknown[1], shape.__struct_fields__)!r}?"
 
 
 def _node(node: _Node) -> Node:

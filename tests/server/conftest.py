@@ -1,0 +1,68 @@
+"""The real server, in this process, on a free port of loopback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from scheduler.core.engine import Engine
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import Node
+from scheduler.core.state import ClusterState
+from scheduler.extender.app import create_app
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.server import ExtenderServer
+from scheduler.extender.service import ExtenderService
+from scheduler.simulator.client import ExtenderClient
+from tests.builders import node, pod
+
+
+class Running:
+    """A server that answers, and what stands behind it."""
+
+    def __init__(self, nodes: list[Node], *, offline: bool, **settings: object) -> None:
+        self.now = 1000.0
+        self.config = ExtenderConfig(port=0, **settings)
+        engine = Engine(ClusterState(nodes), mix=TypicalMix.from_requests([pod(count=1)]))
+        self.engine = engine
+        self.service = ExtenderService(engine, self.config, offline=offline, clock=lambda: self.now)
+        self.server = ExtenderServer(create_app(self.service), self.config)
+        self.url = self.server.url
+        self.thread = threading.Thread(target=self.server.serve, daemon=True)
+        self.thread.start()
+        self.client = ExtenderClient(self.url)
+
+    def stop(self) -> None:
+        self.client.close()
+        self.server.stop()
+        self.thread.join(timeout=20)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Running]]:
+    """Start servers over given nodes; they are stopped after the test."""
+    running: list[Running] = []
+
+    def begin(nodes: list[Node], *, offline: bool = True, **settings: object) -> Running:
+        running.append(Running(nodes, offline=offline, **settings))
+        return running[-1]
+
+    yield begin
+    for one in running:
+        one.stop()
+
+
+@pytest.fixture
+def server(start) -> Running:
+    """Four nodes: two small ones, a large one, one of another model."""
+    return start(
+        [
+            node("t4-0", gpus=1),
+            node("t4-1", gpus=1),
+            node("t4-big", gpus=4),
+            node("a10", gpus=2, product="A10"),
+        ]
+    )

@@ -1,0 +1,149 @@
+"""The command line as a user meets it: output, exit codes, messages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+POD_LIST = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,1000,1024,1,1000\np1,1000,1024,1,500\n"
+NODE_LIST = "sn,cpu_milli,memory_mib,gpu,model\nn0,8000,8192,1,T4\n"
+
+
+def _run(*args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler.cli.main", *args],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path.cwd()), **env},
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return done
+
+
+@pytest.fixture
+def lists(tmp_path: Path) -> tuple[str, str]:
+    (tmp_path / "n.csv").write_text(NODE_LIST)
+    (tmp_path / "p.csv").write_text(POD_LIST)
+    return str(tmp_path / "n.csv"), str(tmp_path / "p.csv")
+
+
+def test_help_lists_every_command_without_importing_them() -> None:
+    done = _run("--help")
+    for name in ("bench", "demo", "generate", "policies", "serve", "simulate"):
+        assert name in done.stdout
+    assert "Exit codes" in done.stdout
+
+
+def test_policies_as_json() -> None:
+    listed = json.loads(_run("policies", "--json").stdout)
+    assert {"fgd", "best-fit", "kube-default"} <= {p["name"] for p in listed}
+
+
+def test_simulate_prints_one_object(lists: tuple[str, str]) -> None:
+    nodes, pods = lists
+    done = _run(
+        "simulate",
+        "--nodes",
+        nodes,
+        "--pods",
+        pods,
+        "--policy",
+        "best-fit",
+        "--protocol",
+        "as-listed",
+        "--json",
+    )
+    said = json.loads(done.stdout)
+    assert said["placed"] == 1 and said["dropped"] == 1 and said["policy"] == "best-fit"
+    assert said["capacity_gpu_milli"] == 1000 and said["requested_gpu_milli"] == 1500
+    assert said["allocation_at"]["1.00"] == 100.0 and said["seed"] == 0
+    assert len(said["config_hash"]) == 16 and done.stderr == ""
+
+
+def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
+    done = _run("simulate", "--nodes", lists[0], "--pods", lists[1])
+    assert "1 pods placed, 1 dropped" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("simulat",), "did you mean 'simulate'"),
+        (("simulate", "--policy", "fdg"), "did you mean 'fgd'"),
+        (("simulate", "--pods", "x.csv"), "--pods: needs --nodes"),
+        (("simulate", "--nodes", "absent.csv"), "absent.csv: cannot be read"),
+        (
+            (
+                "simulate",
+                "--colour",
+            ),
+            "No such option",
+        ),
+        (("serve",), "use --offline --nodes FILE"),
+        (("serve", "--offline"), "--nodes: is missing"),
+        (("serve", "--port", "-1", "--print-config"), "port: is -1"),
+        (("generate", "--out", "x.json", "--nodes", "0"), "generate.nodes: is 0"),
+        (("bench", "online", "--data", "/nonexistent"), "set SNUGFIT_DATA"),
+    ],
+)
+def test_bad_input_is_exit_2_and_one_clear_line(args: tuple[str, ...], message: str) -> None:
+    done = _run(*args, code=2)
+    assert message in done.stderr and "Traceback" not in done.stderr
+
+
+def test_settings_are_shown_with_their_sources(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("threads: 9\n")
+    shown = json.loads(
+        _run(
+            "serve", "--config", str(config), "--print-config", "--port", "7", SNUGFIT_SEED="3"
+        ).stdout
+    )
+    assert (shown["threads"], shown["port"], shown["seed"]) == (9, 7, 3)
+    _run("serve", "--print-config", code=2, SNUGFIT_SEEED="3")
+
+
+def test_an_internal_fault_is_exit_3(tmp_path: Path) -> None:
+    """A directory that cannot be written to is nobody's input error: it surfaces as a fault."""
+    done = _run("generate", "--out", str(tmp_path), "--nodes", "2", code=3)
+    assert "internal fault" in done.stderr and "Traceback" not in done.stderr
+    traced = _run("generate", "--out", str(tmp_path), "--nodes", "2", code=3, SNUGFIT_DEBUG="1")
+    assert "Traceback" in traced.stderr
+
+
+@pytest.mark.parametrize("style", ["snugfit", "kubectl"])
+def test_what_is_generated_can_be_simulated(tmp_path: Path, style: str) -> None:
+    out = tmp_path / "w.json"
+    said = json.loads(
+        _run("generate", "--out", str(out), "--nodes", "10", "--format", style, "--json").stdout
+    )
+    assert said["nodes"] == 10 and sum(kind["pods"] for kind in said["requests"]) == said["pods"]
+    done = json.loads(_run("simulate", "--nodes", str(out), "--json").stdout)
+    assert done["placed"] + done["dropped"] == said["pods"]
+
+
+@pytest.mark.server
+def test_the_demo_ends_with_a_verified_comparison() -> None:
+    said = json.loads(_run("demo", "--nodes", "60", "--json").stdout)
+    assert said["violations"] == []
+    assert said["snugfit"]["gpu_allocated_percent"] > said["default"]["gpu_allocated_percent"]
+    assert said["snugfit"]["latency_ms"]["filter"]["p50"] > 0
+    table = _run("demo", "--nodes", "20").stdout
+    assert "points of GPU allocation" in table and "state equals a recount" in table
+
+
+@pytest.mark.server
+def test_a_port_in_use_is_named(tmp_path: Path) -> None:
+    import socket
+
+    nodes = tmp_path / "n.csv"
+    nodes.write_text(NODE_LIST)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = _run("serve", "--offline", "--nodes", str(nodes), "--port", port, code=2)
+    assert f"127.0.0.1:{port}: cannot be served" in done.stderr

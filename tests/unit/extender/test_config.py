@@ -1,0 +1,65 @@
+"""Settings: precedence, and errors that name the nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scheduler.core.errors import InvalidInput
+from scheduler.extender.config import ExtenderConfig, load
+
+
+def _file(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "snugfit.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> None:
+    path = _file(tmp_path, "port: 1\nthreads: 2\nseed: 3\nhold_ttl_s: 5\n")
+    config = load(
+        path, {"SNUGFIT_PORT": "4", "SNUGFIT_THREADS": "5", "HOME": "x"}, {"port": 6, "seed": None}
+    )
+    assert (config.port, config.threads, config.seed, config.hold_ttl_s) == (6, 5, 3, 5.0)
+    assert config.policy == ExtenderConfig().policy
+    assert load(_file(tmp_path, ""), {"SNUGFIT_LOG_JSON": "true"}, {}).log_json
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("prot: 1", "prot.*did you mean 'port'"),
+        ("holdTTL: 1", "did you mean 'hold_ttl_s'"),
+        ("port: many", "port: 'many' is no int"),
+        ("port: true", "port: True is no int"),
+        ("port: 99999", "use 0..65535"),
+        ("policy: fdg", "did you mean 'fgd'"),
+        ("log_level: loud", "debug, info"),
+        ("tls_cert: x", "give both"),
+        ("tls_client_ca: x", "give all three"),
+        ("- 1", "no mapping"),
+        ("a: [", "cannot be read"),
+    ],
+)
+def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        load(_file(tmp_path, text), {}, {})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "complaint"),
+    [
+        ("SNUGFIT_PORTT", "1", "SNUGFIT_PORTT.*did you mean 'port'"),
+        ("SNUGFIT_PORT", "x", "no int"),
+        ("SNUGFIT_LOG_JSON", "maybe", "no bool"),
+    ],
+)
+def test_mistakes_in_the_environment_are_named(variable: str, value: str, complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        load(None, {variable: value}, {})
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load(tmp_path / "absent.yaml", {}, {})

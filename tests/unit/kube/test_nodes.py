@@ -1,0 +1,90 @@
+"""From Node JSON to devices: plain, fraction, time-sliced, MIG, unhealthy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import Device, Node, Taint
+from scheduler.kube.nodes import node_of
+from scheduler.kube.objects import NodeObject
+
+T4 = {"nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.memory": "15360"}
+
+
+def _node(allocatable: dict[str, Any], labels: dict[str, str] | None = None, **rest: Any) -> Node:
+    status = {"allocatable": allocatable, **rest.pop("status", {})}
+    content = {"metadata": {"name": "n", "labels": labels}, "status": status, **rest}
+    return node_of(msgspec.json.decode(msgspec.json.encode(content), type=NodeObject))
+
+
+def test_a_plain_node() -> None:
+    found = _node({"cpu": "7910m", "memory": "31883Mi", "pods": "58", "nvidia.com/gpu": "2"}, T4)
+    assert (found.cpu_milli, found.memory_mib, found.pods) == (7910, 31883, 58)
+    assert found.devices == (Device("Tesla-T4", 15360),) * 2
+
+
+def test_a_node_without_gpus() -> None:
+    found = _node({"cpu": 4, "memory": "8Gi"})
+    assert found.devices == () and found.pods == 110 and found.ready
+
+
+def test_devices_that_are_not_offered_are_unhealthy() -> None:
+    found = _node({"nvidia.com/gpu": 3}, T4, status={"capacity": {"nvidia.com/gpu": 4}})
+    assert [d.healthy for d in found.devices] == [True, True, True, False]
+
+
+def test_fraction_protocol_advertises_thousands() -> None:
+    assert len(_node({"snugfit.io/gpu-milli": "4000"}, T4).devices) == 4
+    with pytest.raises(InvalidInput, match="multiple of 1000"):
+        _node({"snugfit.io/gpu-milli": "4500"}, T4)
+
+
+def test_time_slicing_by_renamed_resource_and_by_label() -> None:
+    renamed = _node({"nvidia.com/gpu.shared": 8}, {**T4, "nvidia.com/gpu.replicas": "4"})
+    assert renamed.devices == (Device("Tesla-T4", 15360, replicas=4),) * 2
+    labels = {"nvidia.com/gpu.product": "Tesla-T4-SHARED", "nvidia.com/gpu.replicas": "4"}
+    counted = _node({"nvidia.com/gpu": 8}, labels)
+    assert counted.devices == (Device("Tesla-T4", 0, replicas=4),) * 2
+    with pytest.raises(InvalidInput, match="replicas"):
+        _node({"nvidia.com/gpu": 7}, labels)
+
+
+def test_mig_instances_become_partitioned_devices() -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
+    found = _node({"nvidia.com/mig-3g.20gb": 2, "nvidia.com/mig-1g.5gb": 7}, labels)
+    assert [len(d.mig_layout) for d in found.devices] == [2, 7]
+    assert {d.mig for d in found.devices} == {"A100-40"}
+    with pytest.raises(InvalidInput, match="no known device"):
+        _node({"nvidia.com/mig-9g.1gb": 1}, labels)
+
+
+def test_mig_single_strategy_label_is_stripped() -> None:
+    labels = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb"}
+    found = _node({"nvidia.com/mig-1g.10gb": 7}, labels)
+    assert found.product == "NVIDIA-A100-SXM4-80GB" and found.devices[0].mig == "A100-80"
+
+
+def test_conditions_taints_and_cordon() -> None:
+    found = _node(
+        {},
+        spec={
+            "taints": [{"key": "k", "value": None, "effect": "NoSchedule"}],
+            "unschedulable": True,
+        },
+        status={"conditions": [{"type": "Ready", "status": "Unknown"}]},
+    )
+    assert found.taints == (Taint("k"),) and found.unschedulable and not found.ready
+
+
+def test_other_vendors() -> None:
+    found = _node({"amd.com/gpu": 8}, {"amd.com/gpu.product-name": "MI300X"})
+    assert found.resource == "amd.com/gpu" and found.product == "MI300X" and len(found.devices) == 8
+
+
+def test_negative_devices_are_refused() -> None:
+    with pytest.raises(InvalidInput, match="negative"):
+        _node({"nvidia.com/gpu": -1}, T4)

@@ -1,0 +1,70 @@
+"""Kubernetes quantities: the whole grammar, and rounding in the safe direction."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scheduler.core.errors import InvalidInput
+from scheduler.kube.quantity import mebibytes, milli, parse, whole
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("0", 0),
+        ("100m", Fraction(1, 10)),
+        ("1.5", Fraction(3, 2)),
+        (".5", Fraction(1, 2)),
+        ("5.", 5),
+        ("2Ki", 2048),
+        ("1Mi", 1 << 20),
+        ("1Gi", 1 << 30),
+        ("1Ti", 1 << 40),
+        ("1Pi", 1 << 50),
+        ("1Ei", 1 << 60),
+        ("3k", 3000),
+        ("3M", 3_000_000),
+        ("1G", 10**9),
+        ("1E", 10**18),
+        ("1e3", 1000),
+        ("1E3", 1000),
+        ("12e-1", Fraction(12, 10)),
+        ("5u", Fraction(5, 10**6)),
+        ("5n", Fraction(5, 10**9)),
+        ("-1", -1),
+        ("+1", 1),
+        (4, 4),
+        (0.5, Fraction(1, 2)),
+    ],
+)
+def test_values(text, value) -> None:
+    assert parse(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "abc", "1mm", "1 Gi", "--1", "1e", "Gi", "1e9999", "1" * 65])
+def test_nonsense_names_the_field(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"spec\.x: .*no quantity"):
+        parse(text, "spec.x")
+
+
+def test_requests_round_up_and_capacity_rounds_down() -> None:
+    assert milli("1n", up=True) == 1 and milli("1n", up=False) == 0
+    assert mebibytes("1", up=True) == 1 and mebibytes("1", up=False) == 0
+    assert mebibytes("1Gi", up=True) == 1024
+    assert milli("250m", up=True) == 250
+
+
+def test_devices_are_whole() -> None:
+    assert whole("2k") == 2000
+    with pytest.raises(InvalidInput, match="not whole"):
+        whole("1500m")
+
+
+@given(st.integers(0, 10**12))
+def test_integers_survive(value: int) -> None:
+    assert parse(str(value)) == value and milli(f"{value}m", up=True) == value
