@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -23,16 +24,20 @@ class Running:
     """A server that answers, and what stands behind it."""
 
     def __init__(self, nodes: list[Node], *, offline: bool, **settings: object) -> None:
-        self.now = 1000.0
+        self.skipped_s = 0.0
         self.config = ExtenderConfig(port=0, **settings)
         engine = Engine(ClusterState(nodes), mix=TypicalMix.from_requests([pod(count=1)]))
         self.engine = engine
-        self.service = ExtenderService(engine, self.config, offline=offline, clock=lambda: self.now)
+        self.service = ExtenderService(engine, self.config, offline=offline, clock=self.clock)
         self.server = ExtenderServer(create_app(self.service), self.config)
         self.url = self.server.url
         self.thread = threading.Thread(target=self.server.serve, daemon=True)
         self.thread.start()
         self.client = ExtenderClient(self.url)
+
+    def clock(self) -> float:
+        """Real time, and what the test has skipped."""
+        return time.monotonic() + self.skipped_s
 
     def stop(self) -> None:
         self.client.close()

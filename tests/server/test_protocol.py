@@ -165,7 +165,7 @@ class TestHolds:
         refused = _post(server, "filter", _args(pod("second", count=1), ["n"]))
         # A hold is no pod that could be evicted: preemption must not be sent after it.
         assert refused["FailedAndUnresolvableNodes"] == {"n": Reason.INSUFFICIENT_DEVICES.text}
-        server.now += 31
+        server.skipped_s += 31
         assert _post(server, "filter", _args(pod("second", count=1), ["n"]))["NodeNames"] == ["n"]
 
     def test_holds_can_be_turned_off(self, start) -> None:
