@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from scheduler.core.metrics import ClusterMetrics
+    from scheduler.simulator.emulator import SchedulerProfile
     from scheduler.simulator.workload import Workload
 
 __all__ = ["command", "running_server"]
@@ -25,7 +29,7 @@ _START_TIMEOUT_S = 30.0
 
 @dataclass(frozen=True)
 class _Side:
-    """One of the two ways in which the stream was placed."""
+    """One of the ways in which the stream was placed."""
 
     name: str
     metrics: ClusterMetrics
@@ -63,44 +67,50 @@ def _percentile(times: list[float], percent: int) -> float:
 @click.command("demo")
 @click.option("--nodes", default=1200, show_default=True, help="Nodes of the synthetic cluster.")
 @click.option("--load", default=1.0, show_default=True, help="Requested GPUs / capacity.")
+@click.option("--pods", default=0, help="Number of pods, instead of a load.")
 @click.option("--seed", default=1, show_default=True, help="Decides everything random.")
 @click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def command(nodes: int, load: float, seed: int, policy: str, as_json: bool) -> None:
+def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json: bool) -> None:
     """Pack a synthetic cluster through the real webhook, beside kube-scheduler's default.
 
     Starts `snugfit serve --offline` on loopback, drives it over HTTP as kube-scheduler would
     (filter, prioritize, bind), then places the same pods in the same order with the default
-    scoring of kube-scheduler. Both place every pod that fits somewhere.
+    scoring of kube-scheduler, which spreads, and with its packing strategy MostAllocated. All of
+    them place every pod that fits somewhere, and count fractions per device as Snugfit does.
     """
     from scheduler.cli.console import message, print_json
     from scheduler.core.policies import policy_named
     from scheduler.simulator.generate import GeneratorConfig, generate
 
     policy_named(policy)
-    workload = generate(GeneratorConfig(nodes=nodes, load=load, seed=seed))
+    workload = generate(GeneratorConfig(nodes=nodes, load=load, pods=pods, seed=seed))
     gpus = workload.gpu_milli // 1000
     message(f"{nodes} nodes, {gpus} GPUs of mixed models; {len(workload.arrivals)} pods arrive")
     ours, problems = _through_the_webhook(workload, policy, seed)
     default = _default_scheduler(workload, seed)
+    packing = _packing_scheduler(workload, seed)
     if as_json:
-        print_json(
-            {"snugfit": ours.to_json(), "default": default.to_json(), "violations": problems}
-        )
+        sides = {"snugfit": ours, "default": default, "packing": packing}
+        said = {key: side.to_json() for key, side in sides.items()}
+        print_json({**said, "violations": problems})
     else:
-        _print(ours, default, problems)
+        _print(ours, default, packing, problems)
     if problems:
         raise click.exceptions.Exit(1)
 
 
 @contextmanager
 def running_server(nodes: Path, *options: str) -> Iterator[str]:
-    """The real server as a child process; yields its URL and stops it at the end."""
+    """The real server as a child process; yields its URL and stops it at the end.
+
+    Also on Ctrl-C and SIGTERM: a process that is merely ended would leave the server behind.
+    """
     from scheduler.core.errors import SchedulerError
 
     command = [sys.executable, "-m", "scheduler.cli.main", "serve", "--offline"]
     command += ["--nodes", str(nodes), "--port", "0", "--log-level", "warning", *options]
-    with tempfile.TemporaryFile("w+") as log:
+    with tempfile.TemporaryFile("w+") as log, _leaving_on_sigterm():
         process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)  # noqa: S603
         try:
             deadline = time.monotonic() + _START_TIMEOUT_S
@@ -120,6 +130,23 @@ def running_server(nodes: Path, *options: str) -> Iterator[str]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@contextmanager
+def _leaving_on_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the stack, so that what is open gets closed; exit code 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def leave(number: int, _frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_Side, list[str]]:
@@ -180,18 +207,37 @@ def _placements(workload: Workload, said: dict[str, Any]) -> list[Any]:
 
 def _default_scheduler(workload: Workload, seed: int) -> _Side:
     """The same stream with kube-scheduler's default scoring and random ties."""
+    from scheduler.simulator.emulator import SchedulerProfile
+
+    profile = SchedulerProfile(extender_weight=0, seed=seed)
+    return _in_process("kube default", workload, "first-fit", profile)
+
+
+def _packing_scheduler(workload: Workload, seed: int) -> _Side:
+    """The same stream packed as kube-scheduler's MostAllocated does, GPUs included.
+
+    What a user gets without any extender, and a little more: nodes are told apart by its scores
+    alone, and a fraction goes to the fullest device that has room.
+    """
+    from scheduler.simulator.emulator import SchedulerProfile
+
+    profile = SchedulerProfile(least_allocated=0, balanced=0, extender_scores="exact", seed=seed)
+    return _in_process("MostAllocated", workload, "most-allocated", profile)
+
+
+def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerProfile) -> _Side:
     from scheduler.cli.console import progress
     from scheduler.core.engine import Engine
     from scheduler.core.metrics import cluster_metrics
     from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
-    from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
+    from scheduler.simulator.emulator import EmulatedScheduler
 
     state = ClusterState(workload.nodes)
-    engine = Engine(state, "first-fit")
-    emulated = EmulatedScheduler(engine, SchedulerProfile(extender_weight=0, seed=seed))
+    engine = Engine(state, policy)
+    emulated = EmulatedScheduler(engine, profile)
     placed = 0
-    with progress("kube-scheduler default") as bar:
+    with progress(name) as bar:
         for number, request in enumerate(workload.requests):
             row = emulated.best(request)
             if row >= 0:
@@ -202,35 +248,43 @@ def _default_scheduler(workload: Workload, seed: int) -> _Side:
             if number % 100 == 0:
                 bar(number + 1, len(workload.requests))
     figures = cluster_metrics(state, TypicalMix.from_requests(workload.requests))
-    return _Side("kube-scheduler default", figures, placed, len(workload.arrivals) - placed, {})
+    return _Side(name, figures, placed, len(workload.arrivals) - placed, {})
 
 
-def _print(ours: _Side, default: _Side, problems: list[str]) -> None:
+def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> None:
     from scheduler.cli.console import print_table
     from scheduler.core.metrics import CAUSES
 
-    left, right = ours.to_json(), default.to_json()
-    rows: list[tuple[str, object, object]] = [
-        ("GPU allocated, %", left["gpu_allocated_percent"], right["gpu_allocated_percent"]),
-        ("GPUs allocated", left["gpus_allocated"], right["gpus_allocated"]),
-        ("fragmentation, % of GPUs", left["fragmentation_percent"], right["fragmentation_percent"]),
+    sides = [side.to_json() for side in (ours, default, packing)]
+    rows: list[tuple[object, ...]] = [
+        (label, *(side[key] for side in sides))
+        for label, key in (
+            ("GPU allocated, %", "gpu_allocated_percent"),
+            ("GPUs allocated", "gpus_allocated"),
+            ("fragmentation, % of GPUs", "fragmentation_percent"),
+        )
     ]
-    for cause in CAUSES:
-        name = f"GPUs stranded by {cause}"
-        rows.append((name, left["stranded_gpus"][cause], right["stranded_gpus"][cause]))
-    rows.append(("pods placed", left["pods_placed"], right["pods_placed"]))
-    rows.append(("pods that fit nowhere", left["pods_dropped"], right["pods_dropped"]))
-    for verb, times in left["latency_ms"].items():
-        rows.append((f"{verb} p50 / p99, ms", f"{times['p50']} / {times['p99']}", "-"))
+    rows += [
+        (f"GPUs stranded by {cause}", *(side["stranded_gpus"][cause] for side in sides))
+        for cause in CAUSES
+    ]
+    rows.append(("pods placed", *(side["pods_placed"] for side in sides)))
+    rows.append(("pods that fit nowhere", *(side["pods_dropped"] for side in sides)))
+    for verb, times in sides[0]["latency_ms"].items():
+        rows.append((f"{verb} p50 / p99, ms", f"{times['p50']} / {times['p99']}", None, None))
     print_table(
         f"The same {ours.placed + ours.dropped} pods on the same {ours.metrics.nodes} nodes",
-        ("", ours.name, default.name),
+        ("", ours.name, default.name, packing.name),
         rows,
     )
-    gained = left["gpus_allocated"] - right["gpus_allocated"]
-    points = left["gpu_allocated_percent"] - right["gpu_allocated_percent"]
-    click.echo(f"{points:+.1f} points of GPU allocation: {gained:+.0f} GPUs in use.")
     if problems:
         click.echo(f"REFEREE: {len(problems)} violations, first: {problems[0]}")
     else:
         click.echo("Referee: no device, cpu or memory over-committed; state equals a recount.")
+    for rival, other in (
+        ("spreading by default", sides[1]),
+        ("packing by MostAllocated", sides[2]),
+    ):
+        gained = sides[0]["gpus_allocated"] - other["gpus_allocated"]
+        points = sides[0]["gpu_allocated_percent"] - other["gpu_allocated_percent"]
+        click.echo(f"{points:+.1f} points of GPU allocation over {rival}: {gained:+.0f} GPUs.")

@@ -29,6 +29,8 @@ _COMMANDS = {
 EXIT_BAD_INPUT = 2
 EXIT_FAULT = 3
 
+_DEBUG = "SNUGFIT_DEBUG"
+
 
 class _Lazy(click.Group):
     """Imports a command's module when the command is used, not before."""
@@ -51,12 +53,15 @@ class _Lazy(click.Group):
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="snugfit")
-def cli() -> None:
+@click.option("--debug", is_flag=True, help="Show the traceback of an internal fault.")
+def cli(debug: bool) -> None:
     """GPU-aware bin packing for Kubernetes: webhook, simulator, benchmarks.
 
     Start with `snugfit demo`. Every command that prints a table also takes --json. Exit codes: 0
     done, 1 the answer is "no", 2 bad input or usage, 3 internal fault.
     """
+    if debug:
+        os.environ[_DEBUG] = "1"
 
 
 def main() -> None:
@@ -80,11 +85,11 @@ def main() -> None:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         code = 0
     except Exception as error:  # noqa: BLE001 - the last resort, turned into an exit code
-        if os.environ.get("SNUGFIT_DEBUG"):
+        if os.environ.get(_DEBUG):
             traceback.print_exc()
         click.echo(
             f"snugfit: internal fault: {type(error).__name__}: {error} "
-            "(set SNUGFIT_DEBUG=1 for the traceback, and please report it)",
+            "(run `snugfit --debug ...` for the traceback, and please report it)",
             err=True,
         )
         code = EXIT_FAULT

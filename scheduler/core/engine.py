@@ -147,23 +147,23 @@ class Engine:
             codes = np.where(admitted == _FITS, codes, admitted)
         if rows is None:
             return codes.copy()
+        if not len(codes):  # an empty cluster knows no node
+            return np.full(len(rows), Reason.NODE_UNKNOWN.code, dtype=np.int8)
         picked = codes[rows]
         picked[rows < 0] = Reason.NODE_UNKNOWN.code
         return picked
 
     def scores(self, request: PodRequest, rows: IntArray) -> IntArray:
         """Score of each row, higher is better, ``INFEASIBLE`` where the pod does not fit. (R,)"""
-        return self._evaluate(request).scores[rows]
+        scores = self._evaluate(request).scores
+        return scores[rows] if len(scores) else np.full(len(rows), INFEASIBLE, dtype=np.int64)
 
     def ranks(self, request: PodRequest, rows: IntArray) -> IntArray:
         """Extender scores 0..10 of these rows: a unique winner, the others by rank. (R,)
 
-        Equal scores are ordered by row, whatever the order of ``rows``.
+        Of equal best scores the lowest row wins, whatever the order of ``rows``.
         """
-        order = np.argsort(rows, kind="stable")
-        result = np.empty(len(rows), dtype=np.int64)
-        result[order] = ranks(self.scores(request, rows[order]))
-        return result
+        return ranks(self.scores(request, rows), rows)
 
     def best(
         self, request: PodRequest, rows: IntArray | None = None, *, selection: bool = False

@@ -203,18 +203,27 @@ def fewest_left(candidates: Candidates, scores: IntArray) -> IntArray:
     return np.asarray((scores << _TIGHTNESS_BITS) + tightness)
 
 
-def ranks(scores: IntArray) -> IntArray:
+def ranks(scores: IntArray, identities: IntArray) -> IntArray:
     """Extender scores 0..10: the winner alone gets 10, the others share 0..9 by rank. (R,)
 
-    kube-scheduler breaks ties at random, so the order has to be made unique before it is
-    squeezed into ten steps; equal scores are ordered by position.
+    kube-scheduler breaks ties at random, so the winner has to be made unique before scores are
+    squeezed into eleven steps. Of equal best scores the lowest identity (row) wins; other equal
+    scores get equal ranks, so that the order of the candidates in a call changes nothing.
     """
     count = len(scores)
     result = np.zeros(count, dtype=np.int64)
     if count == 0:
         return result
-    order = np.argsort(-scores, kind="stable")
+    best = np.flatnonzero(scores == scores.max())
+    winner = int(best[identities[best].argmin()])
     if count > 1:
-        result[order[1:]] = 9 - (np.arange(count - 1) * 10 // (count - 1))
-    result[order[0]] = 10
+        # A score's step is how many of nine cut positions lie above it; a partial sort of the
+        # cuts is all the order that is needed.
+        losers = -np.delete(scores, winner)
+        cuts = np.unique(-(-np.arange(1, 10) * len(losers) // 10)) - 1
+        cuts = cuts[cuts >= 0]
+        bounds = np.partition(losers, cuts)[cuts]
+        steps = np.searchsorted(bounds, -scores, side="left")
+        result = 9 - steps * 9 // max(1, len(cuts))
+    result[winner] = 10
     return result

@@ -11,7 +11,7 @@ The columns say what is left; the placements say who has it. Both are kept, and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
@@ -209,10 +209,13 @@ class ClusterState:
         except KeyError:
             raise UnknownNode(name) from None
 
-    def rows_of(self, names: Iterable[str]) -> NDArray[np.int64]:
+    def rows_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Row of each name, -1 for unknown ones."""
-        find = self._row_of.get
-        return np.array([find(name, -1) for name in names], dtype=np.int64)
+        try:  # names are almost always all known, and a map without a default is twice as fast
+            return np.fromiter(map(self._row_of.__getitem__, names), np.int64, len(names))
+        except KeyError:
+            find = self._row_of.get
+            return np.array([find(name, -1) for name in names], dtype=np.int64)
 
     @property
     def empty_rows(self) -> list[int]:

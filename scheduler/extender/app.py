@@ -35,15 +35,12 @@ def create_app(service: ExtenderService) -> Flask:
     app = Flask("snugfit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
     metrics = ExtenderMetrics(service)
-    fragments = wire.HostFragments()
 
     def filter_(body: bytes) -> bytes:
-        args = wire.decode_filter(body)
-        return _encode_filter(args, service.filter(args))
+        return service.filter(wire.decode_filter(body))
 
     def prioritize(body: bytes) -> bytes:
-        ranking = service.prioritize(wire.decode_filter(body))
-        return fragments.encode(ranking.names, ranking.scores)
+        return service.prioritize(wire.decode_filter(body))
 
     def bind(body: bytes) -> bytes:
         return wire.encode_bind(service.bind(wire.decode_bind(body)))
@@ -52,8 +49,7 @@ def create_app(service: ExtenderService) -> Flask:
         return wire.encode_preempt(service.preempt(wire.decode_preempt(body)))
 
     def dry_run(body: bytes) -> bytes:
-        args = wire.decode_filter(body)
-        return _encode_filter(args, service.dry_run(args))
+        return service.dry_run(wire.decode_filter(body))
 
     for verb, handle in (
         ("filter", filter_),
@@ -82,16 +78,6 @@ def _verb_view(
         return answer
 
     return view
-
-
-def _encode_filter(args: wire.FilterArgs, answer: Any) -> bytes:  # noqa: ANN401 - FilterAnswer
-    if args.raw_nodes is not None:
-        nodes = [args.raw_nodes[position] for position in answer.passing]
-        return wire.encode_filter([], answer.failed, unresolvable=answer.unresolvable, nodes=nodes)
-    names = args.names
-    if len(answer.passing) != len(names):
-        names = [names[position] for position in answer.passing]
-    return wire.encode_filter(names, answer.failed, unresolvable=answer.unresolvable)
 
 
 def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -> None:

@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,17 +28,32 @@ from scheduler.core.model import Node, PodRequest, Reason
 from scheduler.core.scoring import ranks
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
+from scheduler.extender.wire import (
+    BindArgs,
+    FilterArgs,
+    NodeFragments,
+    PreemptArgs,
+    Ranking,
+    Verdicts,
+    encode_filter,
+    encode_ranking,
+)
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
 
-__all__ = ["Decision", "ExtenderService", "FilterAnswer", "Ranking"]
+__all__ = ["Decision", "ExtenderService"]
 
 log = logging.getLogger(__name__)
 
+IntArray = NDArray[np.int64]
+
 _TOP = 5
+_WINNER = 10
 _METRICS_AGE_S = 5.0
+_PARSED_PODS = 256
+_PARSED_POD_BYTES = 1 << 16
+_RESOLVED_LISTS = 8
 
 # Reasons that kube-scheduler's own accounting notices too, so that its preemption dry run finds
 # victims. Elsewhere it would find that the pod fits without any, and report an error (<= 1.37).
@@ -54,23 +69,6 @@ for _reason in (
 ):
     _SEEN_IN_TREE[_reason.code] = True
 _TEXTS = [Reason.of(code).text for code in range(len(Reason))]
-
-
-@dataclass(frozen=True, slots=True)
-class FilterAnswer:
-    """Positions of the passing names, and a message for each of the others."""
-
-    passing: list[int]
-    failed: dict[str, str]
-    unresolvable: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Names with their scores 0..10."""
-
-    names: Sequence[str]
-    scores: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,65 +138,64 @@ class ExtenderService:
         self._learner = MixLearner(config.mix_half_life_pods)
         for placement in engine.state.placements.values():
             self._learner.observe(placement.pod)
+        self._fragments: tuple[int, NodeFragments] | None = None
+        self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
+        self._resolved: OrderedDict[bytes, tuple[int, list[str], IntArray]] = OrderedDict()
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
 
     # -- verbs -------------------------------------------------------------------------------
 
-    def filter(self, args: FilterArgs) -> FilterAnswer:
-        """Which of the named nodes can host the pod."""
-        names = args.names
-        try:
-            request = pod_request(args.pod, self.names)
-        except InvalidInput as error:
-            return self._reject_all(args, error)
+    def filter(self, args: FilterArgs) -> bytes:
+        """Answer which of the named nodes can host the pod."""
         with self._lock:
+            try:
+                request = self._request(args)
+            except InvalidInput as error:
+                verdicts = self._reject_all(args, error, "filter")
+                return encode_filter(verdicts, self._node_fragments(), args.raw_nodes)[0]
             engine = self._prepare(request)
-            rows = engine.state.rows_of(names)
+            names, rows = self._rows(args)
             codes = engine.filter(request, rows)
-            curable = self._curable(request, rows, codes)
-            passing = np.flatnonzero(codes == Reason.FITS.code).tolist()
-            if len(names) != len(set(names)):
-                passing = list(
-                    {names[position]: position for position in reversed(passing)}.values()
-                )
+            verdicts = Verdicts(names, rows, codes, self._curable(request, rows, codes))
+            passing = np.flatnonzero(codes == Reason.FITS.code)
             if len(passing) == 1:  # kube-scheduler skips prioritize and takes it
-                self._hold(engine, request, names[passing[0]])
-        failed: dict[str, str] = {}
-        unresolvable: dict[str, str] = {}
-        for position in np.flatnonzero(codes).tolist():
-            into = failed if curable[position] else unresolvable
-            into[names[position]] = _TEXTS[codes[position]]
-        self._record("filter", request.key, request.uid, codes)
-        return FilterAnswer(passing, failed, unresolvable)
-
-    def prioritize(self, args: FilterArgs) -> Ranking:
-        """Scores 0..10 of the named nodes: the winner alone has 10."""
-        names = args.names
-        try:
-            request = pod_request(args.pod, self.names)
-        except InvalidInput as error:
-            self._reject_all(args, error, verb="prioritize")
-            return Ranking(names, [0] * len(names))
+                self._hold(engine, request, names[int(passing[0])])
+            fragments = self._node_fragments()
+            epoch = engine.state.node_epoch
+        answer, listed = encode_filter(verdicts, fragments, args.raw_nodes)
+        # kube-scheduler's next call is a prioritize of exactly these names.
+        kept = [names[position] for position in passing.tolist()]
         with self._lock:
+            self._remember_list(listed, epoch, kept, rows[passing])
+        self._record("filter", request.key, request.uid, codes)
+        return answer
+
+    def prioritize(self, args: FilterArgs) -> bytes:
+        """Answer scores 0..10 of the named nodes: the winner alone has 10."""
+        with self._lock:
+            try:
+                request = self._request(args)
+            except InvalidInput as error:
+                none = self._reject_all(args, error, "prioritize")
+                ranking = Ranking(none.names, none.rows, np.zeros(len(none.rows), dtype=np.int64))
+                return encode_ranking(ranking, self._node_fragments())
             engine = self._prepare(request)
-            rows = engine.state.rows_of(names)
-            known = np.flatnonzero(rows >= 0)
-            known = known[np.argsort(rows[known], kind="stable")]
-            scores = engine.scores(request, rows[known])
-            feasible = known[scores != INFEASIBLE]
-            ranked = np.zeros(len(names), dtype=np.int64)
-            ranked[feasible] = ranks(scores[scores != INFEASIBLE])
-            if len(feasible):
-                self._hold(engine, request, names[int(ranked.argmax())])
-        codes = np.where(ranked > 0, 0, -1)
-        best = np.argsort(-ranked, kind="stable")[: max(_TOP, self.config.answer_top_k)]
-        top = [(names[i], int(ranked[i])) for i in best[:_TOP].tolist()]
-        self._record("prioritize", request.key, request.uid, codes[:0], top=top, asked=len(names))
+            names, rows = self._rows(args)
+            ranking, scores = self._ranked(engine, request, names, rows)
+            winner = int(ranking.scores.argmax()) if len(names) else -1
+            if winner >= 0 and ranking.scores[winner] == _WINNER:
+                self._hold(engine, request, names[winner])
+            fragments = self._node_fragments()
+        best = _best_first(scores, rows, max(_TOP, self.config.answer_top_k))
+        top = [(names[i], int(ranking.scores[i])) for i in best[:_TOP].tolist()]
+        empty = np.zeros(0, dtype=np.int8)
+        self._record("prioritize", request.key, request.uid, empty, top=top, asked=len(names))
         if self.config.answer_top_k:
             best = best[: self.config.answer_top_k]
-            return Ranking([names[i] for i in best.tolist()], ranked[best].tolist())
-        return Ranking(names, ranked.tolist())
+            kept = [names[i] for i in best.tolist()]
+            ranking = Ranking(kept, rows[best], ranking.scores[best])
+        return encode_ranking(ranking, fragments)
 
     def bind(self, args: BindArgs) -> str:
         """Place the pod offline; returns an error text, empty on success."""
@@ -234,7 +231,8 @@ class ExtenderService:
         """
         try:
             request = pod_request(args.pod, self.names)
-        except InvalidInput:
+        except InvalidInput as error:
+            log.warning("preempt: %s", error)
             return {}
         answer = {}
         with self._lock:
@@ -247,26 +245,26 @@ class ExtenderService:
         self._record("preempt", request.key, request.uid, empty, asked=len(args.candidates))
         return answer
 
-    def dry_run(self, args: FilterArgs) -> FilterAnswer:
+    def dry_run(self, args: FilterArgs) -> bytes:
         """Filter without a trace: nothing is held, remembered or learnt.
 
         A node given as an object whose name is unknown is taken as an empty one of that
         description, as autoscalers ask about nodes that do not exist yet.
         """
-        request = pod_request(args.pod, self.names)
-        codes = np.zeros(len(args.names), dtype=np.int8)
+        request = pod_request(args.pod_object(), self.names)
+        names = args.node_names()
         with self._lock:
-            rows = self._engine.state.rows_of(args.names)
-            codes[:] = self._engine.filter(request, rows, selection=True)
+            rows = self._engine.state.rows_of(names)
+            codes = self._engine.filter(request, rows, selection=True)
             mix = self._engine.mix
+            fragments = self._node_fragments()
         unknown = np.flatnonzero(rows < 0).tolist() if args.nodes is not None else []
         if unknown:
             templates = [self._template(args, position) for position in unknown]
             what_if = Engine(ClusterState(templates), self.config.policy, mix=mix)
             codes[unknown] = what_if.filter(request, selection=True)
-        passing = np.flatnonzero(codes == 0).tolist()
-        failed = {args.names[i]: _TEXTS[codes[i]] for i in np.flatnonzero(codes).tolist()}
-        return FilterAnswer(passing, {}, failed)
+        verdicts = Verdicts(names, rows, codes, np.zeros(len(names), dtype=bool))
+        return encode_filter(verdicts, fragments, args.raw_nodes)[0]
 
     # -- views -------------------------------------------------------------------------------
 
@@ -305,6 +303,51 @@ class ExtenderService:
             return self._engine.state.snapshot(), frozenset(self._engine.holds)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _request(self, args: FilterArgs) -> PodRequest:
+        """What the pod asks for; a pod is parsed once for its filter and its prioritize."""
+        request = self._parsed.get(args.pod)
+        if request is None:
+            request = pod_request(args.pod_object(), self.names)
+            if len(args.pod) <= _PARSED_POD_BYTES:
+                self._parsed[args.pod] = request
+                if len(self._parsed) > _PARSED_PODS:
+                    self._parsed.popitem(last=False)
+        return request
+
+    def _rows(self, args: FilterArgs) -> tuple[list[str], IntArray]:
+        """Names of a call and their rows, recognised where the list was our own answer."""
+        state = self._engine.state
+        known = self._resolved.get(args.names) if args.names else None
+        if known is not None and known[0] == state.node_epoch:
+            return known[1], known[2]
+        names = args.node_names()
+        return names, state.rows_of(names)
+
+    def _remember_list(self, raw: bytes, epoch: int, names: list[str], rows: IntArray) -> None:
+        self._resolved[raw] = (epoch, names, rows)
+        if len(self._resolved) > _RESOLVED_LISTS:
+            self._resolved.popitem(last=False)
+
+    def _node_fragments(self) -> NodeFragments:
+        state = self._engine.state
+        if self._fragments is None or self._fragments[0] != state.node_epoch:
+            names = [node.name if node else None for node in state.nodes]
+            self._fragments = (state.node_epoch, NodeFragments(names))
+        return self._fragments[1]
+
+    @staticmethod
+    def _ranked(
+        engine: Engine, request: PodRequest, names: list[str], rows: IntArray
+    ) -> tuple[Ranking, IntArray]:
+        """Scores 0..10, and the engine's own scores behind them."""
+        scores = np.where(rows >= 0, engine.scores(request, rows), INFEASIBLE)
+        feasible = scores != INFEASIBLE
+        if feasible.all():
+            return Ranking(names, rows, ranks(scores, rows)), scores
+        ranked = np.zeros(len(names), dtype=np.int64)
+        ranked[feasible] = ranks(scores[feasible], rows[feasible])
+        return Ranking(names, rows, ranked), scores
 
     def _prepare(self, request: PodRequest) -> Engine:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""
@@ -393,17 +436,16 @@ class ExtenderService:
             node.resource,
         )
 
-    def _reject_all(
-        self, args: FilterArgs, error: InvalidInput, verb: str = "filter"
-    ) -> FilterAnswer:
+    def _reject_all(self, args: FilterArgs, error: InvalidInput, verb: str) -> Verdicts:
         """An unreadable request fits nowhere, for one clear reason."""
-        reason = Reason.REQUEST_INVALID
-        key = f"{args.pod.metadata.namespace or 'default'}/{args.pod.metadata.name}"
-        codes = np.full(len(args.names), reason.code, dtype=np.int8)
+        metadata = args.pod_object().metadata
+        names, rows = self._rows(args)
+        key = f"{metadata.namespace or 'default'}/{metadata.name}"
+        codes = np.full(len(names), Reason.REQUEST_INVALID.code, dtype=np.int8)
         log.warning("pod %s: %s", key, error)
-        self._record(verb, key, args.pod.metadata.uid, codes, detail=str(error))
-        message = f"{reason.text}: {error}"
-        return FilterAnswer([], {}, dict.fromkeys(args.names, message))
+        self._record(verb, key, metadata.uid, codes, detail=str(error))
+        message = f"{Reason.REQUEST_INVALID.text}: {error}"
+        return Verdicts(names, rows, codes, np.zeros(len(names), dtype=bool), message)
 
     def _record(
         self,
@@ -431,3 +473,17 @@ class ExtenderService:
                 detail,
             )
         )
+
+
+def _best_first(scores: IntArray, rows: IntArray, count: int) -> IntArray:
+    """Positions of the best scores, best first, equal ones by row."""
+    count = min(count, len(scores))
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    cut = np.partition(scores, -count)[-count]
+    above = np.flatnonzero(scores > cut)
+    equal, missing = np.flatnonzero(scores == cut), count - len(above)
+    lowest = np.argpartition(rows[equal], missing - 1)[:missing]
+    chosen = np.concatenate((above, equal[lowest]))
+    ordered: IntArray = chosen[np.lexsort((rows[chosen], -scores[chosen]))]
+    return ordered

@@ -12,25 +12,35 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.model import Reason
 from scheduler.kube.objects import NodeObject, PodObject
 
 __all__ = [
     "BindArgs",
     "FilterArgs",
-    "HostFragments",
+    "NodeFragments",
     "PreemptArgs",
+    "Ranking",
+    "Verdicts",
     "decode_bind",
     "decode_filter",
     "decode_preempt",
     "encode_bind",
     "encode_filter",
     "encode_preempt",
+    "encode_ranking",
 ]
 
 
 T = TypeVar("T")
+
+
+_NULL = b"null"
+_ABSENT = msgspec.Raw(_NULL)
 
 
 class _NodeList(msgspec.Struct):
@@ -38,9 +48,9 @@ class _NodeList(msgspec.Struct):
 
 
 class _ExtenderArgs(msgspec.Struct, rename="pascal"):
-    pod: PodObject | None = None
+    pod: msgspec.Raw = _ABSENT
     nodes: _NodeList | None = None
-    node_names: list[str] | None = None
+    node_names: msgspec.Raw = _ABSENT
 
 
 class _BindingArgs(msgspec.Struct, rename="pascal"):
@@ -80,16 +90,74 @@ class _PreemptionResult(msgspec.Struct, rename="pascal"):
 
 @dataclass(frozen=True, slots=True)
 class FilterArgs:
-    """A filter or prioritize call.
+    """A filter or prioritize call, decoded as far as it always has to be.
 
-    ``nodes`` and ``raw_nodes`` are given where the caller sent whole objects; the raw ones go back
-    as they came, with the fields that we do not read.
+    kube-scheduler sends a pod's prioritize right after its filter, with the same pod and the very
+    names that we let pass. Keeping both as bytes lets the service recognise them.
+
+    Attributes
+    ----------
+    pod : bytes
+        The pod's JSON.
+    names : bytes
+        JSON array of node names; empty if whole nodes were sent.
+    nodes, raw_nodes
+        Given where the caller sent whole objects; the raw ones go back as they came.
     """
 
-    pod: PodObject
-    names: list[str]
+    pod: bytes
+    names: bytes
     nodes: list[NodeObject] | None = None
     raw_nodes: list[msgspec.Raw] | None = None
+
+    def pod_object(self) -> PodObject:
+        """The pod; :class:`InvalidInput` if it cannot be read."""
+        return _decoded(_decode_pod, self.pod)
+
+    def node_names(self) -> list[str]:
+        """The names, each once; :class:`InvalidInput` if they cannot be read."""
+        if self.nodes is not None:
+            listed = [node.metadata.name for node in self.nodes]
+        else:
+            try:
+                listed = _decode_names.decode(self.names)
+            except msgspec.DecodeError as error:
+                raise InvalidInput("body.NodeNames", str(error)[:200]) from error
+        return listed if len(listed) == len(set(listed)) else list(dict.fromkeys(listed))
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """A filter answer.
+
+    Attributes
+    ----------
+    names : list of str, length R
+    rows : (R,) int64
+        Row of each name, -1 if unknown.
+    codes : (R,) int8
+        Reason codes, 0 passes.
+    curable : (R,) bool
+        Whether a rejected node goes to ``FailedNodes`` (eviction may help) or to
+        ``FailedAndUnresolvableNodes``.
+    message : str
+        Replaces the reason's text if not empty.
+    """
+
+    names: list[str]
+    rows: NDArray[np.int64]
+    codes: NDArray[np.int8]
+    curable: NDArray[np.bool_]
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """A prioritize answer: names, their rows (-1 unknown), and scores 0..10, each of length R."""
+
+    names: list[str]
+    rows: NDArray[np.int64]
+    scores: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +178,8 @@ class PreemptArgs:
     candidates: Mapping[str, tuple[tuple[str, ...], int]]
 
 
+_decode_pod = msgspec.json.Decoder(PodObject)
+_decode_names = msgspec.json.Decoder(list[str])
 _decode_extender = msgspec.json.Decoder(_ExtenderArgs)
 _decode_binding = msgspec.json.Decoder(_BindingArgs)
 _decode_preemption = msgspec.json.Decoder(_PreemptionArgs)
@@ -188,15 +258,16 @@ def decode_filter(body: bytes) -> FilterArgs:
         The body is no such document.
     """
     args = _decoded(_decode_extender, body)
-    if args.pod is None or (args.node_names is None and args.nodes is None):
+    pod, names = bytes(args.pod), bytes(args.node_names)
+    if pod == _NULL or (names == _NULL and args.nodes is None):
         args = _decoded(_decode_extender, _recased(body))
-    if args.pod is None:
+        pod, names = bytes(args.pod), bytes(args.node_names)
+    if pod == _NULL:
         raise InvalidInput("body.Pod", "is missing", "send the pod to place")
-    if args.node_names is not None:
-        return FilterArgs(args.pod, args.node_names)
+    if names != _NULL:
+        return FilterArgs(pod, names)
     raw = (args.nodes.items if args.nodes else None) or []
-    nodes = [_decoded(_decode_node, node) for node in raw]
-    return FilterArgs(args.pod, [node.metadata.name for node in nodes], nodes, raw)
+    return FilterArgs(pod, b"", [_decoded(_decode_node, node) for node in raw], raw)
 
 
 def decode_bind(body: bytes) -> BindArgs:
@@ -233,29 +304,123 @@ def decode_preempt(body: bytes) -> PreemptArgs:
     return PreemptArgs(args.pod, candidates)
 
 
+def _objects(pieces: list[bytes]) -> NDArray[np.object_]:
+    """An array that hands out the very objects, so that taking many is one C loop."""
+    array = np.empty(len(pieces), dtype=object)
+    array[:] = pieces
+    return array
+
+
+class NodeFragments:
+    """Pieces of JSON per row, encoded once, so that long answers are only joined.
+
+    Made for one node epoch of a state; a new one is needed when nodes come, go or move rows.
+
+    Parameters
+    ----------
+    names
+        Name of each row; None for an empty row.
+    """
+
+    def __init__(self, names: Sequence[str | None]) -> None:
+        self._quoted = _objects([_encoder.encode(name or "") for name in names])
+        self._scores: NDArray[np.object_] | None = None
+        self._reasons: dict[str, NDArray[np.object_]] = {}
+
+    def names(self, names: Sequence[str], rows: NDArray[np.int64]) -> list[bytes]:
+        """``"name"`` of each."""
+        return self._pieces(self._quoted, names, rows, b"")
+
+    def messages(self, names: Sequence[str], rows: NDArray[np.int64], message: str) -> list[bytes]:
+        """``"name":"message"`` of each."""
+        text = b":" + _encoder.encode(message)
+        table = self._reasons.get(message)
+        if table is None:
+            table = _objects([name + text for name in self._quoted.tolist()])
+            if len(self._reasons) < len(Reason):  # messages of unreadable requests are not kept
+                self._reasons[message] = table
+        return self._pieces(table, names, rows, text)
+
+    def scores(self, ranking: Ranking) -> list[bytes]:
+        """``{"Host":"name","Score":n}`` of each."""
+        if self._scores is None:
+            quoted = self._quoted.tolist()
+            columns = [
+                _objects([b'{"Host":%b,"Score":%d}' % (name, score) for name in quoted])
+                for score in range(11)
+            ]
+            self._scores = np.stack(columns, axis=1)
+        if not len(self._quoted):
+            pieces = [b""] * len(ranking.names)
+        else:
+            pieces = self._scores[ranking.rows, ranking.scores].tolist()
+        for position in np.flatnonzero(ranking.rows < 0).tolist():
+            host = _encoder.encode(ranking.names[position])
+            pieces[position] = b'{"Host":%b,"Score":%d}' % (host, ranking.scores[position])
+        return pieces
+
+    @staticmethod
+    def _pieces(
+        table: NDArray[np.object_], names: Sequence[str], rows: NDArray[np.int64], end: bytes
+    ) -> list[bytes]:
+        if not len(table):
+            return [_encoder.encode(name) + end for name in names]
+        pieces: list[bytes] = table[rows].tolist()
+        for position in np.flatnonzero(rows < 0).tolist():
+            pieces[position] = _encoder.encode(names[position]) + end
+        return pieces
+
+
 def encode_filter(
-    passing: Sequence[str],
-    failed: Mapping[str, str],
-    *,
-    unresolvable: Mapping[str, str],
-    nodes: Sequence[msgspec.Raw] | None = None,
-) -> bytes:
-    """An ``ExtenderFilterResult``. ``Error`` stays empty: "does not fit" is not an error."""
+    verdicts: Verdicts, fragments: NodeFragments, raw_nodes: Sequence[msgspec.Raw] | None = None
+) -> tuple[bytes, bytes]:
+    """An ``ExtenderFilterResult``, and in it the JSON array of the passing names.
+
+    ``Error`` stays empty: "does not fit" is not an error. With ``raw_nodes`` the passing nodes go
+    back whole.
+    """
+    passing = np.flatnonzero(verdicts.codes == 0)
+    listed = b"[" + b",".join(_named(verdicts, passing, fragments)) + b"]"
+    if raw_nodes is None:
+        head = b'{"Nodes":null,"NodeNames":' + listed
+    else:
+        items = _encoder.encode([raw_nodes[position] for position in passing.tolist()])
+        head = b'{"Nodes":{"metadata":{},"items":' + items + b'},"NodeNames":null'
+    rejected = verdicts.codes != 0
     return b"".join(
         (
-            b'{"Nodes":',
-            b'{"metadata":{},"items":' + _encoder.encode(nodes) + b"}"
-            if nodes is not None
-            else b"null",
-            b',"NodeNames":',
-            _encoder.encode(passing) if nodes is None else b"null",
+            head,
             b',"FailedNodes":',
-            _encoder.encode(failed),
+            _messages(verdicts, rejected & verdicts.curable, fragments),
             b',"FailedAndUnresolvableNodes":',
-            _encoder.encode(unresolvable),
+            _messages(verdicts, rejected & ~verdicts.curable, fragments),
             b',"Error":""}',
         )
-    )
+    ), listed
+
+
+def _named(
+    verdicts: Verdicts, positions: NDArray[np.int64], fragments: NodeFragments
+) -> list[bytes]:
+    names = [verdicts.names[i] for i in positions.tolist()]
+    return fragments.names(names, verdicts.rows[positions])
+
+
+def _messages(verdicts: Verdicts, chosen: NDArray[np.bool_], fragments: NodeFragments) -> bytes:
+    pieces: list[bytes] = []
+    for code in np.unique(verdicts.codes[chosen]).tolist():
+        positions = np.flatnonzero(chosen & (verdicts.codes == code))
+        names = [verdicts.names[i] for i in positions.tolist()]
+        message = verdicts.message or Reason.of(code).text
+        pieces += fragments.messages(names, verdicts.rows[positions], message)
+    return b"{" + b",".join(pieces) + b"}"
+
+
+def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
+    """A ``HostPriorityList``: a bare array, integers only."""
+    if not len(ranking.names):
+        return b"[]"
+    return b"[" + b",".join(fragments.scores(ranking)) + b"]"
 
 
 def encode_bind(error: str) -> bytes:
@@ -273,24 +438,3 @@ def encode_preempt(victims: Mapping[str, tuple[Sequence[str], int]]) -> bytes:
             }
         )
     )
-
-
-class HostFragments:
-    """``{"Host":...,"Score":n}`` encoded once per node and score, joined per answer."""
-
-    def __init__(self) -> None:
-        self._fragments: dict[str, tuple[bytes, ...]] = {}
-
-    def encode(self, names: Sequence[str], scores: Sequence[int]) -> bytes:
-        """A ``HostPriorityList`` of scores 0..10."""
-        fragments = self._fragments
-        parts = []
-        for name, score in zip(names, scores, strict=True):
-            known = fragments.get(name)
-            if known is None:
-                host = msgspec.json.encode(name)
-                known = fragments[name] = tuple(
-                    b'{"Host":%b,"Score":%d}' % (host, value) for value in range(11)
-                )
-            parts.append(known[score])
-        return b"[" + b",".join(parts) + b"]"

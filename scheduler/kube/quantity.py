@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 
 from scheduler.core.errors import InvalidInput
 
@@ -30,9 +31,17 @@ _MAX_LENGTH = 64
 def parse(text: str | float, field: str = "quantity") -> Fraction:
     """Exact value of a quantity in its base unit; :class:`InvalidInput` names ``field``."""
     written = str(text).strip()
-    match = _PATTERN.fullmatch(written) if len(written) <= _MAX_LENGTH else None
-    if match is None:
+    value = _value(written) if len(written) <= _MAX_LENGTH else None
+    if value is None:
         raise InvalidInput(field, f"{written[:40]!r} is no quantity", "write it like 500m or 2Gi")
+    return value
+
+
+@lru_cache(maxsize=4096)
+def _value(written: str) -> Fraction | None:
+    match = _PATTERN.fullmatch(written)
+    if match is None:
+        return None
     value = Fraction(match["number"].rstrip(".") or "0")
     suffix = match["suffix"] or ""
     if suffix in _BINARY:

@@ -58,13 +58,9 @@ class ExtenderClient:
     def prioritize(self, pod: bytes, names: list[str]) -> dict[str, int]:
         """Scores by name; names left out score 0."""
         listed = self._request("POST", "/prioritize", _extender_args(pod, names))
-        try:
-            entries = msgspec.json.decode(listed, type=list[_HostPriority])
-        except msgspec.DecodeError as error:
-            raise ProtocolError(f"prioritize answered no host priority list: {error}") from error
         scores: dict[str, int] = {}
-        for entry in entries:
-            scores[entry.host] = scores.get(entry.host, 0) + entry.score
+        for host, score in _host_priorities(listed):
+            scores[host] = scores.get(host, 0) + score
         return scores
 
     def bind(self, request: PodRequest, node: str) -> str:
@@ -86,18 +82,26 @@ class ExtenderClient:
         return msgspec.json.decode(self._request("GET", path, b""))
 
     def _post(self, verb: str, body: bytes) -> dict[str, Any]:
-        answer = msgspec.json.decode(self._request("POST", f"/{verb}", body))
+        content = self._request("POST", f"/{verb}", body)
+        try:
+            answer = msgspec.json.decode(content)
+        except msgspec.DecodeError as error:
+            raise ProtocolError(f"{verb} answered no JSON: {error}") from error
         if not isinstance(answer, dict):
             raise ProtocolError(f"{verb} answered no JSON object")
         return {key.lower(): value for key, value in answer.items()}
 
     def _request(self, method: str, path: str, body: bytes, expect: int = 200) -> bytes:
         headers = {"Content-Type": "application/json"} if method == "POST" else {}
-        if self._connection.sock is None:
-            self._connect()
-        self._connection.request(method, path, body=body, headers=headers)
-        response = self._connection.getresponse()
-        content = response.read()
+        try:
+            if self._connection.sock is None:
+                self._connect()
+            self._connection.request(method, path, body=body, headers=headers)
+            response = self._connection.getresponse()
+            content = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()  # what is left of a broken exchange must not be read later
+            raise ProtocolError(f"{method} {path} got no answer: {error!r}") from error
         if response.status != expect:
             raise ProtocolError(f"{method} {path} answered {response.status}")
         return content
@@ -112,6 +116,26 @@ class ExtenderClient:
 class _HostPriority(msgspec.Struct, rename="pascal"):
     host: str
     score: int
+
+
+def _host_priorities(content: bytes) -> list[tuple[str, int]]:
+    """Hosts and scores of an answer: typed at once if spelt as Go does, else matched key by key."""
+    try:
+        return [(e.host, e.score) for e in msgspec.json.decode(content, type=list[_HostPriority])]
+    except msgspec.DecodeError:
+        pass  # another spelling, null, or an answer that is refused below
+    try:
+        entries = msgspec.json.decode(content, type=list[dict[str, Any]] | None) or []
+        folded = [{key.lower(): value for key, value in entry.items()} for entry in entries]
+        # A key that is left out, or null, has Go's zero value.
+        zero: dict[str, Any] = {"host": "", "score": 0}
+        named = [
+            {key.title(): zero[key] if e.get(key) is None else e[key] for key in zero}
+            for e in folded
+        ]
+        return [(e.host, e.score) for e in msgspec.convert(named, list[_HostPriority])]
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise ProtocolError(f"prioritize answered no host priority list: {error}") from error
 
 
 def _extender_args(pod: bytes, names: list[str]) -> bytes:
@@ -152,7 +176,7 @@ class SchedulingLoop:
         node: str = passing[0]
         if len(passing) > 1:
             scores = self._timed("prioritize", self.client.prioritize, pod, passing)
-            best = max(scores.values())
+            best = max(scores.get(name, 0) for name in passing)
             node = self._random.choice([name for name in passing if scores.get(name, 0) == best])
         error = self._timed("bind", self.client.bind, request, node)
         if error:

@@ -146,4 +146,4 @@ class EmulatedScheduler:
                 span = max(1, high - low)
                 return np.asarray((scores - low) // max(1, span // 10)).clip(0, 10) * weight
             case _:
-                return ranks(scores) * weight
+                return ranks(scores, rows) * weight

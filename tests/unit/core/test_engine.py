@@ -238,7 +238,7 @@ def test_many_shapes_do_not_grow_the_cache_without_bound() -> None:
 
 @given(st.lists(st.integers(-5, 5), max_size=40))
 def test_ranks_have_one_winner_and_keep_the_order(scores: list[int]) -> None:
-    ranked = ranks(np.array(scores, dtype=np.int64)).tolist()
+    ranked = ranks(np.array(scores, dtype=np.int64), np.arange(len(scores))).tolist()
     assert all(0 <= rank <= 10 for rank in ranked) and ranked.count(10) == min(1, len(ranked))
     for a, rank_a in zip(scores, ranked, strict=True):
         for b, rank_b in zip(scores, ranked, strict=True):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import msgspec
+import numpy as np
 import pytest
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.model import Reason
 from scheduler.extender import wire
 
 POD = {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": []}}
@@ -16,10 +19,18 @@ def _body(**fields) -> bytes:
     return json.dumps(fields).encode()
 
 
+def _fully(decode, body: bytes) -> None:
+    """Decode, and read the pod that a filter call decodes only when it has to."""
+    decoded = decode(body)
+    if isinstance(decoded, wire.FilterArgs):
+        decoded.pod_object()
+
+
 @pytest.mark.parametrize("keys", [("Pod", "NodeNames"), ("pod", "nodeNames"), ("POD", "nodenames")])
 def test_keys_are_read_in_any_case(keys: tuple[str, str]) -> None:
     args = wire.decode_filter(_body(**{keys[0]: POD, keys[1]: ["a", "b"], "Nodes": None}))
-    assert args.pod.metadata.uid == "u" and args.names == ["a", "b"] and args.raw_nodes is None
+    assert args.pod_object().metadata.uid == "u"
+    assert args.node_names() == ["a", "b"] and args.raw_nodes is None
 
 
 def test_whole_nodes_are_kept_as_they_came() -> None:
@@ -27,13 +38,13 @@ def test_whole_nodes_are_kept_as_they_came() -> None:
     args = wire.decode_filter(
         _body(Pod=POD, NodeNames=None, Nodes={"metadata": {}, "items": [node]})
     )
-    assert args.names == ["n"]
+    assert args.node_names() == ["n"]
     assert [json.loads(bytes(raw)) for raw in args.raw_nodes or []] == [node]
 
 
 def test_explicit_nulls_mean_nothing_given() -> None:
     args = wire.decode_filter(_body(Pod=POD, Nodes=None, NodeNames=None))
-    assert args.names == []
+    assert args.node_names() == []
 
 
 @pytest.mark.parametrize(
@@ -55,32 +66,69 @@ def test_explicit_nulls_mean_nothing_given() -> None:
 def test_what_cannot_be_read_is_refused(body: bytes) -> None:
     for decode in (wire.decode_filter, wire.decode_bind, wire.decode_preempt):
         with pytest.raises(InvalidInput):
-            decode(body)
+            _fully(decode, body)
 
 
 @pytest.mark.parametrize("names", ["[1]", "{}", '"a"'])
 def test_node_names_are_a_list_of_strings(names: str) -> None:
     with pytest.raises(InvalidInput, match="NodeNames"):
-        wire.decode_filter(b'{"Pod": {}, "NodeNames": %b}' % names.encode())
+        wire.decode_filter(b'{"Pod": {}, "NodeNames": %b}' % names.encode()).node_names()
+
+
+def _verdicts(names: list[str], codes: list[int], curable: list[bool], **rest) -> wire.Verdicts:
+    rows = np.array([{"a": 0, "b": 1, 'we"ird': 2}.get(name, -1) for name in names])
+    return wire.Verdicts(names, rows, np.array(codes, dtype=np.int8), np.array(curable), **rest)
+
+
+FRAGMENTS = wire.NodeFragments(["a", "b", 'we"ird', None])
 
 
 def test_filter_answers_have_go_names_and_no_error() -> None:
-    answer = json.loads(wire.encode_filter(["a"], {"b": "why"}, unresolvable={"c": "never"}))
-    assert answer == {
+    cpu, model = Reason.INSUFFICIENT_CPU, Reason.MODEL_NOT_ALLOWED
+    codes = [0, cpu.code, model.code, Reason.NODE_UNKNOWN.code]
+    verdicts = _verdicts(["a", "b", 'we"ird', "ghost"], codes, [False, True, False, False])
+    answer, listed = wire.encode_filter(verdicts, FRAGMENTS)
+    assert json.loads(answer) == {
         "Nodes": None,
         "NodeNames": ["a"],
-        "FailedNodes": {"b": "why"},
-        "FailedAndUnresolvableNodes": {"c": "never"},
+        "FailedNodes": {"b": cpu.text},
+        "FailedAndUnresolvableNodes": {'we"ird': model.text, "ghost": Reason.NODE_UNKNOWN.text},
         "Error": "",
     }
+    assert listed == b'["a"]'
+
+
+def test_a_message_of_its_own_replaces_the_reason() -> None:
+    for number in range(40):
+        verdicts = _verdicts(["a"], [Reason.REQUEST_INVALID.code], [False], message=f"why {number}")
+        answer = json.loads(wire.encode_filter(verdicts, FRAGMENTS)[0])
+        assert answer["FailedAndUnresolvableNodes"] == {"a": f"why {number}"}
+
+
+def test_whole_nodes_go_back_as_they_came() -> None:
+    raw = [msgspec.Raw(b'{"metadata":{"name":"a"},"x":1}'), msgspec.Raw(b"{}")]
+    verdicts = _verdicts(["a", "b"], [0, Reason.INSUFFICIENT_CPU.code], [False, True])
+    answer = json.loads(wire.encode_filter(verdicts, FRAGMENTS, raw)[0])
+    assert answer["NodeNames"] is None
+    assert answer["Nodes"]["items"] == [{"metadata": {"name": "a"}, "x": 1}]
 
 
 def test_scores_are_integers_in_a_bare_array() -> None:
-    fragments = wire.HostFragments()
+    rows, scores = np.array([2, 1, -1]), np.array([10, 0, 3])
+    ranking = wire.Ranking(['we"ird', "b", "ghost"], rows, scores)
     for _ in range(2):
-        listed = json.loads(fragments.encode(['we"ird', "b"], [10, 0]))
-        assert listed == [{"Host": 'we"ird', "Score": 10}, {"Host": "b", "Score": 0}]
-    assert fragments.encode([], []) == b"[]"
+        listed = json.loads(wire.encode_ranking(ranking, FRAGMENTS))
+        assert listed == [
+            {"Host": 'we"ird', "Score": 10},
+            {"Host": "b", "Score": 0},
+            {"Host": "ghost", "Score": 3},
+        ]
+    empty = wire.Ranking([], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    assert wire.encode_ranking(empty, FRAGMENTS) == b"[]"
+    nobody = wire.Ranking(["x"], np.array([-1]), np.array([0]))
+    assert json.loads(wire.encode_ranking(nobody, wire.NodeFragments([]))) == [
+        {"Host": "x", "Score": 0}
+    ]
 
 
 def test_bind() -> None:
