@@ -31,6 +31,7 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.wire import (
     BindArgs,
     FilterArgs,
+    Listed,
     NodeFragments,
     PreemptArgs,
     Ranking,
@@ -140,7 +141,7 @@ class ExtenderService:
             self._learner.observe(placement.pod)
         self._fragments: tuple[int, NodeFragments] | None = None
         self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
-        self._resolved: OrderedDict[bytes, tuple[int, list[str], IntArray]] = OrderedDict()
+        self._resolved: OrderedDict[bytes, tuple[int, Listed]] = OrderedDict()
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
 
@@ -155,19 +156,18 @@ class ExtenderService:
                 verdicts = self._reject_all(args, error, "filter")
                 return encode_filter(verdicts, self._node_fragments(), args.raw_nodes)[0]
             engine = self._prepare(request)
-            names, rows = self._rows(args)
-            codes = engine.filter(request, rows)
-            verdicts = Verdicts(names, rows, codes, self._curable(request, rows, codes))
-            passing = np.flatnonzero(codes == Reason.FITS.code)
+            nodes = self._listed(args)
+            codes = engine.filter(request, nodes.rows)
+            verdicts = Verdicts(nodes, codes, self._curable(request, nodes.rows, codes))
+            passing = nodes.rows[codes == Reason.FITS.code]
             if len(passing) == 1:  # kube-scheduler skips prioritize and takes it
-                self._hold(engine, request, names[int(passing[0])])
+                self._hold(engine, request, int(passing[0]))
             fragments = self._node_fragments()
             epoch = engine.state.node_epoch
-        answer, listed = encode_filter(verdicts, fragments, args.raw_nodes)
+        answer, names = encode_filter(verdicts, fragments, args.raw_nodes)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        kept = [names[position] for position in passing.tolist()]
         with self._lock:
-            self._remember_list(listed, epoch, kept, rows[passing])
+            self._remember_list(names, epoch, Listed(passing, {}))
         self._record("filter", request.key, request.uid, codes)
         return answer
 
@@ -178,23 +178,27 @@ class ExtenderService:
                 request = self._request(args)
             except InvalidInput as error:
                 none = self._reject_all(args, error, "prioritize")
-                ranking = Ranking(none.names, none.rows, np.zeros(len(none.rows), dtype=np.int64))
+                ranking = Ranking(none.nodes, np.zeros(len(none.codes), dtype=np.int64))
                 return encode_ranking(ranking, self._node_fragments())
             engine = self._prepare(request)
-            names, rows = self._rows(args)
-            ranking, scores = self._ranked(engine, request, names, rows)
-            winner = int(ranking.scores.argmax()) if len(names) else -1
+            nodes = self._listed(args)
+            ranking, scores = self._ranked(engine, request, nodes)
+            winner = int(ranking.scores.argmax()) if len(scores) else -1
             if winner >= 0 and ranking.scores[winner] == _WINNER:
-                self._hold(engine, request, names[winner])
+                self._hold(engine, request, int(nodes.rows[winner]))
+            best = _best_first(scores, nodes.rows, max(_TOP, self.config.answer_top_k))
+            top = [(self._name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()]
             fragments = self._node_fragments()
-        best = _best_first(scores, rows, max(_TOP, self.config.answer_top_k))
-        top = [(names[i], int(ranking.scores[i])) for i in best[:_TOP].tolist()]
         empty = np.zeros(0, dtype=np.int8)
-        self._record("prioritize", request.key, request.uid, empty, top=top, asked=len(names))
+        self._record("prioritize", request.key, request.uid, empty, top=top, asked=len(scores))
         if self.config.answer_top_k:
             best = best[: self.config.answer_top_k]
-            kept = [names[i] for i in best.tolist()]
-            ranking = Ranking(kept, rows[best], ranking.scores[best])
+            unknown = {
+                place: nodes.unknown[position]
+                for place, position in enumerate(best.tolist())
+                if position in nodes.unknown
+            }
+            ranking = Ranking(Listed(nodes.rows[best], unknown), ranking.scores[best])
         return encode_ranking(ranking, fragments)
 
     def bind(self, args: BindArgs) -> str:
@@ -252,18 +256,17 @@ class ExtenderService:
         description, as autoscalers ask about nodes that do not exist yet.
         """
         request = pod_request(args.pod_object(), self.names)
-        names = args.node_names()
         with self._lock:
-            rows = self._engine.state.rows_of(names)
-            codes = self._engine.filter(request, rows, selection=True)
+            nodes = self._listed(args)
+            codes = self._engine.filter(request, nodes.rows, selection=True)
             mix = self._engine.mix
             fragments = self._node_fragments()
-        unknown = np.flatnonzero(rows < 0).tolist() if args.nodes is not None else []
+        unknown = list(nodes.unknown) if args.nodes is not None else []
         if unknown:
             templates = [self._template(args, position) for position in unknown]
             what_if = Engine(ClusterState(templates), self.config.policy, mix=mix)
             codes[unknown] = what_if.filter(request, selection=True)
-        verdicts = Verdicts(names, rows, codes, np.zeros(len(names), dtype=bool))
+        verdicts = Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool))
         return encode_filter(verdicts, fragments, args.raw_nodes)[0]
 
     # -- views -------------------------------------------------------------------------------
@@ -315,17 +318,26 @@ class ExtenderService:
                     self._parsed.popitem(last=False)
         return request
 
-    def _rows(self, args: FilterArgs) -> tuple[list[str], IntArray]:
-        """Names of a call and their rows, recognised where the list was our own answer."""
+    def _listed(self, args: FilterArgs) -> Listed:
+        """The nodes of a call, recognised where the list was our own answer."""
         state = self._engine.state
         known = self._resolved.get(args.names) if args.names else None
         if known is not None and known[0] == state.node_epoch:
-            return known[1], known[2]
+            return known[1]
         names = args.node_names()
-        return names, state.rows_of(names)
+        rows = state.rows_of(names)
+        seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
+        if seen[0] or seen.max(initial=0) > 1:
+            names = list(dict.fromkeys(names))
+            rows = state.rows_of(names)
+        return Listed(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
 
-    def _remember_list(self, raw: bytes, epoch: int, names: list[str], rows: IntArray) -> None:
-        self._resolved[raw] = (epoch, names, rows)
+    def _name(self, nodes: Listed, position: int) -> str:
+        node = self._engine.state.nodes[int(nodes.rows[position])]
+        return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
+
+    def _remember_list(self, names: bytes, epoch: int, nodes: Listed) -> None:
+        self._resolved[names] = (epoch, nodes)
         if len(self._resolved) > _RESOLVED_LISTS:
             self._resolved.popitem(last=False)
 
@@ -337,17 +349,16 @@ class ExtenderService:
         return self._fragments[1]
 
     @staticmethod
-    def _ranked(
-        engine: Engine, request: PodRequest, names: list[str], rows: IntArray
-    ) -> tuple[Ranking, IntArray]:
+    def _ranked(engine: Engine, request: PodRequest, nodes: Listed) -> tuple[Ranking, IntArray]:
         """Scores 0..10, and the engine's own scores behind them."""
+        rows = nodes.rows
         scores = np.where(rows >= 0, engine.scores(request, rows), INFEASIBLE)
         feasible = scores != INFEASIBLE
         if feasible.all():
-            return Ranking(names, rows, ranks(scores, rows)), scores
-        ranked = np.zeros(len(names), dtype=np.int64)
+            return Ranking(nodes, ranks(scores, rows)), scores
+        ranked = np.zeros(len(rows), dtype=np.int64)
         ranked[feasible] = ranks(scores[feasible], rows[feasible])
-        return Ranking(names, rows, ranked), scores
+        return Ranking(nodes, ranked), scores
 
     def _prepare(self, request: PodRequest) -> Engine:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""
@@ -367,9 +378,10 @@ class ExtenderService:
             engine.set_mix(self._learner.mix())
         return engine
 
-    def _hold(self, engine: Engine, request: PodRequest, node: str) -> None:
-        if self.config.hold_ttl_s > 0:
-            engine.hold(request, node, self._clock() + self.config.hold_ttl_s)
+    def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:
+        node = engine.state.nodes[row]
+        if node is not None and self.config.hold_ttl_s > 0:
+            engine.hold(request, node.name, self._clock() + self.config.hold_ttl_s)
 
     def _curable(
         self, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
@@ -439,13 +451,13 @@ class ExtenderService:
     def _reject_all(self, args: FilterArgs, error: InvalidInput, verb: str) -> Verdicts:
         """An unreadable request fits nowhere, for one clear reason."""
         metadata = args.pod_object().metadata
-        names, rows = self._rows(args)
+        nodes = self._listed(args)
         key = f"{metadata.namespace or 'default'}/{metadata.name}"
-        codes = np.full(len(names), Reason.REQUEST_INVALID.code, dtype=np.int8)
+        codes = np.full(len(nodes.rows), Reason.REQUEST_INVALID.code, dtype=np.int8)
         log.warning("pod %s: %s", key, error)
         self._record(verb, key, metadata.uid, codes, detail=str(error))
         message = f"{Reason.REQUEST_INVALID.text}: {error}"
-        return Verdicts(names, rows, codes, np.zeros(len(names), dtype=bool), message)
+        return Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool), message)
 
     def _record(
         self,

@@ -22,6 +22,7 @@ from scheduler.kube.objects import NodeObject, PodObject
 __all__ = [
     "BindArgs",
     "FilterArgs",
+    "Listed",
     "NodeFragments",
     "PreemptArgs",
     "Ranking",
@@ -41,6 +42,7 @@ T = TypeVar("T")
 
 _NULL = b"null"
 _ABSENT = msgspec.Raw(_NULL)
+_MAX_SCORE = 10
 
 
 class _NodeList(msgspec.Struct):
@@ -115,26 +117,39 @@ class FilterArgs:
         return _decoded(_decode_pod, self.pod)
 
     def node_names(self) -> list[str]:
-        """The names, each once; :class:`InvalidInput` if they cannot be read."""
+        """The names as they were sent; :class:`InvalidInput` if they cannot be read."""
         if self.nodes is not None:
-            listed = [node.metadata.name for node in self.nodes]
-        else:
-            try:
-                listed = _decode_names.decode(self.names)
-            except msgspec.DecodeError as error:
-                raise InvalidInput("body.NodeNames", str(error)[:200]) from error
-        return listed if len(listed) == len(set(listed)) else list(dict.fromkeys(listed))
+            return [node.metadata.name for node in self.nodes]
+        try:
+            return _decode_names.decode(self.names)
+        except msgspec.DecodeError as error:
+            raise InvalidInput("body.NodeNames", str(error)[:200]) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The nodes that a call asks about, each once.
+
+    Attributes
+    ----------
+    rows : (R,) int64
+        Row of each, -1 if the name is unknown.
+    unknown : mapping of int to str
+        Name of each position whose row is -1. The others' names are those of their rows.
+    """
+
+    rows: NDArray[np.int64]
+    unknown: Mapping[int, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
-    """A filter answer.
+    """A filter answer about R nodes.
 
     Attributes
     ----------
-    names : list of str, length R
-    rows : (R,) int64
-        Row of each name, -1 if unknown.
+    nodes
+        The nodes asked about.
     codes : (R,) int8
         Reason codes, 0 passes.
     curable : (R,) bool
@@ -144,8 +159,7 @@ class Verdicts:
         Replaces the reason's text if not empty.
     """
 
-    names: list[str]
-    rows: NDArray[np.int64]
+    nodes: Listed
     codes: NDArray[np.int8]
     curable: NDArray[np.bool_]
     message: str = ""
@@ -153,10 +167,9 @@ class Verdicts:
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A prioritize answer: names, their rows (-1 unknown), and scores 0..10, each of length R."""
+    """A prioritize answer: R nodes and their scores 0..10, (R,) int64."""
 
-    names: list[str]
-    rows: NDArray[np.int64]
+    nodes: Listed
     scores: NDArray[np.int64]
 
 
@@ -266,8 +279,12 @@ def decode_filter(body: bytes) -> FilterArgs:
         raise InvalidInput("body.Pod", "is missing", "send the pod to place")
     if names != _NULL:
         return FilterArgs(pod, names)
-    raw = (args.nodes.items if args.nodes else None) or []
-    return FilterArgs(pod, b"", [_decoded(_decode_node, node) for node in raw], raw)
+    whole: dict[str, tuple[NodeObject, msgspec.Raw]] = {}
+    for raw in (args.nodes.items if args.nodes else None) or []:
+        node = _decoded(_decode_node, raw)
+        whole.setdefault(node.metadata.name, (node, raw))
+    listed = list(whole.values())
+    return FilterArgs(pod, b"", [node for node, _ in listed], [raw for _, raw in listed])
 
 
 def decode_bind(body: bytes) -> BindArgs:
@@ -327,47 +344,48 @@ class NodeFragments:
         self._scores: NDArray[np.object_] | None = None
         self._reasons: dict[str, NDArray[np.object_]] = {}
 
-    def names(self, names: Sequence[str], rows: NDArray[np.int64]) -> list[bytes]:
-        """``"name"`` of each."""
-        return self._pieces(self._quoted, names, rows, b"")
+    def names(self, nodes: Listed, positions: NDArray[np.int64]) -> list[bytes]:
+        """``"name"`` of each position."""
+        return self._pieces(self._quoted, nodes, positions, b"")
 
-    def messages(self, names: Sequence[str], rows: NDArray[np.int64], message: str) -> list[bytes]:
-        """``"name":"message"`` of each."""
+    def messages(self, nodes: Listed, positions: NDArray[np.int64], message: str) -> list[bytes]:
+        """``"name":"message"`` of each position."""
         text = b":" + _encoder.encode(message)
         table = self._reasons.get(message)
         if table is None:
             table = _objects([name + text for name in self._quoted.tolist()])
             if len(self._reasons) < len(Reason):  # messages of unreadable requests are not kept
                 self._reasons[message] = table
-        return self._pieces(table, names, rows, text)
+        return self._pieces(table, nodes, positions, text)
 
     def scores(self, ranking: Ranking) -> list[bytes]:
-        """``{"Host":"name","Score":n}`` of each."""
+        """``{"Host":"name","Score":n}`` of each node."""
         if self._scores is None:
             quoted = self._quoted.tolist()
             columns = [
                 _objects([b'{"Host":%b,"Score":%d}' % (name, score) for name in quoted])
-                for score in range(11)
+                for score in range(_MAX_SCORE + 1)
             ]
             self._scores = np.stack(columns, axis=1)
         if not len(self._quoted):
-            pieces = [b""] * len(ranking.names)
+            pieces = [b""] * len(ranking.scores)
         else:
-            pieces = self._scores[ranking.rows, ranking.scores].tolist()
-        for position in np.flatnonzero(ranking.rows < 0).tolist():
-            host = _encoder.encode(ranking.names[position])
+            pieces = self._scores[ranking.nodes.rows, ranking.scores].tolist()
+        for position, name in ranking.nodes.unknown.items():
+            host = _encoder.encode(name)
             pieces[position] = b'{"Host":%b,"Score":%d}' % (host, ranking.scores[position])
         return pieces
 
     @staticmethod
     def _pieces(
-        table: NDArray[np.object_], names: Sequence[str], rows: NDArray[np.int64], end: bytes
+        table: NDArray[np.object_], nodes: Listed, positions: NDArray[np.int64], end: bytes
     ) -> list[bytes]:
-        if not len(table):
-            return [_encoder.encode(name) + end for name in names]
-        pieces: list[bytes] = table[rows].tolist()
-        for position in np.flatnonzero(rows < 0).tolist():
-            pieces[position] = _encoder.encode(names[position]) + end
+        rows = nodes.rows[positions]
+        pieces: list[bytes] = table[rows].tolist() if len(table) else [b""] * len(rows)
+        if nodes.unknown:
+            for place in np.flatnonzero(rows < 0).tolist():
+                name = nodes.unknown[int(positions[place])]
+                pieces[place] = _encoder.encode(name) + end
         return pieces
 
 
@@ -380,7 +398,7 @@ def encode_filter(
     back whole.
     """
     passing = np.flatnonzero(verdicts.codes == 0)
-    listed = b"[" + b",".join(_named(verdicts, passing, fragments)) + b"]"
+    listed = b"[" + b",".join(fragments.names(verdicts.nodes, passing)) + b"]"
     if raw_nodes is None:
         head = b'{"Nodes":null,"NodeNames":' + listed
     else:
@@ -399,26 +417,18 @@ def encode_filter(
     ), listed
 
 
-def _named(
-    verdicts: Verdicts, positions: NDArray[np.int64], fragments: NodeFragments
-) -> list[bytes]:
-    names = [verdicts.names[i] for i in positions.tolist()]
-    return fragments.names(names, verdicts.rows[positions])
-
-
 def _messages(verdicts: Verdicts, chosen: NDArray[np.bool_], fragments: NodeFragments) -> bytes:
     pieces: list[bytes] = []
-    for code in np.unique(verdicts.codes[chosen]).tolist():
+    for code in np.flatnonzero(np.bincount(verdicts.codes[chosen])).tolist():
         positions = np.flatnonzero(chosen & (verdicts.codes == code))
-        names = [verdicts.names[i] for i in positions.tolist()]
         message = verdicts.message or Reason.of(code).text
-        pieces += fragments.messages(names, verdicts.rows[positions], message)
+        pieces += fragments.messages(verdicts.nodes, positions, message)
     return b"{" + b",".join(pieces) + b"}"
 
 
 def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
     """A ``HostPriorityList``: a bare array, integers only."""
-    if not len(ranking.names):
+    if not len(ranking.scores):
         return b"[]"
     return b"[" + b",".join(fragments.scores(ranking)) + b"]"
 

@@ -31,13 +31,20 @@ class ProtocolError(SchedulerError):
 
 
 class ExtenderClient:
-    """One kept-alive connection to one extender, like ``urlPrefix`` of a kube-scheduler."""
+    """One kept-alive connection to one extender, like ``urlPrefix`` of a kube-scheduler.
+
+    Attributes
+    ----------
+    elapsed_ms : float
+        Of the last exchange: from its first byte sent to the last byte of its answer received.
+    """
 
     def __init__(self, url: str, *, timeout_s: float = _TIMEOUT_S) -> None:
         split = urlsplit(url)
         self._connection = http.client.HTTPConnection(
             split.hostname or "127.0.0.1", split.port, timeout=timeout_s
         )
+        self.elapsed_ms = 0.0
 
     def close(self) -> None:
         """Close the connection."""
@@ -96,9 +103,11 @@ class ExtenderClient:
         try:
             if self._connection.sock is None:
                 self._connect()
+            started = time.perf_counter()
             self._connection.request(method, path, body=body, headers=headers)
             response = self._connection.getresponse()
             content = response.read()
+            self.elapsed_ms = (time.perf_counter() - started) * 1000
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()  # what is left of a broken exchange must not be read later
             raise ProtocolError(f"{method} {path} got no answer: {error!r}") from error
@@ -184,8 +193,6 @@ class SchedulingLoop:
         return node
 
     def _timed(self, verb: str, call: Any, *args: Any) -> Any:  # noqa: ANN401 - passes through
-        started = time.perf_counter()
         answer = call(*args)
-        elapsed = (time.perf_counter() - started) * 1000
-        self.latencies_ms.setdefault(verb, []).append(elapsed)
+        self.latencies_ms.setdefault(verb, []).append(self.client.elapsed_ms)
         return answer

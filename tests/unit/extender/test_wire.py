@@ -76,8 +76,12 @@ def test_node_names_are_a_list_of_strings(names: str) -> None:
 
 
 def _verdicts(names: list[str], codes: list[int], curable: list[bool], **rest) -> wire.Verdicts:
-    rows = np.array([{"a": 0, "b": 1, 'we"ird': 2}.get(name, -1) for name in names])
-    return wire.Verdicts(names, rows, np.array(codes, dtype=np.int8), np.array(curable), **rest)
+    return wire.Verdicts(_listed(names), np.array(codes, dtype=np.int8), np.array(curable), **rest)
+
+
+def _listed(names: list[str]) -> wire.Listed:
+    rows = np.array([{"a": 0, "b": 1, 'we"ird': 2}.get(name, -1) for name in names], dtype=np.int64)
+    return wire.Listed(rows, {i: name for i, name in enumerate(names) if rows[i] < 0})
 
 
 FRAGMENTS = wire.NodeFragments(["a", "b", 'we"ird', None])
@@ -114,8 +118,7 @@ def test_whole_nodes_go_back_as_they_came() -> None:
 
 
 def test_scores_are_integers_in_a_bare_array() -> None:
-    rows, scores = np.array([2, 1, -1]), np.array([10, 0, 3])
-    ranking = wire.Ranking(['we"ird', "b", "ghost"], rows, scores)
+    ranking = wire.Ranking(_listed(['we"ird', "b", "ghost"]), np.array([10, 0, 3]))
     for _ in range(2):
         listed = json.loads(wire.encode_ranking(ranking, FRAGMENTS))
         assert listed == [
@@ -123,9 +126,9 @@ def test_scores_are_integers_in_a_bare_array() -> None:
             {"Host": "b", "Score": 0},
             {"Host": "ghost", "Score": 3},
         ]
-    empty = wire.Ranking([], np.zeros(0, np.int64), np.zeros(0, np.int64))
+    empty = wire.Ranking(_listed([]), np.zeros(0, np.int64))
     assert wire.encode_ranking(empty, FRAGMENTS) == b"[]"
-    nobody = wire.Ranking(["x"], np.array([-1]), np.array([0]))
+    nobody = wire.Ranking(_listed(["x"]), np.array([0]))
     assert json.loads(wire.encode_ranking(nobody, wire.NodeFragments([]))) == [
         {"Host": "x", "Score": 0}
     ]
