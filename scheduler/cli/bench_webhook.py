@@ -24,7 +24,8 @@ def command(nodes: str, pods: int, policy: str, as_json: bool) -> None:
 
     Each cycle is a filter and a prioritize over all node names and a bind, as kube-scheduler sends
     them, on one kept-alive connection. The cluster is filled to about 60 % first. Rejected pods ask
-    for more devices than any node has free.
+    for more devices than any node has free. The empty exchange (GET /healthz) is what HTTP alone
+    costs on this machine at this hour: compare the others with it.
     """
     from scheduler.cli.bench import provenance
     from scheduler.cli.console import print_json, print_table
@@ -62,7 +63,7 @@ def _measure(size: int, pods: int, policy: str) -> list[dict[str, Any]]:
         with running_server(cluster, "--policy", policy) as url:
             client = ExtenderClient(url)
             loop = SchedulingLoop(client, names, seed=1)
-            cycles, rejected = [], []
+            cycles, rejected, empty = [], [], []
             body = pod_json(impossible)
             body["metadata"]["annotations"] = {"padding": "x" * _ANNOTATION_BYTES}
             refused = msgspec.json.encode(body)
@@ -73,12 +74,15 @@ def _measure(size: int, pods: int, policy: str) -> list[dict[str, Any]]:
                 if number % 3 == 0:
                     client.filter(refused, names)
                     rejected.append(client.elapsed_ms)
+                    client.alive()
+                    empty.append(client.elapsed_ms)
                 bar(number + 1, len(measured))
             client.close()
     figures = {
         "filter + prioritize": cycles,
         **loop.latencies_ms,
         "filter, rejected": rejected,
+        "empty exchange": empty,
     }
     return [_row(size, call, times) for call, times in figures.items()]
 

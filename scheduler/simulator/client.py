@@ -84,6 +84,10 @@ class ExtenderClient:
         """Tell an offline extender that the pod is gone."""
         self._request("DELETE", f"/offline/pods/{quote(uid, safe='/')}", b"", expect=204)
 
+    def alive(self) -> bool:
+        """Whether the server answers at all; the cheapest exchange there is."""
+        return self._request("GET", "/healthz", b"") == b"ok\n"
+
     def get(self, path: str) -> Any:  # noqa: ANN401 - any JSON value
         """A view such as ``/debug/state``."""
         return msgspec.json.decode(self._request("GET", path, b""))
