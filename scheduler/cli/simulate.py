@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 if TYPE_CHECKING:
+    from scheduler.simulator.inflation import Experiment, Outcome
+    from scheduler.simulator.replay import ReplayOutcome
+    from scheduler.simulator.timeline import Timeline
     from scheduler.simulator.workload import Workload
 
 __all__ = ["command"]
@@ -21,13 +25,15 @@ __all__ = ["command"]
 )
 @click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
 @click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
+@click.option("--compare", default="", help="More policies for the same run, comma-separated.")
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option(
     "--protocol",
-    type=click.Choice(["inflation", "as-listed"]),
+    type=click.Choice(["inflation", "as-listed", "replay"]),
     default="as-listed",
     show_default=True,
-    help="inflation: shuffle, then draw pods until --arrival. as-listed: file order.",
+    help="inflation: shuffle, then draw pods until --arrival. as-listed: file order. "
+    "replay: pods arrive, wait and leave at their own times.",
 )
 @click.option(
     "--arrival",
@@ -35,63 +41,130 @@ __all__ = ["command"]
     show_default=True,
     help="Requested GPUs / capacity at the end of an inflation.",
 )
+@click.option("--rate", default=1.0, show_default=True, help="Replay: arrivals so much faster.")
+@click.option("--learn", is_flag=True, help="Replay: learn the typical mix from pods seen so far.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
     nodes: Path | None,
     pods: Path | None,
     policy: str,
+    compare: str,
     seed: int,
     protocol: str,
     arrival: float,
+    rate: float,
+    learn: bool,
     report: Path | None,
     as_json: bool,
 ) -> None:
     r"""Replay a workload through the engine and report what got allocated.
 
-    Pods arrive one by one and stay. Each goes where the policy says if it fits anywhere. A referee
-    that shares no code with the engine replays every decision before anything is printed.
+    Pods arrive one by one; each goes where the policy says if it fits anywhere. Without --protocol
+    replay they stay. A referee that shares no code with the engine follows every decision before
+    anything is printed.
 
     \b
     snugfit simulate                                       # the embedded synthetic workload
+    snugfit simulate --compare best-fit,kube-default --report report.html
     snugfit simulate --nodes N.csv --pods P.csv --policy fgd-published --protocol inflation
+    snugfit simulate --nodes N.csv --pods P.csv --protocol replay --rate 300
     """
-    from scheduler.cli.console import print_json, print_table, progress
+    from scheduler.cli.console import print_json
     from scheduler.core.policies import policy_named
-    from scheduler.simulator.inflation import Experiment, run
-    from scheduler.simulator.timeline import Timeline
+    from scheduler.simulator.inflation import Experiment
 
-    policy_named(policy)
+    policies = [policy, *(name.strip() for name in compare.split(",") if name.strip())]
+    for name in policies:
+        policy_named(name)
     workload = _workload(nodes, pods)
-    experiment = Experiment(policy, seed, protocol, arrival, workload.digest())
-    timeline = Timeline() if report else None
-    with progress(f"{policy} on {workload.source}") as bar:
-        outcome = run(
-            workload, experiment, progress=bar, observe=timeline.observe if timeline else None
-        )
-    if report and timeline:
+    digest = workload.digest()
+    experiments = [Experiment(name, seed, protocol, arrival, digest) for name in policies]
+    runs = [_run(workload, experiment, rate, learn, report) for experiment in experiments]
+    if report:
         from scheduler.simulator.report import write_report
 
-        write_report(report, workload, [(outcome, timeline)])
+        write_report(report, workload, [(o, t) for o, t in runs if t])
+    outcomes = [outcome for outcome, _ in runs]
     if as_json:
-        print_json(outcome.to_json())
-        return
-    print_table(
-        f"{policy} on {workload.source}, seed {seed} (config {experiment.config_hash})",
-        ("requested share of capacity", "GPU allocated %"),
-        [*outcome.allocation_at.items(), ("end", _percent(outcome))],
-    )
-    click.echo(
-        f"{outcome.placed} pods placed, {outcome.dropped} dropped, {outcome.seconds:.2f} s; "
-        "every decision checked by the referee"
-    )
+        first, *others = (outcome.to_json() for outcome in outcomes)
+        print_json({**first, "compared": others} if others else first)
+    elif protocol == "replay":
+        _print_replay(workload, outcomes)
+    else:
+        _print_allocation(workload, outcomes)
 
 
-def _percent(outcome: object) -> float:
+def _run(
+    workload: Workload, experiment: Experiment, rate: float, learn: bool, report: Path | None
+) -> tuple[Outcome | ReplayOutcome, Timeline | None]:
+    from scheduler.cli.console import progress
+    from scheduler.simulator.inflation import run
+    from scheduler.simulator.replay import replay
+    from scheduler.simulator.timeline import Timeline
+
+    timeline = Timeline() if report else None
+    with progress(f"{experiment.policy} on {workload.source}") as bar:
+        if experiment.protocol == "replay":
+            observe = timeline.observe_time if timeline else None
+            outcome: Outcome | ReplayOutcome = replay(
+                workload, experiment, rate=rate, learn=learn, progress=bar, observe=observe
+            )
+        else:
+            observe_share = timeline.observe if timeline else None
+            outcome = run(workload, experiment, progress=bar, observe=observe_share)
+    return outcome, timeline
+
+
+def _print_allocation(workload: Workload, outcomes: Sequence[Outcome | ReplayOutcome]) -> None:
+    from scheduler.cli.console import print_table
     from scheduler.simulator.inflation import Outcome
 
-    assert isinstance(outcome, Outcome)
-    return 100 * outcome.allocated_gpu_milli / max(1, outcome.capacity_gpu_milli)
+    listed = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
+    shares = [o.allocation_at for o in listed]
+    rows = [(share, *(at.get(share) for at in shares)) for share in shares[0]]
+    end = [100 * o.allocated_gpu_milli / max(1, o.capacity_gpu_milli) for o in listed]
+    config = ", ".join(o.experiment.config_hash for o in listed)
+    print_table(
+        f"GPU allocated %, {workload.source}, seed {listed[0].experiment.seed} (config {config})",
+        ("requested share of capacity", *(o.experiment.policy for o in listed)),
+        [*rows, ("end", *end)],
+    )
+    for o in listed:
+        click.echo(
+            f"{o.experiment.policy}: {o.placed} pods placed, {o.dropped} dropped, "
+            f"{o.seconds:.2f} s; every decision checked by the referee"
+        )
+
+
+def _print_replay(workload: Workload, outcomes: Sequence[Outcome | ReplayOutcome]) -> None:
+    from scheduler.cli.console import print_table
+    from scheduler.simulator.replay import ReplayOutcome
+
+    listed = [outcome for outcome in outcomes if isinstance(outcome, ReplayOutcome)]
+    facts = (
+        ("GPU allocated, % over time", [o.allocation_percent for o in listed]),
+        ("GPU asked for, % over time", [o.demand_percent for o in listed]),
+        ("GPU allocated at the peak, %", [o.peak_percent for o in listed]),
+        ("pods placed", [o.placed for o in listed]),
+        ("pods starved", [o.pods - o.placed for o in listed]),
+        ("gangs whole / half / none", [_gangs(o) for o in listed]),
+    )
+    rows: list[tuple[object, ...]] = [(name, *values) for name, values in facts]
+    for name in listed[0].waiting:
+        waits = [o.waiting[name] for o in listed]
+        rows.append(
+            (f"{name}: wait p50 / p95, s", *(f"{w.p50_s:.0f} / {w.p95_s:.0f}" for w in waits))
+        )
+    print_table(
+        f"Replay of {workload.source}, arrivals x {listed[0].rate:g}",
+        ("", *(o.experiment.policy for o in listed)),
+        rows,
+    )
+
+
+def _gangs(outcome: ReplayOutcome) -> str:
+    return f"{outcome.gangs_whole} / {outcome.gangs_half} / {outcome.gangs_none}"
 
 
 def _workload(nodes: Path | None, pods: Path | None) -> Workload:

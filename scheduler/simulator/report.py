@@ -12,6 +12,7 @@ from scheduler import __version__
 from scheduler.core.errors import InvalidInput
 from scheduler.core.metrics import CAUSES
 from scheduler.simulator.inflation import Outcome
+from scheduler.simulator.replay import ReplayOutcome
 from scheduler.simulator.timeline import Timeline
 from scheduler.simulator.workload import Workload
 
@@ -40,23 +41,23 @@ _TEMPLATE = """<!doctype html>
 <p class="note">{{ nodes }} nodes, {{ gpus }} GPUs, {{ pods }} pods in the source. Every decision was replayed by a
 referee that shares no code with the engine. snugfit {{ version }}</p>
 <h2>Results</h2>
-<table><tr><th>policy</th><th>seed</th><th>allocated, % of GPUs</th><th>at 100 % requested</th><th>placed</th>
-<th>dropped</th><th>seconds</th><th>config</th></tr>
-{% for o in outcomes %}<tr><td>{{ o.policy }}</td><td>{{ o.seed }}</td>
-<td>{{ "%.2f"|format(100 * o.allocated_gpu_milli / (o.capacity_gpu_milli or 1)) }}</td>
-<td>{{ o.allocation_at.get("1.00", "-") }}</td><td>{{ o.placed }}</td><td>{{ o.dropped }}</td>
-<td>{{ "%.2f"|format(o.seconds) }}</td><td><code>{{ o.config_hash }}</code></td></tr>{% endfor %}</table>
+<table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
+{% for row in rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</table>
 <h2>Over the course of the run</h2><div class="plots">
 {% for name, picture in curves %}<img alt="{{ name }}" src="{{ picture }}">{% endfor %}</div>
 <h2>What strands the free GPUs at the end</h2><div class="plots"><img alt="stranding" src="{{ stranding }}"></div>
 <h2>Devices at the end</h2>
-<p class="note">One column per node, one row per device; dark is in use, light is free.</p>
+<p class="note">One column per node, one row per device; dark is in use, light is free, grey is
+no device.</p>
 {% for name, picture in maps %}<h3>{{ name }}</h3><img alt="devices of {{ name }}" src="{{ picture }}">{% endfor %}
 </body></html>
 """
 
 
-def write_report(path: Path, workload: Workload, runs: Sequence[tuple[Outcome, Timeline]]) -> None:
+Run = tuple[Outcome | ReplayOutcome, Timeline]
+
+
+def write_report(path: Path, workload: Workload, runs: Sequence[Run]) -> None:
     """Write the report of one or more runs on the same workload.
 
     Raises
@@ -77,7 +78,8 @@ def write_report(path: Path, workload: Workload, runs: Sequence[tuple[Outcome, T
         gpus=workload.gpu_milli // 1000,
         pods=len(workload.arrivals),
         version=__version__,
-        outcomes=[outcome.to_json() for outcome, _ in runs],
+        columns=_columns(runs[0][0]),
+        rows=[_row(outcome) for outcome, _ in runs],
         curves=[
             ("allocation", _curves(runs, "allocated", "GPUs allocated, %")),
             ("fragmentation", _curves(runs, "fragmented", "GPUs fragmented, %")),
@@ -89,6 +91,30 @@ def write_report(path: Path, workload: Workload, runs: Sequence[tuple[Outcome, T
         path.write_text(content, encoding="utf-8")
     except OSError as error:
         raise InvalidInput(str(path), f"cannot be written: {error}", "name another file") from error
+
+
+def _columns(outcome: Outcome | ReplayOutcome) -> tuple[str, ...]:
+    figures: tuple[str, ...] = ("allocated, % of GPUs", "at 100 % requested", "placed", "dropped")
+    if isinstance(outcome, ReplayOutcome):
+        figures = ("allocated over time, % of GPUs", "at the peak", "placed", "starved")
+    return ("policy", "seed", *figures, "seconds", "config")
+
+
+def _row(outcome: Outcome | ReplayOutcome) -> tuple[object, ...]:
+    if isinstance(outcome, ReplayOutcome):
+        figures: tuple[object, ...] = (
+            f"{outcome.allocation_percent:.2f}",
+            f"{outcome.peak_percent:.2f}",
+            outcome.placed,
+            outcome.pods - outcome.placed,
+        )
+    else:
+        share = 100 * outcome.allocated_gpu_milli / (outcome.capacity_gpu_milli or 1)
+        at_full = outcome.allocation_at.get("1.00")
+        shown = "-" if at_full is None else f"{at_full:.2f}"
+        figures = (f"{share:.2f}", shown, outcome.placed, outcome.dropped)
+    of = outcome.experiment
+    return (of.policy, of.seed, *figures, f"{outcome.seconds:.2f}", of.config_hash)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
@@ -108,25 +134,29 @@ def _picture(figure: Figure, kind: str = "svg") -> str:
     return f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _curves(runs: Sequence[tuple[Outcome, Timeline]], key: str, label: str) -> str:
+def _curves(runs: Sequence[Run], key: str, label: str) -> str:
     figure, axes = _figure(6.4, 4.0)
     for outcome, timeline in runs:
         samples = [sample.to_json() for sample in timeline.samples]
-        requested = [100 * sample["requested"] for sample in samples]
+        timed = isinstance(outcome, ReplayOutcome)
+        along = [sample["at"] / 3600 if timed else 100 * sample["at"] for sample in samples]
         shares = [100 * sample[key] for sample in samples]
-        axes.plot(requested, shares, label=outcome.experiment.policy, linewidth=2)
-    if key == "allocated":
-        axes.axline((0, 0), slope=1, color="#8888", linestyle=":", linewidth=1)
-        axes.set_ylim(0, 103)
-    axes.set_xlabel("GPUs requested so far, % of capacity")
+        axes.plot(along, shares, label=outcome.experiment.policy, linewidth=2)
+    if isinstance(runs[0][0], ReplayOutcome):
+        axes.set_xlabel("hours")
+    else:
+        axes.set_xlabel("GPUs requested so far, % of capacity")
+        if key == "allocated":
+            axes.axline((0, 0), slope=1, color="#8888", linestyle=":", linewidth=1)
+            axes.set_ylim(0, 103)
     axes.set_ylabel(label)
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     return _picture(figure)
 
 
-def _stranding(runs: Sequence[tuple[Outcome, Timeline]]) -> str:
-    figure, axes = _figure(6.4, 1.2 + 0.5 * len(runs))
+def _stranding(runs: Sequence[Run]) -> str:
+    figure, axes = _figure(13.0, 1.2 + 0.4 * len(runs))
     names = [outcome.experiment.policy for outcome, _ in runs]
     left = [0.0] * len(runs)
     finals = [timeline.finish() for _, timeline in runs]
@@ -150,6 +180,7 @@ def _heat_map(timeline: Timeline) -> str:
     for column, devices in enumerate(sorted(rows, key=lambda d: (-len(d), -sum(d)))):
         grid[: len(devices), column] = sorted(devices, reverse=True)
     figure, axes = _figure(13.0, 1.0 + 0.28 * width)
+    axes.set_facecolor("#d8d8d8")  # no device here
     picture = axes.imshow(
         grid / 10, aspect="auto", cmap="Blues", vmin=0, vmax=100, interpolation="nearest"
     )

@@ -15,16 +15,16 @@ _STEP = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The cluster when this share of its GPUs had been requested."""
+    """The cluster when this share of its GPUs had been requested, or at this time in seconds."""
 
-    requested: float
+    at: float
     metrics: ClusterMetrics
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, in shares of the capacity."""
         capacity = self.metrics.capacity_milli or 1
         return {
-            "requested": round(self.requested, 6),
+            "at": round(self.at, 6),
             "allocated": self.metrics.allocated_milli / capacity,
             "fragmented": self.metrics.fragmentation_milli / capacity,
             "stranded": {c: m / capacity for c, m in self.metrics.stranded_milli.items()},
@@ -33,7 +33,7 @@ class Sample:
 
 @dataclass
 class Timeline:
-    """Takes a sample each time another 2 % of the capacity have been requested.
+    """Takes a sample each time another 2 % of the capacity have been requested, or when told.
 
     Attributes
     ----------
@@ -48,8 +48,13 @@ class Timeline:
     def observe(self, _number: int, requested: float, engine: Engine) -> None:
         """Hook for :func:`scheduler.simulator.inflation.run`."""
         self._engine = engine
-        if not self.samples or requested >= self.samples[-1].requested + _STEP:
+        if not self.samples or requested >= self.samples[-1].at + _STEP:
             self.samples.append(Sample(requested, cluster_metrics(engine.state, engine.mix)))
+
+    def observe_time(self, now_s: float, engine: Engine) -> None:
+        """Hook for :func:`scheduler.simulator.replay.replay`."""
+        self._engine = engine
+        self.samples.append(Sample(now_s, cluster_metrics(engine.state, engine.mix)))
 
     def finish(self) -> ClusterMetrics:
         """Figures of the final state."""

@@ -1,0 +1,418 @@
+"""Replay with time: pods arrive, wait, run for their duration and leave.
+
+The queue behaves as kube-scheduler's: the active queue orders by priority, then by the time a pod
+entered it; a pod that fits nowhere waits in the unschedulable pool and is tried again once a pod
+has left and its backoff, which doubles from 1 s to 10 s, is over. (The flush of the pool every five
+minutes is left out: between two departures room only shrinks, so it would place nothing.) A
+scheduling cycle itself takes no simulated time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Any
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput
+from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
+from scheduler.core.state import ClusterState
+from scheduler.core.verify import Referee
+from scheduler.simulator.inflation import Experiment, RefereeMismatch, Selector
+from scheduler.simulator.workload import Arrival, Workload, place_bound
+
+__all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
+
+INITIAL_BACKOFF_S = 1.0
+MAX_BACKOFF_S = 10.0
+_RELEARN_EVERY = 200
+
+
+class _Event(IntEnum):
+    """Kinds in the order in which events of one instant happen: room is made before it is used."""
+
+    DEPARTURE = 0
+    ARRIVAL = 1
+    RETRY = 2
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A pod that is not placed yet."""
+
+    arrival: Arrival
+    serial: int
+    attempts: int = 0
+    tried_s: float = 0.0
+    retry_s: float = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """How long the pods of a class waited, in seconds; those never placed are ``starved``."""
+
+    pods: int
+    starved: int
+    p50_s: float
+    p95_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayOutcome:
+    """Result of a replay.
+
+    Attributes
+    ----------
+    allocation_percent
+        Time-weighted mean of allocated GPU over capacity, from the first to the last arrival.
+    demand_percent
+        The same for what the pods in the system ask for, running or waiting.
+    waiting
+        By pod class.
+    gangs_whole, gangs_half, gangs_none
+        Gangs of which all members ran at one time; some but never all; none.
+    half_gang_gpu_hours
+        GPU time held by members of gangs that were not whole at that time.
+    """
+
+    experiment: Experiment
+    rate: float
+    pods: int
+    placed: int
+    attempts: int
+    allocation_percent: float
+    demand_percent: float
+    peak_percent: float
+    waiting: dict[str, Waiting]
+    gangs_whole: int
+    gangs_half: int
+    gangs_none: int
+    half_gang_gpu_hours: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "policy": self.experiment.policy,
+            "seed": self.experiment.seed,
+            "config_hash": self.experiment.config_hash,
+            "protocol": "replay",
+            "rate": self.rate,
+            "pods": self.pods,
+            "placed": self.placed,
+            "starved": self.pods - self.placed,
+            "attempts": self.attempts,
+            "allocation_percent": round(self.allocation_percent, 4),
+            "demand_percent": round(self.demand_percent, 4),
+            "peak_percent": round(self.peak_percent, 4),
+            "waiting": {
+                name: {"pods": wait.pods, "starved": wait.starved, **_seconds_json(wait)}
+                for name, wait in self.waiting.items()
+            },
+            "gangs": {
+                "whole": self.gangs_whole,
+                "half": self.gangs_half,
+                "none": self.gangs_none,
+                "half_gang_gpu_hours": round(self.half_gang_gpu_hours, 4),
+            },
+            "seconds": round(self.seconds, 4),
+        }
+
+
+def backoff_s(attempts: int) -> float:
+    """Seconds that a pod has to wait after so many failed attempts (>= 1), as kube-scheduler's."""
+    return min(MAX_BACKOFF_S, INITIAL_BACKOFF_S * 2.0 ** min(attempts - 1, 30))
+
+
+def pod_class(request: PodRequest) -> str:
+    """``cpu``, ``fraction``, ``1 GPU``, ``2-7 GPUs``, ``8+ GPUs``, ``mig`` or ``shared``."""
+    match request.gpu.kind:
+        case GpuKind.NONE:
+            return "cpu"
+        case GpuKind.WHOLE:
+            count = request.gpu.count
+            return "1 GPU" if count == 1 else "2-7 GPUs" if count < 8 else "8+ GPUs"
+        case kind:
+            return kind.name.lower()
+
+
+def replay(
+    workload: Workload,
+    experiment: Experiment,
+    *,
+    rate: float = 1.0,
+    learn: bool = False,
+    selector: Callable[[Engine], Selector] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    observe: Callable[[float, Engine], None] | None = None,
+) -> ReplayOutcome:
+    """Run the workload's own arrivals and departures.
+
+    Parameters
+    ----------
+    workload
+        Pods without a duration run for ever; so do the pods that run already.
+    experiment
+        What to run.
+    rate
+        How many times faster pods arrive than in the source; durations stay.
+    learn
+        Whether the typical mix is learnt from the pods seen so far instead of given in advance.
+    selector
+        Puts an emulated scheduler in front of the engine.
+    progress
+        Called with events of arrival done and in all.
+    observe
+        Called with the simulated time and the engine, about 200 times.
+
+    Raises
+    ------
+    InvalidInput
+        ``rate`` is not positive.
+    RefereeMismatch
+        The referee counts something else than the state.
+    """
+    if rate <= 0:
+        raise InvalidInput("rate", f"is {rate}", "use a number above 0")
+    arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
+    run = _Run(workload, experiment, learn=learn, selector=selector)
+    return run.go(arrivals, rate, progress, observe)
+
+
+@dataclass
+class _Gang:
+    """Members of one gang at this moment, and what became of it."""
+
+    running: int = 0
+    milli: int = 0
+    most: int = 0
+
+
+@dataclass
+class _Clock:
+    """Integrals over simulated time between the first and the last arrival."""
+
+    begin_s: float
+    end_s: float
+    now_s: float
+    allocated: float = 0.0
+    demanded: float = 0.0
+    half_gang: float = 0.0
+
+    def advance(self, now: float, allocated: int, demanded: int, half_gang: int) -> None:
+        spent = max(0.0, min(now, self.end_s) - max(self.now_s, self.begin_s))
+        self.allocated += spent * allocated
+        self.demanded += spent * demanded
+        self.half_gang += (now - self.now_s) * half_gang
+        self.now_s = now
+
+
+@dataclass
+class _Run:
+    workload: Workload
+    experiment: Experiment
+    learn: bool
+    selector: Callable[[Engine], Selector] | None
+    heap: list[tuple[float, int, int]] = field(default_factory=list)
+    waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    gangs: dict[GangKey, _Gang] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        experiment = self.experiment
+        self.learner = MixLearner()
+        mix = TypicalMix() if self.learn else TypicalMix.from_requests(self.workload.requests)
+        self.state = ClusterState(self.workload.nodes)
+        self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
+        place_bound(self.engine, self.workload)
+        self.chooser: Selector = self.selector(self.engine) if self.selector else self.engine
+        self.referee = None if self.workload.bound else Referee(self.workload.nodes)
+        self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
+        self.demanded = self.allocated
+        self.peak = self.allocated
+        self.half_gang_milli = 0
+        self.attempts = 0
+        self.pool: dict[int, _Pending] = {}
+        # Capacity only shrinks between departures: a shape that failed since the last one fails
+        # again, whatever was placed meanwhile.
+        self.failed: set[tuple[Shape, object]] = set()
+
+    def go(
+        self,
+        arrivals: list[Arrival],
+        rate: float,
+        progress: Callable[[int, int], None] | None,
+        observe: Callable[[float, Engine], None] | None,
+    ) -> ReplayOutcome:
+        times = [arrival.at_s for arrival in arrivals]
+        begin, end = min(times, default=0.0), max(times, default=0.0)
+        clock = _Clock(begin, end, begin)
+        pods = [_Pending(arrival, serial) for serial, arrival in enumerate(arrivals)]
+        self.heap = [(pod.arrival.at_s, _Event.ARRIVAL, pod.serial) for pod in pods]
+        heapq.heapify(self.heap)
+        started = time.perf_counter()
+        arrived, next_sample = 0, begin
+        step = (end - begin) / 200
+        while self.heap:
+            now = self.heap[0][0]
+            clock.advance(now, self.allocated, self.demanded, self.half_gang_milli)
+            active: list[_Pending] = []
+            departed = False
+            while self.heap and self.heap[0][0] == now:
+                _, kind, serial = heapq.heappop(self.heap)
+                pod = pods[serial]
+                if kind == _Event.DEPARTURE:
+                    self._depart(pod.arrival.request)
+                    departed = True
+                elif kind == _Event.ARRIVAL:
+                    arrived += 1
+                    self._arrive(pod)
+                    active.append(pod)
+                elif serial in self.pool and not departed:  # else it is woken with the others
+                    active.append(pod)
+            if departed:
+                self.failed.clear()
+                active += self._wake(now)
+            active.sort(key=lambda pod: (-pod.arrival.request.priority, pod.tried_s, pod.serial))
+            for pod in active:
+                self._try(pod, now)
+            if observe and now >= next_sample and now <= end:
+                observe(now, self.engine)
+                next_sample = now + step
+            if progress and arrived % 200 == 0:
+                progress(arrived, len(pods))
+        seconds = time.perf_counter() - started
+        differences = self.state.check()
+        if differences:
+            raise RefereeMismatch(f"the state drifted: {differences[0]}")
+        return self._outcome(pods, clock, rate, seconds)
+
+    # -- events ------------------------------------------------------------------------------
+
+    def _arrive(self, pod: _Pending) -> None:
+        request = pod.arrival.request
+        self.demanded += request.gpu.requested_milli
+        pod.tried_s = pod.arrival.at_s
+        if request.gang:
+            self.gangs.setdefault(request.gang, _Gang())
+        if self.learn:
+            self.learner.observe(request)
+            count = self.learner.observed
+            if count % _RELEARN_EVERY == 0 or (count < _RELEARN_EVERY and count & (count - 1) == 0):
+                self.engine.set_mix(self.learner.mix())
+
+    def _depart(self, request: PodRequest) -> None:
+        placement = self.state.placements[request.uid]
+        self.engine.release(request.uid)
+        if self.referee:
+            self.referee.release(request.uid)
+        self.allocated -= placement.gpu_milli
+        self.demanded -= request.gpu.requested_milli
+        self._count_gang(request, -1)
+
+    def _wake(self, now: float) -> list[_Pending]:
+        """Waiting pods whose backoff is over; the others get a retry at its end."""
+        ready = []
+        for pod in self.pool.values():
+            retry = pod.tried_s + backoff_s(pod.attempts)
+            if retry <= now:
+                ready.append(pod)
+            elif retry < pod.retry_s:
+                pod.retry_s = retry
+                heapq.heappush(self.heap, (retry, int(_Event.RETRY), pod.serial))
+        return ready
+
+    def _try(self, pod: _Pending, now: float) -> None:
+        request = pod.arrival.request
+        self.attempts += 1
+        pod.attempts += 1
+        pod.tried_s = now
+        shape = (request.shape, request.selection)
+        row = -1 if shape in self.failed else self.chooser.best(request)
+        if row < 0:
+            self.failed.add(shape)
+            self.pool[pod.serial] = pod
+            pod.retry_s = float("inf")
+            return
+        self.pool.pop(pod.serial, None)
+        node = self.state.nodes[row]
+        assert node is not None
+        self._start(pod, self.engine.reserve(request, node.name), now)
+
+    def _start(self, pod: _Pending, placement: Placement, now: float) -> None:
+        request = pod.arrival.request
+        if self.referee:
+            self.referee.place(placement)
+        self.allocated += placement.gpu_milli
+        self.peak = max(self.peak, self.allocated)
+        self._count_gang(request, 1)
+        self.waits[pod_class(request)].append(now - pod.arrival.at_s)
+        if pod.arrival.duration_s is not None:
+            departure = (now + pod.arrival.duration_s, int(_Event.DEPARTURE), pod.serial)
+            heapq.heappush(self.heap, departure)
+
+    def _count_gang(self, request: PodRequest, sign: int) -> None:
+        key = request.gang
+        if key is None:
+            return
+        gang = self.gangs[key]
+        if 0 < gang.running < key.min_count:
+            self.half_gang_milli -= gang.milli
+        gang.running += sign
+        gang.milli += sign * request.gpu.requested_milli
+        gang.most = max(gang.most, gang.running)
+        if 0 < gang.running < key.min_count:
+            self.half_gang_milli += gang.milli
+
+    # -- figures -----------------------------------------------------------------------------
+
+    def _outcome(
+        self, pods: list[_Pending], clock: _Clock, rate: float, seconds: float
+    ) -> ReplayOutcome:
+        capacity = self.workload.gpu_milli or 1
+        span = clock.end_s - clock.begin_s
+        starved: dict[str, int] = defaultdict(int)
+        for pod in self.pool.values():
+            starved[pod_class(pod.arrival.request)] += 1
+        whole = sum(gang.most >= key.min_count for key, gang in self.gangs.items())
+        none = sum(gang.most == 0 for gang in self.gangs.values())
+        return ReplayOutcome(
+            replace(self.experiment, protocol=f"replay x{rate:g}{' learnt' * self.learn}"),
+            rate,
+            len(pods),
+            len(pods) - len(self.pool),
+            self.attempts,
+            100 * (clock.allocated / span if span else self.allocated) / capacity,
+            100 * (clock.demanded / span if span else self.demanded) / capacity,
+            100 * self.peak / capacity,
+            {
+                name: _waiting(self.waits.get(name, []), starved.get(name, 0))
+                for name in sorted({*self.waits, *starved})
+            },
+            whole,
+            len(self.gangs) - whole - none,
+            none,
+            clock.half_gang / 3_600_000,
+            seconds,
+        )
+
+
+def _seconds_json(wait: Waiting) -> dict[str, float | None]:
+    """Seconds; null where it is without end."""
+    times = {"p50_s": wait.p50_s, "p95_s": wait.p95_s, "max_s": wait.max_s}
+    return {key: round(s, 3) if s < float("inf") else None for key, s in times.items()}
+
+
+def _waiting(times: list[float], starved: int) -> Waiting:
+    """Percentiles over all pods; those never placed count as waiting without end."""
+    ordered = sorted(times) + [float("inf")] * starved
+
+    def at(share: float) -> float:
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+    return Waiting(len(ordered), starved, at(0.5), at(0.95), ordered[-1])
