@@ -6,8 +6,13 @@ import json
 import logging
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from scheduler.core.model import PodRequest
+    from scheduler.simulator.workload import Workload
 
 __all__ = ["command"]
 
@@ -18,6 +23,11 @@ __all__ = ["command"]
     "--nodes",
     type=click.Path(path_type=Path),
     help="Cluster file: openb .csv, snugfit/v1 or kubectl dump .json.",
+)
+@click.option(
+    "--mix",
+    type=click.Path(path_type=Path),
+    help="Typical pods: those of this snugfit/v1 or kubectl dump file, for good. Default: learnt.",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
@@ -30,6 +40,7 @@ __all__ = ["command"]
 def command(
     offline: bool,
     nodes: Path | None,
+    mix: Path | None,
     config_file: Path | None,
     host: str | None,
     port: int | None,
@@ -68,6 +79,7 @@ def command(
         "threads": threads,
         "hold_ttl_s": hold_ttl_s,
         "log_level": log_level,
+        "relearn_every": 0 if mix else None,
     }
     config = load(config_file, os.environ, flags)
     if print_config:
@@ -84,7 +96,9 @@ def command(
     _log_to_stderr(config.log_level, as_json=config.log_json)
     workload = load_workload(nodes)
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
-    known = [bound.request for bound in workload.bound] or list(workload.requests)
+    known = _pods(load_workload(mix)) if mix else _pods(workload)
+    if mix and not known:
+        raise InvalidInput("--mix", f"{mix} lists no pod", "name a file with typical pods")
     engine = Engine(
         ClusterState(workload.nodes),
         config.policy,
@@ -94,6 +108,10 @@ def command(
     place_bound(engine, workload)
     service = ExtenderService(engine, config, offline=True)
     ExtenderServer(create_app(service), config).serve_until_signalled()
+
+
+def _pods(workload: Workload) -> list[PodRequest]:
+    return [bound.request for bound in workload.bound] or list(workload.requests)
 
 
 class _JsonLines(logging.Formatter):

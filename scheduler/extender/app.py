@@ -9,9 +9,12 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
 from typing import Any
 
 import msgspec
+import yaml
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
 
@@ -22,12 +25,20 @@ from scheduler.extender import wire
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.service import ExtenderService
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "openapi_document"]
 
 log = logging.getLogger(__name__)
 
 _JSON = "application/json"
 _VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})
+
+
+@cache
+def openapi_document() -> dict[str, Any]:
+    """The OpenAPI description of this application."""
+    text = files("scheduler.extender").joinpath("openapi.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
+    return document
 
 
 def create_app(service: ExtenderService) -> Flask:
@@ -94,6 +105,10 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
     @app.get("/metrics")
     def exposition() -> Response:
         return Response(metrics.exposition(), mimetype="text/plain", content_type=_EXPOSITION)
+
+    @app.get("/openapi.json")
+    def description() -> Response:
+        return _json(openapi_document())
 
     @app.get("/debug/state")
     def debug_state() -> Response:

@@ -44,7 +44,8 @@ class ExtenderServer:
             request_queue_size=128,
             shutdown_timeout=config.drain_s,
         )
-        # Each answer is one small write; waiting for more to send would cost kube-scheduler 40 ms.
+        # An answer is two writes, head and body; without this the body would wait for the
+        # acknowledgement of the head, which can take 40 ms.
         self._server.nodelay = True
         self._server.max_request_body_size = config.max_body_mib << 20
         setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method
@@ -92,9 +93,18 @@ class ExtenderServer:
         self.serve()
 
     def reload_tls(self) -> None:
-        """Read certificate and key again; connections in use keep the old ones."""
-        if self._config.tls_cert:
+        """Read certificate and key again; connections in use keep the old ones.
+
+        Files that cannot be read (half written, a key of another certificate) change nothing: an
+        old certificate is better than none.
+        """
+        if not self._config.tls_cert:
+            return
+        try:
             self._server.ssl_adapter = self._tls()
+        except (OSError, ssl.SSLError) as error:
+            log.error("certificates not reloaded, the old ones stay: %s", error)  # noqa: TRY400
+        else:
             log.info("certificates reloaded")
 
     def _tls(self) -> BuiltinSSLAdapter:

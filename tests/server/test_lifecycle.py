@@ -1,0 +1,144 @@
+"""Connections over time: mutual TLS with reload, idle connections, draining, packets at once."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import trustme
+
+from scheduler.core.errors import InvalidInput
+from scheduler.extender.config import ExtenderConfig
+from tests.builders import node
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def _issue(authority: trustme.CA, folder: Path, name: str = "localhost") -> dict[str, str]:
+    leaf = authority.issue_cert(name)
+    leaf.private_key_pem.write_to_path(str(folder / "tls.key"))
+    (folder / "tls.crt").write_bytes(b"".join(pem.bytes() for pem in leaf.cert_chain_pems))
+    authority.cert_pem.write_to_path(str(folder / "ca.crt"))
+    return {
+        "tls_cert": str(folder / "tls.crt"),
+        "tls_key": str(folder / "tls.key"),
+        "tls_client_ca": str(folder / "ca.crt"),
+    }
+
+
+def _context(authority: trustme.CA, *, client: bool = True) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    if client:
+        authority.issue_cert("kube-scheduler").configure_cert(context)
+    return context
+
+
+def _get(port: int, context: ssl.SSLContext) -> tuple[int, bytes]:
+    """Status of a health check, and the certificate that was shown."""
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+    try:
+        connection.request("GET", "/healthz")
+        status = connection.getresponse().status
+        assert isinstance(connection.sock, ssl.SSLSocket)
+        shown = connection.sock.getpeercert(binary_form=True)
+    finally:
+        connection.close()
+    assert shown
+    return status, shown
+
+
+def _port(server) -> int:
+    return int(server.url.rsplit(":", 1)[1])
+
+
+def test_a_caller_without_a_certificate_is_refused(start, authority, tmp_path) -> None:
+    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    assert server.url.startswith("https://")
+    assert _get(_port(server), _context(authority))[0] == 200
+    with pytest.raises((ssl.SSLError, OSError)):
+        _get(_port(server), _context(authority, client=False))
+    stranger = _context(authority, client=False)
+    trustme.CA().issue_cert("kube-scheduler").configure_cert(stranger)
+    with pytest.raises((ssl.SSLError, OSError)):
+        _get(_port(server), stranger)
+    assert _get(_port(server), _context(authority))[0] == 200  # and it keeps serving
+
+
+def test_renewed_certificates_are_read_without_a_restart(start, authority, tmp_path) -> None:
+    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    context = _context(authority)
+    _, before = _get(_port(server), context)
+    _issue(authority, tmp_path)
+    assert _get(_port(server), context)[1] == before
+    server.server.reload_tls()
+    assert _get(_port(server), context)[1] != before
+
+
+def test_a_broken_renewal_keeps_the_old_certificate(start, authority, tmp_path) -> None:
+    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    context = _context(authority)
+    _, before = _get(_port(server), context)
+    (tmp_path / "tls.crt").write_text("half written")
+    server.server.reload_tls()
+    assert _get(_port(server), context) == (200, before)
+
+
+def test_unreadable_certificates_stop_the_start(start, tmp_path) -> None:
+    files = {"tls_cert": str(tmp_path / "no.crt"), "tls_key": str(tmp_path / "no.key")}
+    with pytest.raises(InvalidInput, match="cannot be served"):
+        start([node(gpus=1)], **files)
+
+
+def test_idle_connections_are_kept_longer_than_kube_scheduler_keeps_them() -> None:
+    """It does not retry a POST on a connection that the server has just closed."""
+    assert ExtenderConfig().keep_alive_s > 90
+
+
+def test_a_connection_outlives_an_idle_time_and_is_closed_after_the_limit(start) -> None:
+    server = start([node(gpus=1)], keep_alive_s=3)
+    with socket.create_connection(("127.0.0.1", _port(server)), timeout=20) as sock:
+        for idle in (0.0, 1.5):
+            time.sleep(idle)
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"ok\n"):  # head and body may come apart
+                answer += sock.recv(4096)
+            assert answer.startswith(b"HTTP/1.1 200") and b"content-length: 3" in answer.lower()
+        assert sock.recv(4096) == b""  # closed by the server, after the limit
+
+
+def test_a_request_in_flight_is_answered_before_the_server_stops(start) -> None:
+    server = start([node(gpus=1)])
+    body = b'{"Pod":{"metadata":{"name":"p","uid":"p"}},"NodeNames":["n0"]}'
+    with socket.create_connection(("127.0.0.1", _port(server)), timeout=20) as sock:
+        head = b"POST /filter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body[:20])
+        time.sleep(0.3)  # a worker has taken it and waits for the rest
+        stopping = threading.Thread(target=server.server.stop)
+        stopping.start()
+        time.sleep(0.3)
+        sock.sendall(body[20:])
+        answer = b"".join(iter(lambda: sock.recv(65536), b""))
+        stopping.join(timeout=20)
+    assert answer.startswith(b"HTTP/1.1 200") and b'"NodeNames":["n0"]' in answer
+    with pytest.raises(OSError, match=r"."):
+        socket.create_connection(("127.0.0.1", _port(server)), timeout=2)
+
+
+def test_small_answers_are_sent_at_once(start) -> None:
+    """Without TCP_NODELAY each answer of two writes would wait for an acknowledgement."""
+    server = start([node(gpus=1)])
+    accepted = server.server._server
+    assert accepted.nodelay
+    assert accepted.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
