@@ -17,7 +17,14 @@ from scheduler.core.mig import Packing, pack
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
 
-__all__ = ["fraction_need", "mig_packing", "replica_shares", "shares_of", "slots_after"]
+__all__ = [
+    "fraction_need",
+    "mig_packing",
+    "replica_counts",
+    "replica_shares",
+    "shares_of",
+    "slots_after",
+]
 
 IntArray = NDArray[np.int64]
 
@@ -55,7 +62,7 @@ def mig_packing(state: ClusterState, gpu: GpuRequest, row: int) -> Packing | Non
 
 
 @lru_cache(maxsize=65_536)
-def _replica_counts(free: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...] | None:
+def replica_counts(free: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...] | None:
     taken = []
     for index in sorted(range(len(free)), key=lambda index: (free[index], index)):
         count = min(wanted, free[index])
@@ -74,7 +81,7 @@ def replica_shares(
     count = int(state.device_count[row])
     shared = state.device_code[row, :count] == DeviceCode.SHARED
     free = np.where(shared, state.slots_free[row, :count], 0)
-    return _replica_counts(tuple(free.tolist()), gpu.replicas)
+    return replica_counts(tuple(free.tolist()), gpu.replicas)
 
 
 def slots_after(state: ClusterState, gpu: GpuRequest, row: int) -> list[int] | None:

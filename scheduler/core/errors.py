@@ -7,7 +7,8 @@
     ├── UnknownNode        a node name that the state has never seen
     ├── UnknownPod         a release of a pod that the state does not hold
     ├── CapacityConflict   a delta would over-commit a row; nothing was written
-    └── FrozenState        a write to a snapshot
+    ├── FrozenState        a write to a snapshot
+    └── SolverFault        a plan broke a rule of its problem; nothing of it may be used
 
 "Does not fit" is not an exception: it is a :class:`scheduler.core.model.Reason`.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "FrozenState",
     "InvalidInput",
     "SchedulerError",
+    "SolverFault",
     "UnknownNode",
     "UnknownPod",
     "nearest",
@@ -91,3 +93,7 @@ class FrozenState(SchedulerError):
 
     def __init__(self) -> None:
         super().__init__("a snapshot is frozen; use fork() for a what-if copy")
+
+
+class SolverFault(SchedulerError):
+    """A plan that the referee rejects. A fault of ours, never of the input."""

@@ -1,0 +1,234 @@
+"""Upper bounds on what any plan can place, proved by arithmetic and not by a solver's word.
+
+A linear programme over kinds and groups of alike rows relaxes the problem: capacities of a group
+are pooled, pods may be split. GLOP solves it; what counts is only its *dual* solution, which is
+rounded to integers and turned into a bound by weak duality in exact arithmetic. Whatever the
+solver returned, the bound holds.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+from ortools.linear_solver import pywraplp
+
+from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.planner.instance import Instance, Level
+
+__all__ = ["Relaxation"]
+
+IntArray = NDArray[np.int64]
+
+_DUAL_SCALE = 1 << 60  # duals of byte-sized capacities are tiny; Python integers do not mind
+_MOST_GROUPS = 200
+_STEPS = (1, 2, 3, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class _Constraint:
+    """Sum of ``terms`` over columns (kind, group) is at most ``limit``."""
+
+    terms: Mapping[tuple[int, int], int]
+    limit: int
+
+
+class Relaxation:
+    """The pooled problem; bounds level after level."""
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.groups = self._groups()
+        self.columns: list[tuple[int, int]] = [
+            (kind, group)
+            for group, rows in enumerate(self.groups)
+            for kind in range(len(instance.kinds))
+            if instance.most[kind, rows].any()
+        ]
+        self._by_kind: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for kind, group in self.columns:
+            self._by_kind[kind].append((kind, group))
+        self.constraints = [c for group in range(len(self.groups)) for c in self._group(group)]
+
+    def bound(self, level: Level, achieved: Sequence[tuple[Level, int]]) -> int:
+        """Most that a level can reach if the levels before it reach at least what they have.
+
+        Parameters
+        ----------
+        level
+            What is maximised.
+        achieved
+            Higher levels and values that the optimum is known to reach.
+        """
+        constraints = list(self.constraints)
+        for other, value in achieved:
+            weights = other.weights.tolist()
+            terms = {c: -weights[c[0]] for c in self.columns if weights[c[0]]}
+            constraints.append(_Constraint(terms, -value))
+        weights = [int(weight) for weight in level.weights.tolist()]
+        supply = [len(pods) for pods in self.instance.pods]
+        trivial = sum(w * supply[k] for k, w in enumerate(weights) if self._by_kind[k])
+        duals = self._duals(constraints, weights, supply)
+        if duals is None:
+            return trivial
+        bound = min(trivial, self._weak_duality(constraints, duals, weights, supply))
+        unit = int(np.gcd.reduce([w for w in weights if w] or [1]))
+        return max(0, bound // unit * unit)
+
+    # -- the relaxation ----------------------------------------------------------------------
+
+    def _groups(self) -> list[IntArray]:
+        """Rows that may be pooled: the same kinds fit, as far as the number of groups allows."""
+        instance = self.instance
+        rows = np.flatnonzero(instance.most.any(axis=0))
+        for table in (instance.most[:, rows], instance.most[:, rows] > 0,
+                      instance.admissible[:, rows]):  # fmt: skip
+            _, codes = np.unique(table, axis=1, return_inverse=True)
+            if codes.size == 0 or int(codes.max()) < _MOST_GROUPS:
+                return [rows[codes == code] for code in range(int(codes.max(initial=-1)) + 1)]
+        return [rows]
+
+    def _group(self, group: int) -> list[_Constraint]:
+        instance, rows = self.instance, self.groups[group]
+        base = instance.base
+        kinds = [kind for kind, at in self.columns if at == group]
+        shapes = {kind: instance.kinds[kind].shape for kind in kinds}
+        made = []
+        for free, need in (
+            (base.cpu[rows], {k: s.cpu_milli for k, s in shapes.items()}),
+            (base.mem[rows], {k: s.memory_mib for k, s in shapes.items()}),
+            (base.pods[rows], dict.fromkeys(kinds, 1)),
+        ):
+            made += self._volume(group, np.maximum(free, 0), need)
+        made += self._on_devices(group, rows, kinds)
+        for kind in kinds:
+            made.append(_Constraint({(kind, group): 1}, int(instance.most[kind, rows].sum())))
+        return made
+
+    def _volume(self, group: int, free: IntArray, need: Mapping[int, int]) -> list[_Constraint]:
+        """Pooled capacity, and dual feasible functions where the rows are alike in it.
+
+        The functions u_s(x) of Fekete and Schepers (x if (s+1)x is an integer, else
+        floor((s+1)x)/s, for x = need/capacity) may replace the needs: any set that fits one row
+        sums to at most 1 under each of them.
+        """
+        made = [_Constraint({(k, group): n for k, n in need.items() if n}, int(free.sum()))]
+        capacity = int(free[0]) if len(free) else 0
+        if capacity <= 0 or not (free == capacity).all():
+            return made
+        for step in _STEPS:
+            terms = {}
+            for kind, n in need.items():
+                scaled = (step + 1) * n
+                # In units of 1/(step * capacity), so that everything stays an integer.
+                value = step * n if scaled % capacity == 0 else scaled // capacity * capacity
+                if value:
+                    terms[kind, group] = value
+            made.append(_Constraint(terms, step * capacity * len(free)))
+        return made
+
+    def _on_devices(self, group: int, rows: IntArray, kinds: Sequence[int]) -> list[_Constraint]:
+        instance, base = self.instance, self.instance.base
+        whole: dict[int, int] = {}
+        milli: dict[int, int] = {}
+        replicas: dict[int, int] = {}
+        slots: dict[int, int] = {}
+        for kind in kinds:
+            gpu = instance.kinds[kind].shape.gpu
+            match gpu.kind:
+                case GpuKind.WHOLE:
+                    whole[kind] = gpu.count
+                    milli[kind] = gpu.count * DEVICE_MILLI
+                case GpuKind.FRACTION:
+                    milli[kind] = min(instance.fraction(kind, row)[0] for row in rows.tolist())
+                case GpuKind.SHARED:
+                    replicas[kind] = gpu.replicas
+                case GpuKind.MIG:
+                    slots[kind] = self._least_slots(gpu.mig, rows)
+                case GpuKind.NONE:
+                    pass
+        free_slots = sum(
+            int(mask & 0xFF).bit_count()
+            for row in rows.tolist()
+            for mig, mask in zip(
+                instance.state.mig_types_of(row), base.slots[row].tolist(), strict=False
+            )
+            if mig
+        )
+        made = self._volume(group, base.whole[rows], whole) if whole else []
+        if milli:
+            free = int(np.maximum(base.milli[rows], 0).sum())
+            made.append(_Constraint({(k, group): n for k, n in milli.items()}, free))
+        if replicas:
+            made += self._volume(group, base.replicas[rows], replicas)
+        if slots:
+            made.append(_Constraint({(k, group): n for k, n in slots.items()}, free_slots))
+        return made
+
+    def _least_slots(self, wanted: tuple[tuple[str, int], ...], rows: IntArray) -> int:
+        """Fewest slots that the instances take on any device type of these rows."""
+        types = {mig for row in rows.tolist() for mig in self.instance.state.mig_types_of(row)}
+        total = 0
+        for profile, instances in wanted:
+            sizes = [
+                (mask & 0xFF).bit_count()
+                for mig in types
+                if mig
+                for mask in mig.placements(profile)
+            ]
+            total += instances * min(sizes, default=0)
+        return total
+
+    # -- duals -------------------------------------------------------------------------------
+
+    def _duals(
+        self,
+        constraints: Sequence[_Constraint],
+        weights: Sequence[int],
+        supply: Sequence[int],
+    ) -> list[int] | None:
+        """Rounded duals of the constraints, scaled; None if the solver found no optimum."""
+        solver = pywraplp.Solver.CreateSolver("GLOP")
+        assert solver is not None  # GLOP is part of every OR-Tools build
+        column = {key: solver.NumVar(0.0, supply[key[0]], "") for key in self.columns}
+        for kind, keys in self._by_kind.items():
+            row = solver.Constraint(-solver.infinity(), supply[kind])
+            for key in keys:
+                row.SetCoefficient(column[key], 1.0)
+        rows = []
+        for constraint in constraints:
+            row = solver.Constraint(-solver.infinity(), float(constraint.limit))
+            for key, factor in constraint.terms.items():
+                row.SetCoefficient(column[key], float(factor))
+            rows.append(row)
+        objective = solver.Objective()
+        for (kind, _), var in column.items():
+            objective.SetCoefficient(var, float(weights[kind]))
+        objective.SetMaximization()
+        if solver.Solve() != pywraplp.Solver.OPTIMAL:
+            return None
+        return [max(0, round(row.dual_value() * _DUAL_SCALE)) for row in rows]
+
+    def _weak_duality(
+        self,
+        constraints: Sequence[_Constraint],
+        duals: Sequence[int],
+        weights: Sequence[int],
+        supply: Sequence[int],
+    ) -> int:
+        """Bound from any non-negative duals: their cost, plus for each pod the best it can gain."""
+        priced: dict[tuple[int, int], int] = defaultdict(int)
+        total = 0
+        for constraint, dual in zip(constraints, duals, strict=True):
+            if dual:
+                total += dual * constraint.limit
+                for key, factor in constraint.terms.items():
+                    priced[key] += dual * factor
+        for kind, keys in self._by_kind.items():
+            gain = max(weights[kind] * _DUAL_SCALE - priced[key] for key in keys) if keys else 0
+            total += supply[kind] * max(0, gain)
+        return int(Fraction(total, _DUAL_SCALE).__floor__())

@@ -1,0 +1,92 @@
+"""The last word on a plan: what it promises is re-derived from the model objects alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+from scheduler.core.errors import SolverFault
+from scheduler.core.model import GangKey, Placement, Reason
+from scheduler.core.selection import admits
+from scheduler.core.verify import Referee, Violation
+from scheduler.planner.model import Problem
+
+__all__ = ["check"]
+
+
+def check(problem: Problem, final: Mapping[str, Placement]) -> None:
+    """Raise :class:`SolverFault` if these placements break a rule of the problem.
+
+    Capacity and devices go through the referee. Nodes that running pods over-fill already cannot
+    be judged and are left out. Selection, candidates, gangs, pods that must stay and disruption
+    budgets are checked here.
+
+    Parameters
+    ----------
+    problem
+        What was asked.
+    final
+        Every placement once the plan is carried out, by uid.
+    """
+    before = problem.state.placements
+    _check_capacity(problem, final)
+    for uid, placement in before.items():
+        if uid not in problem.movable and final.get(uid) != placement:
+            raise SolverFault(f"{placement.pod.key} must stay and was moved")
+        costs = problem.movable.get(uid)
+        if costs and costs.evict is None and uid not in final:
+            raise SolverFault(f"{placement.pod.key} must not be evicted and was")
+    for uid, placement in final.items():
+        if before.get(uid) == placement:
+            continue
+        node = problem.state.nodes[problem.state.row(placement.node)]
+        assert node is not None
+        if admits(node, placement.pod) is not Reason.FITS:
+            raise SolverFault(f"{placement.pod.key} is not admitted by {placement.node}")
+        names = problem.candidates.get(uid)
+        if names is not None and placement.node not in names:
+            raise SolverFault(f"{placement.pod.key} is on {placement.node}, no candidate of it")
+    _check_gangs(problem, final)
+    for budget in problem.budgets:
+        disturbed = sum(final.get(uid) != before.get(uid) for uid in budget.uids)
+        if disturbed > max(budget.allowed, 0):
+            raise SolverFault(f"{budget.name} allows {budget.allowed}, the plan takes {disturbed}")
+
+
+def _check_capacity(problem: Problem, final: Mapping[str, Placement]) -> None:
+    nodes = [node for node in problem.state.nodes if node is not None]
+    referee = Referee(nodes)
+    before = problem.state.placements
+    full: set[str] = set()
+    fixed = [p for uid, p in final.items() if before.get(uid) == p]
+    placed = [p for uid, p in final.items() if before.get(uid) != p]
+    for placement in fixed:
+        try:
+            referee.place(placement)
+        except Violation:
+            full.add(placement.node)  # a fact of the cluster, not of the plan
+    for placement in placed:
+        try:
+            referee.place(placement)
+        except Violation as violation:
+            if placement.node not in full:
+                raise SolverFault(str(violation)) from violation
+
+
+def _check_gangs(problem: Problem, final: Mapping[str, Placement]) -> None:
+    running: Counter[GangKey] = Counter()
+    added: Counter[GangKey] = Counter()
+    lost: Counter[GangKey] = Counter()
+    for uid, placement in final.items():
+        if placement.pod.gang:
+            running[placement.pod.gang] += 1
+            added[placement.pod.gang] += uid not in problem.state.placements
+    for uid, placement in problem.state.placements.items():
+        if placement.pod.gang and uid not in final:
+            lost[placement.pod.gang] += 1
+    for gang in {*added, *lost}:
+        touched = added[gang] or lost[gang]
+        if touched and 0 < running[gang] < gang.min_count:
+            raise SolverFault(
+                f"gang {gang.namespace}/{gang.name} runs {running[gang]} of {gang.min_count}"
+            )

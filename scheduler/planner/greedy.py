@@ -1,0 +1,128 @@
+"""The instant incumbent: the engine itself, pod by pod, large before small, gangs whole or not."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.engine import Engine
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import GangKey, PodRequest
+from scheduler.planner.instance import Instance
+from scheduler.planner.layout import Layout
+
+__all__ = ["fill", "gang_missing"]
+
+Size = tuple[int, int, int]
+
+
+def gang_missing(layout: Layout, gang: GangKey) -> int:
+    """How many members a gang still needs before any of them may run."""
+    instance = layout.instance
+    placed = sum(layout.placed(kind) for kind in instance.gang_kinds[gang])
+    return max(0, gang.min_count - placed - instance.gang_fixed.get(gang, 0))
+
+
+def fill(layout: Layout) -> None:
+    """Place what fits where nothing has to move, highest priority first.
+
+    Within a priority gangs come first, since they need room that small pods would take; then
+    large pods before small ones. A gang's members are placed together or not at all.
+    """
+    instance = layout.instance
+    engine = Engine(
+        layout.state,
+        instance.problem.policy,
+        mix=TypicalMix.from_requests(
+            [pod for pods in instance.pods for pod in pods]
+            + [p.pod for p in layout.state.placements.values()]
+        ),
+    )
+    for priority in instance.priorities:
+        for gang in _gangs(layout, priority):
+            _fill_gang(layout, engine, gang)
+        for kind in sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k)):
+            _fill_kind(layout, engine, kind, instance.admissible[kind])
+
+
+def _kinds(layout: Layout, priority: int) -> Iterator[int]:
+    for code, kind in enumerate(layout.instance.kinds):
+        if kind.priority == priority and layout.unplaced[code]:
+            if kind.gang and gang_missing(layout, kind.gang):
+                continue  # members of a gang that is not whole stay out
+            yield code
+
+
+def _gangs(layout: Layout, priority: int) -> list[GangKey]:
+    """Incomplete gangs whose most important member has this priority, large ones first."""
+    instance = layout.instance
+    size: dict[GangKey, int] = defaultdict(int)
+    for gang, kinds in instance.gang_kinds.items():
+        top = max(instance.kinds[kind].priority for kind in kinds)
+        waiting = sum(len(layout.unplaced[kind]) for kind in kinds)
+        if top == priority and 0 < gang_missing(layout, gang) <= waiting:
+            size[gang] = sum(instance.gpu_milli(k) * len(layout.unplaced[k]) for k in kinds)
+    return sorted(size, key=lambda gang: (-size[gang], gang.namespace, gang.name))
+
+
+def _size(layout: Layout, kind: int) -> Size:
+    shape = layout.instance.kinds[kind].shape
+    return (-layout.instance.gpu_milli(kind), -shape.cpu_milli, -shape.memory_mib)
+
+
+def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bool_]) -> list[str]:
+    """Place pods of a kind until one does not fit; returns their uids."""
+    rows = np.flatnonzero(allowed)
+    everywhere = len(rows) == len(layout.state)
+    placed = []
+    for pod in list(layout.unplaced[kind].values()):
+        row = engine.best(pod, None if everywhere else rows)
+        if row < 0:
+            break  # nothing was released meanwhile: the next one of this kind fits nowhere either
+        node = layout.state.nodes[row]
+        assert node is not None
+        layout.place(engine.choose(pod, node.name))
+        placed.append(pod.uid)
+    return placed
+
+
+def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
+    for rows in _domains(layout, gang):
+        placed = []
+        for kind in sorted(layout.instance.gang_kinds[gang], key=lambda k: (_size(layout, k), k)):
+            allowed = layout.instance.admissible[kind] & rows
+            placed += _fill_kind(layout, engine, kind, allowed)
+        if not gang_missing(layout, gang):
+            return
+        for uid in placed:
+            layout.take(uid)
+
+
+def _domains(layout: Layout, gang: GangKey) -> Iterator[NDArray[np.bool_]]:
+    """Row masks to try: domains of each topology key, the fullest first, then the whole cluster."""
+    state = layout.state
+    present = np.array([node is not None for node in state.nodes], dtype=bool)
+    for key in layout.instance.problem.topology:
+        by_value: dict[str, list[int]] = defaultdict(list)
+        for row, node in enumerate(state.nodes):
+            if node is not None and key in node.labels:
+                by_value[node.labels[key]].append(row)
+        room = {value: int(state.gpu_left[rows].sum()) for value, rows in by_value.items()}
+        for value in sorted(by_value, key=lambda value: (room[value], value)):
+            mask = np.zeros(len(state), dtype=bool)
+            mask[by_value[value]] = True
+            yield mask
+    yield present
+
+
+def waiting(layout: Layout) -> list[PodRequest]:
+    """Pending pods without a row, in the order of their kinds."""
+    return [
+        pod
+        for pods in layout.unplaced
+        for pod in pods.values()
+        if pod.uid not in layout.instance.origin
+    ]

@@ -1,0 +1,340 @@
+"""A problem in the planner's own terms: kinds of interchangeable pods, rows, levels of objective."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.devices import fraction_need
+from scheduler.core.feasibility import static_reasons
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    GangKey,
+    GpuKind,
+    NodeSelection,
+    Placement,
+    PodRequest,
+    Reason,
+    Shape,
+)
+from scheduler.core.selection import admits
+from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.planner.model import Kind, Problem
+
+__all__ = ["Instance", "Level", "Residual"]
+
+BoolArray = NDArray[np.bool_]
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One step of the lexicographic objective: maximise the sum of these weights over placed pods.
+
+    ``weights`` is per kind, (K,) int64. ``tier`` is the position of its priority. Only the first
+    level of a tier is bounded and reported; a second one breaks its ties.
+    """
+
+    tier: int
+    weights: IntArray
+    reported: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Residual:
+    """What rows have once every pod in play is taken off them; the same for every layout.
+
+    Attributes
+    ----------
+    cpu, mem, pods : (N,) int64
+    milli, memory, slots : (N, D) int64
+        Per device, as in the state's columns of the same meaning.
+    whole : (N,) int64
+        Plain devices that are entirely free.
+    replicas : (N,) int64
+        Free replicas of time-sliced devices.
+    """
+
+    cpu: IntArray
+    mem: IntArray
+    pods: IntArray
+    milli: IntArray
+    memory: IntArray
+    slots: IntArray
+    whole: IntArray
+    replicas: IntArray
+
+
+class Instance:
+    """Kinds, rows and objective of a problem.
+
+    A pod is *in play* if the plan may decide about it: every pending pod, and every movable one
+    that takes no MIG slots or replicas (those stay where they are).
+
+    Attributes
+    ----------
+    kinds : list of Kind
+    pods : list of list of PodRequest
+        Pods of each kind in the order in which they were given.
+    kind_of : dict of str to int
+        Kind by uid of each pod in play.
+    origin : dict of str to Placement
+        Where each running pod in play is now.
+    priorities : list of int
+        Tiers, highest first.
+    levels : list of Level
+    admissible : (K, N) bool
+        Rows that a kind may use as far as the node itself is concerned.
+    gang_fixed : dict of GangKey to int
+        Running members that are not in play.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.state: ClusterState = problem.state
+        self.kinds: list[Kind] = []
+        self.pods: list[list[PodRequest]] = []
+        self.kind_of: dict[str, int] = {}
+        self.origin: dict[str, Placement] = {}
+        self.relaxed: list[str] = []
+        self._collect()
+        self.priorities = sorted({kind.priority for kind in self.kinds}, reverse=True)
+        self.levels = self._levels()
+        self.admissible = self._admissible()
+        self.gang_fixed = self._gang_fixed()
+        self.gang_kinds: dict[GangKey, list[int]] = defaultdict(list)
+        for index, kind in enumerate(self.kinds):
+            if kind.gang:
+                self.gang_kinds[kind.gang].append(index)
+
+    # -- kinds -------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        problem = self.problem
+        budgets: dict[str, list[int]] = defaultdict(list)
+        for position, budget in enumerate(problem.budgets):
+            for uid in budget.uids:
+                budgets[uid].append(position)
+        codes: dict[Kind, int] = {}
+        self._static: dict[Shape, NDArray[np.int8]] = {}
+
+        def add(pod: PodRequest, kind: Kind) -> None:
+            code = codes.setdefault(kind, len(codes))
+            if code == len(self.kinds):
+                self.kinds.append(kind)
+                self.pods.append([])
+            self.pods[code].append(pod)
+            self.kind_of[pod.uid] = code
+
+        for pod in problem.pending:
+            names = problem.candidates.get(pod.uid)
+            add(
+                pod,
+                Kind(pod.shape, pod.selection, pod.priority, pod.gang, None, (), names),
+            )
+        stay = 0
+        broken = self._gangs_that_stay()
+        for uid in sorted(problem.movable):
+            placement = self.state.placements[uid]
+            pod = placement.pod
+            if not self._may_move(placement) or pod.gang in broken:
+                stay += 1
+                continue
+            self.origin[uid] = placement
+            disruption = problem.movable[uid]
+            held = tuple(budgets.get(uid, ()))
+            add(
+                pod,
+                Kind(pod.shape, pod.selection, pod.priority, pod.gang, disruption, held, None),
+            )
+        if stay:
+            self.relaxed.append(
+                f"{stay} movable pods stay in place: they hold MIG slots or replicas, their node is "
+                "over-full or would not admit them again, or not all of their gang runs and may move"
+            )
+
+    def _gangs_that_stay(self) -> set[GangKey]:
+        """Gangs whose running members cannot be decided about together."""
+        running: dict[GangKey, int] = defaultdict(int)
+        broken: set[GangKey] = set()
+        for uid, placement in self.state.placements.items():
+            gang = placement.pod.gang
+            if gang:
+                running[gang] += 1
+                if uid not in self.problem.movable or not self._may_move(placement):
+                    broken.add(gang)
+        return broken | {gang for gang, count in running.items() if count < gang.min_count}
+
+    def _may_move(self, placement: Placement) -> bool:
+        """Whether the model can express that this running pod stays where it is."""
+        state, pod = self.state, placement.pod
+        row = state.row_of[placement.node]
+        node = state.nodes[row]
+        assert node is not None
+        return (
+            pod.gpu.kind not in (GpuKind.MIG, GpuKind.SHARED)
+            and min(state.cpu_free[row], state.mem_free[row], state.pods_free[row]) >= 0
+            and len(placement.devices) == max(pod.gpu.count, pod.gpu.kind is GpuKind.FRACTION)
+            and all(
+                share.index < state.device_count[row]
+                and state.device_code[row, share.index] == DeviceCode.PLAIN
+                and state.gpu_free[row, share.index] >= 0
+                for share in placement.devices
+            )
+            and int(self._static_of(pod.shape)[row]) == Reason.FITS.code
+            and admits(node, pod) is Reason.FITS
+        )
+
+    def _static_of(self, shape: Shape) -> NDArray[np.int8]:
+        if shape not in self._static:
+            self._static[shape] = static_reasons(self.state, shape)
+        return self._static[shape]
+
+    def _levels(self) -> list[Level]:
+        levels = []
+        for tier, priority in enumerate(self.priorities):
+            ours = np.array([kind.priority == priority for kind in self.kinds], dtype=np.int64)
+            if self.problem.objective == "gpu":
+                milli = np.array([self.gpu_milli(k) for k in range(len(self.kinds))])
+                levels.append(Level(tier, ours * milli))
+                levels.append(Level(tier, ours, reported=False))
+            else:
+                levels.append(Level(tier, ours))
+        return levels
+
+    def gpu_milli(self, kind: int) -> int:
+        """Milli-GPU that a pod of this kind stands for in the objective.
+
+        What MIG slots and replicas stand for depends on the device; the least of the cluster's
+        device types counts.
+        """
+        gpu = self.kinds[kind].shape.gpu
+        state = self.state
+        match gpu.kind:
+            case GpuKind.MIG:
+                total = 0
+                for profile, instances in gpu.mig:
+                    sizes = [t.milli(t.placements(profile)[0]) for t in state.mig_types
+                             if t.placements(profile)]  # fmt: skip
+                    total += instances * min(sizes, default=0)
+                return total
+            case GpuKind.SHARED:
+                shared = state.device_code == DeviceCode.SHARED
+                most = int(np.where(shared, state.replicas, 0).max(initial=0))
+                return gpu.replicas * DEVICE_MILLI // most if most else 0
+            case GpuKind.FRACTION if not gpu.milli:
+                most = int(state.device_mem.max(initial=0))
+                return gpu.memory_mib * DEVICE_MILLI // most if most else 0
+            case _:
+                return gpu.requested_milli
+
+    def _admissible(self) -> BoolArray:
+        state = self.state
+        fits = np.zeros((len(self.kinds), len(state)), dtype=bool)
+        admitted: dict[NodeSelection, BoolArray] = {}
+        for code, kind in enumerate(self.kinds):
+            if kind.selection not in admitted:
+                pod = self.pods[code][0]
+                admitted[kind.selection] = np.array(
+                    [node is not None and admits(node, pod) is Reason.FITS for node in state.nodes],
+                    dtype=bool,
+                )
+            fits[code] = (self._static_of(kind.shape) == Reason.FITS.code) & admitted[
+                kind.selection
+            ]
+            if kind.candidates is not None:
+                rows = [state.row_of[name] for name in kind.candidates if name in state.row_of]
+                chosen = np.zeros(len(state), dtype=bool)
+                chosen[rows] = True
+                fits[code] &= chosen
+        return fits
+
+    def _gang_fixed(self) -> dict[GangKey, int]:
+        fixed: dict[GangKey, int] = defaultdict(int)
+        for uid, placement in self.state.placements.items():
+            if placement.pod.gang and uid not in self.kind_of:
+                fixed[placement.pod.gang] += 1
+        return fixed
+
+    # -- rows --------------------------------------------------------------------------------
+
+    @cached_property
+    def base(self) -> Residual:
+        """What every row has without the pods in play."""
+        state = self.state
+        cpu, mem = state.cpu_free.astype(np.int64), state.mem_free.astype(np.int64)
+        pods = state.pods_free.astype(np.int64)
+        milli = state.gpu_free.astype(np.int64)
+        memory = state.device_mem_free.astype(np.int64)
+        for placement in self.origin.values():
+            row = state.row_of[placement.node]
+            cpu[row] += placement.pod.cpu_milli
+            mem[row] += placement.pod.memory_mib
+            pods[row] += 1
+            for share in placement.devices:
+                if state.device_code[row, share.index] == DeviceCode.PLAIN:
+                    milli[row, share.index] += share.milli
+                    memory[row, share.index] += share.memory_mib
+        slots = state.slots_free.astype(np.int64)
+        shared = state.device_code == DeviceCode.SHARED
+        return Residual(
+            cpu,
+            mem,
+            pods,
+            milli,
+            memory,
+            slots,
+            (milli == DEVICE_MILLI).sum(axis=1),
+            np.where(shared, np.maximum(slots, 0), 0).sum(axis=1),
+        )
+
+    def fraction(self, kind: int, row: int) -> tuple[int, int]:
+        """Milli-GPU and device memory that a fraction of this kind takes on a row."""
+        milli, memory = fraction_need(self.state, self.kinds[kind].shape.gpu, np.array([row]))
+        return int(milli[0]), int(memory[0])
+
+    @cached_property
+    def most(self) -> IntArray:
+        """Most pods of each kind alone that each row could host, no other being in play, (K, N)."""
+        base = self.base
+        table = np.zeros(self.admissible.shape, dtype=np.int64)
+        for code, kind in enumerate(self.kinds):
+            rows = np.flatnonzero(self.admissible[code])
+            shape = kind.shape
+            most = np.minimum(base.pods[rows], len(self.pods[code]))
+            if shape.cpu_milli:
+                most = np.minimum(most, base.cpu[rows] // shape.cpu_milli)
+            if shape.memory_mib:
+                most = np.minimum(most, base.mem[rows] // shape.memory_mib)
+            most = np.minimum(most, self._most_on_devices(code, rows, most))
+            table[code, rows] = np.maximum(most, 0)
+        return table
+
+    def _most_on_devices(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:
+        base, gpu, state = self.base, self.kinds[kind].shape.gpu, self.state
+        match gpu.kind:
+            case GpuKind.NONE:
+                return otherwise
+            case GpuKind.WHOLE:
+                return base.whole[rows] // gpu.count
+            case GpuKind.FRACTION:
+                milli, memory = fraction_need(state, gpu, rows)
+                fit = np.maximum(base.milli[rows], 0) // milli[:, None]
+                bounded = (memory[:, None] > 0) & (state.device_mem[rows] > 0)
+                room = np.maximum(base.memory[rows], 0) // np.maximum(memory[:, None], 1)
+                return np.asarray(np.where(bounded, np.minimum(fit, room), fit).sum(axis=1))
+            case GpuKind.SHARED:
+                return base.replicas[rows] // gpu.replicas
+            case GpuKind.MIG:
+                return np.array([self._most_instances(gpu.mig, row) for row in rows.tolist()])
+
+    def _most_instances(self, wanted: tuple[tuple[str, int], ...], row: int) -> int:
+        pairs = list(zip(self.state.mig_types_of(row), self.base.slots[row].tolist(), strict=False))
+        return min(
+            sum(mig.count(mask, profile) for mig, mask in pairs if mig) // instances
+            for profile, instances in wanted
+        )

@@ -1,0 +1,119 @@
+"""A complete answer to a problem: every pod in play on a row, or unplaced."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+from scheduler.core.errors import CapacityConflict
+from scheduler.core.model import Placement, PodRequest, Release
+from scheduler.planner.instance import Instance
+
+__all__ = ["Layout", "Value"]
+
+Value = tuple[int, ...]
+"""Levels in order, then the negative disruption: larger is better, compared left to right."""
+
+
+class Layout:
+    """The working state of a plan. Starts with running pods in place and pending ones unplaced.
+
+    Attributes
+    ----------
+    state : ClusterState
+        A fork with everything placed.
+    unplaced : list of dict
+        Per kind: pods without a row, by uid, in the order in which they were given.
+    """
+
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.state = instance.state.fork()
+        self.unplaced: list[dict[str, PodRequest]] = [
+            {pod.uid: pod for pod in pods if pod.uid not in instance.origin}
+            for pods in instance.pods
+        ]
+
+    def copy(self) -> Layout:
+        """A copy that shares nothing mutable."""
+        twin = Layout.__new__(Layout)
+        twin.instance = self.instance
+        twin.state = self.state.fork()
+        twin.unplaced = [dict(pods) for pods in self.unplaced]
+        return twin
+
+    def in_play(self, row: int) -> list[Placement]:
+        """Placements of pods in play on a row."""
+        kind_of = self.instance.kind_of
+        return [placed for placed in self.state.pods_on(row) if placed.pod.uid in kind_of]
+
+    def placed(self, kind: int) -> int:
+        """Pods of a kind that have a row."""
+        return len(self.instance.pods[kind]) - len(self.unplaced[kind])
+
+    def value(self) -> Value:
+        """Objective of this layout."""
+        counts = [self.placed(kind) for kind in range(len(self.instance.kinds))]
+        levels = (
+            sum(int(w) * n for w, n in zip(level.weights.tolist(), counts, strict=True))
+            for level in self.instance.levels
+        )
+        return (*levels, -self.disruption())
+
+    def disruption(self) -> int:
+        """Total cost of the running pods that are not where they were."""
+        total = 0
+        for uid in self.instance.origin:
+            costs = self.instance.kinds[self.instance.kind_of[uid]].disruption
+            assert costs is not None  # kinds of running pods have costs
+            target = self.state.placements.get(uid)
+            if target is None:
+                total += costs.evict or 0
+            elif self.moved(uid):
+                total += costs.move
+        return total
+
+    def moved(self, uid: str) -> bool:
+        """Whether a running pod in play has to be restarted: other node, or other devices."""
+        target = self.state.placements.get(uid)
+        origin = self.instance.origin[uid]
+        return target is None or (target.node, target.devices) != (origin.node, origin.devices)
+
+    def disturbed(self, budget: int) -> int:
+        """Pods of a disruption budget that are moved or evicted."""
+        uids = self.instance.problem.budgets[budget].uids
+        return sum(self.moved(uid) for uid in uids if uid in self.instance.origin)
+
+    def place(self, placement: Placement) -> None:
+        """Place a pod that is unplaced; :class:`CapacityConflict` if it does not fit."""
+        self.state.apply((placement,))
+        del self.unplaced[self.instance.kind_of[placement.pod.uid]][placement.pod.uid]
+
+    def take(self, uid: str) -> None:
+        """Take a pod in play off its row."""
+        pod = self.state.placements[uid].pod
+        self.state.apply((Release(uid),))
+        self._back([pod])
+
+    def exchange(self, released: Iterable[str], placements: Iterable[Placement]) -> bool:
+        """Release these pods, then place those: all, or nothing and False if they do not fit."""
+        out = [self.state.placements[uid].pod for uid in released]
+        into = list(placements)
+        try:
+            self.state.apply([*(Release(pod.uid) for pod in out), *into])
+        except CapacityConflict:
+            return False
+        placed = {placement.pod.uid for placement in into}
+        self._back([pod for pod in out if pod.uid not in placed])
+        for uid in placed:
+            self.unplaced[self.instance.kind_of[uid]].pop(uid, None)
+        return True
+
+    def _back(self, pods: list[PodRequest]) -> None:
+        touched: dict[int, set[str]] = defaultdict(set)
+        for pod in pods:
+            touched[self.instance.kind_of[pod.uid]].add(pod.uid)
+        for kind, uids in touched.items():
+            uids |= self.unplaced[kind].keys()
+            listed = self.instance.pods[kind]
+            self.unplaced[kind] = {pod.uid: pod for pod in listed if pod.uid in uids}

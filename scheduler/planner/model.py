@@ -1,0 +1,272 @@
+"""Problems and plans: what goes into the planner and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, unique
+from typing import Any
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import GangKey, NodeSelection, Placement, PodRequest, Shape
+from scheduler.core.state import ClusterState
+
+__all__ = [
+    "Disruption",
+    "DisruptionBudget",
+    "Kind",
+    "Move",
+    "Plan",
+    "Problem",
+    "Status",
+    "Tier",
+    "Unplaced",
+]
+
+OBJECTIVES = ("pods", "gpu")
+
+
+@unique
+class Status(Enum):
+    """What is known about a plan."""
+
+    PROVED = "PROVED"
+    """Every tier and the disruption meet their bounds: nothing better exists."""
+    IMPROVED = "IMPROVED"
+    """Better than the greedy plan; a gap to the bound is left."""
+    KEPT_GREEDY = "KEPT_GREEDY"
+    """The search found nothing better than the greedy plan; a gap to the bound is left."""
+    INFEASIBLE_PROVED = "INFEASIBLE_PROVED"
+    """Not one pending pod can be placed, and that is proved."""
+    TIMED_OUT = "TIMED_OUT"
+    """The budget ended before anything was searched; the greedy plan is returned."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disruption:
+    """What disturbing a running pod costs.
+
+    Parameters
+    ----------
+    move
+        Evicting it and starting it elsewhere.
+    evict
+        Evicting it without a new place; None forbids that.
+    """
+
+    move: int = 2
+    evict: int | None = 1
+
+    def __post_init__(self) -> None:
+        if self.move < 1 or (self.evict is not None and self.evict < 1):
+            raise InvalidInput("disruption", f"{self} costs nothing", "use costs of 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class DisruptionBudget:
+    """At most ``allowed`` of these running pods may be disturbed (a PodDisruptionBudget)."""
+
+    name: str
+    uids: frozenset[str]
+    allowed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What to plan.
+
+    Parameters
+    ----------
+    state
+        The cluster with its running pods; usually a snapshot. It is not written to.
+    pending
+        Pods without a node.
+    movable
+        Costs by uid of the running pods that may be disturbed. All others stay.
+    budgets
+        Limits on disturbing running pods.
+    candidates
+        Node names per pod uid, where somebody else has narrowed them down already.
+    topology
+        Node label keys, narrowest first: a gang goes into one domain of the first key that can
+        hold it whole, else into the whole cluster.
+    objective
+        What a tier maximises: ``pods`` placed, or ``gpu`` milli-GPU placed, then pods.
+    policy
+        Policy of the greedy incumbent.
+    """
+
+    state: ClusterState
+    pending: tuple[PodRequest, ...]
+    movable: Mapping[str, Disruption] = field(default_factory=dict)
+    budgets: tuple[DisruptionBudget, ...] = ()
+    candidates: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    topology: tuple[str, ...] = ()
+    objective: str = "pods"
+    policy: str = "fgd"
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InvalidInput("objective", f"is {self.objective!r}", "use pods or gpu")
+        for pod in self.pending:
+            if pod.uid in self.state.placements:
+                raise InvalidInput(f"pod {pod.key}", "is pending and running at the same time")
+        seen = {pod.uid for pod in self.pending}
+        if len(seen) < len(self.pending):
+            raise InvalidInput("pending", "lists a pod twice", "give every pod one uid")
+        for uid in self.movable:
+            if uid not in self.state.placements:
+                raise InvalidInput(f"movable pod {uid}", "is not running")
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """Pods that are interchangeable for the planner.
+
+    ``disruption`` is None for pending pods. ``budgets`` are positions in the problem's list.
+    """
+
+    shape: Shape
+    selection: NodeSelection
+    priority: int
+    gang: GangKey | None
+    disruption: Disruption | None
+    budgets: tuple[int, ...]
+    candidates: frozenset[str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A running pod that the plan disturbs; ``target`` is None for an eviction."""
+
+    pod: PodRequest
+    source: str
+    target: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Pods of one priority that are pending or may be moved.
+
+    Attributes
+    ----------
+    pods, placed
+        How many there are, and how many have a node in the plan.
+    value, bound
+        The objective and a proven upper bound on it, given what the higher tiers got: pods, or
+        milli-GPU.
+    """
+
+    priority: int
+    pods: int
+    placed: int
+    value: int
+    bound: int
+
+    @property
+    def gap(self) -> float:
+        """(bound - value) / bound; 0 where nothing can be placed."""
+        return (self.bound - self.value) / self.bound if self.bound else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """A pending pod without a node in the plan, and why."""
+
+    pod: PodRequest
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A verified plan.
+
+    Attributes
+    ----------
+    status
+        What is known about it.
+    generation
+        Of the state it was made for.
+    placements
+        Pending pods with node and devices, and the new places of moved pods.
+    moves
+        Running pods that are disturbed. All moves happen before the placements that need them.
+    tiers
+        Highest priority first.
+    disruption, disruption_bound
+        Total cost of the moves, and a proven lower bound on it for the values of the tiers.
+    unplaced
+        Pending pods that stay pending.
+    nodes_used
+        Nodes that host any pod once the plan is carried out.
+    relaxed
+        What the planner did not look at, in plain words.
+    statistics
+        Solver figures.
+    seconds
+        Wall-clock time.
+    """
+
+    status: Status
+    generation: int
+    placements: tuple[Placement, ...]
+    moves: tuple[Move, ...]
+    tiers: tuple[Tier, ...]
+    disruption: int
+    disruption_bound: int
+    unplaced: tuple[Unplaced, ...]
+    nodes_used: int
+    objectives: tuple[str, ...]
+    relaxed: tuple[str, ...] = ()
+    statistics: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def proved_tiers(self) -> bool:
+        """Whether every tier meets its bound."""
+        return all(tier.value == tier.bound for tier in self.tiers)
+
+    def to_json(self) -> dict[str, Any]:
+        """The interface of ``snugfit plan --json``."""
+        return {
+            "status": self.status.value,
+            "objectives": list(self.objectives),
+            "tiers": [
+                {
+                    "priority": tier.priority,
+                    "placed": tier.placed,
+                    "pods": tier.pods,
+                    "value": tier.value,
+                    "bound": tier.bound,
+                    "gap": round(tier.gap, 6),
+                }
+                for tier in self.tiers
+            ],
+            "disruption": {"value": self.disruption, "bound": self.disruption_bound},
+            "placements": [
+                {
+                    "namespace": placement.pod.namespace,
+                    "name": placement.pod.name,
+                    "node": placement.node,
+                    "devices": [share.index for share in placement.devices],
+                }
+                for placement in self.placements
+            ],
+            "moves": [
+                {
+                    "namespace": move.pod.namespace,
+                    "name": move.pod.name,
+                    "from": move.source,
+                    "to": move.target,
+                }
+                for move in self.moves
+            ],
+            "unplaced": [
+                {"namespace": one.pod.namespace, "name": one.pod.name, "reason": one.reason}
+                for one in self.unplaced
+            ],
+            "nodes_used": self.nodes_used,
+            "relaxed": list(self.relaxed),
+            "statistics": dict(self.statistics),
+            "seconds": round(self.seconds, 4),
+        }

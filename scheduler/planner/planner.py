@@ -1,0 +1,182 @@
+"""``plan``: greedy incumbent, bounds, search, verification."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+
+from scheduler.core.feasibility import dynamic_reasons, static_reasons
+from scheduler.core.model import PodRequest, Reason
+from scheduler.core.selection import admits
+from scheduler.planner.budget import Budget
+from scheduler.planner.check import check
+from scheduler.planner.greedy import fill, gang_missing, waiting
+from scheduler.planner.instance import Instance
+from scheduler.planner.layout import Layout, Value
+from scheduler.planner.model import Move, Plan, Problem, Status, Tier, Unplaced
+from scheduler.planner.search import Search
+
+__all__ = ["plan"]
+
+
+def plan(problem: Problem, budget: Budget) -> Plan:
+    """Plan the whole backlog at once.
+
+    Priorities are tiers: a pod of a higher one is worth any number of lower ones. The objectives
+    are lexicographic: per tier the most pods (or milli-GPU) placed; then the least disruption of
+    running pods. Among equals the greedy incumbent's policy decides, which minimises the expected
+    fragmentation.
+
+    Parameters
+    ----------
+    problem
+        Pods, nodes, what may move.
+    budget
+        How much work to do. The greedy plan and the first bounds are made whatever it says.
+
+    Returns
+    -------
+    Plan
+        Verified against the problem by the referee.
+
+    Raises
+    ------
+    SolverFault
+        The plan breaks a rule of the problem: a fault of ours; nothing of it may be used.
+    """
+    started = time.perf_counter()
+    instance = Instance(problem)
+    layout = Layout(instance)
+    fill(layout)
+    greedy = layout.value()
+    first_s = time.perf_counter() - started
+    search = Search(layout, budget)
+    search.run()
+    check(problem, layout.state.placements)
+    return _plan(search, greedy, started, first_s)
+
+
+def _plan(search: Search, greedy: Value, started: float, first_s: float) -> Plan:
+    layout, instance = search.layout, search.instance
+    problem, state = instance.problem, layout.state
+    moved = [uid for uid in sorted(instance.origin) if layout.moved(uid)]
+    before = problem.state.placements
+    moves = tuple(
+        Move(
+            before[uid].pod,
+            before[uid].node,
+            state.placements[uid].node if uid in state.placements else None,
+        )
+        for uid in moved
+    )
+    changed = [*moved, *(pod.uid for pod in problem.pending)]
+    return Plan(
+        status=_status(search, greedy),
+        generation=problem.state.generation_now,
+        placements=tuple(state.placements[uid] for uid in changed if uid in state.placements),
+        moves=moves,
+        tiers=_tiers(search),
+        disruption=layout.disruption(),
+        disruption_bound=search.disruption_bound,
+        unplaced=tuple(Unplaced(pod, _why(layout, pod)) for pod in waiting(layout)),
+        nodes_used=len({placement.node for placement in state.placements.values()}),
+        objectives=(
+            f"most {'pods' if problem.objective == 'pods' else 'GPU'} placed, tier by tier",
+            "least disruption of running pods",
+            f"least fragmentation (heuristic: policy {problem.policy})",
+        ),
+        relaxed=tuple(instance.relaxed),
+        statistics={
+            "kinds": len(instance.kinds),
+            "windows": search.windows,
+            "windows_improved": search.improved,
+            "whole_solves": search.whole_solves,
+            "first_plan_seconds": round(first_s, 4),
+        },
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _status(search: Search, greedy: Value) -> Status:
+    value = search.layout.value()
+    if search.proved:
+        pending = bool(search.instance.problem.pending)
+        nothing = pending and len(waiting(search.layout)) == len(search.instance.problem.pending)
+        return Status.INFEASIBLE_PROVED if nothing else Status.PROVED
+    if value > greedy:
+        return Status.IMPROVED
+    if search.windows or search.whole_solves:
+        return Status.KEPT_GREEDY
+    return Status.TIMED_OUT
+
+
+def _tiers(search: Search) -> tuple[Tier, ...]:
+    layout, instance = search.layout, search.instance
+    value = layout.value()
+    reported = [(i, level) for i, level in enumerate(instance.levels) if level.reported]
+    tiers = []
+    for index, level in reported:
+        priority = instance.priorities[level.tier]
+        kinds = [k for k, kind in enumerate(instance.kinds) if kind.priority == priority]
+        tiers.append(
+            Tier(
+                priority,
+                sum(len(instance.pods[kind]) for kind in kinds),
+                sum(layout.placed(kind) for kind in kinds),
+                value[index],
+                search.bounds[index],
+            )
+        )
+    return tuple(tiers)
+
+
+def _why(layout: Layout, pod: PodRequest) -> str:
+    """One line for the user: why a pending pod stays pending."""
+    instance, state = layout.instance, layout.state
+    kind = instance.kind_of[pod.uid]
+    gang = pod.gang
+    if gang and gang_missing(layout, gang):
+        return f"gang does not fit: {_missing_text(layout, pod, gang_missing(layout, gang))}"
+    if not instance.admissible[kind].any():
+        return f"no node may host it: {_most_common(_static_texts(layout, pod))}"
+    rows = np.flatnonzero(instance.admissible[kind])
+    codes = dynamic_reasons(state, pod.shape, rows)
+    if (codes == Reason.FITS.code).any():
+        return "room is left, but other pods of the plan come first"
+    return f"no room: {_most_common([Reason.of(int(code)).text for code in codes])}"
+
+
+def _missing_text(layout: Layout, pod: PodRequest, missing: int) -> str:
+    gpu = pod.gpu
+    if not gpu.count:
+        return f"{missing} more members need a place"
+    model = " or ".join(gpu.products) if gpu.products else "any model"
+    kind = layout.instance.kind_of[pod.uid]
+    rows = layout.instance.admissible[kind]
+    free = layout.state.full_free[rows] // gpu.count
+    short = max(0, missing - int(free.sum()))
+    return f"needs {max(1, short) * gpu.count} more devices of {model}"
+
+
+def _static_texts(layout: Layout, pod: PodRequest) -> list[str]:
+    codes = static_reasons(layout.state, pod.shape)
+    texts = []
+    for row, node in enumerate(layout.state.nodes):
+        if node is None:
+            continue
+        admitted = admits(node, pod)
+        texts.append(Reason.of(int(codes[row])).text if admitted is Reason.FITS else admitted.text)
+    return texts
+
+
+def _most_common(texts: Sequence[str]) -> str:
+    """``n of m nodes: reason``, most frequent first, at most three."""
+    if not texts:
+        return "the cluster has no node"
+    counts: dict[str, int] = {}
+    for text in texts:
+        counts[text] = counts.get(text, 0) + 1
+    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
+    return ", ".join(f"{count} of {len(texts)} nodes: {text}" for text, count in ordered)

@@ -1,0 +1,256 @@
+"""The search: windows over the incumbent, then the whole problem at once where it is small enough.
+
+A window is a few rows and the unplaced pods; everything in it is decided again exactly. Windows
+grow while they fail and shrink when they succeed. What a window finds is written into the layout
+only if it is better, so the incumbent is never lost.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.planner.bounds import Relaxation
+from scheduler.planner.budget import Budget
+from scheduler.planner.greedy import gang_missing
+from scheduler.planner.instance import Level
+from scheduler.planner.layout import Layout
+from scheduler.planner.window import Window
+
+__all__ = ["Search"]
+
+IntArray = NDArray[np.int64]
+
+_WHOLE_PROBLEM = 6_000
+_SMALL_PROBLEM = 300
+_NARROW, _WIDE = 2, 16
+_WINDOW_LIMIT = 0.4
+_PATIENCE = 24
+_OFFERED = 64
+
+
+@dataclass
+class Search:
+    """Improves a layout within a budget and keeps score of what is proved.
+
+    Attributes
+    ----------
+    layout
+        The incumbent.
+    bounds : list of int
+        Per level, a proved upper bound for the values of the levels before it.
+    disruption_bound : int
+        Least disruption for the values of all levels, as far as proved.
+    windows, improved : int
+        How many windows were solved, and how many of them helped.
+    """
+
+    layout: Layout
+    budget: Budget
+    bounds: list[int] = field(default_factory=list)
+    disruption_bound: int = 0
+    windows: int = 0
+    improved: int = 0
+    whole_solves: int = 0
+
+    def __post_init__(self) -> None:
+        self.instance = self.layout.instance
+        self._random = random.Random(f"windows/{self.budget.seed}")  # noqa: S311 - reproducible
+        self._relaxation = Relaxation(self.instance)
+        self._proved_at: tuple[int, ...] | None = None
+        self.refresh_bounds()
+
+    # -- what is known -----------------------------------------------------------------------
+
+    def refresh_bounds(self) -> None:
+        """Bound every level, given what the levels before it have reached."""
+        value = self.layout.value()
+        achieved: list[tuple[Level, int]] = []
+        self.bounds = []
+        for level, reached in zip(self.instance.levels, value, strict=False):
+            bound = (
+                reached
+                if not level.reported
+                else max(reached, self._relaxation.bound(level, achieved))
+            )
+            self.bounds.append(bound)
+            achieved.append((level, reached))
+        self._bounded_at = value[:-1]
+
+    @property
+    def levels_met(self) -> bool:
+        """Whether every level meets its bound."""
+        return list(self.layout.value()[:-1]) == self.bounds
+
+    @property
+    def proved(self) -> bool:
+        """Whether nothing better exists."""
+        return self.levels_met and self.layout.disruption() == self.disruption_bound
+
+    # -- running -----------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Search until everything is proved, nothing more is found, or the budget is over."""
+        whole = self._whole_size()
+        if whole <= _SMALL_PROBLEM:
+            self._solve_whole()
+        failures, width = 0, _NARROW
+        while not self.budget.over and not self.proved and failures < self._patience(whole):
+            window = self._room(width) if not self.levels_met else self._calm(width)
+            if window is None:
+                break
+            if self._solve(window):
+                failures, width = 0, _NARROW
+            else:
+                failures += 1
+                width = min(_WIDE, width + failures % 2)
+        if not self.proved and not self.budget.over and _SMALL_PROBLEM < whole <= _WHOLE_PROBLEM:
+            self._solve_whole()
+
+    def _patience(self, whole: int) -> int:
+        """Windows that may fail in a row before the whole problem is tried, or the search ends."""
+        return _PATIENCE if whole <= _WHOLE_PROBLEM else 10 * _PATIENCE
+
+    def _solve(self, window: Window) -> bool:
+        self.windows += 1
+        result = window.solve(self.budget, _WINDOW_LIMIT, sideways=self._random.random() < 0.5)
+        if result.improved:
+            self.improved += 1
+            if self.layout.value()[:-1] != self._bounded_at and len(self.bounds) > 1:
+                self.refresh_bounds()
+        return result.improved
+
+    def _whole_size(self) -> int:
+        return int((self.instance.most > 0).sum())
+
+    def _solve_whole(self) -> None:
+        """Everything at once: proves what the relaxation cannot."""
+        rows = np.flatnonzero(self.instance.most.any(axis=0)).tolist()
+        offered = {kind: len(pods) for kind, pods in enumerate(self.layout.unplaced) if pods}
+        if not rows:
+            return
+        self.whole_solves += 1
+        window = Window(self.layout, rows, offered)
+        result = window.solve(self.budget, self.budget.left)
+        self.improved += result.improved
+        self.refresh_bounds()
+        value = self.layout.value()
+        for index, bound in enumerate(result.bounds[:-1]):
+            if bound is None:
+                return
+            self.bounds[index] = max(value[index], min(self.bounds[index], bound))
+            if value[index] != bound:
+                return  # bounds of lower levels hold for other values of this one
+        if result.bounds[-1] is not None:
+            self.disruption_bound = min(-value[-1], -result.bounds[-1])
+
+    # -- choosing windows --------------------------------------------------------------------
+
+    def _room(self, width: int) -> Window | None:
+        """Rows where an unplaced pod of the most important open tier might get room."""
+        value = self.layout.value()
+        open_tiers = {
+            level.tier
+            for index, level in enumerate(self.instance.levels)
+            if value[index] < self.bounds[index]
+        }
+        instance = self.instance
+        tier_of = {priority: tier for tier, priority in enumerate(instance.priorities)}
+        wanted = [
+            kind
+            for kind, pods in enumerate(self.layout.unplaced)
+            if pods
+            and instance.most[kind].any()
+            and tier_of[instance.kinds[kind].priority] in open_tiers
+            and self._offerable(kind)
+        ]
+        if not wanted:
+            return None
+        best = min(tier_of[instance.kinds[kind].priority] for kind in wanted)
+        first = [kind for kind in wanted if tier_of[instance.kinds[kind].priority] == best]
+        target = self._random.choice(first if self._random.random() < 0.8 else wanted)
+        rows = self._rows_for(target, width)
+        return Window(self.layout, rows, self._offers(target, rows))
+
+    def _offerable(self, kind: int) -> bool:
+        gang = self.instance.kinds[kind].gang
+        if gang is None:
+            return True
+        return not self.instance.problem.topology
+
+    def _offers(self, target: int, rows: list[int]) -> dict[int, int]:
+        """The target (with its gang), then other unplaced pods that could use these rows."""
+        instance = self.instance
+        offers: dict[int, int] = {}
+        gang = instance.kinds[target].gang
+        for kind in instance.gang_kinds[gang] if gang else [target]:
+            if self.layout.unplaced[kind]:
+                offers[kind] = len(self.layout.unplaced[kind])
+        others = [
+            kind
+            for kind, pods in enumerate(self.layout.unplaced)
+            if pods
+            and kind not in offers
+            and self._offerable(kind)
+            and instance.most[kind, rows].any()
+        ]
+        self._random.shuffle(others)
+        others.sort(key=lambda kind: -instance.kinds[kind].priority)
+        room = _OFFERED - sum(offers.values())
+        for kind in others:
+            if room <= 0:
+                break
+            offers[kind] = min(room, len(self.layout.unplaced[kind]))
+            room -= offers[kind]
+        return offers
+
+    def _rows_for(self, kind: int, width: int) -> list[int]:
+        """Rows that could host the kind: half of them those with most left, the rest at random."""
+        instance, state = self.instance, self.layout.state
+        rows = np.flatnonzero(instance.most[kind] > 0)
+        shape = instance.kinds[kind].shape
+        gang = instance.kinds[kind].gang
+        if gang:
+            missing = gang_missing(self.layout, gang)
+            per_row = max(1, int(np.median(instance.most[kind, rows])))
+            width = max(width, -(-missing // per_row) + width // 2)
+        left = np.minimum(
+            state.cpu_free[rows] / max(1, shape.cpu_milli),
+            state.mem_free[rows] / max(1, shape.memory_mib),
+        )
+        if shape.gpu.requested_milli:
+            left = np.minimum(left, state.gpu_left[rows] / shape.gpu.requested_milli)
+        noise = np.array([self._random.random() for _ in rows])
+        order = rows[np.lexsort((noise, -np.round(left + 0.3 * noise, 3)))].tolist()
+        near = order[: max(1, (width + 1) // 2)]
+        rest = order[len(near) :]
+        return sorted(near + self._random.sample(rest, min(len(rest), width - len(near))))
+
+    def _calm(self, width: int) -> Window | None:
+        """Rows around a disturbed pod, to put it back or disturb fewer."""
+        layout, instance = self.layout, self.instance
+        moved = [uid for uid in sorted(instance.origin) if layout.moved(uid)]
+        if not moved:
+            return None
+        state = layout.state
+        rows: list[int] = []
+        self._random.shuffle(moved)
+        for uid in moved:
+            target = state.placements.get(uid)
+            for placement in (instance.origin[uid], target):
+                if placement and state.row_of[placement.node] not in rows:
+                    rows.append(state.row_of[placement.node])
+            if len(rows) >= width:
+                break
+        others = [row for row in np.flatnonzero(instance.most.any(axis=0)).tolist()
+                  if row not in rows]  # fmt: skip
+        rows += self._random.sample(others, min(len(others), max(0, width - len(rows), 1)))
+        offered = {
+            kind: min(_OFFERED, len(pods))
+            for kind, pods in enumerate(layout.unplaced)
+            if pods and self._offerable(kind)
+        }
+        return Window(layout, sorted(rows), offered)

@@ -1,0 +1,599 @@
+"""The exact model of a window: all pods in play on a few rows, and some that have no row yet.
+
+One CP-SAT model decides again about everything in the window; the rest of the layout stays as it
+is. Pods of a kind are counted, not named. Devices are modelled one by one only where fractions
+make it necessary, and a running pod counts as undisturbed only if it keeps its very devices.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ortools.sat.python import cp_model
+
+from scheduler.core.devices import replica_counts
+from scheduler.core.mig import MigType
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    DeviceShare,
+    GangKey,
+    GpuKind,
+    Placement,
+    PodRequest,
+)
+from scheduler.core.state import DeviceCode
+from scheduler.planner.budget import Budget
+from scheduler.planner.instance import Instance
+from scheduler.planner.layout import Layout
+
+__all__ = ["Window", "WindowResult"]
+
+_WEIGHT_LIMIT = 1 << 48
+
+Var = cp_model.IntVar
+Expr = cp_model.LinearExprT
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """What solving a window gave.
+
+    Attributes
+    ----------
+    improved
+        Whether the layout is better than before.
+    solved
+        Whether a solution was found at all.
+    bounds
+        Per level an upper bound over the window, and last one on the negative disruption; None
+        where the solver stopped before it could prove one.
+    """
+
+    improved: bool
+    solved: bool
+    bounds: tuple[int | None, ...]
+
+
+@dataclass
+class _Row:
+    """Variables of one row."""
+
+    counts: dict[int, Var] = field(default_factory=dict)
+    fractions: dict[tuple[int, int], Var] = field(default_factory=dict)
+    whole: dict[int, Var] = field(default_factory=dict)
+    instances: dict[tuple[str, int, int], Var] = field(default_factory=dict)
+    kept: dict[str, Var] = field(default_factory=dict)
+    kept_fractions: dict[tuple[int, int], Var] = field(default_factory=dict)
+    kept_counts: dict[int, Var] = field(default_factory=dict)
+
+
+class Window:
+    """Decides again about the pods in play on some rows.
+
+    Parameters
+    ----------
+    layout
+        The current layout. :meth:`solve` writes a better one into it.
+    rows
+        Rows of the window.
+    offered
+        Kinds whose unplaced pods may be placed, with how many of them at most.
+    """
+
+    def __init__(self, layout: Layout, rows: Sequence[int], offered: dict[int, int]) -> None:
+        self.layout = layout
+        self.instance: Instance = layout.instance
+        self.rows = list(rows)
+        self.model = cp_model.CpModel()
+        self._pool: dict[int, list[PodRequest]] = defaultdict(list)
+        self._here: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for row in self.rows:
+            for placement in layout.in_play(row):
+                kind = self.instance.kind_of[placement.pod.uid]
+                self._pool[kind].append(placement.pod)
+                self._here[row][kind] += 1
+        for kind, most in offered.items():
+            self._pool[kind] += list(layout.unplaced[kind].values())[:most]
+        self._vars = {row: self._row(row) for row in self.rows}
+        self._total = {
+            kind: sum(v.counts[kind] for v in self._vars.values() if kind in v.counts)
+            for kind in self._pool
+        }
+        for kind, pods in self._pool.items():
+            self.model.add(self._total[kind] <= len(pods))
+        self._gangs()
+        self._disruption = self._disruptions()
+        self._hint()
+
+    @property
+    def size(self) -> int:
+        """Variables of the model."""
+        return len(self.model.proto.variables)
+
+    # -- rows --------------------------------------------------------------------------------
+
+    def _row(self, row: int) -> _Row:
+        model, instance = self.model, self.instance
+        made = _Row()
+        for kind in self._pool:
+            most = min(int(instance.most[kind, row]), len(self._pool[kind]))
+            if most > 0:
+                made.counts[kind] = model.new_int_var(0, most, "")
+        base = instance.base
+        shapes = {kind: instance.kinds[kind].shape for kind in made.counts}
+        for capacity, need in (
+            (int(base.cpu[row]), {k: s.cpu_milli for k, s in shapes.items()}),
+            (int(base.mem[row]), {k: s.memory_mib for k, s in shapes.items()}),
+            (int(base.pods[row]), dict.fromkeys(shapes, 1)),
+        ):
+            # A row that is over-full without any pod in play hosts none.
+            model.add(
+                sum(n * made.counts[kind] for kind, n in need.items() if n) <= max(0, capacity)
+            )
+        by_way: dict[GpuKind, list[int]] = defaultdict(list)
+        for kind, shape in shapes.items():
+            by_way[shape.gpu.kind].append(kind)
+        if by_way[GpuKind.FRACTION]:
+            self._devices(row, made, by_way[GpuKind.FRACTION], by_way[GpuKind.WHOLE])
+        elif by_way[GpuKind.WHOLE]:
+            used = sum(
+                instance.kinds[k].shape.gpu.count * made.counts[k] for k in by_way[GpuKind.WHOLE]
+            )
+            model.add(used <= int(base.whole[row]))
+        if by_way[GpuKind.SHARED]:
+            used = sum(
+                instance.kinds[k].shape.gpu.replicas * made.counts[k]
+                for k in by_way[GpuKind.SHARED]
+            )
+            model.add(used <= int(base.replicas[row]))
+        if by_way[GpuKind.MIG]:
+            self._mig(row, made, by_way[GpuKind.MIG])
+        return made
+
+    def _devices(self, row: int, made: _Row, fractions: list[int], whole: list[int]) -> None:
+        """Which device hosts which fraction, and which is taken whole."""
+        model, instance = self.model, self.instance
+        free = instance.base.milli[row].tolist()
+        memory = instance.base.memory[row].tolist()
+        sizes = instance.state.device_mem[row].tolist()
+        needs = {kind: instance.fraction(kind, row) for kind in fractions}
+        for device, milli in enumerate(free):
+            if milli <= 0:
+                continue
+            if milli == DEVICE_MILLI and whole:
+                made.whole[device] = model.new_bool_var("")
+            for kind in fractions:
+                most = min(milli // needs[kind][0], len(self._pool[kind]))
+                if most:
+                    made.fractions[kind, device] = model.new_int_var(0, most, "")
+            used = sum(
+                needs[kind][0] * made.fractions[kind, device]
+                for kind in fractions
+                if (kind, device) in made.fractions
+            )
+            taken = made.whole.get(device, 0)
+            model.add(used + DEVICE_MILLI * taken <= milli)
+            if sizes[device] and any(needs[kind][1] for kind in fractions):
+                model.add(
+                    sum(
+                        needs[kind][1] * made.fractions[kind, device]
+                        for kind in fractions
+                        if (kind, device) in made.fractions
+                    )
+                    <= max(0, memory[device])
+                )
+        for kind in fractions:
+            on = [var for (k, _), var in made.fractions.items() if k == kind]
+            model.add(sum(on) == made.counts[kind])
+        if whole:
+            used = sum(instance.kinds[k].shape.gpu.count * made.counts[k] for k in whole)
+            model.add(sum(made.whole.values()) == used)
+
+    def _mig(self, row: int, made: _Row, kinds: list[int]) -> None:
+        """Where on which device the instances of each profile go."""
+        model, instance = self.model, self.instance
+        need: dict[str, list[Expr]] = defaultdict(list)
+        for kind in kinds:
+            for profile, count in instance.kinds[kind].shape.gpu.mig:
+                need[profile].append(count * made.counts[kind])
+        slots = instance.base.slots[row].tolist()
+        for device, mig in enumerate(instance.state.mig_types_of(row)):
+            if mig is None:
+                continue
+            by_slot: dict[int, list[Var]] = defaultdict(list)
+            for profile in need:
+                for mask in mig.placements(profile):
+                    if slots[device] & mask == mask:
+                        var = model.new_bool_var("")
+                        made.instances[profile, device, mask] = var
+                        for bit in range(mask.bit_length()):
+                            if mask >> bit & 1:
+                                by_slot[bit].append(var)
+            for on_slot in by_slot.values():
+                model.add_at_most_one(on_slot)
+        for profile, wanted in need.items():
+            there = [var for (name, _, _), var in made.instances.items() if name == profile]
+            model.add(sum(there) == sum(wanted))
+
+    # -- gangs and disruption ----------------------------------------------------------------
+
+    def _gangs(self) -> None:
+        """A gang is whole or absent."""
+        groups: dict[GangKey, list[int]] = defaultdict(list)
+        for kind in self._pool:
+            gang = self.instance.kinds[kind].gang
+            if gang:
+                groups[gang].append(kind)
+        for gang, kinds in groups.items():
+            outside = sum(
+                self.layout.placed(kind) - sum(here[kind] for here in self._here.values())
+                for kind in self.instance.gang_kinds[gang]
+            )
+            inside = sum(self._total[kind] for kind in kinds)
+            fixed = self.instance.gang_fixed.get(gang, 0)
+            most = sum(len(self._pool[kind]) for kind in kinds)
+            if outside + fixed >= gang.min_count:
+                continue  # whole without anybody in the window
+            present = self.model.new_bool_var("")
+            self.model.add(inside + outside <= (most + outside) * present)
+            self.model.add(inside + outside + fixed >= gang.min_count * present)
+
+    def _disruptions(self) -> Expr:
+        """Cost of the running pods of the window that end up disturbed."""
+        model, instance = self.model, self.instance
+        cost: Expr = 0
+        disturbed: dict[int, list[Expr]] = defaultdict(list)
+        offers: dict[int, int] = defaultdict(int)
+        for kind, pods in self._pool.items():
+            costs = instance.kinds[kind].disruption
+            if costs is None:
+                continue
+            kept = self._kept(kind, pods)
+            total = self._total[kind]
+            if costs.evict is None:
+                model.add(total == len(pods))
+            cost += costs.move * (total - kept) + (costs.evict or 0) * (len(pods) - total)
+            for budget in instance.kinds[kind].budgets:
+                disturbed[budget].append(len(pods) - kept)
+                offers[budget] += sum(self.layout.moved(pod.uid) for pod in pods)
+        for budget, counts in disturbed.items():
+            outside = self.layout.disturbed(budget) - offers[budget]
+            allowed = instance.problem.budgets[budget].allowed
+            model.add(sum(counts) + outside <= max(allowed, 0))
+        return cost
+
+    def _kept(self, kind: int, pods: Sequence[PodRequest]) -> Expr:
+        """How many of these running pods stay exactly where they are."""
+        model, instance = self.model, self.instance
+        at: dict[int, list[Placement]] = defaultdict(list)
+        for pod in pods:
+            origin = instance.origin[pod.uid]
+            at[instance.state.row_of[origin.node]].append(origin)
+        terms: list[Var] = []
+        gpu = instance.kinds[kind].shape.gpu.kind
+        for row, origins in at.items():
+            made = self._vars.get(row)
+            if made is None or kind not in made.counts:
+                continue
+            if gpu is GpuKind.FRACTION:
+                on: dict[int, int] = defaultdict(int)
+                for origin in origins:
+                    on[origin.devices[0].index] += 1
+                for device, count in on.items():
+                    if (kind, device) in made.fractions:
+                        var = model.new_int_var(0, count, "")
+                        model.add(var <= made.fractions[kind, device])
+                        made.kept_fractions[kind, device] = var
+                        terms.append(var)
+            elif gpu is GpuKind.WHOLE and made.whole:
+                for origin in origins:
+                    if all(share.index in made.whole for share in origin.devices):
+                        var = model.new_bool_var("")
+                        for share in origin.devices:
+                            model.add_implication(var, made.whole[share.index])
+                        made.kept[origin.pod.uid] = var
+                        terms.append(var)
+                ours = [made.kept[o.pod.uid] for o in origins if o.pod.uid in made.kept]
+                model.add(sum(ours) <= made.counts[kind])
+            else:
+                var = model.new_int_var(0, len(origins), "")
+                model.add(var <= made.counts[kind])
+                made.kept_counts[kind] = var
+                terms.append(var)
+        return sum(terms)
+
+    def _hint(self) -> None:
+        """Begin from the current layout."""
+        for row, made in self._vars.items():
+            for kind, var in made.counts.items():
+                self.model.add_hint(var, self._here[row][kind])
+
+    # -- solving -----------------------------------------------------------------------------
+
+    def solve(self, budget: Budget, limit: float, *, sideways: bool = False) -> WindowResult:
+        """Optimise level by level, then the disruption, and apply what is better.
+
+        Parameters
+        ----------
+        budget
+            Charged with the work done.
+        limit
+            Most of the budget that this window may take.
+        sideways
+            Also apply a layout of equal value, which shuffles pods between rows.
+        """
+        before = self.layout.value()
+        stages = self._stages()
+        bounds: list[int | None] = []
+        best: cp_model.CpSolver | None = None
+        end = budget.spent + min(limit, budget.left)
+        for objective, levels in stages:
+            left = end - budget.spent
+            if left <= 0:
+                break
+            self.model.maximize(objective)
+            solver = _solver(budget, left)
+            status = solver.solve(self.model)
+            budget.charge(solver.response_proto.deterministic_time)
+            if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+                break
+            best = solver
+            bounds += self._split(solver, levels, proved=status == cp_model.OPTIMAL)
+            if status != cp_model.OPTIMAL:
+                break
+            self.model.add(objective >= round(solver.objective_value))
+        padded = (*bounds, *[None] * (len(before) - len(bounds)))
+        if best is None:
+            return WindowResult(improved=False, solved=False, bounds=padded)
+        applied = self._apply(best, before, sideways=sideways)
+        return WindowResult(improved=applied, solved=True, bounds=padded)
+
+    def _terms(self) -> list[tuple[Expr, int]]:
+        """Level by level, then the disruption: what to maximise, and how far it can range."""
+        terms: list[tuple[Expr, int]] = []
+        for level in self.instance.levels:
+            weights = {kind: int(level.weights[kind]) for kind in self._pool}
+            terms.append(
+                (
+                    sum(w * self._total[kind] for kind, w in weights.items() if w),
+                    sum(w * len(self._pool[kind]) for kind, w in weights.items()),
+                )
+            )
+        worst = 0
+        for kind, pods in self._pool.items():
+            costs = self.instance.kinds[kind].disruption
+            if costs:
+                worst += max(costs.move, costs.evict or 0) * len(pods)
+        terms.append((-self._disruption, worst))
+        return terms
+
+    def _stages(self) -> list[tuple[Expr, list[int]]]:
+        """Objectives to solve one after another; levels share one where the weights stay exact."""
+        self._ranges = [span for _, span in self._terms()]
+        stages: list[tuple[Expr, list[int]]] = []
+        objective: Expr = 0
+        members: list[int] = []
+        product = 1
+        for index, (term, span) in enumerate(self._terms()):
+            if members and product * (span + 1) > _WEIGHT_LIMIT:
+                stages.append((objective, members))
+                objective, members, product = 0, [], 1
+            objective = objective * (span + 1) + term
+            members.append(index)
+            product *= span + 1
+        stages.append((objective, members))
+        return stages
+
+    def _split(
+        self, solver: cp_model.CpSolver, levels: Sequence[int], *, proved: bool
+    ) -> list[int | None]:
+        """What a bound on a combined objective says about its levels.
+
+        Optimal: each level's own value. Else only the first level of the stage is bounded, by the
+        combined bound divided by the range of those below it.
+        """
+        terms = self._terms()
+        if proved:
+            return [int(solver.value(terms[level][0])) for level in levels]
+        below = 1
+        for level in levels[1:]:
+            below *= self._ranges[level] + 1
+        # Terms below contribute at least -range of the disruption, which may be negative.
+        slack = self._ranges[levels[-1]] if levels[-1] == len(terms) - 1 else 0
+        bound = int(solver.best_objective_bound) + (slack if len(levels) > 1 else 0)
+        return [bound // below, *[None] * (len(levels) - 1)]
+
+    # -- applying ----------------------------------------------------------------------------
+
+    def _apply(self, solver: cp_model.CpSolver, before: tuple[int, ...], *, sideways: bool) -> bool:
+        placements = self._decode(solver)
+        released = [
+            placement.pod.uid for row in self.rows for placement in self.layout.in_play(row)
+        ]
+        undo = [p for row in self.rows for p in self.layout.in_play(row)]
+        if not self.layout.exchange(released, placements):
+            return False
+        after = self.layout.value()
+        if after > before:
+            return True
+        if after == before and sideways:
+            return False
+        self.layout.exchange([placement.pod.uid for placement in placements], undo)
+        return False
+
+    def _decode(self, solver: cp_model.CpSolver) -> list[Placement]:
+        """Name the pods and devices that the counts stand for; undisturbed ones first."""
+        left = {kind: {pod.uid: pod for pod in pods} for kind, pods in self._pool.items()}
+        settled: dict[int, list[Placement]] = {row: [] for row in self.rows}
+        for row, made in self._vars.items():
+            for origin in self._staying(solver, row, made):
+                settled[row].append(origin)
+                del left[self.instance.kind_of[origin.pod.uid]][origin.pod.uid]
+        placements = [placement for listed in settled.values() for placement in listed]
+        for row, made in self._vars.items():
+            placements += self._newcomers(solver, row, made, settled[row], left)
+        return placements
+
+    def _staying(self, solver: cp_model.CpSolver, row: int, made: _Row) -> list[Placement]:
+        """Running pods of the window that this solution leaves exactly in place."""
+        instance = self.instance
+        quota: dict[tuple[int, int], int] = {
+            key: solver.value(var) for key, var in made.kept_fractions.items()
+        }
+        quota.update({(kind, -1): solver.value(var) for kind, var in made.kept_counts.items()})
+        node = instance.state.nodes[row]
+        assert node is not None
+        staying = []
+        for kind, pods in self._pool.items():
+            for pod in pods:
+                origin = instance.origin.get(pod.uid)
+                if origin is None or origin.node != node.name:
+                    continue
+                if pod.uid in made.kept:
+                    if solver.value(made.kept[pod.uid]):
+                        staying.append(origin)
+                    continue
+                fraction = pod.gpu.kind is GpuKind.FRACTION
+                key = (kind, origin.devices[0].index if fraction else -1)
+                if quota.get(key, 0) > 0:
+                    quota[key] -= 1
+                    staying.append(origin)
+        return staying
+
+    def _newcomers(
+        self,
+        solver: cp_model.CpSolver,
+        row: int,
+        made: _Row,
+        settled: Sequence[Placement],
+        left: dict[int, dict[str, PodRequest]],
+    ) -> list[Placement]:
+        instance = self.instance
+        node = instance.state.nodes[row]
+        assert node is not None
+        devices = _Devices(instance, row, settled)
+        stay: dict[int, int] = defaultdict(int)
+        stay_on: dict[tuple[int, int], int] = defaultdict(int)
+        for placement in settled:
+            kind = instance.kind_of[placement.pod.uid]
+            stay[kind] += 1
+            if placement.pod.gpu.kind is GpuKind.FRACTION:
+                stay_on[kind, placement.devices[0].index] += 1
+        if made.whole:
+            chosen = {device for device, var in made.whole.items() if solver.value(var)}
+            devices.allow_whole(chosen)
+        devices.allow_instances([key for key, var in made.instances.items() if solver.value(var)])
+        placements = []
+        for kind, var in made.counts.items():
+            gpu = instance.kinds[kind].shape.gpu
+            where = [
+                device
+                for (k, device), on in sorted(made.fractions.items())
+                if k == kind
+                for _ in range(solver.value(on) - stay_on[kind, device])
+            ]
+            for number in range(solver.value(var) - stay[kind]):
+                uid = self._next(left[kind], node.name)
+                pod = left[kind].pop(uid)
+                device = where[number] if gpu.kind is GpuKind.FRACTION else -1
+                placements.append(Placement(pod, node.name, devices.take(pod, kind, device)))
+        return placements
+
+    def _next(self, pods: dict[str, PodRequest], node: str) -> str:
+        """Which of the interchangeable pods comes: one that is here already, else the first."""
+        placed = self.layout.state.placements
+        for uid in pods:
+            if uid in placed and placed[uid].node == node and uid not in self.instance.origin:
+                return uid
+        return next(iter(pods))
+
+
+class _Devices:
+    """Hands out the devices of one row to the pods that come."""
+
+    def __init__(self, instance: Instance, row: int, settled: Sequence[Placement]) -> None:
+        self._instance, self._row = instance, row
+        state = instance.state
+        taken = {share.index for placement in settled for share in placement.devices}
+        free = instance.base.milli[row].tolist()
+        self._whole = [
+            index
+            for index, milli in enumerate(free)
+            if milli == DEVICE_MILLI and index not in taken
+        ]
+        self._memory: list[int] = state.device_mem[row].tolist()
+        codes = state.device_code[row].tolist()
+        slots = instance.base.slots[row].tolist()
+        self._replicas = [
+            max(0, count) if code == DeviceCode.SHARED else 0
+            for count, code in zip(slots, codes, strict=True)
+        ]
+        self._types: tuple[MigType | None, ...] = state.mig_types_of(row)
+        self._cuts: dict[str, list[tuple[int, int]]] = {}
+
+    def allow_whole(self, devices: set[int]) -> None:
+        """Only these devices may be taken whole; the others host fractions."""
+        self._whole = [index for index in self._whole if index in devices]
+
+    def allow_instances(self, chosen: Sequence[tuple[str, int, int]]) -> None:
+        """MIG instances that were cut: profile, device, slot mask."""
+        self._cuts = defaultdict(list)
+        for profile, device, mask in sorted(chosen):
+            self._cuts[profile].append((device, mask))
+
+    def take(self, pod: PodRequest, kind: int, device: int) -> tuple[DeviceShare, ...]:
+        """Shares of one more pod; the model has made sure that they are there."""
+        gpu = pod.gpu
+        match gpu.kind:
+            case GpuKind.NONE:
+                return ()
+            case GpuKind.WHOLE:
+                chosen, self._whole = self._whole[: gpu.count], self._whole[gpu.count :]
+                return tuple(
+                    DeviceShare(index, DEVICE_MILLI, self._memory[index]) for index in chosen
+                )
+            case GpuKind.FRACTION:
+                milli, memory = self._instance.fraction(kind, self._row)
+                return (DeviceShare(device, milli, memory),)
+            case GpuKind.SHARED:
+                return self._take_replicas(gpu.replicas)
+            case GpuKind.MIG:
+                return self._take_instances(pod)
+
+    def _take_replicas(self, wanted: int) -> tuple[DeviceShare, ...]:
+        counts = replica_counts(tuple(self._replicas), wanted)
+        assert counts is not None  # the sum was bounded by the model
+        state = self._instance.state
+        shares = []
+        for index, count in counts:
+            self._replicas[index] -= count
+            milli = count * DEVICE_MILLI // int(state.replicas[self._row, index])
+            shares.append(DeviceShare(index, milli, 0, count))
+        return tuple(shares)
+
+    def _take_instances(self, pod: PodRequest) -> tuple[DeviceShare, ...]:
+        masks: dict[int, int] = defaultdict(int)
+        for profile, count in pod.gpu.mig:
+            for _ in range(count):
+                device, mask = self._cuts[profile].pop()
+                masks[device] |= mask
+        shares = []
+        for device, mask in sorted(masks.items()):
+            mig = self._types[device]
+            assert mig is not None  # cuts were made on MIG devices
+            shares.append(DeviceShare(device, mig.milli(mask), 0, mask))
+        return tuple(shares)
+
+
+def _solver(budget: Budget, left: float) -> cp_model.CpSolver:
+    solver = cp_model.CpSolver()
+    parameters = solver.parameters
+    parameters.num_workers = budget.workers
+    parameters.random_seed = budget.seed
+    if budget.deterministic:
+        parameters.max_deterministic_time = left
+    else:
+        parameters.max_time_in_seconds = left
+    return solver
