@@ -27,7 +27,7 @@ IntArray = NDArray[np.int64]
 _WHOLE_PROBLEM = 6_000
 _SMALL_PROBLEM = 300
 _NARROW, _WIDE = 2, 16
-_WINDOW_LIMIT = 0.4
+_WINDOW_LIMIT = 0.15
 _PATIENCE = 24
 _OFFERED = 64
 
@@ -116,12 +116,12 @@ class Search:
 
     def _solve(self, window: Window) -> bool:
         self.windows += 1
-        result = window.solve(self.budget, _WINDOW_LIMIT, sideways=self._random.random() < 0.5)
-        if result.improved:
+        improved = window.improve(self.budget, _WINDOW_LIMIT)
+        if improved:
             self.improved += 1
             if self.layout.value()[:-1] != self._bounded_at and len(self.bounds) > 1:
                 self.refresh_bounds()
-        return result.improved
+        return improved
 
     def _whole_size(self) -> int:
         return int((self.instance.most > 0).sum())
@@ -133,19 +133,19 @@ class Search:
         if not rows:
             return
         self.whole_solves += 1
-        window = Window(self.layout, rows, offered)
-        result = window.solve(self.budget, self.budget.left)
-        self.improved += result.improved
+        settled = [v == b for v, b in zip(self.layout.value(), self.bounds, strict=False)]
+        improved, bounds = Window(self.layout, rows, offered).prove(self.budget, settled)
+        self.improved += improved
         self.refresh_bounds()
         value = self.layout.value()
-        for index, bound in enumerate(result.bounds[:-1]):
+        for index, bound in enumerate(bounds[:-1]):
             if bound is None:
                 return
             self.bounds[index] = max(value[index], min(self.bounds[index], bound))
             if value[index] != bound:
                 return  # bounds of lower levels hold for other values of this one
-        if result.bounds[-1] is not None:
-            self.disruption_bound = min(-value[-1], -result.bounds[-1])
+        if bounds[-1] is not None:
+            self.disruption_bound = min(-value[-1], -bounds[-1])
 
     # -- choosing windows --------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ make it necessary, and a running pod counts as undisturbed only if it keeps its 
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -26,34 +27,14 @@ from scheduler.core.model import (
 from scheduler.core.state import DeviceCode
 from scheduler.planner.budget import Budget
 from scheduler.planner.instance import Instance
-from scheduler.planner.layout import Layout
+from scheduler.planner.layout import Layout, Value
 
-__all__ = ["Window", "WindowResult"]
+__all__ = ["Window"]
 
 _WEIGHT_LIMIT = 1 << 48
 
 Var = cp_model.IntVar
 Expr = cp_model.LinearExprT
-
-
-@dataclass(frozen=True, slots=True)
-class WindowResult:
-    """What solving a window gave.
-
-    Attributes
-    ----------
-    improved
-        Whether the layout is better than before.
-    solved
-        Whether a solution was found at all.
-    bounds
-        Per level an upper bound over the window, and last one on the negative disruption; None
-        where the solver stopped before it could prove one.
-    """
-
-    improved: bool
-    solved: bool
-    bounds: tuple[int | None, ...]
 
 
 @dataclass
@@ -75,7 +56,7 @@ class Window:
     Parameters
     ----------
     layout
-        The current layout. :meth:`solve` writes a better one into it.
+        The current layout. :meth:`improve` and :meth:`prove` write a better one into it.
     rows
         Rows of the window.
     offered
@@ -312,46 +293,110 @@ class Window:
 
     # -- solving -----------------------------------------------------------------------------
 
-    def solve(self, budget: Budget, limit: float, *, sideways: bool = False) -> WindowResult:
-        """Optimise level by level, then the disruption, and apply what is better.
+    def improve(self, budget: Budget, limit: float) -> bool:
+        """Place more if that is possible here, else disturb fewer; apply what is better.
 
         Parameters
         ----------
         budget
             Charged with the work done.
         limit
-            Most of the budget that this window may take.
-        sideways
-            Also apply a layout of equal value, which shuffles pods between rows.
+            Most of the budget that each of the two steps may take.
         """
+        terms = self._terms()
         before = self.layout.value()
-        stages = self._stages()
-        bounds: list[int | None] = []
-        best: cp_model.CpSolver | None = None
-        end = budget.spent + min(limit, budget.left)
-        for objective, levels in stages:
-            left = end - budget.spent
-            if left <= 0:
-                break
-            self.model.maximize(objective)
-            solver = _solver(budget, left)
-            status = solver.solve(self.model)
-            budget.charge(solver.response_proto.deterministic_time)
-            if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-                break
-            best = solver
-            bounds += self._split(solver, levels, proved=status == cp_model.OPTIMAL)
-            if status != cp_model.OPTIMAL:
-                break
+        now = [self._now(level) for level in range(len(terms) - 1)]
+        found: cp_model.CpSolver | None = None
+        for objective, floor in self._stages(terms[:-1], now):
+            solver, status = self._maximize(objective, budget, limit)
+            if solver is None:
+                return False
+            found = solver
             self.model.add(objective >= round(solver.objective_value))
-        padded = (*bounds, *[None] * (len(before) - len(bounds)))
-        if best is None:
-            return WindowResult(improved=False, solved=False, bounds=padded)
-        applied = self._apply(best, before, sideways=sideways)
-        return WindowResult(improved=applied, solved=True, bounds=padded)
+            if status != cp_model.OPTIMAL or round(solver.objective_value) > floor:
+                break
+        if before[-1] < 0 or found is None or self._gained(found, terms, now):
+            for (term, _), level in zip(terms[:-1], range(len(now)), strict=True):
+                self.model.add(term >= (now[level] if found is None else self._of(found, term)))
+            solver, _ = self._maximize(terms[-1][0], budget, limit)
+            found = solver or found
+        return found is not None and self._apply(found, before)
+
+    def prove(self, budget: Budget, settled: Sequence[bool]) -> tuple[bool, list[int | None]]:
+        """Optimise level by level, then the disruption; for windows that hold the whole problem.
+
+        Parameters
+        ----------
+        budget
+            Charged with the work done.
+        settled
+            Levels whose present value is known to be the best; they are only kept.
+
+        Returns
+        -------
+        improved : bool
+            Whether a better layout was applied.
+        bounds : list of int or None
+            Per level, and last for the negative disruption, a proved upper bound given the values
+            found for the levels before it; None where nothing was proved.
+        """
+        terms = self._terms()
+        before = self.layout.value()
+        bounds: list[int | None] = []
+        found: cp_model.CpSolver | None = None
+        for index, (term, _) in enumerate(terms):
+            if index < len(settled) and settled[index]:
+                bounds.append(before[index])
+                self.model.add(term >= before[index])
+                continue
+            solver, status = self._maximize(term, budget, budget.left)
+            if solver is None:
+                break
+            found = solver
+            reached = self._of(solver, term)
+            if status == cp_model.OPTIMAL:
+                bounds.append(reached)
+                self.model.add(term >= reached)
+                continue
+            bounds.append(math.floor(solver.best_objective_bound + 1e-6))
+            break
+        bounds += [None] * (len(terms) - len(bounds))
+        return found is not None and self._apply(found, before), bounds
+
+    def _maximize(
+        self, objective: Expr, budget: Budget, limit: float
+    ) -> tuple[cp_model.CpSolver | None, int]:
+        left = min(limit, budget.left)
+        if left <= 0:
+            return None, cp_model.UNKNOWN
+        self.model.maximize(objective)
+        solver = _solver(budget, left)
+        status = solver.solve(self.model)
+        budget.charge(solver.response_proto.deterministic_time)
+        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+            return None, status
+        return solver, status
+
+    @staticmethod
+    def _of(solver: cp_model.CpSolver, term: Expr) -> int:
+        return int(solver.value(term))
+
+    def _now(self, level: int) -> int:
+        """What the pods of this window contribute to a level at present."""
+        weights = self.instance.levels[level].weights
+        return sum(
+            int(weights[kind]) * count
+            for here in self._here.values()
+            for kind, count in here.items()
+        )
+
+    def _gained(
+        self, solver: cp_model.CpSolver, terms: Sequence[tuple[Expr, int]], now: Sequence[int]
+    ) -> bool:
+        return [self._of(solver, term) for term, _ in terms[:-1]] > list(now)
 
     def _terms(self) -> list[tuple[Expr, int]]:
-        """Level by level, then the disruption: what to maximise, and how far it can range."""
+        """Level by level, then the negative disruption: what to maximise, and its range."""
         terms: list[tuple[Expr, int]] = []
         for level in self.instance.levels:
             weights = {kind: int(level.weights[kind]) for kind in self._pool}
@@ -369,57 +414,35 @@ class Window:
         terms.append((-self._disruption, worst))
         return terms
 
-    def _stages(self) -> list[tuple[Expr, list[int]]]:
-        """Objectives to solve one after another; levels share one where the weights stay exact."""
-        self._ranges = [span for _, span in self._terms()]
-        stages: list[tuple[Expr, list[int]]] = []
-        objective: Expr = 0
-        members: list[int] = []
-        product = 1
-        for index, (term, span) in enumerate(self._terms()):
-            if members and product * (span + 1) > _WEIGHT_LIMIT:
-                stages.append((objective, members))
-                objective, members, product = 0, [], 1
-            objective = objective * (span + 1) + term
-            members.append(index)
-            product *= span + 1
-        stages.append((objective, members))
-        return stages
+    @staticmethod
+    def _stages(terms: Sequence[tuple[Expr, int]], now: Sequence[int]) -> list[tuple[Expr, int]]:
+        """Objectives to solve one after another, with their present values.
 
-    def _split(
-        self, solver: cp_model.CpSolver, levels: Sequence[int], *, proved: bool
-    ) -> list[int | None]:
-        """What a bound on a combined objective says about its levels.
-
-        Optimal: each level's own value. Else only the first level of the stage is bounded, by the
-        combined bound divided by the range of those below it.
+        Levels share one objective as long as its weights stay exact.
         """
-        terms = self._terms()
-        if proved:
-            return [int(solver.value(terms[level][0])) for level in levels]
-        below = 1
-        for level in levels[1:]:
-            below *= self._ranges[level] + 1
-        # Terms below contribute at least -range of the disruption, which may be negative.
-        slack = self._ranges[levels[-1]] if levels[-1] == len(terms) - 1 else 0
-        bound = int(solver.best_objective_bound) + (slack if len(levels) > 1 else 0)
-        return [bound // below, *[None] * (len(levels) - 1)]
+        stages: list[tuple[Expr, int]] = []
+        objective: Expr = 0
+        value, product = 0, 1
+        for (term, span), present in zip(terms, now, strict=True):
+            if product * (span + 1) > _WEIGHT_LIMIT:
+                stages.append((objective, value))
+                objective, value, product = 0, 0, 1
+            objective = objective * (span + 1) + term
+            value = value * (span + 1) + present
+            product *= span + 1
+        stages.append((objective, value))
+        return stages
 
     # -- applying ----------------------------------------------------------------------------
 
-    def _apply(self, solver: cp_model.CpSolver, before: tuple[int, ...], *, sideways: bool) -> bool:
+    def _apply(self, solver: cp_model.CpSolver, before: Value) -> bool:
+        """Write the solution into the layout if that makes it better."""
         placements = self._decode(solver)
-        released = [
-            placement.pod.uid for row in self.rows for placement in self.layout.in_play(row)
-        ]
-        undo = [p for row in self.rows for p in self.layout.in_play(row)]
-        if not self.layout.exchange(released, placements):
+        undo = [placement for row in self.rows for placement in self.layout.in_play(row)]
+        if not self.layout.exchange([placement.pod.uid for placement in undo], placements):
             return False
-        after = self.layout.value()
-        if after > before:
+        if self.layout.value() > before:
             return True
-        if after == before and sideways:
-            return False
         self.layout.exchange([placement.pod.uid for placement in placements], undo)
         return False
 
