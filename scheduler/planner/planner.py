@@ -90,6 +90,7 @@ def _plan(search: Search, greedy: Value, started: float, first_s: float) -> Plan
         relaxed=tuple(instance.relaxed),
         statistics={
             "kinds": len(instance.kinds),
+            "chained": search.chained,
             "windows": search.windows,
             "windows_improved": search.improved,
             "whole_solves": search.whole_solves,

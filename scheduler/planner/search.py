@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.planner.bounds import Relaxation
 from scheduler.planner.budget import Budget
+from scheduler.planner.chains import Chains
 from scheduler.planner.greedy import gang_missing
 from scheduler.planner.instance import Level
 from scheduler.planner.layout import Layout
@@ -55,6 +56,7 @@ class Search:
     windows: int = 0
     improved: int = 0
     whole_solves: int = 0
+    chained: int = 0
 
     def __post_init__(self) -> None:
         self.instance = self.layout.instance
@@ -94,6 +96,7 @@ class Search:
 
     def run(self) -> None:
         """Search until everything is proved, nothing more is found, or the budget is over."""
+        self._run_chains()
         whole = self._whole_size()
         if whole <= _SMALL_PROBLEM:
             self._solve_whole()
@@ -109,6 +112,15 @@ class Search:
                 width = min(_WIDE, width + failures % 2)
         if not self.proved and not self.budget.over and _SMALL_PROBLEM < whole <= _WHOLE_PROBLEM:
             self._solve_whole()
+
+    def _run_chains(self) -> None:
+        instance = self.instance
+        kinds = [kind for kind, pods in enumerate(self.layout.unplaced) if pods]
+        kinds.sort(key=lambda k: (-instance.kinds[k].priority, -instance.gpu_milli(k), k))
+        placed = Chains(self.layout, self.budget).run(kinds)
+        self.chained += placed
+        if placed:
+            self.refresh_bounds()
 
     def _patience(self, whole: int) -> int:
         """Windows that may fail in a row before the whole problem is tried, or the search ends."""

@@ -1,0 +1,215 @@
+"""Ejection chains: room for a pod by moving one or two others, found by arithmetic on columns.
+
+Much faster than a window and good where slack is left; windows take over where it is not. Covers
+pods that take cpu, memory, pod slots and whole devices; fractions and partitions are left to the
+windows, which know what happens inside a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, Placement, PodRequest
+from scheduler.planner.budget import Budget
+from scheduler.planner.layout import Layout
+
+__all__ = ["Chains"]
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+_PAIRS = 400_000
+_TRIED = 32
+_SIMPLE = (GpuKind.NONE, GpuKind.WHOLE)
+
+
+class Chains:
+    """Places unplaced pods of a layout by short chains of moves.
+
+    Each success is applied to the layout at once and makes it better: the pod's tier gains, no
+    higher one loses.
+    """
+
+    def __init__(self, layout: Layout, budget: Budget) -> None:
+        self.layout, self.budget = layout, budget
+        instance = layout.instance
+        self.instance = instance
+        shapes = [kind.shape for kind in instance.kinds]
+        self._need = np.array(
+            [[s.cpu_milli, s.memory_mib, 1, s.gpu.count] for s in shapes], dtype=np.int64
+        ).reshape(len(shapes), 4)
+        self._simple = np.array([s.gpu.kind in _SIMPLE for s in shapes], dtype=bool)
+        self._lone = np.array([kind.gang is None for kind in instance.kinds], dtype=bool)
+        state = layout.state
+        # Dividing by these makes leftovers of different resources comparable.
+        scale = np.array(
+            [state.cpu_alloc.max(initial=1), state.mem_alloc.max(initial=1),
+             state.pods_alloc.max(initial=1), 8], dtype=np.float64)  # fmt: skip
+        self._scale = np.maximum(scale, 1.0)
+        self._read()
+
+    def run(self, kinds: list[int]) -> int:
+        """Try to place the unplaced pods of these kinds; returns how many were."""
+        placed = 0
+        for kind in kinds:
+            if not (self._simple[kind] and self._lone[kind]):
+                continue
+            for pod in list(self.layout.unplaced[kind].values()):
+                if self.budget.over:
+                    return placed
+                self.budget.charge(0.0)
+                if not self._insert(pod, kind):
+                    break  # the next of its kind is as large
+                placed += 1
+        return placed
+
+    # -- columns -----------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """Columns of rows and of the pods that could be moved."""
+        layout, instance, state = self.layout, self.instance, self.layout.state
+        self._free = np.stack(
+            (state.cpu_free, state.mem_free, state.pods_free, state.full_free), axis=1
+        ).astype(np.int64)
+        pods, rows, kinds, fresh = [], [], [], []
+        spent = [
+            layout.disturbed(position) >= budget.allowed
+            for position, budget in enumerate(instance.problem.budgets)
+        ]
+        for uid, kind in instance.kind_of.items():
+            placement = state.placements.get(uid)
+            if placement is None or not (self._simple[kind] and self._lone[kind]):
+                continue
+            disturbs = uid in instance.origin and not layout.moved(uid)
+            if disturbs and any(spent[b] for b in instance.kinds[kind].budgets):
+                continue
+            pods.append(placement.pod)
+            rows.append(state.row_of[placement.node])
+            kinds.append(kind)
+            fresh.append(disturbs)
+        self._pods: list[PodRequest] = pods
+        self._row = np.array(rows, dtype=np.int64)
+        self._kind = np.array(kinds, dtype=np.int64)
+        self._disturbs = np.array(fresh, dtype=bool)
+
+    def _fits(self, kind: int) -> BoolArray:
+        """Rows that could take one more pod of a kind, (N,)."""
+        fits: BoolArray = (self._free >= self._need[kind]).all(axis=1)
+        return fits & self.instance.admissible[kind]
+
+    def _tightest(self, kind: int, rows: IntArray) -> int:
+        """The row among these with least left after taking a pod of the kind."""
+        left = ((self._free[rows] - self._need[kind]) / self._scale).sum(axis=1)
+        return int(rows[left.argmin()])
+
+    # -- chains ------------------------------------------------------------------------------
+
+    def _insert(self, pod: PodRequest, kind: int) -> bool:
+        rows = np.flatnonzero(self._fits(kind))
+        if len(rows):
+            return self._carry_out([(pod, self._tightest(kind, rows))])
+        if not len(self._row):
+            return False
+        return any(self._carry_out([(pod, row), *moves]) for row, moves in self._ways(kind))
+
+    def _ways(self, kind: int) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
+        """Rows for a pod of the kind, with the moves that make room there, cheap ones first."""
+        need = self._need[kind]
+        after = self._free[self._row] + self._need[self._kind]
+        helps = (after >= need).all(axis=1) & self.instance.admissible[kind, self._row]
+        helpers = np.flatnonzero(helps)
+        waste = ((after[helpers] - need) / self._scale).sum(axis=1)
+        helpers = helpers[np.lexsort((waste, self._disturbs[helpers]))]
+        yield from self._moves(helpers)
+        yield from self._swaps(kind, helpers)
+
+    def _moves(self, helpers: IntArray) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
+        """One pod goes to another row that has room for it."""
+        seen: dict[int, IntArray] = {}
+        tried = 0
+        for helper in helpers.tolist():
+            kind, row = int(self._kind[helper]), int(self._row[helper])
+            if kind not in seen:
+                seen[kind] = np.flatnonzero(self._fits(kind))
+            rows = seen[kind][seen[kind] != row]
+            if len(rows):
+                yield row, [(self._pods[helper], self._tightest(kind, rows))]
+                tried += 1
+                if tried >= _TRIED:
+                    return
+
+    def _swaps(
+        self, kind: int, helpers: IntArray
+    ) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
+        """A pod trades places with a smaller one of another row."""
+        most = max(1, _PAIRS // max(1, len(self._row)))
+        helpers = helpers[:most]
+        if not len(helpers):
+            return
+        need = self._need[kind]
+        big = self._need[self._kind[helpers]]
+        room = self._free[self._row[helpers]] + big - need  # what the trade may bring in
+        small = self._need[self._kind]
+        fits = np.ones((len(helpers), len(self._row)), dtype=bool)
+        there = self._free[self._row] + small
+        for axis in range(4):
+            fits &= small[None, :, axis] <= room[:, None, axis]
+            fits &= there[None, :, axis] >= big[:, None, axis]
+        fits &= self._row[helpers][:, None] != self._row[None, :]
+        admissible = self.instance.admissible
+        fits &= admissible[self._kind[helpers]][:, self._row]
+        fits &= admissible[self._kind][:, self._row[helpers]].T
+        pairs = np.argwhere(fits)
+        if not len(pairs):
+            return
+        cost = self._disturbs[helpers[pairs[:, 0]]].astype(int) + self._disturbs[pairs[:, 1]]
+        left = (room[pairs[:, 0]] - small[pairs[:, 1]]) / self._scale
+        for index in np.lexsort((left.sum(axis=1), cost))[:_TRIED].tolist():
+            helper, other = int(helpers[pairs[index, 0]]), int(pairs[index, 1])
+            row, second = int(self._row[helper]), int(self._row[other])
+            yield row, [(self._pods[helper], second), (self._pods[other], row)]
+
+    # -- applying ----------------------------------------------------------------------------
+
+    def _carry_out(self, targets: list[tuple[PodRequest, int]]) -> bool:
+        """Move these pods to these rows, if the result is better than before."""
+        layout, state = self.layout, self.layout.state
+        leaving = [pod.uid for pod, _ in targets if pod.uid in state.placements]
+        before = [state.placements[uid] for uid in leaving]
+        free: dict[int, list[int]] = {}
+        for _, row in targets:
+            free[row] = np.flatnonzero(state.gpu_free[row] == DEVICE_MILLI).tolist()
+        for placement in before:
+            row = state.row_of[placement.node]
+            free.setdefault(row, [])
+            free[row] += [share.index for share in placement.devices]
+        placements = []
+        for pod, row in targets:
+            node = state.nodes[row]
+            assert node is not None
+            origin = self.instance.origin.get(pod.uid)
+            wanted, devices = pod.gpu.count, sorted(free[row])
+            if origin is not None and origin.node == node.name:
+                home = [share.index for share in origin.devices]
+                devices = home + [index for index in devices if index not in home]
+                if not set(home) <= set(free[row]):
+                    devices = sorted(free[row])
+            if len(devices) < wanted:
+                return False
+            chosen = sorted(devices[:wanted])
+            free[row] = [index for index in free[row] if index not in chosen]
+            memory = state.device_mem[row].tolist()
+            shares = tuple(DeviceShare(index, DEVICE_MILLI, memory[index]) for index in chosen)
+            placements.append(Placement(pod, node.name, shares))
+        value = layout.value()
+        if not layout.exchange(leaving, placements):
+            return False
+        if layout.value() <= value:
+            uids = [placement.pod.uid for placement in placements]
+            layout.exchange(uids, before)
+            return False
+        self._read()
+        return True
