@@ -63,6 +63,7 @@ def mig_packing(state: ClusterState, gpu: GpuRequest, row: int) -> Packing | Non
 
 @lru_cache(maxsize=65_536)
 def replica_counts(free: tuple[int, ...], wanted: int) -> tuple[tuple[int, int], ...] | None:
+    """``(device, replicas)`` pairs that make up ``wanted``, the fullest device first, or None."""
     taken = []
     for index in sorted(range(len(free)), key=lambda index: (free[index], index)):
         count = min(wanted, free[index])

@@ -152,19 +152,22 @@ class Fragmentation:
         partitioned = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
         for profile, instances in shape.gpu.mig:
             counts, each = self._profile_tables[profile]
-            count = np.where(partitioned >= 0, counts[partitioned, slots & (_MASKS - 1)], 0)
+            count = counts[partitioned, slots & (_MASKS - 1)]
             enough = count.sum(axis=1) >= instances
             total += np.where(enough, (count * each[partitioned]).sum(axis=1), 0)
         return total
 
     @cached_property
     def _profile_tables(self) -> dict[str, tuple[IntArray, IntArray]]:
-        """Per profile: instances that fit by (type, free mask), and milli-GPU of one instance."""
+        """Per profile: instances that fit by (type, free mask), and milli-GPU of one instance.
+
+        The last row, also reached as type -1, is of devices that are not partitioned: all zero.
+        """
         tables: dict[str, tuple[IntArray, IntArray]] = {}
         for shape, _ in self._slot_shapes:
             for profile, _ in shape.gpu.mig:
-                counts = np.zeros((len(self._mig_types), _MASKS), dtype=np.int64)
-                each = np.zeros(len(self._mig_types), dtype=np.int64)
+                counts = np.zeros((len(self._mig_types) + 1, _MASKS), dtype=np.int64)
+                each = np.zeros(len(self._mig_types) + 1, dtype=np.int64)
                 for code, mig in enumerate(self._mig_types):
                     places = mig.placements(profile)
                     each[code] = mig.milli(places[0]) if places else 0

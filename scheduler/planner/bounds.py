@@ -71,7 +71,7 @@ class Relaxation:
             constraints.append(_Constraint(terms, -value))
         weights = [int(weight) for weight in level.weights.tolist()]
         supply = [len(pods) for pods in self.instance.pods]
-        trivial = sum(w * supply[k] for k, w in enumerate(weights) if self._by_kind[k])
+        trivial: int = sum(w * supply[k] for k, w in enumerate(weights) if self._by_kind[k])
         duals = self._duals(constraints, weights, supply)
         if duals is None:
             return trivial

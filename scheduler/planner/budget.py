@@ -1,4 +1,4 @@
-"""How long a plan may take: wall-clock seconds in production, counted work where runs must repeat."""
+"""How long a plan may take: seconds in production, counted work where runs must repeat."""
 
 from __future__ import annotations
 

@@ -98,7 +98,8 @@ class Chains:
     def _fits(self, kind: int) -> BoolArray:
         """Rows that could take one more pod of a kind, (N,)."""
         fits: BoolArray = (self._free >= self._need[kind]).all(axis=1)
-        return fits & self.instance.admissible[kind]
+        admissible: BoolArray = self.instance.admissible[kind]
+        return fits & admissible
 
     def _tightest(self, kind: int, rows: IntArray) -> int:
         """The row among these with least left after taking a pod of the kind."""

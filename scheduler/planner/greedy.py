@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, PodRequest
-from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
 
 __all__ = ["fill", "gang_missing"]
@@ -90,7 +89,7 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
 
 
 def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
-    for rows in _domains(layout, gang):
+    for rows in _domains(layout):
         placed = []
         for kind in sorted(layout.instance.gang_kinds[gang], key=lambda k: (_size(layout, k), k)):
             allowed = layout.instance.admissible[kind] & rows
@@ -101,7 +100,7 @@ def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
             layout.take(uid)
 
 
-def _domains(layout: Layout, gang: GangKey) -> Iterator[NDArray[np.bool_]]:
+def _domains(layout: Layout) -> Iterator[NDArray[np.bool_]]:
     """Row masks to try: domains of each topology key, the fullest first, then the whole cluster."""
     state = layout.state
     present = np.array([node is not None for node in state.nodes], dtype=bool)

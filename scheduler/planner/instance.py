@@ -1,4 +1,4 @@
-"""A problem in the planner's own terms: kinds of interchangeable pods, rows, levels of objective."""
+"""A problem in the planner's own terms: kinds of pods, rows, levels of objective."""
 
 from __future__ import annotations
 
@@ -153,8 +153,8 @@ class Instance:
             )
         if stay:
             self.relaxed.append(
-                f"{stay} movable pods stay in place: they hold MIG slots or replicas, their node is "
-                "over-full or would not admit them again, or not all of their gang runs and may move"
+                f"{stay} movable pods stay in place: they hold MIG slots or replicas, their node "
+                "is over-full or would not admit them again, or their gang cannot move as a whole"
             )
 
     def _gangs_that_stay(self) -> set[GangKey]:

@@ -114,6 +114,6 @@ class Layout:
         for pod in pods:
             touched[self.instance.kind_of[pod.uid]].add(pod.uid)
         for kind, uids in touched.items():
-            uids |= self.unplaced[kind].keys()
+            waiting = uids | self.unplaced[kind].keys()
             listed = self.instance.pods[kind]
-            self.unplaced[kind] = {pod.uid: pod for pod in listed if pod.uid in uids}
+            self.unplaced[kind] = {pod.uid: pod for pod in listed if pod.uid in waiting}

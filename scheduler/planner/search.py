@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scheduler.planner.bounds import Relaxation
 from scheduler.planner.budget import Budget
 from scheduler.planner.chains import Chains
+from scheduler.planner.disruption import least_disruption, prove_disruption
 from scheduler.planner.greedy import gang_missing
 from scheduler.planner.instance import Level
 from scheduler.planner.layout import Layout
@@ -25,8 +26,9 @@ __all__ = ["Search"]
 
 IntArray = NDArray[np.int64]
 
-_WHOLE_PROBLEM = 6_000
-_SMALL_PROBLEM = 300
+_WHOLE_PROBLEM = 20_000
+_TINY_PROBLEM = 60
+_ROUNDS = 4
 _NARROW, _WIDE = 2, 16
 _WINDOW_LIMIT = 0.15
 _PATIENCE = 24
@@ -81,6 +83,7 @@ class Search:
             self.bounds.append(bound)
             achieved.append((level, reached))
         self._bounded_at = value[:-1]
+        self.disruption_bound = min(-value[-1], least_disruption(self.instance, value))
 
     @property
     def levels_met(self) -> bool:
@@ -98,20 +101,44 @@ class Search:
         """Search until everything is proved, nothing more is found, or the budget is over."""
         self._run_chains()
         whole = self._whole_size()
-        if whole <= _SMALL_PROBLEM:
-            self._solve_whole()
+        if whole <= _TINY_PROBLEM:
+            self._solve_whole(1.0)
+        idle = 0
+        while not self._finished and idle < _ROUNDS:
+            before = self.layout.value()
+            self._run_windows()
+            if not self._finished and self.levels_met:
+                self._prove_disruption()
+            if not self._finished and whole <= _WHOLE_PROBLEM:
+                self._solve_whole(0.5)
+            idle = 0 if self.layout.value() > before else idle + 1
+
+    @property
+    def _finished(self) -> bool:
+        return self.budget.over or self.proved
+
+    def _run_windows(self) -> None:
+        """Windows until many in a row have failed."""
         failures, width = 0, _NARROW
-        while not self.budget.over and not self.proved and failures < self._patience(whole):
-            window = self._room(width) if not self.levels_met else self._calm(width)
+        met = self.levels_met
+        while not self._finished and failures < _PATIENCE:
+            window = self._calm(width) if met else self._room(width)
             if window is None:
-                break
+                return
             if self._solve(window):
                 failures, width = 0, _NARROW
             else:
                 failures += 1
                 width = min(_WIDE, width + failures % 2)
-        if not self.proved and not self.budget.over and _SMALL_PROBLEM < whole <= _WHOLE_PROBLEM:
-            self._solve_whole()
+            if met != self.levels_met:
+                return
+            if not met and failures == _PATIENCE:
+                met, failures, width = True, 0, _NARROW  # what is placed may still be calmer
+
+    def _prove_disruption(self) -> None:
+        value = self.layout.value()
+        bound = prove_disruption(self.instance, value, self.budget, self.budget.left / 4)
+        self.disruption_bound = min(-value[-1], max(self.disruption_bound, bound))
 
     def _run_chains(self) -> None:
         instance = self.instance
@@ -121,10 +148,6 @@ class Search:
         self.chained += placed
         if placed:
             self.refresh_bounds()
-
-    def _patience(self, whole: int) -> int:
-        """Windows that may fail in a row before the whole problem is tried, or the search ends."""
-        return _PATIENCE if whole <= _WHOLE_PROBLEM else 10 * _PATIENCE
 
     def _solve(self, window: Window) -> bool:
         self.windows += 1
@@ -138,15 +161,17 @@ class Search:
     def _whole_size(self) -> int:
         return int((self.instance.most > 0).sum())
 
-    def _solve_whole(self) -> None:
-        """Everything at once: proves what the relaxation cannot."""
+    def _solve_whole(self, share: float) -> None:
+        """Everything at once, for a share of what is left: proves what the relaxation cannot."""
         rows = np.flatnonzero(self.instance.most.any(axis=0)).tolist()
         offered = {kind: len(pods) for kind, pods in enumerate(self.layout.unplaced) if pods}
         if not rows:
             return
         self.whole_solves += 1
         settled = [v == b for v, b in zip(self.layout.value(), self.bounds, strict=False)]
-        improved, bounds = Window(self.layout, rows, offered).prove(self.budget, settled)
+        improved, bounds = Window(self.layout, rows, offered).prove(
+            self.budget, settled, share * self.budget.left
+        )
         self.improved += improved
         self.refresh_bounds()
         value = self.layout.value()
@@ -157,7 +182,7 @@ class Search:
             if value[index] != bound:
                 return  # bounds of lower levels hold for other values of this one
         if bounds[-1] is not None:
-            self.disruption_bound = min(-value[-1], -bounds[-1])
+            self.disruption_bound = min(-value[-1], max(self.disruption_bound, -bounds[-1]))
 
     # -- choosing windows --------------------------------------------------------------------
 

@@ -29,12 +29,12 @@ from scheduler.planner.budget import Budget
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout, Value
 
-__all__ = ["Window"]
+__all__ = ["Window", "solver_for"]
 
 _WEIGHT_LIMIT = 1 << 48
 
 Var = cp_model.IntVar
-Expr = cp_model.LinearExprT
+Expr = cp_model.LinearExpr | int
 
 
 @dataclass
@@ -322,7 +322,9 @@ class Window:
             found = solver or found
         return found is not None and self._apply(found, before)
 
-    def prove(self, budget: Budget, settled: Sequence[bool]) -> tuple[bool, list[int | None]]:
+    def prove(
+        self, budget: Budget, settled: Sequence[bool], limit: float
+    ) -> tuple[bool, list[int | None]]:
         """Optimise level by level, then the disruption; for windows that hold the whole problem.
 
         Parameters
@@ -331,6 +333,8 @@ class Window:
             Charged with the work done.
         settled
             Levels whose present value is known to be the best; they are only kept.
+        limit
+            Most of the budget that this may take.
 
         Returns
         -------
@@ -344,12 +348,13 @@ class Window:
         before = self.layout.value()
         bounds: list[int | None] = []
         found: cp_model.CpSolver | None = None
+        end = budget.spent + limit
         for index, (term, _) in enumerate(terms):
             if index < len(settled) and settled[index]:
                 bounds.append(before[index])
                 self.model.add(term >= before[index])
                 continue
-            solver, status = self._maximize(term, budget, budget.left)
+            solver, status = self._maximize(term, budget, end - budget.spent)
             if solver is None:
                 break
             found = solver
@@ -365,12 +370,12 @@ class Window:
 
     def _maximize(
         self, objective: Expr, budget: Budget, limit: float
-    ) -> tuple[cp_model.CpSolver | None, int]:
+    ) -> tuple[cp_model.CpSolver | None, cp_model.CpSolverStatus]:
         left = min(limit, budget.left)
         if left <= 0:
             return None, cp_model.UNKNOWN
         self.model.maximize(objective)
-        solver = _solver(budget, left)
+        solver = solver_for(budget, left)
         status = solver.solve(self.model)
         budget.charge(solver.response_proto.deterministic_time)
         if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
@@ -610,7 +615,8 @@ class _Devices:
         return tuple(shares)
 
 
-def _solver(budget: Budget, left: float) -> cp_model.CpSolver:
+def solver_for(budget: Budget, left: float) -> cp_model.CpSolver:
+    """A solver that stops within what is left, reproducibly if the budget asks for that."""
     solver = cp_model.CpSolver()
     parameters = solver.parameters
     parameters.num_workers = budget.workers

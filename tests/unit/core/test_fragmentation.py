@@ -155,3 +155,11 @@ def test_every_policy_is_blind_to_the_number_of_other_candidates() -> None:
                 alone = policy.evaluate(Candidates(state, request_.shape, one, one, tables, 7))
                 assert alone.scores[0] == together.scores[row], policy.name
                 assert alone.devices[0] == together.devices[row], policy.name
+
+
+def test_a_mix_may_want_partitions_that_the_cluster_does_not_have() -> None:
+    """A MIG pod may be seen, and learnt from, before any MIG node joins."""
+    mix = TypicalMix.from_requests([pod(mig=(("1g.5gb", 1),)), pod(count=1)])
+    engine = Engine(ClusterState([node(gpus=2)]), "fgd", mix=mix)
+    assert engine.best(pod(count=1)) == 0
+    assert engine.best(pod(mig=(("1g.5gb", 1),))) == -1

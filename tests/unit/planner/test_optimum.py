@@ -1,0 +1,125 @@
+"""Against the optimum of tiny random problems: never above it, proofs are true, bounds hold."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from scheduler.core.engine import Engine
+from scheduler.core.model import Device, GangKey, Node, Taint
+from scheduler.core.state import ClusterState
+from scheduler.planner.budget import Budget
+from scheduler.planner.model import Disruption, DisruptionBudget, Problem, Status
+from scheduler.planner.planner import plan
+from tests.builders import node, pod
+from tests.unit.planner.oracle import optimum
+
+_GANGS = (GangKey("default", "g2", 2), GangKey("default", "g3", 3))
+
+
+@st.composite
+def nodes(draw) -> list[Node]:
+    listed = []
+    for number in range(draw(st.integers(1, 3))):
+        cpu = draw(st.integers(1, 6)) * 1000
+        way = draw(st.sampled_from(["none", "plain", "plain", "mig"]))
+        if way == "mig":
+            devices = (Device("A30", mig="A30"),) * draw(st.integers(1, 2))
+        else:
+            product = draw(st.sampled_from(["T4", "A10"]))
+            devices = (Device(product),) * (draw(st.integers(1, 3)) if way == "plain" else 0)
+        taints = (Taint("closed"),) if draw(st.integers(0, 9)) == 0 else ()
+        listed.append(
+            node(
+                f"n{number}",
+                cpu=cpu,
+                memory=draw(st.integers(2, 8)) * 1024,
+                devices=devices,
+                pods=draw(st.integers(2, 6)),
+                taints=taints,
+            )
+        )
+    return listed
+
+
+@st.composite
+def pods(draw, prefix: str, most: int) -> list:
+    listed = []
+    for number in range(draw(st.integers(0, most))):
+        gpu = draw(
+            st.sampled_from(
+                [
+                    {},
+                    {"count": 1},
+                    {"count": 2},
+                    {"milli": 300},
+                    {"milli": 500},
+                    {"milli": 700},
+                    {"mig": (("1g.6gb", 1),)},
+                    {"mig": (("2g.12gb", 1),)},
+                    {"count": 1, "products": ("T4",)},
+                ]
+            )
+        )
+        listed.append(
+            pod(
+                f"{prefix}{number}",
+                cpu=draw(st.integers(0, 3)) * 1000,
+                memory=draw(st.integers(0, 3)) * 1024,
+                priority=draw(st.sampled_from([0, 0, 5])),
+                gang=draw(st.sampled_from([None, None, None, *_GANGS])),
+                **gpu,
+            )
+        )
+    return listed
+
+
+@st.composite
+def problems(draw) -> Problem:
+    cluster = draw(nodes())
+    engine = Engine(ClusterState(cluster), "first-fit")
+    for request in draw(pods("r", 3)):
+        if request.gang:
+            continue
+        row = engine.best(request, selection=True)
+        if row >= 0:
+            engine.reserve(request, cluster[row].name)
+    state = engine.state
+    movable = {}
+    for uid, placement in state.placements.items():
+        if not placement.pod.gpu.mig and draw(st.booleans()):
+            movable[uid] = Disruption(draw(st.integers(1, 3)), draw(st.sampled_from([None, 1, 2])))
+    budgets = ()
+    if movable and draw(st.booleans()):
+        budgets = (DisruptionBudget("pdb", frozenset(movable), draw(st.integers(0, 1))),)
+    pending = tuple(draw(pods("p", 4)))
+    candidates = {}
+    if pending and draw(st.integers(0, 4)) == 0:
+        candidates[pending[0].uid] = frozenset(["n0"])
+    return Problem(state.snapshot(), pending, movable, budgets, candidates)
+
+
+@settings(
+    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "120")),
+    deadline=None,
+    derandomize="SNUGFIT_EXAMPLES" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+@given(problems())
+def test_plans_against_every_possible_plan(problem: Problem) -> None:
+    made = plan(problem, Budget(1.0, deterministic=True))
+    best = optimum(problem)
+    values = (*(tier.value for tier in made.tiers), -made.disruption)
+    assert values <= best
+    if made.status in (Status.PROVED, Status.INFEASIBLE_PROVED):
+        assert values == best
+    for position, tier in enumerate(made.tiers):
+        assert tier.value <= tier.bound
+        if values[:position] == best[:position]:
+            assert tier.bound >= best[position]
+    if values[:-1] == best[:-1]:
+        assert made.disruption_bound <= -best[-1]
+    # Problems as small as these are always solved to the end.
+    assert made.status in (Status.PROVED, Status.INFEASIBLE_PROVED)
