@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.bench_backlog import command as backlog
 from scheduler.cli.bench_webhook import command as webhook
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def command() -> None:
     """Benchmarks. Every row carries what is needed to get it again."""
 
 
+command.add_command(backlog)
 command.add_command(webhook)
 
 _data = click.option(

@@ -18,9 +18,11 @@ from scheduler.core.errors import InvalidInput, SchedulerError, nearest
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "bound": "Best possible GPU allocation of a workload on a cluster.",
     "bench": "Benchmarks: published figures beside ours, speed, latency.",
     "demo": "Pack a synthetic cluster through the real webhook.",
     "generate": "Write a synthetic workload to a file.",
+    "plan": "Plan the whole backlog of a cluster, with a proven bound.",
     "policies": "List the scoring policies.",
     "serve": "Run the extender webhook.",
     "simulate": "Replay a workload and report what got allocated.",

@@ -91,6 +91,16 @@ class SchedulingGroup(_Struct):
     pod_group_name: str | None = None
 
 
+class WorkloadRef(_Struct):
+    name: str | None = None
+    pod_group: str | None = None
+    pod_group_replica_key: str | None = None
+
+
+class SchedulingGate(_Struct):
+    name: str = ""
+
+
 class PodSpec(_Struct):
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
@@ -103,6 +113,8 @@ class PodSpec(_Struct):
     node_name: str | None = None
     scheduler_name: str | None = None
     scheduling_group: SchedulingGroup | None = None
+    scheduling_gates: list[SchedulingGate] | None = None
+    workload_ref: WorkloadRef | None = None
 
 
 class PodStatus(_Struct):

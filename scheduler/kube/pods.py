@@ -15,7 +15,6 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
-    GangKey,
     GpuRequest,
     NodeSelection,
     PodRequest,
@@ -23,6 +22,7 @@ from scheduler.core.model import (
     SelectorTerm,
     Toleration,
 )
+from scheduler.kube.gangs import gang_key
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import Container, PodObject, PodSpec, Quantities, Resources
 from scheduler.kube.quantity import parse
@@ -38,8 +38,21 @@ def pod_uid(pod: PodObject) -> str:
     return pod.metadata.uid or f"{pod.metadata.namespace or 'default'}/{pod.metadata.name}"
 
 
-def pod_request(pod: PodObject, names: ResourceNames | None = None) -> PodRequest:
+def pod_request(
+    pod: PodObject,
+    names: ResourceNames | None = None,
+    gangs: Mapping[tuple[str, str, str], int] | None = None,
+) -> PodRequest:
     """What the pod asks for.
+
+    Parameters
+    ----------
+    pod
+        The object.
+    names
+        Resource names and labels.
+    gangs
+        Sizes of gangs, where pods do not state them: :func:`scheduler.kube.gangs.gang_sizes`.
 
     Raises
     ------
@@ -59,7 +72,7 @@ def pod_request(pod: PodObject, names: ResourceNames | None = None) -> PodReques
         gpu=gpu,
         priority=pod.spec.priority or 0,
         selection=selection,
-        gang=_gang(pod),
+        gang=gang_key(pod, gangs),
         owner=_owner(pod),
     )
 
@@ -229,20 +242,6 @@ def _selection(spec: PodSpec) -> NodeSelection:
             for t in spec.tolerations or ()
         ),
     )
-
-
-def _gang(pod: PodObject) -> GangKey | None:
-    labels, annotations = pod.metadata.labels or {}, pod.metadata.annotations or {}
-    group = pod.spec.scheduling_group
-    name = (
-        (group.pod_group_name if group else None)
-        or labels.get("scheduling.x-k8s.io/pod-group")
-        or annotations.get("scheduling.k8s.io/group-name")
-    )
-    if not name:
-        return None
-    size = annotations.get("snugfit.io/gang-size", "1")
-    return GangKey(pod.metadata.namespace or "default", name, int(size) if size.isdecimal() else 1)
 
 
 def _owner(pod: PodObject) -> str:

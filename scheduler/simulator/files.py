@@ -6,10 +6,11 @@ from pathlib import Path
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Node
+from scheduler.kube.disruption import BASE_COST
 from scheduler.simulator import kubedump, native, openb
 from scheduler.simulator.workload import Workload
 
-__all__ = ["load_nodes", "load_workload"]
+__all__ = ["load_dump", "load_nodes", "load_workload"]
 
 _PEEK = 4096
 
@@ -32,12 +33,27 @@ def load_workload(nodes: Path, pods: Path | None = None) -> Workload:
         raise InvalidInput(str(nodes), "is neither .csv nor .json", "use openb CSV or JSON")
     if pods is not None:
         raise InvalidInput(str(pods), "goes with a CSV of nodes only", "put the pods into the JSON")
+    return native.read(nodes) if _is_ours(nodes) else kubedump.read(nodes)
+
+
+def load_dump(path: Path) -> kubedump.Dump:
+    """Read a cluster to plan for: a kubectl dump, or a ``snugfit/v1`` file.
+
+    The latter knows no owners and annotations: all of its running pods may be moved.
+    """
+    if not _is_ours(path):
+        return kubedump.read_dump(path)
+    workload = native.read(path)
+    costs = {running.request.uid: BASE_COST for running in workload.bound}
+    return kubedump.Dump(workload, (), costs, ())
+
+
+def _is_ours(path: Path) -> bool:
     try:
-        with nodes.open("rb") as file:
-            ours = b'"format"' in file.read(_PEEK)
+        with path.open("rb") as file:
+            return b'"format"' in file.read(_PEEK)
     except OSError as error:
-        raise InvalidInput(str(nodes), f"cannot be read: {error}") from error
-    return native.read(nodes) if ours else kubedump.read(nodes)
+        raise InvalidInput(str(path), f"cannot be read: {error}") from error
 
 
 def load_nodes(path: Path) -> tuple[Node, ...]:

@@ -6,6 +6,8 @@ arrives. Creation timestamps become arrival times, counted from the earliest one
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,53 @@ import msgspec
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Node, PodRequest
+from scheduler.kube.disruption import Budget, BudgetObject, budgets_of, move_cost
+from scheduler.kube.gangs import gang_sizes, group_size
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, ObjectList, PodObject
 from scheduler.kube.pods import device_shares, pod_request, write_device_shares
 from scheduler.simulator.workload import Arrival, BoundPod, Workload
 
-__all__ = ["node_json", "pod_json", "read", "write"]
+__all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
 
 
 class _Kind(msgspec.Struct):
     kind: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Dump:
+    """A dump with what a planner needs beside nodes and pods.
+
+    Attributes
+    ----------
+    workload
+        Nodes, running pods, pending pods that are free to be scheduled.
+    gated
+        Pending pods that wait for a scheduling gate; nobody may place them yet.
+    move_costs
+        By uid, for the running pods that may be disturbed.
+    budgets
+        PodDisruptionBudgets.
+    """
+
+    workload: Workload
+    gated: tuple[PodRequest, ...]
+    move_costs: Mapping[str, int]
+    budgets: tuple[Budget, ...]
+
+
 def read(path: Path, names: ResourceNames | None = None) -> Workload:
-    """Read a dump.
+    """Nodes and pods of a dump; gated pods arrive like others. Raises as :func:`read_dump`."""
+    dump = read_dump(path, names)
+    workload = dump.workload
+    gated = tuple(Arrival(request) for request in dump.gated)
+    return replace(workload, arrivals=workload.arrivals + gated) if gated else workload
+
+
+def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
+    """Read a dump of nodes and pods, and of podgroups, jobs and pdb where they are listed.
 
     Raises
     ------
@@ -36,6 +70,36 @@ def read(path: Path, names: ResourceNames | None = None) -> Workload:
         Names the file, the item and the field.
     """
     names = names or ResourceNames()
+    nodes, pods, budgets, groups = _items(path, names)
+    alive = [p for p in pods if not (p.status and p.status.phase in ("Succeeded", "Failed"))]
+    sizes = gang_sizes(alive, groups)
+    times = [_created(path, pod) for pod in alive]
+    first = min((t for t in times if t is not None), default=0.0)
+    arrivals, bound, gated, costs = [], [], [], {}
+    for pod, created in zip(alive, times, strict=True):
+        try:
+            request = pod_request(pod, names, sizes)
+            if pod.spec.node_name:
+                bound.append(BoundPod(request, pod.spec.node_name, device_shares(pod, names)))
+                cost = move_cost(pod)
+                if cost is not None:
+                    costs[request.uid] = cost
+            elif pod.spec.scheduling_gates:
+                gated.append(request)
+            else:
+                arrivals.append(Arrival(request, (first if created is None else created) - first))
+        except InvalidInput as error:
+            where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
+            raise InvalidInput(where, str(error)) from error
+    arrivals.sort(key=lambda arrival: arrival.at_s)
+    workload = Workload(tuple(nodes), tuple(arrivals), tuple(bound), path.name)
+    return Dump(workload, tuple(gated), costs, tuple(budgets_of(budgets, alive)))
+
+
+def _items(
+    path: Path, names: ResourceNames
+) -> tuple[list[Node], list[PodObject], list[BudgetObject], dict[tuple[str, str, str], int]]:
+    """Nodes, pods, disruption budgets and gang sizes, in file order."""
     try:
         listed = msgspec.json.decode(path.read_bytes(), type=ObjectList)
     except OSError as error:
@@ -44,6 +108,8 @@ def read(path: Path, names: ResourceNames | None = None) -> Workload:
         raise InvalidInput(str(path), f"is no kubectl list: {error}") from error
     nodes: list[Node] = []
     pods: list[PodObject] = []
+    budgets: list[BudgetObject] = []
+    groups: dict[tuple[str, str, str], int] = {}
     for index, item in enumerate(listed.items or ()):
         try:
             kind = msgspec.json.decode(item, type=_Kind).kind
@@ -51,24 +117,13 @@ def read(path: Path, names: ResourceNames | None = None) -> Workload:
                 nodes.append(node_of(msgspec.json.decode(item, type=NodeObject), names))
             elif kind == "Pod":
                 pods.append(msgspec.json.decode(item, type=PodObject))
+            elif kind == "PodDisruptionBudget":
+                budgets.append(msgspec.json.decode(item, type=BudgetObject))
+            else:
+                groups.update(group_size(msgspec.json.decode(item, type=dict[str, Any])))
         except (InvalidInput, msgspec.DecodeError) as error:
             raise InvalidInput(f"{path}: items[{index}]", str(error)) from error
-    alive = [p for p in pods if not (p.status and p.status.phase in ("Succeeded", "Failed"))]
-    times = [_created(path, pod) for pod in alive]
-    first = min((t for t in times if t is not None), default=0.0)
-    arrivals, bound = [], []
-    for pod, created in zip(alive, times, strict=True):
-        try:
-            request = pod_request(pod, names)
-            if pod.spec.node_name:
-                bound.append(BoundPod(request, pod.spec.node_name, device_shares(pod, names)))
-            else:
-                arrivals.append(Arrival(request, (first if created is None else created) - first))
-        except InvalidInput as error:
-            where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
-            raise InvalidInput(where, str(error)) from error
-    arrivals.sort(key=lambda arrival: arrival.at_s)
-    return Workload(tuple(nodes), tuple(arrivals), tuple(bound), path.name)
+    return nodes, pods, budgets, groups
 
 
 def _created(path: Path, pod: PodObject) -> float | None:

@@ -1,0 +1,147 @@
+"""``snugfit plan``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from scheduler.planner.model import Plan, Problem
+
+__all__ = ["command", "parse_budget"]
+
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of ``500ms``, ``10s``, ``2m`` or ``10``."""
+    from scheduler.core.errors import InvalidInput
+
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|)", text.strip())
+    if not match or float(match[1]) <= 0:
+        raise InvalidInput("--budget", f"{text!r} is no time", "write 500ms, 10s or 2m")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+@click.command("plan")
+@click.option(
+    "--snapshot",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="kubectl get nodes,pods,pdb,podgroups -A -o json, or a snugfit/v1 file.",
+)
+@click.option("--budget", default="10s", show_default=True, help="500ms, 10s, 2m ...")
+@click.option(
+    "--objective",
+    type=click.Choice(["pods", "gpu"]),
+    default="pods",
+    show_default=True,
+    help="What each priority maximises: pods placed, or GPU placed.",
+)
+@click.option("--moves/--no-moves", default=True, help="Whether running pods may be disturbed.")
+@click.option(
+    "--topology",
+    default="",
+    help="Node label keys, narrowest first: a gang stays within one domain if it can.",
+)
+@click.option("--seed", default=0, show_default=True, help="Decides where the search looks.")
+@click.option("--deterministic", is_flag=True, help="Count work instead of time: repeatable.")
+@click.option("--explain", is_flag=True, help="Say for each pod where it goes, or why nowhere.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+def command(
+    snapshot: Path,
+    budget: str,
+    objective: str,
+    moves: bool,
+    topology: str,
+    seed: int,
+    deterministic: bool,
+    explain: bool,
+    as_json: bool,
+) -> None:
+    r"""Plan the whole backlog of a cluster at once, with a proven bound.
+
+    Priorities are served highest first; gangs are placed whole or not at all; running pods are
+    moved only where their owner, annotations and disruption budgets allow it and only to place
+    more. Nothing is carried out.
+
+    Exit code 0: every pending pod has a place. 1: some have none.
+
+    \b
+    kubectl get nodes,pods,pdb,podgroups -A -o json > dump.json
+    snugfit plan --snapshot dump.json --budget 10s --explain
+    """
+    from scheduler.cli.console import print_json
+    from scheduler.planner.budget import Budget
+    from scheduler.planner.planner import plan
+
+    limit = parse_budget(budget)
+    problem = _problem(snapshot, objective, moves=moves, topology=topology)
+    made = plan(problem, Budget(limit, deterministic=deterministic, seed=seed))
+    if as_json:
+        print_json(made.to_json())
+    else:
+        _print_plan(made, problem, explain=explain)
+    if made.unplaced:
+        raise click.exceptions.Exit(1)
+
+
+def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Problem:
+    from scheduler.core.engine import Engine
+    from scheduler.core.state import ClusterState
+    from scheduler.planner.model import Disruption, DisruptionBudget, Problem
+    from scheduler.simulator.files import load_dump
+    from scheduler.simulator.workload import place_bound
+
+    dump = load_dump(path)
+    engine = Engine(ClusterState(dump.workload.nodes), "best-fit")
+    place_bound(engine, dump.workload)
+    running = engine.state.placements
+    return Problem(
+        engine.state.snapshot(),
+        dump.workload.requests,
+        {u: Disruption(cost, 1) for u, cost in dump.move_costs.items() if u in running}
+        if moves
+        else {},
+        tuple(DisruptionBudget(b.name, b.uids & running.keys(), b.allowed) for b in dump.budgets),
+        topology=tuple(key.strip() for key in topology.split(",") if key.strip()),
+        objective=objective,
+    )
+
+
+def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
+    from scheduler.cli.console import print_table
+
+    unit = "pods" if problem.objective == "pods" else "milli-GPU"
+    print_table(
+        f"{made.status.value}: {len(problem.pending) - len(made.unplaced)} of "
+        f"{len(problem.pending)} pending pods placed, {len(made.moves)} moves",
+        ("priority", "in play", "placed", unit, "bound", "gap %"),
+        [
+            (tier.priority, tier.pods, tier.placed, tier.value, tier.bound, 100 * tier.gap)
+            for tier in made.tiers
+        ],
+    )
+    click.echo(
+        f"disruption {made.disruption} (at least {made.disruption_bound}), "
+        f"{made.nodes_used} nodes used, {made.seconds:.2f} s"
+    )
+    for text in made.relaxed:
+        click.echo(f"note: {text}")
+    for move in made.moves:
+        where = move.target or "nowhere (evicted)"
+        click.echo(f"move  {move.pod.key}: {move.source} -> {where}")
+    if explain:
+        moved = {move.pod.uid for move in made.moves}
+        for placement in made.placements:
+            if placement.pod.uid not in moved:
+                devices = ",".join(str(share.index) for share in placement.devices)
+                on = f" devices {devices}" if devices else ""
+                click.echo(f"place {placement.pod.key}: {placement.node}{on}")
+    for one in made.unplaced if explain else made.unplaced[:10]:
+        click.echo(f"wait  {one.pod.key}: {one.reason}")
+    if not explain and len(made.unplaced) > 10:
+        click.echo(f"... and {len(made.unplaced) - 10} more (--explain lists all)")

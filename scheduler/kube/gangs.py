@@ -1,0 +1,261 @@
+"""Which gang a pod belongs to, and how many members it needs: one table for every ecosystem.
+
+A row says how one system names the gang on its pods and where the number of members stands: on the
+pod, on a group object, or nowhere, and then the members that are seen have to do.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from scheduler.core.model import GangKey
+from scheduler.kube.objects import PodObject
+
+__all__ = [
+    "GANG_SOURCES",
+    "GangRef",
+    "GangSource",
+    "gang_key",
+    "gang_ref",
+    "gang_sizes",
+    "group_size",
+]
+
+SIZE_ANNOTATION = "snugfit.io/gang-size"
+OPT_IN_ANNOTATION = "snugfit.io/gang"
+
+
+@dataclass(frozen=True, slots=True)
+class GangRef:
+    """A gang as a pod names it; ``size`` is 0 where the pod does not state it."""
+
+    source: str
+    namespace: str
+    name: str
+    size: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GangSource:
+    """One row of the table.
+
+    Parameters
+    ----------
+    system
+        Whose convention it is.
+    name
+        Reads the gang's name from a pod; empty if the pod follows another convention.
+    size
+        Reads the number of members from a pod; 0 if it is not there.
+    groups
+        Kinds of the objects that state the number of members, as ``Kind.api-group``.
+    """
+
+    system: str
+    name: Callable[[PodObject], str]
+    size: Callable[[PodObject], int] = lambda _pod: 0
+    groups: tuple[str, ...] = ()
+
+
+def _label(*keys: str) -> Callable[[PodObject], str]:
+    def read(pod: PodObject) -> str:
+        labels = pod.metadata.labels or {}
+        return next((labels[key] for key in keys if labels.get(key)), "")
+
+    return read
+
+
+def _annotation(*keys: str) -> Callable[[PodObject], str]:
+    def read(pod: PodObject) -> str:
+        annotations = pod.metadata.annotations or {}
+        return next((annotations[key] for key in keys if annotations.get(key)), "")
+
+    return read
+
+
+def _number(read: Callable[[PodObject], str]) -> Callable[[PodObject], int]:
+    def parse(pod: PodObject) -> int:
+        text = read(pod)
+        return int(text) if text.isdecimal() else 0
+
+    return parse
+
+
+def _native(pod: PodObject) -> str:
+    group = pod.spec.scheduling_group
+    return (group.pod_group_name if group else None) or ""
+
+
+def _workload(pod: PodObject) -> str:
+    """Kubernetes 1.35 names a Workload, one of its pod groups, and a replica of that."""
+    ref = pod.spec.workload_ref
+    if ref is None or not ref.name:
+        return ""
+    return "/".join(part for part in (ref.name, ref.pod_group, ref.pod_group_replica_key) if part)
+
+
+def _leader_worker_set(pod: PodObject) -> str:
+    labels = pod.metadata.labels or {}
+    name = labels.get("leaderworkerset.sigs.k8s.io/name")
+    index = labels.get("leaderworkerset.sigs.k8s.io/group-index")
+    return f"{name}/{index}" if name and index else ""
+
+
+def _indexed_job(pod: PodObject) -> str:
+    """A Job with indexes is a gang only if its pods ask for that."""
+    annotations, labels = pod.metadata.annotations or {}, pod.metadata.labels or {}
+    if annotations.get(OPT_IN_ANNOTATION) != "true":
+        return ""
+    if "batch.kubernetes.io/job-completion-index" not in annotations:
+        return ""
+    return labels.get("batch.kubernetes.io/job-name", "") or labels.get("job-name", "")
+
+
+GANG_SOURCES = (
+    GangSource("kubernetes", _native, groups=("PodGroup.scheduling.k8s.io",)),
+    GangSource("kubernetes-1.35", _workload, groups=("Workload.scheduling.k8s.io",)),
+    GangSource(
+        "scheduler-plugins",
+        _label("scheduling.x-k8s.io/pod-group", "pod-group.scheduling.sigs.k8s.io",
+               "pod-group.scheduling.sigs.k8s.io/name"),
+        groups=("PodGroup.scheduling.x-k8s.io", "PodGroup.scheduling.sigs.k8s.io"),
+    ),
+    GangSource(
+        "volcano",
+        _annotation("scheduling.k8s.io/group-name", "scheduling.volcano.sh/group-name"),
+        _number(_annotation("scheduling.volcano.sh/group-min-member")),
+        ("PodGroup.scheduling.volcano.sh",),
+    ),
+    GangSource(
+        "kueue",
+        _label("kueue.x-k8s.io/pod-group-name"),
+        _number(_annotation("kueue.x-k8s.io/pod-group-total-count")),
+    ),
+    GangSource("kai", _annotation("pod-group-name"), groups=("PodGroup.scheduling.run.ai",)),
+    GangSource(
+        "koordinator",
+        _annotation("gang.scheduling.koordinator.sh/name"),
+        _number(_annotation("gang.scheduling.koordinator.sh/min-available")),
+    ),
+    GangSource(
+        "leaderworkerset",
+        _leader_worker_set,
+        _number(_annotation("leaderworkerset.sigs.k8s.io/size")),
+    ),
+    # Kubeflow Trainer v2 runs its TrainJobs as JobSets.
+    GangSource(
+        "jobset",
+        _label("jobset.sigs.k8s.io/jobset-name"),
+        groups=("JobSet.jobset.x-k8s.io",),
+    ),
+    GangSource(
+        "kubeflow",
+        _label("training.kubeflow.org/job-name"),
+        groups=tuple(f"{kind}.kubeflow.org" for kind in
+                     ("PyTorchJob", "TFJob", "MPIJob", "XGBoostJob", "PaddleJob", "JAXJob")),
+    ),
+    GangSource("indexed-job", _indexed_job, groups=("Job.batch",)),
+)  # fmt: skip
+"""Conventions in the order in which they are tried: the most explicit one wins."""
+
+
+def gang_ref(pod: PodObject) -> GangRef | None:
+    """The gang that a pod names, or None. ``snugfit.io/gang-size`` overrides the size."""
+    stated = _number(_annotation(SIZE_ANNOTATION))(pod)
+    for source in GANG_SOURCES:
+        name = source.name(pod)
+        if name:
+            namespace = pod.metadata.namespace or "default"
+            return GangRef(source.system, namespace, name, stated or source.size(pod))
+    return None
+
+
+def group_size(content: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
+    """Sizes that a group object states: by ``(system, namespace, gang name)``.
+
+    Parameters
+    ----------
+    content
+        Any object as JSON; kinds that are no groups give nothing.
+    """
+    kind = f"{content.get('kind', '')}.{str(content.get('apiVersion', '')).split('/')[0]}"
+    source = next((s for s in GANG_SOURCES if kind in s.groups), None)
+    if source is None:
+        return {}
+    metadata = content.get("metadata") or {}
+    spec = content.get("spec") or {}
+    key = (source.system, metadata.get("namespace") or "default", metadata.get("name") or "")
+    match content["kind"]:
+        case "Workload":
+            return {
+                (source.system, key[1], f"{key[2]}/{group.get('name', '')}"): _gang_policy(
+                    group.get("policy")
+                )
+                for group in spec.get("podGroups") or ()
+            }
+        case "PodGroup":
+            size = _gang_policy(spec.get("schedulingPolicy")) or _positive(spec.get("minMember"))
+        case "JobSet":
+            size = sum(
+                _positive(job.get("replicas", 1))
+                * _positive(_at(job, "template", "spec").get("parallelism", 1))
+                for job in spec.get("replicatedJobs") or ()
+            )
+        case "Job":
+            size = _positive(spec.get("parallelism", 1))
+        case _:  # Kubeflow: one map of replica specs, whose key begins with the framework's name
+            size = sum(
+                _positive(replica.get("replicas", 1))
+                for name, replicas in spec.items()
+                if name.endswith("ReplicaSpecs") and isinstance(replicas, dict)
+                for replica in replicas.values()
+            )
+    return {key: size} if size else {}
+
+
+def _at(content: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
+    for step in path:
+        content = content.get(step) or {}
+    return content
+
+
+def _gang_policy(policy: Mapping[str, Any] | None) -> int:
+    return _positive(_at(policy or {}, "gang").get("minCount"))
+
+
+def _positive(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def gang_sizes(
+    pods: Iterable[PodObject], groups: Mapping[tuple[str, str, str], int]
+) -> dict[tuple[str, str, str], int]:
+    """Members that each gang needs: stated by a group object, else as many as there are pods.
+
+    A 1.35 Workload states the size once for all replicas of a pod group.
+    """
+    seen: Counter[tuple[str, str, str]] = Counter()
+    for pod in pods:
+        ref = gang_ref(pod)
+        if ref:
+            seen[ref.source, ref.namespace, ref.name] += 1
+    sizes = dict(seen)
+    for key in seen:
+        system, namespace, name = key
+        shared = (system, namespace, "/".join(name.split("/")[:2]))
+        sizes[key] = groups.get(key) or groups.get(shared) or seen[key]
+    return sizes
+
+
+def gang_key(
+    pod: PodObject, sizes: Mapping[tuple[str, str, str], int] | None = None
+) -> GangKey | None:
+    """The pod's gang with its size; 1 where nobody states one, so that members count alone."""
+    ref = gang_ref(pod)
+    if ref is None:
+        return None
+    size = ref.size or (sizes or {}).get((ref.source, ref.namespace, ref.name), 0) or 1
+    return GangKey(ref.namespace, ref.name, size)
