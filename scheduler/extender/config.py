@@ -54,6 +54,22 @@ class ExtenderConfig:
         Pods after which the typical mix is rebuilt from what was observed; 0 keeps it.
     mix_half_life_pods
         Window of the learner.
+    gangs
+        Answer members of a gang from one joint plan; off, each pod is on its own.
+    gang_ttl_s
+        How long the places of a gang, and the planner's pins, stay reserved without being asked
+        for.
+    gang_reserve_after_s
+        How long a gang waits before it may keep the places that it can get, one gang at a time; 0
+        never. Pods that fit elsewhere are not held up.
+    planner
+        Run a planner process that plans the whole backlog off the request path.
+    planner_budget_s
+        Seconds of one plan.
+    planner_debounce_s
+        Shortest time between two plans.
+    planner_memory_mib
+        The planner process is ended and started again above this.
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
@@ -74,6 +90,13 @@ class ExtenderConfig:
     decisions: int = 500
     relearn_every: int = 500
     mix_half_life_pods: int = 2000
+    gangs: bool = True
+    gang_ttl_s: float = 120.0
+    gang_reserve_after_s: float = 600.0
+    planner: bool = False
+    planner_budget_s: float = 5.0
+    planner_debounce_s: float = 1.0
+    planner_memory_mib: int = 2048
     log_level: str = "info"
     log_json: bool = False
     tls_cert: str = ""
@@ -108,6 +131,11 @@ _RANGES = (
     ("decisions", 0, 1_000_000),
     ("relearn_every", 0, 1_000_000_000),
     ("mix_half_life_pods", 1, 1_000_000_000),
+    ("gang_ttl_s", 1, 86_400),
+    ("gang_reserve_after_s", 0, 1_000_000),
+    ("planner_budget_s", 0.05, 3600),
+    ("planner_debounce_s", 0, 3600),
+    ("planner_memory_mib", 256, 1_000_000),
 )
 _TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
 

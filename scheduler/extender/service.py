@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.adoption import Adoption
 from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
@@ -139,6 +140,9 @@ class ExtenderService:
         self._learner = MixLearner(config.mix_half_life_pods)
         for placement in engine.state.placements.values():
             self._learner.observe(placement.pod)
+        self._adoption = Adoption(
+            engine, ttl_s=config.gang_ttl_s, reserve_after_s=config.gang_reserve_after_s
+        )
         self._fragments: tuple[int, NodeFragments] | None = None
         self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
         self._resolved: OrderedDict[bytes, tuple[int, Listed]] = OrderedDict()
@@ -158,9 +162,13 @@ class ExtenderService:
             engine = self._prepare(request)
             nodes = self._listed(args)
             codes = engine.filter(request, nodes.rows)
-            verdicts = Verdicts(nodes, codes, self._curable(request, nodes.rows, codes))
+            message = ""
+            if self._joint(request):
+                message = self._answer_member(request, nodes.rows, codes)
+            verdicts = Verdicts(nodes, codes, self._curable(request, nodes.rows, codes), message)
             passing = nodes.rows[codes == Reason.FITS.code]
-            if len(passing) == 1:  # kube-scheduler skips prioritize and takes it
+            if len(passing) == 1 and not self._joint(request):
+                # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(passing[0]))
             fragments = self._node_fragments()
             epoch = engine.state.node_epoch
@@ -183,8 +191,12 @@ class ExtenderService:
             engine = self._prepare(request)
             nodes = self._listed(args)
             ranking, scores = self._ranked(engine, request, nodes)
+            joint = self._joint(request)
+            planned = self._planned_row(request, nodes.rows) if len(scores) else -1
+            if planned >= 0 or joint:
+                ranking, scores = _only(ranking, scores, planned, joint=joint)
             winner = int(ranking.scores.argmax()) if len(scores) else -1
-            if winner >= 0 and ranking.scores[winner] == _WINNER:
+            if winner >= 0 and ranking.scores[winner] == _WINNER and not joint:
                 self._hold(engine, request, int(nodes.rows[winner]))
             best = _best_first(scores, nodes.rows, max(_TOP, self.config.answer_top_k))
             top = [(self._name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()]
@@ -211,7 +223,7 @@ class ExtenderService:
                 problem = f"pod {args.namespace}/{args.name} is not known; call filter first"
             else:
                 try:
-                    self._engine.reserve(request, args.node)
+                    self._reserve(request, args.node)
                     problem = ""
                 except SchedulerError as error:
                     problem = str(error)
@@ -223,7 +235,10 @@ class ExtenderService:
     def release(self, uid: str) -> None:
         """Take a pod off its node, offline; :class:`UnknownPod` if it is on none."""
         with self._lock:
+            placement = self._engine.state.placements.get(uid)
             self._engine.release(uid)
+            if placement is not None:
+                self._adoption.gone(placement.pod)
 
     def preempt(self, args: PreemptArgs) -> dict[str, tuple[list[str], int]]:
         """Victims per node that really make room for the pod; nodes where none do are left out.
@@ -304,6 +319,48 @@ class ExtenderService:
         with self._lock:
             self._engine.expire(self._clock())
             return self._engine.state.snapshot(), frozenset(self._engine.holds)
+
+    # -- joint plans -------------------------------------------------------------------------
+
+    def _joint(self, request: PodRequest) -> bool:
+        return self.config.gangs and self._adoption.concerns(request)
+
+    def _answer_member(self, request: PodRequest, rows: IntArray, codes: NDArray[np.int8]) -> str:
+        """Rewrite a gang member's verdicts from the gang's plan; returns why there is none."""
+        answer = self._adoption.answer(request, rows, self._clock())
+        fits = codes == Reason.FITS.code
+        if answer.row < 0:
+            codes[fits] = Reason.GANG_DOES_NOT_FIT.code
+            return answer.message
+        codes[fits] = Reason.PLANNED_ELSEWHERE.code
+        codes[rows == answer.row] = Reason.FITS.code
+        return ""
+
+    def _planned_row(self, request: PodRequest, rows: IntArray) -> int:
+        """Position in ``rows`` of the row that a plan has for the pod, or -1."""
+        if self._joint(request):
+            row = self._adoption.answer(request, rows, self._clock()).row
+        else:
+            row = self._adoption.pinned(request, self._clock())
+            if row >= 0 and self._engine.filter(request, np.array([row]))[0] != Reason.FITS.code:
+                row = -1
+        found = np.flatnonzero(rows == row) if row >= 0 else np.zeros(0, dtype=np.int64)
+        return int(found[0]) if len(found) else -1
+
+    def _reserve(self, request: PodRequest, node: str) -> None:
+        """Place a pod for good; a member takes the room of its slot."""
+        self._adoption.take_slot(request, node)
+        try:
+            self._engine.reserve(request, node)
+        except SchedulerError:
+            self._adoption.lost(request)
+            raise
+        self._adoption.bound(request)
+
+    def gang_counts(self) -> dict[str, int]:
+        """Gangs planned, reserved and waiting, and pins."""
+        with self._lock:
+            return self._adoption.counts()
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -485,6 +542,18 @@ class ExtenderService:
                 detail,
             )
         )
+
+
+def _only(
+    ranking: Ranking, scores: IntArray, position: int, *, joint: bool
+) -> tuple[Ranking, IntArray]:
+    """The ranking with a planned node as its winner; a gang's member has no second choice."""
+    ranked = np.zeros_like(ranking.scores) if joint else np.minimum(ranking.scores, _WINNER - 1)
+    order = np.full_like(scores, INFEASIBLE) if joint else scores.copy()
+    if position >= 0:
+        ranked[position] = _WINNER
+        order[position] = np.iinfo(np.int64).max
+    return Ranking(ranking.nodes, ranked), order
 
 
 def _best_first(scores: IntArray, rows: IntArray, count: int) -> IntArray:

@@ -1,0 +1,255 @@
+"""Gangs whole or not at all, answers that repeat, slots that expire, pins."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from scheduler.core.adoption import Adoption
+from scheduler.core.engine import Engine
+from scheduler.core.model import GangKey, PodRequest
+from scheduler.core.state import ClusterState
+from tests.builders import node, pod
+
+TTL = 60.0
+
+
+def _member(gang: str, number: int, *, size: int, **gpu) -> PodRequest:
+    return pod(f"{gang}-{number}", gang=GangKey("default", gang, size), **(gpu or {"count": 1}))
+
+
+def _gang(name: str, size: int, **gpu) -> list[PodRequest]:
+    return [_member(name, number, size=size, **gpu) for number in range(size)]
+
+
+class Cluster:
+    """An engine with adoption, driven by a hand-set clock."""
+
+    def __init__(self, *nodes, reserve_after_s: float = 0.0) -> None:
+        self.engine = Engine(ClusterState(nodes), "best-fit")
+        self.adoption = Adoption(self.engine, ttl_s=TTL, reserve_after_s=reserve_after_s)
+        self.rows = np.arange(len(nodes))
+        self.now = 0.0
+
+    def ask(self, request: PodRequest, rows: np.ndarray | None = None):
+        self.engine.expire(self.now)
+        return self.adoption.answer(request, self.rows if rows is None else rows, self.now)
+
+    def bind(self, request: PodRequest) -> str:
+        row = self.ask(request).row
+        name = self.engine.state.nodes[row].name
+        self.adoption.take_slot(request, name)
+        self.engine.reserve(request, name)
+        self.adoption.bound(request)
+        assert self.engine.state.check() == []
+        return name
+
+    @property
+    def free(self) -> int:
+        return int(self.engine.state.full_free.sum())
+
+
+def test_a_gang_that_fits_gets_all_its_places_at_the_first_question() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
+    first, *others = _gang("g", 4)
+    assert cluster.ask(first).row >= 0
+    assert cluster.free == 0  # the members that have not asked yet are provided for
+    assert all(cluster.ask(member).row >= 0 for member in others)
+    assert sorted(cluster.bind(member) for member in [first, *others]) == ["a", "a", "b", "b"]
+    assert not cluster.adoption.concerns(first) and cluster.adoption.counts()["planned"] == 0
+
+
+def test_a_gang_that_does_not_fit_holds_nothing_and_says_what_is_missing() -> None:
+    cluster = Cluster(node("a", gpus=4), node("b", gpus=3))
+    answer = cluster.ask(_gang("g", 2, count=4, products=("T4",))[0])
+    assert answer.row == -1 and cluster.free == 7
+    assert "1 of 2 missing members" in answer.message
+    assert "needs 4 more devices of model T4" in answer.message
+
+
+def test_two_gangs_that_fit_alone_but_not_together() -> None:
+    """One runs, the other waits whole, and comes when the first has gone."""
+    cluster = Cluster(node("a", gpus=4))
+    one, two = _gang("one", 3), _gang("two", 3)
+    assert cluster.ask(one[0]).row == 0
+    assert [cluster.ask(member).row for member in two] == [-1, -1, -1]
+    for member in one:
+        cluster.bind(member)
+    assert cluster.ask(two[1]).row == -1 and cluster.free == 1
+    for member in one:
+        cluster.engine.release(member.uid)
+        cluster.adoption.gone(member)
+    assert all(cluster.bind(member) for member in two)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_repeated_and_reordered_questions_have_one_answer(seed: int) -> None:
+    """As in kube-scheduler's group cycles: members asked for again and again, in any order."""
+    cluster = Cluster(*(node(f"n{i}", gpus=4) for i in range(4)))
+    members = _gang("g", 6, count=2)
+    rows: dict[str, int] = {}
+    rng = random.Random(seed)
+    for _ in range(60):
+        member = rng.choice(members)
+        order = cluster.rows.copy()
+        rng.shuffle(order)
+        row = cluster.ask(member, order).row
+        assert rows.setdefault(member.uid, row) == row >= 0
+    assert cluster.free == 4
+    for member in rng.sample(members, len(members)):
+        planned = rows.get(member.uid, cluster.ask(member).row)
+        assert cluster.bind(member) == f"n{planned}"
+    assert cluster.engine.state.check() == [] and not cluster.engine.holds
+
+
+def test_places_that_nobody_asks_for_are_given_back_together() -> None:
+    cluster = Cluster(node("a", gpus=4))
+    members = _gang("g", 4)
+    assert cluster.ask(members[0]).row == 0
+    cluster.now = TTL - 1
+    assert cluster.ask(members[1]).row == 0  # asking keeps the whole gang
+    cluster.now = 2 * TTL - 2
+    cluster.engine.expire(cluster.now)
+    assert cluster.free == 0
+    cluster.now = 2 * TTL
+    cluster.engine.expire(cluster.now)
+    assert cluster.free == 4
+    assert cluster.ask(members[2]).row == 0  # and it may come again
+
+
+def test_a_node_that_dies_has_the_gang_planned_again() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2), node("c", gpus=2))
+    members = _gang("g", 4)
+    bound = cluster.bind(members[0])
+    planned = {cluster.engine.state.nodes[cluster.ask(m).row].name for m in members[1:]}
+    victim = next(name for name in ("a", "b", "c") if name in planned and name != bound)
+    cluster.engine.state.remove_node(victim)
+    for member in members[1:]:
+        assert cluster.bind(member) != victim
+    assert cluster.engine.state.check() == []
+
+
+def test_a_member_that_dies_is_replaced() -> None:
+    cluster = Cluster(node("a", gpus=3))
+    members = _gang("g", 3)
+    for member in members:
+        cluster.bind(member)
+    cluster.engine.release(members[0].uid)
+    cluster.adoption.gone(members[0])
+    again = _member("g", 7, size=3)
+    assert cluster.adoption.concerns(again) and cluster.bind(again) == "a"
+
+
+def test_a_member_that_gives_up_frees_its_place_for_another() -> None:
+    cluster = Cluster(node("a", gpus=2))
+    members = _gang("g", 2)
+    for member in members:
+        assert cluster.ask(member).row == 0
+    cluster.adoption.gone(members[0])
+    assert cluster.ask(_member("g", 9, size=2)).row == 0
+    cluster.adoption.gone(members[1])
+    cluster.adoption.gone(_member("g", 9, size=2))
+    assert cluster.free == 2  # nobody waits any more
+
+
+def test_an_unlike_member_is_planned_for_when_it_shows_up() -> None:
+    """A cpu-only leader and two workers; the first question cannot know about the leader."""
+    cluster = Cluster(node("a", gpus=2, cpu=3000))
+    key = GangKey("default", "g", 3)
+    workers = [pod(f"w{i}", count=1, cpu=1000, gang=key) for i in range(2)]
+    leader = pod("leader", cpu=1000, gang=key)
+    assert cluster.ask(workers[0]).row == -1  # three workers would not fit
+    assert cluster.ask(leader).row == 0  # one worker and, so far, two leaders would
+    assert cluster.ask(workers[1]).row == 0
+    assert cluster.ask(leader).row == 0 and cluster.ask(workers[0]).row == 0
+
+
+def test_surplus_members_wait_until_the_gang_is_whole() -> None:
+    cluster = Cluster(node("a", gpus=3))
+    members = [_member("g", number, size=2) for number in range(3)]
+    assert [cluster.ask(member).row for member in members] == [0, 0, -1]
+    for member in members[:2]:
+        cluster.bind(member)
+    assert not cluster.adoption.concerns(members[2])
+
+
+def test_a_member_that_is_bound_elsewhere_gives_its_place_back() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
+    members = _gang("g", 2)
+    row = cluster.ask(members[0]).row
+    other = "b" if row == 0 else "a"
+    cluster.engine.reserve(members[0], other)
+    cluster.adoption.bound(members[0])
+    assert cluster.free == 2  # one bound, one slot
+
+
+def test_a_reservation_after_a_wait_keeps_what_it_can_get() -> None:
+    """Small pods would take every device that comes free; the gang keeps them one by one."""
+    cluster = Cluster(node("a", gpus=4), reserve_after_s=100)
+    small = [pod(f"s{i}", count=1) for i in range(4)]
+    for request in small:
+        cluster.engine.reserve(request, "a")
+    gang = _gang("g", 4)
+    other = _gang("h", 4)
+    assert cluster.ask(gang[0]).row == cluster.ask(other[0]).row == -1
+    cluster.now = 50
+    cluster.engine.release(small[0].uid)
+    assert cluster.ask(gang[0]).row == -1 and cluster.free == 1
+    for step, request in enumerate(small[1:]):
+        cluster.now = 101 + step
+        answer = cluster.ask(gang[0])
+        assert answer.row == -1 and cluster.free == 0, step
+        assert "reserved" in answer.message
+        assert cluster.ask(other[0]).row == -1  # one reservation at a time
+        assert cluster.adoption.counts()["reserved"] == 1
+        cluster.engine.release(request.uid)
+    assert cluster.ask(gang[0]).row == 0
+    assert all(cluster.bind(member) == "a" for member in gang)
+
+
+def test_a_gang_that_could_never_fit_reserves_nothing() -> None:
+    cluster = Cluster(node("a", gpus=2), reserve_after_s=1)
+    gang = _gang("g", 3)
+    for now in (0.0, 10.0, 20.0):
+        cluster.now = now
+        assert cluster.ask(gang[0]).row == -1 and cluster.free == 2
+
+
+def test_a_plan_from_outside_is_taken_over_gang_by_gang() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
+    gang, lone = _gang("g", 2), pod("lone", count=1)
+    adopted, rejected = cluster.adoption.adopt(
+        [(gang[0], "a"), (gang[1], "b"), (lone, "b")], cluster.now
+    )
+    assert (adopted, dict(rejected)) == (3, {})
+    assert [cluster.ask(member).row for member in gang] == [0, 1]
+    assert cluster.adoption.pinned(lone, cluster.now) == 1
+    assert cluster.adoption.pinned(lone, cluster.now + TTL) == -1  # a pin expires
+    assert cluster.adoption.pinned(pod("other"), cluster.now) == -1
+
+
+def test_a_stale_plan_is_rejected_by_cause() -> None:
+    cluster = Cluster(node("a", gpus=2))
+    gang, half = _gang("g", 2), _gang("h", 3)
+    late, big = pod("late", count=1), pod("big", count=3)
+    cluster.engine.reserve(late, "a")
+    places = [(gang[0], "a"), (gang[1], "a"), (half[0], "a"), (late, "a"), (big, "a")]
+    adopted, rejected = cluster.adoption.adopt([*places, (pod("x"), "gone")], cluster.now)
+    assert adopted == 0 and cluster.free == 1
+    assert dict(rejected) == {
+        "gang no longer fits": 3,
+        "placed meanwhile": 1,
+        "no longer fits": 2,
+    }
+
+
+def test_members_that_run_already_count() -> None:
+    members = _gang("g", 3)
+    engine = Engine(ClusterState([node("a", gpus=3)]), "best-fit")
+    for member in members[:2]:
+        engine.reserve(member, "a")
+    adoption = Adoption(engine, ttl_s=TTL)
+    assert adoption.answer(members[2], np.array([0]), 0.0).row == 0
+    assert len(engine.holds) == 1
