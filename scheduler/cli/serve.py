@@ -35,6 +35,7 @@ __all__ = ["command"]
 @click.option("--policy", help="See `snugfit policies`. [default: fgd]")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
+@click.option("--planner/--no-planner", default=None, help="Plan the backlog beside the webhook.")
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option("--print-config", is_flag=True, help="Print the effective settings and stop.")
 def command(
@@ -47,6 +48,7 @@ def command(
     policy: str | None,
     threads: int | None,
     hold_ttl_s: float | None,
+    planner: bool | None,
     log_level: str | None,
     print_config: bool,
 ) -> None:
@@ -67,6 +69,7 @@ def command(
     from scheduler.core.state import ClusterState
     from scheduler.extender.app import create_app
     from scheduler.extender.config import load
+    from scheduler.extender.planning import PlannerLoop
     from scheduler.extender.server import ExtenderServer
     from scheduler.extender.service import ExtenderService
     from scheduler.simulator.files import load_workload
@@ -79,6 +82,7 @@ def command(
         "threads": threads,
         "hold_ttl_s": hold_ttl_s,
         "log_level": log_level,
+        "planner": planner,
         "relearn_every": 0 if mix else None,
     }
     config = load(config_file, os.environ, flags)
@@ -107,7 +111,15 @@ def command(
     )
     place_bound(engine, workload)
     service = ExtenderService(engine, config, offline=True)
-    ExtenderServer(create_app(service), config).serve_until_signalled()
+    loop = PlannerLoop(service, config) if config.planner else None
+    server = ExtenderServer(create_app(service, loop), config)
+    if loop:
+        loop.start()
+    try:
+        server.serve_until_signalled()
+    finally:
+        if loop:
+            loop.stop()
 
 
 def _pods(workload: Workload) -> list[PodRequest]:

@@ -23,6 +23,7 @@ from scheduler.core.model import Placement
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
 from scheduler.extender.metrics import ExtenderMetrics
+from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.service import ExtenderService
 
 __all__ = ["create_app", "openapi_document"]
@@ -41,11 +42,11 @@ def openapi_document() -> dict[str, Any]:
     return document
 
 
-def create_app(service: ExtenderService) -> Flask:
-    """The WSGI application of one service."""
+def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> Flask:
+    """The WSGI application of one service, with the planner beside it if there is one."""
     app = Flask("snugfit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
-    metrics = ExtenderMetrics(service)
+    metrics = ExtenderMetrics(service, planner)
 
     def filter_(body: bytes) -> bytes:
         return service.filter(wire.decode_filter(body))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from scheduler import __version__
 from scheduler.core.model import Reason
+from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.service import ExtenderService
 
 __all__ = ["ExtenderMetrics"]
@@ -22,7 +24,7 @@ _BUCKETS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1,
 class ExtenderMetrics:
     """Counters and histograms of one service, in a registry of its own."""
 
-    def __init__(self, service: ExtenderService) -> None:
+    def __init__(self, service: ExtenderService, planner: PlannerLoop | None = None) -> None:
         self.registry = CollectorRegistry()
         self._verdicts = Counter(
             "snugfit_verdicts", "Verdicts on nodes", ["verb", "reason"], registry=self.registry
@@ -39,6 +41,8 @@ class ExtenderMetrics:
         )
         self._by_code: dict[tuple[str, int], Counter] = {}
         self.registry.register(_ClusterCollector(service))
+        if planner is not None:
+            self.registry.register(_PlannerCollector(planner))
         service.on_verdicts = self.count
 
     def count(self, verb: str, counts: NDArray[np.int64]) -> None:
@@ -96,3 +100,47 @@ class _ClusterCollector(Collector):
         for cause, milli in figures.stranded_milli.items():
             stranded.add_metric([cause], milli)
         yield stranded
+        gangs = GaugeMetricFamily("snugfit_gangs", "Gangs that are not whole", labels=["state"])
+        counts = self._service.gang_counts()
+        for state in ("planned", "reserved", "waiting"):
+            gangs.add_metric([state], counts[state])
+        yield gangs
+        yield GaugeMetricFamily("snugfit_pins", "Pods with a planned node", value=counts["pins"])
+
+
+class _PlannerCollector(Collector):
+    """Figures of the planner process."""
+
+    def __init__(self, planner: PlannerLoop) -> None:
+        self._planner = planner
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing up front."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One family per figure."""
+        figures = self._planner.figures
+        up = self._planner.pid is not None
+        age = -1.0 if figures.last_at is None else time.monotonic() - figures.last_at
+        for name, text, value in (
+            ("up", "Whether the planner process runs", float(up)),
+            ("plan_seconds", "Duration of the latest plan", figures.last_seconds),
+            ("plan_age_seconds", "Age of the latest plan, -1 without one", age),
+            ("plan_gap", "Gap of the latest plan to its bound", figures.last_gap),
+        ):
+            yield GaugeMetricFamily(f"snugfit_planner_{name}", text, value=value)
+        for name, text, count in (
+            ("starts", "Starts of the planner process", figures.restarts),
+            ("pods_planned", "Pods that plans had a node for", figures.planned),
+            ("pods_adopted", "Planned pods that are answered from the plan", figures.adopted),
+        ):
+            yield CounterMetricFamily(f"snugfit_planner_{name}", text, value=count)
+        for name, text, label, counter in (
+            ("plans", "Plans by status", "status", figures.plans),
+            ("pods_rejected", "Planned pods not adopted, by cause", "cause", figures.rejected),
+        ):
+            family = CounterMetricFamily(f"snugfit_planner_{name}", text, labels=[label])
+            for key, count in sorted(counter.items()):
+                family.add_metric([key], count)
+            yield family

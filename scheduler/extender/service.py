@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.mix import MixLearner
-from scheduler.core.model import Node, PodRequest, Reason
+from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.scoring import ranks
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
@@ -44,7 +44,7 @@ from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
 
-__all__ = ["Decision", "ExtenderService"]
+__all__ = ["Decision", "ExtenderService", "PlanningView"]
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +56,8 @@ _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
 _RESOLVED_LISTS = 8
+_BACKLOG_AGE_S = 600.0
+_REPLAN_S = 30.0
 
 # Reasons that kube-scheduler's own accounting notices too, so that its preemption dry run finds
 # victims. Elsewhere it would find that the pod fits without any, and report an error (<= 1.37).
@@ -100,6 +102,17 @@ class Decision:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class PlanningView:
+    """A problem for the planner. Two views with one ``stamp`` are the same problem."""
+
+    stamp: tuple[int, ...]
+    epoch: int
+    nodes: Sequence[Node]
+    placements: Sequence[Placement]
+    pending: tuple[PodRequest, ...]
+
+
 class ExtenderService:
     """Owns the engine.
 
@@ -136,6 +149,8 @@ class ExtenderService:
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
+        self._waiting: dict[str, tuple[PodRequest, float]] = {}
+        self._bindings = 0
         self._decisions: deque[Decision] = deque(maxlen=config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
         for placement in engine.state.placements.values():
@@ -237,6 +252,8 @@ class ExtenderService:
         with self._lock:
             placement = self._engine.state.placements.get(uid)
             self._engine.release(uid)
+            self._waiting.pop(uid, None)
+            self._bindings += 1
             if placement is not None:
                 self._adoption.gone(placement.pod)
 
@@ -356,6 +373,42 @@ class ExtenderService:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
+        self._waiting.pop(request.uid, None)
+        self._bindings += 1
+
+    def planning_view(self) -> PlanningView | None:
+        """What a planner needs to know, or None if nothing waits.
+
+        Pending are the pods that have asked lately and are not bound; what is merely held for them
+        counts as free.
+        """
+        with self._lock:
+            engine, now = self._engine, self._clock()
+            engine.expire(now)
+            for uid, (_, asked) in list(self._waiting.items()):
+                if asked + _BACKLOG_AGE_S <= now:
+                    del self._waiting[uid]
+            pending = tuple(request for request, _ in self._waiting.values())
+            if not pending:
+                return None
+            # Copies made by C loops; what takes longer happens outside the lock.
+            placed, held = dict(engine.state.placements), set(engine.holds)
+            nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
+            turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
+            stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
+        return PlanningView(
+            stamp,
+            epoch,
+            [node for node in nodes if node is not None],
+            [placement for uid, placement in placed.items() if uid not in held],
+            pending,
+        )
+
+    def adopt(self, places: Sequence[tuple[PodRequest, str]]) -> tuple[int, Mapping[str, int]]:
+        """Answer these pods from a plan from now on; see :meth:`Adoption.adopt`."""
+        with self._lock:
+            self._engine.expire(self._clock())
+            return self._adoption.adopt(places, self._clock())
 
     def gang_counts(self) -> dict[str, int]:
         """Gangs planned, reserved and waiting, and pins."""
@@ -423,6 +476,9 @@ class ExtenderService:
         engine.expire(self._clock())
         known = self._seen.get(request.uid)
         self._seen[request.uid] = request
+        own = engine.state.placements.get(request.uid)
+        if own is None or request.uid in engine.holds:
+            self._waiting[request.uid] = (request, self._clock())
         if known is not None:
             self._seen.move_to_end(request.uid)
             return engine

@@ -14,6 +14,7 @@ from scheduler.core.model import Node
 from scheduler.core.state import ClusterState
 from scheduler.extender.app import create_app
 from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.server import ExtenderServer
 from scheduler.extender.service import ExtenderService
 from scheduler.simulator.client import ExtenderClient
@@ -29,7 +30,10 @@ class Running:
         engine = Engine(ClusterState(nodes), mix=TypicalMix.from_requests([pod(count=1)]))
         self.engine = engine
         self.service = ExtenderService(engine, self.config, offline=offline, clock=self.clock)
-        self.server = ExtenderServer(create_app(self.service), self.config)
+        self.planner = PlannerLoop(self.service, self.config) if self.config.planner else None
+        self.server = ExtenderServer(create_app(self.service, self.planner), self.config)
+        if self.planner:
+            self.planner.start()
         self.url = self.server.url
         self.thread = threading.Thread(target=self.server.serve, daemon=True)
         self.thread.start()
@@ -41,6 +45,8 @@ class Running:
 
     def stop(self) -> None:
         self.client.close()
+        if self.planner:
+            self.planner.stop()
         self.server.stop()
         self.thread.join(timeout=20)
         assert not self.thread.is_alive()

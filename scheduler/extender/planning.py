@@ -1,0 +1,245 @@
+"""The planner process beside the web process: spawned, bounded, replaced when it misbehaves.
+
+A thread of the web process watches for work, hands the planner a copy of the cluster in small
+pieces (so that no request waits for one long serialisation), and adopts what comes back. The
+solver is never imported here: if the planner dies or is slow, the webhook goes on with its scoring.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import resource
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.state import ClusterState
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.service import ExtenderService
+
+__all__ = ["PlannerFigures", "PlannerLoop"]
+
+log = logging.getLogger(__name__)
+
+_PIECE = 200
+_GRACE_S = 5.0
+_POLL_S = 0.2
+
+
+@dataclass
+class PlannerFigures:
+    """What the planner has done so far, for metrics.
+
+    Attributes
+    ----------
+    plans : Counter of str
+        Plans by status, and ``crashed``, ``killed``, ``failed`` attempts.
+    rejected : Counter of str
+        Planned pods that were not adopted, by cause.
+    """
+
+    plans: Counter[str] = field(default_factory=Counter)
+    rejected: Counter[str] = field(default_factory=Counter)
+    planned: int = 0
+    adopted: int = 0
+    last_seconds: float = 0.0
+    last_gap: float = 0.0
+    last_at: float | None = None
+    restarts: int = 0
+
+
+class PlannerLoop:
+    """Runs the planner process and adopts its plans.
+
+    Parameters
+    ----------
+    service
+        Where the backlog comes from and plans go.
+    config
+        Budget, debounce and memory limit.
+    """
+
+    def __init__(self, service: ExtenderService, config: ExtenderConfig) -> None:
+        self._service, self._config = service, config
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
+        self._process: SpawnProcess | None = None
+        self._pipe: Connection | None = None
+        self._sent_epoch = -1
+        self.figures = PlannerFigures()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the planner, if it runs."""
+        process = self._process
+        return process.pid if process is not None and process.is_alive() else None
+
+    def start(self) -> None:
+        """Begin planning."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the loop and the process. Callable from any thread."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=_GRACE_S)
+        self._end_process()
+
+    # -- the loop ----------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        seen: tuple[int, ...] | None = None
+        while not self._stop.wait(max(_POLL_S, self._config.planner_debounce_s)):
+            view = self._service.planning_view()
+            if view is None or view.stamp == seen:
+                continue
+            seen = view.stamp
+            try:
+                self._plan(view.epoch, view.nodes, view.placements, view.pending)
+            except Exception:  # the loop must outlive whatever a plan does
+                log.exception("planning failed; the webhook goes on without this plan")
+                self.figures.plans["failed"] += 1
+                self._end_process()
+
+    def _plan(
+        self,
+        epoch: int,
+        nodes: Sequence[Node],
+        placements: Sequence[Placement],
+        pending: Sequence[PodRequest],
+    ) -> None:
+        pipe = self._ensure_process()
+        try:
+            if epoch != self._sent_epoch:
+                pipe.send(("clear", None))
+                self._send(pipe, "nodes", nodes)
+                self._sent_epoch = epoch
+            pipe.send(("forget", None))
+            self._send(pipe, "placements", placements)
+            self._send(pipe, "pending", pending)
+            pipe.send(("plan", self._config.planner_budget_s))
+            answer = self._await(pipe)
+        except (BrokenPipeError, EOFError, ConnectionResetError):
+            log.warning("the planner process has died; a new one is started for the next plan")
+            self.figures.plans["crashed"] += 1
+            self._end_process()
+            return
+        if answer is None:
+            if not self._stop.is_set():
+                log.warning("the planner is past its deadline and was ended")
+                self.figures.plans["killed"] += 1
+            self._end_process()
+            return
+        self._adopt(answer, {pod.uid: pod for pod in pending})
+
+    def _send(self, pipe: Connection, what: str, items: Sequence[Any]) -> None:
+        for start in range(0, len(items), _PIECE):
+            pipe.send((what, items[start : start + _PIECE]))
+            time.sleep(0)  # let a waiting request have the interpreter
+
+    def _await(self, pipe: Connection) -> dict[str, Any] | None:
+        deadline = time.monotonic() + 2 * self._config.planner_budget_s + _GRACE_S
+        while time.monotonic() < deadline and not self._stop.is_set():
+            if pipe.poll(_POLL_S):
+                answer: dict[str, Any] = pipe.recv()
+                return answer
+        return None
+
+    def _adopt(self, answer: dict[str, Any], pending: dict[str, PodRequest]) -> None:
+        figures = self.figures
+        if "fault" in answer:
+            log.error("the planner reports a fault: %s", answer["fault"])
+            figures.plans["failed"] += 1
+            return
+        places = [(pending[uid], node) for uid, node in answer["places"] if uid in pending]
+        adopted, rejected = self._service.adopt(places)
+        figures.plans[answer["status"].lower()] += 1
+        figures.planned += len(places)
+        figures.adopted += adopted
+        figures.rejected.update(rejected)
+        figures.last_seconds, figures.last_gap = answer["seconds"], answer["gap"]
+        figures.last_at = time.monotonic()
+
+    # -- the process -------------------------------------------------------------------------
+
+    def _ensure_process(self) -> Connection:
+        if self._process is not None and self._process.is_alive() and self._pipe is not None:
+            return self._pipe
+        self._end_process()
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_serve, args=(theirs, self._config.planner_memory_mib), daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._pipe, self._sent_epoch = ours, -1
+        self.figures.restarts += 1
+        return ours
+
+    def _end_process(self) -> None:
+        if self._pipe is not None:
+            self._pipe.close()
+        if self._process is not None and self._process.is_alive():
+            self._process.kill()
+            self._process.join(timeout=_GRACE_S)
+        self._process = self._pipe = None
+
+
+def _serve(pipe: Connection, memory_mib: int) -> None:
+    """Main of the planner process: collects a problem piece by piece, plans it, answers."""
+    resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    nodes: list[Node] = []
+    placements: list[Placement] = []
+    pending: list[PodRequest] = []
+    with suppress(EOFError, BrokenPipeError):  # the web process has gone: so do we
+        while True:
+            what, content = pipe.recv()
+            match what:
+                case "clear":
+                    nodes = []
+                case "forget":
+                    placements, pending = [], []
+                case "nodes":
+                    nodes += content
+                case "placements":
+                    placements += content
+                case "pending":
+                    pending += content
+                case _:
+                    pipe.send(_answer(nodes, placements, pending, content))
+
+
+def _answer(
+    nodes: Sequence[Node],
+    placements: Sequence[Placement],
+    pending: Sequence[PodRequest],
+    seconds: float,
+) -> dict[str, Any]:
+    # Imported in the planner process alone: the solver takes a third of a second and 100 MB.
+    from scheduler.planner.budget import Budget  # noqa: PLC0415
+    from scheduler.planner.model import Problem  # noqa: PLC0415
+    from scheduler.planner.planner import plan  # noqa: PLC0415
+
+    try:
+        state = ClusterState(nodes)
+        state.apply(placements, enforce=False)
+        made = plan(Problem(state, tuple(pending)), Budget(seconds, workers=1))
+    except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
+        return {"fault": f"{type(error).__name__}: {error}"}
+    value = sum(tier.value for tier in made.tiers)
+    bound = sum(tier.bound for tier in made.tiers)
+    return {
+        "status": made.status.value,
+        "places": [(placement.pod.uid, placement.node) for placement in made.placements],
+        "seconds": made.seconds,
+        "gap": (bound - value) / bound if bound else 0.0,
+    }
