@@ -1,0 +1,158 @@
+"""``plan``, ``bound`` and ``bench backlog`` as scripts use them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scheduler.cli.plan import parse_budget
+from scheduler.core.errors import InvalidInput
+from scheduler.simulator import kubedump, native
+from scheduler.simulator.generate import GeneratorConfig, generate
+from scheduler.simulator.workload import Arrival, BoundPod, Workload
+from tests.builders import node, pod
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "scheduler.cli.main", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -> Path:
+    """Two nodes of 4 GPUs, one pod of 1 GPU on each; one of 4 GPUs waits, and one of 8."""
+    running = [pod(f"r{i}", count=1, resource="nvidia.com/gpu") for i in range(2)]
+    bound = tuple(BoundPod(r, name) for r, name in zip(running, ("a", "b"), strict=True))
+    waiting = [pod(name, count=n, resource="nvidia.com/gpu") for name, n in (("w", 4), ("x", 8))]
+    workload = Workload((node("a", gpus=4), node("b", gpus=4)), tuple(map(Arrival, waiting)), bound)
+    path = tmp_path / "dump.json"
+    kubedump.write(workload, path)
+    content = json.loads(path.read_text())
+    for item in content["items"]:
+        if owned and item["kind"] == "Pod":
+            owner = {"kind": "ReplicaSet", "name": "rs", "controller": True}
+            item["metadata"]["ownerReferences"] = [owner]
+            item["metadata"]["labels"] = {"app": "x"}
+    content["items"] += extra
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_plan_prints_one_object_and_says_no(tmp_path: Path) -> None:
+    done = _run("plan", "--snapshot", str(_dump(tmp_path)), "--budget", "2s", "--json")
+    assert done.returncode == 1, done.stderr  # the pod of 8 fits nowhere
+    made = json.loads(done.stdout)
+    assert made["status"] == "PROVED"
+    (tier,) = made["tiers"]
+    assert (tier["priority"], tier["pods"], tier["placed"], tier["gap"]) == (0, 4, 3, 0)
+    (move,) = made["moves"]
+    assert {move["from"], move["to"]} == {"a", "b"} and move["namespace"] == "default"
+    placed = {p["name"]: p for p in made["placements"]}
+    assert len(placed["w"]["devices"]) == 4 and placed["w"]["node"] == move["from"]
+    assert made["unplaced"] == [
+        {
+            "namespace": "default",
+            "name": "x",
+            "reason": "no node may host it: 2 of 2 nodes: pod is larger than the whole node",
+        }
+    ]
+    assert made["nodes_used"] == 2 and made["seconds"] > 0
+
+
+@pytest.mark.parametrize("how", ["bare", "flag", "budget", "annotation"])
+def test_nobody_is_moved_who_has_to_stay(tmp_path: Path, how: str) -> None:
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "pdb", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "x"}}},
+        "status": {"disruptionsAllowed": 0},
+    }
+    path = _dump(tmp_path, owned=how != "bare", extra=(budget,) if how == "budget" else ())
+    if how == "annotation":
+        content = json.loads(path.read_text())
+        for item in content["items"]:
+            item["metadata"].setdefault("annotations", {})["karpenter.sh/do-not-disrupt"] = "true"
+        path.write_text(json.dumps(content))
+    flags = ["--no-moves"] if how == "flag" else []
+    made = json.loads(_run("plan", "--snapshot", str(path), "--json", *flags).stdout)
+    assert made["moves"] == [] and made["status"] == "INFEASIBLE_PROVED"
+
+
+def test_gangs_and_gates_of_a_dump(tmp_path: Path) -> None:
+    """A pod group of 2 that cannot fit whole waits whole; a gated pod is not planned."""
+    group = {
+        "kind": "PodGroup",
+        "apiVersion": "scheduling.x-k8s.io/v1alpha1",
+        "metadata": {"name": "g", "namespace": "default"},
+        "spec": {"minMember": 2},
+    }
+    path = _dump(tmp_path, extra=(group,))
+    content = json.loads(path.read_text())
+    for item in content["items"]:
+        if item["metadata"]["name"] in ("w", "x"):
+            item["metadata"]["labels"] = {"scheduling.x-k8s.io/pod-group": "g"}
+        if item["metadata"]["name"] == "r1":
+            del item["spec"]["nodeName"]
+            item["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
+    path.write_text(json.dumps(content))
+    made = json.loads(_run("plan", "--snapshot", str(path), "--json").stdout)
+    assert made["placements"] == [] and {u["name"] for u in made["unplaced"]} == {"w", "x"}
+    assert all("gang does not fit" in u["reason"] for u in made["unplaced"])
+
+
+def test_plan_explains_itself(tmp_path: Path) -> None:
+    done = _run("plan", "--snapshot", str(_dump(tmp_path)), "--explain", "--deterministic")
+    assert "move  default/r" in done.stdout and "place default/w: " in done.stdout
+    assert "devices 0,1,2,3" in done.stdout and "wait  default/x: no node" in done.stdout
+
+
+def test_a_plan_of_our_own_format_where_all_fits(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    native.write(generate(GeneratorConfig(nodes=10, load=0.3, seed=1)), path)
+    done = _run("plan", "--snapshot", str(path))
+    assert done.returncode == 0 and done.stdout.startswith("PROVED")
+
+
+def test_bound_compares_with_the_best_possible(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    native.write(generate(GeneratorConfig(nodes=10, load=1.2, seed=1)), path)
+    done = _run("bound", "--nodes", str(path), "--budget", "1s", "--json")
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert 0 < said["planned_gpu_milli"] <= said["bound_gpu_milli"] <= said["capacity_gpu_milli"]
+    assert _run("bound", "--nodes", str(path), "--budget", "1s", "--below", "-1").returncode == 1
+
+
+def test_backlog_rows(tmp_path: Path) -> None:
+    seeds = tmp_path / "seeds.csv"
+    seeds.write_text("seed\n484806185843093489\n")
+    grid = ["--nodes", "4", "--pods-per-node", "4", "--priorities", "2", "--utilisation", "0.9,1.0"]
+    done = _run("bench", "backlog", "--seeds", str(seeds), *grid, "--budget", "1s", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["utilisation"] for row in rows] == [0.9, 1.0]
+    for row in rows:
+        assert row["placed_by_tier"] >= row["default_by_tier"] and row["pods"] == 16
+        assert all(p <= b for p, b in zip(row["placed_by_tier"], row["bound_by_tier"], strict=True))
+    seeds.write_text("seed\nmany\n")
+    assert "csv:2: 'many' is no seed" in _run("bench", "backlog", "--seeds", str(seeds)).stderr
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("3", 3)])
+def test_budgets(text: str, seconds: float) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0s", "-1s", "1h"])
+def test_no_budgets(text: str) -> None:
+    with pytest.raises(InvalidInput, match="--budget"):
+        parse_budget(text)
