@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from scheduler.cli.bench_backlog import command as backlog
+from scheduler.cli.bench_vector import command as vector
 from scheduler.cli.bench_webhook import command as webhook
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def command() -> None:
 
 
 command.add_command(backlog)
+command.add_command(vector)
 command.add_command(webhook)
 
 _data = click.option(
