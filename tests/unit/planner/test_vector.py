@@ -74,8 +74,8 @@ def test_greedy_choices_are_overcome() -> None:
 
 
 def test_demands_are_copies() -> None:
-    made = pack_bins(_instance((10, 10), [(5, 1), (1, 5)], [4, 4]), Budget(1.0))
-    assert (made.bins, made.bound) == (3, 3)
+    made = pack_bins(_instance((10, 10), [(4, 1), (1, 4)], [4, 4]), Budget(1.0))
+    assert (made.bins, made.bound) == (2, 2)
     assert np.array(made.patterns).sum(axis=0).tolist() == [4, 4]
 
 
