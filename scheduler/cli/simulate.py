@@ -43,6 +43,11 @@ __all__ = ["command"]
 )
 @click.option("--rate", default=1.0, show_default=True, help="Replay: arrivals so much faster.")
 @click.option("--learn", is_flag=True, help="Replay: learn the typical mix from pods seen so far.")
+@click.option(
+    "--plan-every",
+    default=0.0,
+    help="Replay: let the planner plan the waiting pods every so many seconds.  [default: never]",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
@@ -55,6 +60,7 @@ def command(
     arrival: float,
     rate: float,
     learn: bool,
+    plan_every: float,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -80,7 +86,8 @@ def command(
     workload = _workload(nodes, pods)
     digest = workload.digest()
     experiments = [Experiment(name, seed, protocol, arrival, digest) for name in policies]
-    runs = [_run(workload, experiment, rate, learn, report) for experiment in experiments]
+    timing = (rate, learn, plan_every)
+    runs = [_run(workload, experiment, timing, report) for experiment in experiments]
     if report:
         from scheduler.simulator.report import write_report
 
@@ -96,7 +103,10 @@ def command(
 
 
 def _run(
-    workload: Workload, experiment: Experiment, rate: float, learn: bool, report: Path | None
+    workload: Workload,
+    experiment: Experiment,
+    timing: tuple[float, bool, float],
+    report: Path | None,
 ) -> tuple[Outcome | ReplayOutcome, Timeline | None]:
     from scheduler.cli.console import progress
     from scheduler.simulator.inflation import run
@@ -107,8 +117,15 @@ def _run(
     with progress(f"{experiment.policy} on {workload.source}") as bar:
         if experiment.protocol == "replay":
             observe = timeline.observe_time if timeline else None
+            rate, learn, plan_every = timing
             outcome: Outcome | ReplayOutcome = replay(
-                workload, experiment, rate=rate, learn=learn, progress=bar, observe=observe
+                workload,
+                experiment,
+                rate=rate,
+                learn=learn,
+                plan_every_s=plan_every,
+                progress=bar,
+                observe=observe,
             )
         else:
             observe_share = timeline.observe if timeline else None
@@ -149,6 +166,7 @@ def _print_replay(workload: Workload, outcomes: Sequence[Outcome | ReplayOutcome
         ("pods placed", [o.placed for o in listed]),
         ("pods starved", [o.pods - o.placed for o in listed]),
         ("gangs whole / half / none", [_gangs(o) for o in listed]),
+        ("GPU hours held by half gangs", [o.half_gang_gpu_hours for o in listed]),
     )
     rows: list[tuple[object, ...]] = [(name, *values) for name, values in facts]
     for name in listed[0].waiting:

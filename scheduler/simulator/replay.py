@@ -23,6 +23,9 @@ from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
+from scheduler.planner.budget import Budget
+from scheduler.planner.model import Problem
+from scheduler.planner.planner import plan
 from scheduler.simulator.inflation import Experiment, RefereeMismatch, Selector
 from scheduler.simulator.workload import Arrival, Workload, place_bound
 
@@ -31,6 +34,7 @@ __all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 10.0
 _RELEARN_EVERY = 200
+_PLAN_WORK = 0.2  # deterministic seconds: a plan has to be cheap to be made often
 
 
 class _Event(IntEnum):
@@ -39,6 +43,7 @@ class _Event(IntEnum):
     DEPARTURE = 0
     ARRIVAL = 1
     RETRY = 2
+    PLAN = 3
 
 
 @dataclass(slots=True)
@@ -86,6 +91,7 @@ class ReplayOutcome:
     pods: int
     placed: int
     attempts: int
+    plans: int
     allocation_percent: float
     demand_percent: float
     peak_percent: float
@@ -108,6 +114,7 @@ class ReplayOutcome:
             "placed": self.placed,
             "starved": self.pods - self.placed,
             "attempts": self.attempts,
+            "plans": self.plans,
             "allocation_percent": round(self.allocation_percent, 4),
             "demand_percent": round(self.demand_percent, 4),
             "peak_percent": round(self.peak_percent, 4),
@@ -149,6 +156,7 @@ def replay(
     rate: float = 1.0,
     learn: bool = False,
     selector: Callable[[Engine], Selector] | None = None,
+    plan_every_s: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[float, Engine], None] | None = None,
 ) -> ReplayOutcome:
@@ -166,6 +174,9 @@ def replay(
         Whether the typical mix is learnt from the pods seen so far instead of given in advance.
     selector
         Puts an emulated scheduler in front of the engine.
+    plan_every_s
+        Let the planner plan the waiting pods as often as that, in simulated time, without moving
+        running ones. Gangs are then placed by plans alone, whole. 0 turns it off.
     progress
         Called with events of arrival done and in all.
     observe
@@ -180,8 +191,10 @@ def replay(
     """
     if rate <= 0:
         raise InvalidInput("rate", f"is {rate}", "use a number above 0")
+    if plan_every_s < 0:
+        raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")
     arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
-    run = _Run(workload, experiment, learn=learn, selector=selector)
+    run = _Run(workload, experiment, learn, selector, plan_every_s)
     return run.go(arrivals, rate, progress, observe)
 
 
@@ -219,6 +232,7 @@ class _Run:
     experiment: Experiment
     learn: bool
     selector: Callable[[Engine], Selector] | None
+    plan_every_s: float
     heap: list[tuple[float, int, int]] = field(default_factory=list)
     waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     gangs: dict[GangKey, _Gang] = field(default_factory=dict)
@@ -236,7 +250,8 @@ class _Run:
         self.demanded = self.allocated
         self.peak = self.allocated
         self.half_gang_milli = 0
-        self.attempts = 0
+        self.arrived = self.attempts = self.plans = 0
+        self.planned_s = 0.0
         self.pool: dict[int, _Pending] = {}
         # Capacity only shrinks between departures: a shape that failed since the last one fails
         # again, whatever was placed meanwhile.
@@ -256,36 +271,16 @@ class _Run:
         self.heap = [(pod.arrival.at_s, _Event.ARRIVAL, pod.serial) for pod in pods]
         heapq.heapify(self.heap)
         started = time.perf_counter()
-        arrived, next_sample = 0, begin
-        step = (end - begin) / 200
+        next_sample, step = begin, (end - begin) / 200
         while self.heap:
             now = self.heap[0][0]
             clock.advance(now, self.allocated, self.demanded, self.half_gang_milli)
-            active: list[_Pending] = []
-            departed = False
-            while self.heap and self.heap[0][0] == now:
-                _, kind, serial = heapq.heappop(self.heap)
-                pod = pods[serial]
-                if kind == _Event.DEPARTURE:
-                    self._depart(pod.arrival.request)
-                    departed = True
-                elif kind == _Event.ARRIVAL:
-                    arrived += 1
-                    self._arrive(pod)
-                    active.append(pod)
-                elif serial in self.pool and not departed:  # else it is woken with the others
-                    active.append(pod)
-            if departed:
-                self.failed.clear()
-                active += self._wake(now)
-            active.sort(key=lambda pod: (-pod.arrival.request.priority, pod.tried_s, pod.serial))
-            for pod in active:
-                self._try(pod, now)
-            if observe and now >= next_sample and now <= end:
+            self._turn(pods, now)
+            if observe and next_sample <= now <= end:
                 observe(now, self.engine)
                 next_sample = now + step
-            if progress and arrived % 200 == 0:
-                progress(arrived, len(pods))
+            if progress and self.arrived % 200 == 0:
+                progress(self.arrived, len(pods))
         seconds = time.perf_counter() - started
         differences = self.state.check()
         if differences:
@@ -294,8 +289,39 @@ class _Run:
 
     # -- events ------------------------------------------------------------------------------
 
+    def _turn(self, pods: list[_Pending], now: float) -> None:
+        """Everything that happens at this instant."""
+        active: list[_Pending] = []
+        departed = planning = False
+        while self.heap and self.heap[0][0] == now:
+            _, kind, serial = heapq.heappop(self.heap)
+            if kind == _Event.DEPARTURE:
+                self._depart(pods[serial].arrival.request)
+                departed = True
+            elif kind == _Event.ARRIVAL:
+                self._arrive(pods[serial])
+                active.append(pods[serial])
+            elif kind == _Event.PLAN:
+                planning = True
+            elif serial in self.pool and not departed:  # else it is woken with the others
+                active.append(pods[serial])
+        if departed:
+            self.failed.clear()
+            active += self._wake(now)
+        active.sort(key=lambda pod: (-pod.arrival.request.priority, pod.tried_s, pod.serial))
+        for pod in active:
+            if self.plan_every_s and self._waits_for_gang(pod.arrival.request):
+                self._wait(pod, now)
+            else:
+                self._try(pod, now)
+        if planning:
+            self._carry_out_plan(now)
+        if self.pool and (active or departed):
+            self._plan_later(now)
+
     def _arrive(self, pod: _Pending) -> None:
         request = pod.arrival.request
+        self.arrived += 1
         self.demanded += request.gpu.requested_milli
         pod.tried_s = pod.arrival.at_s
         if request.gang:
@@ -336,13 +362,46 @@ class _Run:
         row = -1 if shape in self.failed else self.chooser.best(request)
         if row < 0:
             self.failed.add(shape)
-            self.pool[pod.serial] = pod
-            pod.retry_s = float("inf")
+            self._wait(pod, now)
             return
         self.pool.pop(pod.serial, None)
         node = self.state.nodes[row]
         assert node is not None
         self._start(pod, self.engine.reserve(request, node.name), now)
+
+    def _wait(self, pod: _Pending, now: float) -> None:
+        pod.tried_s = now
+        pod.attempts = max(1, pod.attempts)
+        pod.retry_s = float("inf")
+        self.pool[pod.serial] = pod
+
+    def _waits_for_gang(self, request: PodRequest) -> bool:
+        """Whether the pod may start only together with others of its gang."""
+        gang = request.gang
+        return gang is not None and self.gangs[gang].running < gang.min_count
+
+    def _plan_later(self, now: float) -> None:
+        if self.plan_every_s and now >= self.planned_s:
+            self.planned_s = now + self.plan_every_s
+            heapq.heappush(self.heap, (self.planned_s, int(_Event.PLAN), -1))
+
+    def _carry_out_plan(self, now: float) -> None:
+        """Plan all waiting pods at once and start those that the plan has a node for."""
+        waiting = {pod.arrival.request.uid: pod for pod in self.pool.values()}
+        problem = Problem(
+            self.state.snapshot(),
+            tuple(pod.arrival.request for pod in waiting.values()),
+            objective="gpu",
+            policy=self.experiment.policy,
+        )
+        made = plan(problem, Budget(_PLAN_WORK, deterministic=True, seed=self.experiment.seed))
+        self.plans += 1
+        for placement in made.placements:
+            pod = waiting[placement.pod.uid]
+            self.attempts += 1
+            del self.pool[pod.serial]
+            self.state.apply((placement,))
+            self._start(pod, placement, now)
 
     def _start(self, pod: _Pending, placement: Placement, now: float) -> None:
         request = pod.arrival.request
@@ -369,6 +428,10 @@ class _Run:
         if 0 < gang.running < key.min_count:
             self.half_gang_milli += gang.milli
 
+    def _protocol(self, rate: float) -> str:
+        planned = f" planned every {self.plan_every_s:g} s" if self.plan_every_s else ""
+        return f"replay x{rate:g}{' learnt' * self.learn}{planned}"
+
     # -- figures -----------------------------------------------------------------------------
 
     def _outcome(
@@ -382,11 +445,12 @@ class _Run:
         whole = sum(gang.most >= key.min_count for key, gang in self.gangs.items())
         none = sum(gang.most == 0 for gang in self.gangs.values())
         return ReplayOutcome(
-            replace(self.experiment, protocol=f"replay x{rate:g}{' learnt' * self.learn}"),
+            replace(self.experiment, protocol=self._protocol(rate)),
             rate,
             len(pods),
             len(pods) - len(self.pool),
             self.attempts,
+            self.plans,
             100 * (clock.allocated / span if span else self.allocated) / capacity,
             100 * (clock.demanded / span if span else self.demanded) / capacity,
             100 * self.peak / capacity,

@@ -142,3 +142,29 @@ def test_classes() -> None:
     assert pod_class(pod(cpu=1)) == "cpu"
     assert pod_class(pod(milli=300)) == "fraction"
     assert [pod_class(pod(count=n)) for n in (1, 4, 8)] == ["1 GPU", "2-7 GPUs", "8+ GPUs"]
+
+
+def test_with_a_planner_gangs_start_whole_or_not_at_all() -> None:
+    """Two gangs of two on two devices: one by one each would get a half of both."""
+    arrivals = []
+    for number in range(2):
+        for name in ("g", "h"):
+            member = replace(pod(f"{name}{number}", count=1), gang=GangKey("default", name, 2))
+            arrivals.append(Arrival(member, float(number), 100))
+    alone = _replay(arrivals, nodes=(node(gpus=1), node("n1", gpus=1)))
+    assert alone.half_gang_gpu_hours > 0
+    planned = _replay(arrivals, nodes=(node(gpus=1), node("n1", gpus=1)), plan_every_s=10)
+    assert (planned.gangs_whole, planned.half_gang_gpu_hours) == (2, 0)
+    assert planned.plans >= 2 and planned.placed == 4
+    assert planned.experiment.config_hash != alone.experiment.config_hash
+
+
+def test_a_planned_replay_ends_and_repeats() -> None:
+    workload = generate(
+        GeneratorConfig(nodes=10, load=3.0, seed=5, gang_share=0.4, durations="exponential")
+    )
+    runs = [replay(workload, Experiment("fgd", 1), rate=0.05, plan_every_s=120) for _ in range(2)]
+    said = [{**outcome.to_json(), "seconds": 0} for outcome in runs]
+    assert said[0] == said[1] and said[0]["plans"] > 0
+    with pytest.raises(InvalidInput, match="plan_every_s"):
+        replay(workload, Experiment("fgd", 1), plan_every_s=-1)
