@@ -25,11 +25,13 @@ def gang_missing(layout: Layout, gang: GangKey) -> int:
     return max(0, gang.min_count - placed - instance.gang_fixed.get(gang, 0))
 
 
-def fill(layout: Layout) -> None:
+def fill(layout: Layout, *, by_size: bool = True) -> None:
     """Place what fits where nothing has to move, highest priority first.
 
     Within a priority gangs come first, since they need room that small pods would take; then
-    large pods before small ones. A gang's members are placed together or not at all.
+    large pods before small ones, or with ``by_size`` off all in the order in which they were
+    given, which mixes shapes and sometimes fills devices better. A gang's members are placed
+    together or not at all.
     """
     instance = layout.instance
     engine = Engine(
@@ -43,8 +45,12 @@ def fill(layout: Layout) -> None:
     for priority in instance.priorities:
         for gang in _gangs(layout, priority):
             _fill_gang(layout, engine, gang)
-        for kind in sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k)):
-            _fill_kind(layout, engine, kind, instance.admissible[kind])
+        kinds = sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k))
+        if by_size:
+            for kind in kinds:
+                _fill_kind(layout, engine, kind, instance.admissible[kind])
+        else:
+            _fill_listed(layout, engine, set(kinds))
 
 
 def _kinds(layout: Layout, priority: int) -> Iterator[int]:
@@ -70,6 +76,21 @@ def _gangs(layout: Layout, priority: int) -> list[GangKey]:
 def _size(layout: Layout, kind: int) -> Size:
     shape = layout.instance.kinds[kind].shape
     return (-layout.instance.gpu_milli(kind), -shape.cpu_milli, -shape.memory_mib)
+
+
+def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:
+    """Place pods of these kinds in the order of the problem."""
+    rows = {kind: np.flatnonzero(layout.instance.admissible[kind]) for kind in kinds}
+    for pod in layout.instance.problem.pending:
+        kind = layout.instance.kind_of[pod.uid]
+        if kind not in kinds or pod.uid not in layout.unplaced[kind]:
+            continue
+        row = engine.best(pod, rows[kind])
+        node = layout.state.nodes[row] if row >= 0 else None
+        if node is None:
+            kinds.discard(kind)  # nothing is released: its others fit nowhere either
+            continue
+        layout.place(engine.choose(pod, node.name))
 
 
 def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bool_]) -> list[str]:

@@ -20,6 +20,8 @@ from scheduler.planner.search import Search
 
 __all__ = ["plan"]
 
+_SECOND_START = 5
+
 
 def plan(problem: Problem, budget: Budget) -> Plan:
     """Plan the whole backlog at once.
@@ -50,8 +52,13 @@ def plan(problem: Problem, budget: Budget) -> Plan:
     instance = Instance(problem)
     layout = Layout(instance)
     fill(layout)
-    greedy = layout.value()
     first_s = time.perf_counter() - started
+    if waiting(layout) and (budget.deterministic or budget.left > _SECOND_START * first_s):
+        other = Layout(instance)
+        fill(other, by_size=False)
+        budget.charge(0.0)
+        layout = max(layout, other, key=Layout.value)
+    greedy = layout.value()
     search = Search(layout, budget)
     search.run()
     check(problem, layout.state.placements)
