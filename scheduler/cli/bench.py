@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
-import platform
 import statistics
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +13,13 @@ import click
 from scheduler.cli.bench_backlog import command as backlog
 from scheduler.cli.bench_vector import command as vector
 from scheduler.cli.bench_webhook import command as webhook
+from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
     from scheduler.simulator.inflation import Outcome
     from scheduler.simulator.sweep import Job
 
-__all__ = ["command", "provenance"]
+__all__ = ["command"]
 
 _NODE_LIST = "openb_node_list_gpu_node.csv"
 _PUBLISHED = {
@@ -53,39 +51,6 @@ _data = click.option(
     help="Folder with openb/. [env: SNUGFIT_DATA]",
 )
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-
-
-def provenance() -> dict[str, Any]:
-    """What a figure depends on besides its configuration: commit, versions, machine."""
-    import numpy as np
-
-    from scheduler import __version__
-
-    cpu = "unknown"
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [
-            line.split(":")[1] for line in info.read_text().splitlines() if "model name" in line
-        ]
-        cpu = names[0].strip() if names else cpu
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607 - whichever git is in use
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {
-        "commit": commit,
-        "snugfit": __version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-    }
 
 
 def _openb(data: Path) -> Path:

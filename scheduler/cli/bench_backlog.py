@@ -47,9 +47,9 @@ def command(
     what it can; then the planner plans all pods, moving (cost 2) or evicting (cost 1) running ones.
     A row is proved if no plan places more in any priority, nor the same with less disruption.
     """
-    from scheduler.cli.bench import provenance
     from scheduler.cli.console import print_json, print_table, progress
     from scheduler.cli.plan import parse_budget
+    from scheduler.cli.provenance import provenance
     from scheduler.simulator.backlog import BacklogCase
 
     limit = parse_budget(budget)

@@ -26,9 +26,9 @@ def command(
     With --known (columns instance_name, LB, OPT, best_overall) the gap to the optimum and to the
     best published heuristic is shown.
     """
-    from scheduler.cli.bench import provenance
     from scheduler.cli.console import print_json, print_table, progress
     from scheduler.cli.plan import parse_budget
+    from scheduler.cli.provenance import provenance
 
     limit = parse_budget(budget)
     published = _known(known) if known else {}

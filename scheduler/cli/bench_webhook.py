@@ -18,8 +18,9 @@ _ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
 @click.option("--nodes", default="5000,15000", show_default=True, help="Cluster sizes.")
 @click.option("--pods", default=1500, show_default=True, help="Measured cycles per size.")
 @click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
+@click.option("--planner", is_flag=True, help="With the planner process solving all the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(nodes: str, pods: int, policy: str, as_json: bool) -> None:
+def command(nodes: str, pods: int, policy: str, planner: bool, as_json: bool) -> None:
     """Latency of filter + prioritize, with live state, holds, metrics and the decision log on.
 
     Each cycle is a filter and a prioritize over all node names and a bind, as kube-scheduler sends
@@ -27,12 +28,14 @@ def command(nodes: str, pods: int, policy: str, as_json: bool) -> None:
     for more devices than any node has free. The empty exchange (GET /healthz) is what HTTP alone
     costs on this machine at this hour: compare the others with it.
     """
-    from scheduler.cli.bench import provenance
     from scheduler.cli.console import print_json, print_table
+    from scheduler.cli.provenance import provenance
 
-    rows = [row for size in nodes.split(",") for row in _measure(int(size), pods, policy)]
+    flags = ("--policy", policy, *(("--planner",) if planner else ()))
+    rows = [row for size in nodes.split(",") for row in _measure(int(size), pods, flags)]
     if as_json:
-        print_json({"provenance": provenance(), "policy": policy, "rows": rows})
+        content = {"provenance": provenance(), "policy": policy, "planner": planner, "rows": rows}
+        print_json(content)
         return
     print_table(
         f"Webhook latency in ms, policy {policy}",
@@ -41,7 +44,7 @@ def command(nodes: str, pods: int, policy: str, as_json: bool) -> None:
     )
 
 
-def _measure(size: int, pods: int, policy: str) -> list[dict[str, Any]]:
+def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any]]:
     import msgspec
 
     from scheduler.cli.console import progress
@@ -59,8 +62,8 @@ def _measure(size: int, pods: int, policy: str) -> list[dict[str, Any]]:
     names = [node.name for node in workload.nodes]
     with tempfile.TemporaryDirectory() as folder, progress(f"{size} nodes") as bar:
         cluster = Path(folder, "cluster.json")
-        native.write(_filled(workload, policy), cluster)
-        with running_server(cluster, "--policy", policy) as url:
+        native.write(_filled(workload, flags[1]), cluster)
+        with running_server(cluster, *flags) as url:
             client = ExtenderClient(url)
             loop = SchedulingLoop(client, names, seed=1)
             cycles, rejected, empty = [], [], []
