@@ -29,6 +29,7 @@ from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import NodeSelection, Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.policies import policy_named
+from scheduler.core.prices import Prices
 from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
@@ -91,6 +92,7 @@ class Engine:
         self.state = state
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
         self.seed = seed
+        self._prices: Prices | None = None
         self._holds: dict[str, Hold] = {}
         self._evaluations: OrderedDict[Shape, _Evaluation] = OrderedDict()
         self._selections: OrderedDict[NodeSelection, tuple[int, NDArray[np.int8]]] = OrderedDict()
@@ -117,6 +119,17 @@ class Engine:
     def set_mix(self, mix: TypicalMix) -> None:
         """Use another typical mix from now on; every cached score is forgotten."""
         self._fragmentation = Fragmentation(self.state, mix)
+        self._evaluations.clear()
+
+    @property
+    def prices(self) -> Prices | None:
+        """Prices in force; None without any, or once nodes have come, gone or changed."""
+        prices = self._prices
+        return prices if prices and prices.node_epoch == self.state.node_epoch else None
+
+    def set_prices(self, prices: Prices | None) -> None:
+        """Charge these prices from now on; every cached score is forgotten."""
+        self._prices = prices
         self._evaluations.clear()
 
     # -- pure answers ------------------------------------------------------------------------
@@ -392,7 +405,9 @@ class Engine:
         """Score ``rows`` of ``state`` into the entries ``identities`` of the evaluation."""
         if not len(rows):
             return
-        candidates = Candidates(state, shape, rows, identities, self._fragmentation, salt)
+        candidates = Candidates(
+            state, shape, rows, identities, self._fragmentation, salt, self.prices
+        )
         scored = self.policy.evaluate(candidates)
         scores = scored.scores
         if self.policy.tightest:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.core.prices import PRICE_SCALE
 from scheduler.core.scoring import (
     Candidates,
     Policy,
@@ -199,7 +200,7 @@ def _fgd_published(candidates: Candidates) -> Scored:
     return _pick_device(candidates, np.searchsorted(steps, decrease, side="right"))
 
 
-def _fgd(candidates: Candidates) -> Scored:
+def _fgd_gain(candidates: Candidates) -> IntArray:
     """Exact decrease of F(n), less a small charge for what the placement leaves over.
 
     In units of 1000 milli-GPU the charge is 0.05 x (cpu left / 128 cores + GPU left / 8 devices).
@@ -209,7 +210,29 @@ def _fgd(candidates: Candidates) -> Scored:
     charge = (
         charge * candidates.fragmentation.total_weight // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // 50)
     )
-    return _pick_device(candidates, _fragmentation_decrease(candidates) - charge[:, None])
+    return np.asarray(_fragmentation_decrease(candidates) - charge[:, None])
+
+
+def _fgd(candidates: Candidates) -> Scored:
+    return _pick_device(candidates, _fgd_gain(candidates))
+
+
+def _priced(candidates: Candidates) -> Scored:
+    """As ``fgd``, less what the placement costs at the prices in force.
+
+    In milli-GPU: 10 x the value that the device loses by being cut, and 2 x what the node's class
+    costs more than the cheapest class that would do. Without prices it is ``fgd``.
+    """
+    prices = candidates.prices
+    scored = _fgd_gain(candidates)
+    if prices is None:
+        return _pick_device(candidates, scored)
+    weight = candidates.fragmentation.total_weight
+    penalty = prices.penalty(candidates.state, candidates.shape, candidates.identities)
+    cost = 2 * penalty[:, None]
+    if candidates.shape.gpu.kind is GpuKind.FRACTION:
+        cost = cost + 10 * prices.cut(candidates.gpu, candidates.need[0][:, None])
+    return _pick_device(candidates, scored - cost * weight // PRICE_SCALE)
 
 
 _FGD_PAPER = "Weng et al., Beware of Fragmentation, USENIX ATC'23"
@@ -276,6 +299,13 @@ POLICIES: Mapping[str, Policy] = _table(
         "fragmentation gradient descent on the exact increase; ties to the tightest node",
         _FGD_PAPER,
         _fgd,
+        tightest=True,
+    ),
+    Policy(
+        "priced",
+        "fgd, and what a placement costs at the solver's prices; fgd itself without prices",
+        "dual prices of two linear programmes over the typical mix",
+        _priced,
         tightest=True,
     ),
 )

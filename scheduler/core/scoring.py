@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scheduler.core.devices import fraction_need, slots_after
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.model import DEVICE_MILLI, GpuKind, Shape
+from scheduler.core.prices import Prices
 from scheduler.core.state import ClusterState
 
 __all__ = [
@@ -48,6 +49,8 @@ class Candidates:
         What a randomised policy draws by: the rows themselves, unless ``state`` is an excerpt.
     salt : int
         Differs by pod and seed; only randomised policies look at it.
+    prices
+        What free resources are worth, for the policy that charges it; None if nobody knows.
     """
 
     state: ClusterState
@@ -56,6 +59,7 @@ class Candidates:
     identities: IntArray
     fragmentation: Fragmentation
     salt: int = 0
+    prices: Prices | None = None
 
     @cached_property
     def gpu(self) -> IntArray:

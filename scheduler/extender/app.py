@@ -20,6 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import Placement
+from scheduler.core.prices import PRICE_SCALE, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
 from scheduler.extender.metrics import ExtenderMetrics
@@ -101,7 +102,10 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
     def readyz() -> Response:
         state, _ = service.snapshot()
         nodes = sum(node is not None for node in state.nodes)
-        return _json({"ready": True, "nodes": nodes, "generation": service.generation})
+        content: dict[str, Any] = {"ready": True, "nodes": nodes, "generation": service.generation}
+        if service.config.policy == "priced":
+            content["prices"] = "in force" if service.prices else "none: scoring as fgd"
+        return _json(content)
 
     @app.get("/metrics")
     def exposition() -> Response:
@@ -115,6 +119,10 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
     def debug_state() -> Response:
         state, held = service.snapshot()
         return _json(_state_json(state, held))
+
+    @app.get("/debug/prices")
+    def debug_prices() -> Response:
+        return _json(_prices_json(service.prices))
 
     @app.get("/debug/decisions")
     def debug_decisions() -> Response:
@@ -162,6 +170,25 @@ def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
 
 def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value
     return Response(msgspec.json.encode(content), mimetype=_JSON)
+
+
+def _prices_json(prices: Prices | None) -> dict[str, Any]:
+    if prices is None:
+        return {"prices": None}
+    unit = float(PRICE_SCALE)
+    return {
+        "generation": prices.generation,
+        "classes": [
+            {
+                "nodes": int((prices.class_of == code).sum()),
+                "milli_gpu_per": dict(
+                    zip(("milli_cpu", "mib", "milli_gpu"), (dual / unit).tolist(), strict=True)
+                ),
+            }
+            for code, dual in enumerate(prices.duals)
+        ],
+        "device_value_by_100_milli": (prices.remainder[::100] / unit).tolist(),
+    }
 
 
 def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:

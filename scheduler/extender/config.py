@@ -70,6 +70,9 @@ class ExtenderConfig:
         Shortest time between two plans.
     planner_memory_mib
         The planner process is ended and started again above this.
+    reprice_bindings, reprice_s
+        With policy ``priced``: compute prices anew after so many bindings and releases, or so many
+        seconds if there were any.
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
@@ -97,6 +100,8 @@ class ExtenderConfig:
     planner_budget_s: float = 5.0
     planner_debounce_s: float = 1.0
     planner_memory_mib: int = 2048
+    reprice_bindings: int = 100
+    reprice_s: float = 10.0
     log_level: str = "info"
     log_json: bool = False
     tls_cert: str = ""
@@ -136,6 +141,8 @@ _RANGES = (
     ("planner_budget_s", 0.05, 3600),
     ("planner_debounce_s", 0, 3600),
     ("planner_memory_mib", 256, 1_000_000),
+    ("reprice_bindings", 1, 1_000_000),
+    ("reprice_s", 0, 86_400),
 )
 _TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
 

@@ -122,11 +122,12 @@ class _PlannerCollector(Collector):
         """One family per figure."""
         figures = self._planner.figures
         up = self._planner.pid is not None
-        age = -1.0 if figures.last_at is None else time.monotonic() - figures.last_at
         for name, text, value in (
             ("up", "Whether the planner process runs", float(up)),
             ("plan_seconds", "Duration of the latest plan", figures.last_seconds),
-            ("plan_age_seconds", "Age of the latest plan, -1 without one", age),
+            ("plan_age_seconds", "Age of the latest plan, -1 without", _age(figures.last_at)),
+            ("price_seconds", "Duration of the latest pricing", figures.price_seconds),
+            ("price_age_seconds", "Age of the prices, -1 without", _age(figures.priced_at)),
             ("plan_gap", "Gap of the latest plan to its bound", figures.last_gap),
         ):
             yield GaugeMetricFamily(f"snugfit_planner_{name}", text, value=value)
@@ -144,3 +145,7 @@ class _PlannerCollector(Collector):
             for key, count in sorted(counter.items()):
                 family.add_metric([key], count)
             yield family
+
+
+def _age(at: float | None) -> float:
+    return -1.0 if at is None else time.monotonic() - at

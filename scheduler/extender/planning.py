@@ -20,10 +20,11 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
+from scheduler.extender.service import ExtenderService, PlanningView
 
 __all__ = ["PlannerFigures", "PlannerLoop"]
 
@@ -53,6 +54,8 @@ class PlannerFigures:
     last_seconds: float = 0.0
     last_gap: float = 0.0
     last_at: float | None = None
+    price_seconds: float = 0.0
+    priced_at: float | None = None
     restarts: int = 0
 
 
@@ -74,6 +77,7 @@ class PlannerLoop:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._sent_epoch = -1
+        self._priced = (0.0, 0, -1)  # when, after how many bindings, for which nodes
         self.figures = PlannerFigures()
 
     @property
@@ -99,46 +103,65 @@ class PlannerLoop:
         seen: tuple[int, ...] | None = None
         while not self._stop.wait(max(_POLL_S, self._config.planner_debounce_s)):
             view = self._service.planning_view()
-            if view is None or view.stamp == seen:
-                continue
-            seen = view.stamp
             try:
-                self._plan(view.epoch, view.nodes, view.placements, view.pending)
+                if self._config.policy == "priced" and self._reprice_due(view):
+                    self._reprice(view)
+                if view.pending and view.stamp != seen:
+                    seen = view.stamp
+                    answer = self._ask(view, "plan", self._config.planner_budget_s)
+                    if answer is not None:
+                        self._adopt(answer, {pod.uid: pod for pod in view.pending})
             except Exception:  # the loop must outlive whatever a plan does
                 log.exception("planning failed; the webhook goes on without this plan")
                 self.figures.plans["failed"] += 1
                 self._end_process()
 
-    def _plan(
-        self,
-        epoch: int,
-        nodes: Sequence[Node],
-        placements: Sequence[Placement],
-        pending: Sequence[PodRequest],
-    ) -> None:
+    def _reprice_due(self, view: PlanningView) -> bool:
+        """Whether enough has changed, or time has passed, since the prices in force were made."""
+        at, bindings, epoch = self._priced
+        return (
+            epoch != view.epoch
+            or abs(view.bindings - bindings) >= self._config.reprice_bindings
+            or (view.bindings != bindings and time.monotonic() - at >= self._config.reprice_s)
+        )
+
+    def _reprice(self, view: PlanningView) -> None:
+        answer = self._ask(view, "price", view.mix)
+        if answer is None:
+            return
+        if "fault" in answer:
+            log.error("prices could not be computed: %s", answer["fault"])
+            return
+        self._priced = (time.monotonic(), view.bindings, view.epoch)
+        self.figures.price_seconds = answer["seconds"]
+        if answer["prices"] is not None:  # else the last good ones stay
+            self._service.set_prices(answer["prices"])
+            self.figures.priced_at = time.monotonic()
+
+    def _ask(self, view: PlanningView, what: str, content: Any) -> dict[str, Any] | None:  # noqa: ANN401 - what the question takes
+        """Hand the cluster over and wait for the answer; None if there was none."""
         pipe = self._ensure_process()
         try:
-            if epoch != self._sent_epoch:
+            if view.epoch != self._sent_epoch:
                 pipe.send(("clear", None))
-                self._send(pipe, "nodes", nodes)
-                self._sent_epoch = epoch
+                self._send(pipe, "nodes", view.nodes)
+                self._sent_epoch = view.epoch
             pipe.send(("forget", None))
-            self._send(pipe, "placements", placements)
-            self._send(pipe, "pending", pending)
-            pipe.send(("plan", self._config.planner_budget_s))
+            self._send(pipe, "placements", view.placements)
+            self._send(pipe, "pending", view.pending)
+            pipe.send((what, content))
             answer = self._await(pipe)
         except (BrokenPipeError, EOFError, ConnectionResetError):
             log.warning("the planner process has died; a new one is started for the next plan")
             self.figures.plans["crashed"] += 1
             self._end_process()
-            return
+            return None
         if answer is None:
             if not self._stop.is_set():
                 log.warning("the planner is past its deadline and was ended")
                 self.figures.plans["killed"] += 1
             self._end_process()
-            return
-        self._adopt(answer, {pod.uid: pod for pod in pending})
+        return answer
 
     def _send(self, pipe: Connection, what: str, items: Sequence[Any]) -> None:
         for start in range(0, len(items), _PIECE):
@@ -214,8 +237,25 @@ def _serve(pipe: Connection, memory_mib: int) -> None:
                     placements += content
                 case "pending":
                     pending += content
+                case "price":
+                    pipe.send(_price(nodes, placements, content))
                 case _:
                     pipe.send(_answer(nodes, placements, pending, content))
+
+
+def _price(
+    nodes: Sequence[Node], placements: Sequence[Placement], mix: TypicalMix
+) -> dict[str, Any]:
+    from scheduler.planner.prices import prices  # noqa: PLC0415 - as below
+
+    started = time.perf_counter()
+    try:
+        state = ClusterState(nodes)
+        state.apply(placements, enforce=False)
+        made = prices(state, mix)
+    except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
+        return {"fault": f"{type(error).__name__}: {error}"}
+    return {"prices": made, "seconds": time.perf_counter() - started}
 
 
 def _answer(

@@ -24,8 +24,9 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
-from scheduler.core.mix import MixLearner
+from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
+from scheduler.core.prices import Prices
 from scheduler.core.scoring import ranks
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
@@ -111,6 +112,8 @@ class PlanningView:
     nodes: Sequence[Node]
     placements: Sequence[Placement]
     pending: tuple[PodRequest, ...]
+    mix: TypicalMix
+    bindings: int
 
 
 class ExtenderService:
@@ -376,8 +379,8 @@ class ExtenderService:
         self._waiting.pop(request.uid, None)
         self._bindings += 1
 
-    def planning_view(self) -> PlanningView | None:
-        """What a planner needs to know, or None if nothing waits.
+    def planning_view(self) -> PlanningView:
+        """What a planner needs to know.
 
         Pending are the pods that have asked lately and are not bound; what is merely held for them
         counts as free.
@@ -389,11 +392,10 @@ class ExtenderService:
                 if asked + _BACKLOG_AGE_S <= now:
                     del self._waiting[uid]
             pending = tuple(request for request, _ in self._waiting.values())
-            if not pending:
-                return None
             # Copies made by C loops; what takes longer happens outside the lock.
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
+            mix, bindings = engine.mix, self._bindings
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
         return PlanningView(
@@ -402,7 +404,19 @@ class ExtenderService:
             [node for node in nodes if node is not None],
             [placement for uid, placement in placed.items() if uid not in held],
             pending,
+            mix,
+            bindings,
         )
+
+    def set_prices(self, prices: Prices | None) -> None:
+        """Charge these prices from now on."""
+        with self._lock:
+            self._engine.set_prices(prices)
+
+    @property
+    def prices(self) -> Prices | None:
+        """Prices in force."""
+        return self._engine.prices
 
     def adopt(self, places: Sequence[tuple[PodRequest, str]]) -> tuple[int, Mapping[str, int]]:
         """Answer these pods from a plan from now on; see :meth:`Adoption.adopt`."""

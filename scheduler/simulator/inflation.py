@@ -22,9 +22,11 @@ from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
+from scheduler.planner.prices import prices
 from scheduler.simulator.workload import Workload, place_bound
 
 __all__ = [
+    "REPRICE_EVERY",
     "SHARES",
     "Experiment",
     "Outcome",
@@ -35,6 +37,9 @@ __all__ = [
     "inflate",
     "run",
 ]
+
+REPRICE_EVERY = 100
+"""Pods after which a run with solver prices computes them anew."""
 
 SHARES = ("0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10", "1.20", "1.30")
 """Requested shares of the capacity at which the allocation is noted."""
@@ -203,6 +208,8 @@ def run(
     log: list[Placement] = list(state.placements.values())
     started = time.perf_counter()
     for number, request in enumerate(stream.requests):
+        if experiment.policy == "priced" and number % REPRICE_EVERY == 0:
+            engine.set_prices(prices(state, engine.mix))
         requested += request.gpu.requested_milli
         row = chooser.best(request)
         if row >= 0:

@@ -27,7 +27,11 @@ class Running:
     def __init__(self, nodes: list[Node], *, offline: bool, **settings: object) -> None:
         self.skipped_s = 0.0
         self.config = ExtenderConfig(port=0, **settings)
-        engine = Engine(ClusterState(nodes), mix=TypicalMix.from_requests([pod(count=1)]))
+        engine = Engine(
+            ClusterState(nodes),
+            self.config.policy,
+            mix=TypicalMix.from_requests([pod(count=1)]),
+        )
         self.engine = engine
         self.service = ExtenderService(engine, self.config, offline=offline, clock=self.clock)
         self.planner = PlannerLoop(self.service, self.config) if self.config.planner else None

@@ -168,3 +168,21 @@ def test_a_planner_that_exceeds_its_deadline_or_memory_is_ended(start) -> None:
     figures = server.planner.figures
     _until(lambda: figures.plans["failed"] + figures.plans["crashed"] > 0)
     assert _bind(server, pod("q", count=1)) == "n"
+
+
+def test_prices_are_computed_beside_the_webhook(start) -> None:
+    server = start(
+        [node("a", gpus=4), node("b", gpus=4, product="A10")],
+        planner=True,
+        planner_debounce_s=0.05,
+        policy="priced",
+        reprice_bindings=1,
+    )
+    assert server.client.get("/readyz")["prices"] == "none: scoring as fgd"
+    assert server.client.get("/debug/prices") == {"prices": None}
+    _until(lambda: server.service.prices is not None)
+    assert server.client.get("/readyz")["prices"] == "in force"
+    before = server.client.get("/debug/prices")
+    assert len(before["classes"]) == 2 and before["device_value_by_100_milli"][0] == 0
+    assert _bind(server, pod("p", count=1))
+    _until(lambda: server.client.get("/debug/prices")["generation"] > before["generation"])
