@@ -30,7 +30,7 @@ class Chains:
     """Places unplaced pods of a layout by short chains of moves.
 
     Each success is applied to the layout at once and makes it better: the pod's tier gains, no
-    higher one loses.
+    other one loses.
     """
 
     def __init__(self, layout: Layout, budget: Budget) -> None:
@@ -71,9 +71,7 @@ class Chains:
     def _read(self) -> None:
         """Columns of rows and of the pods that could be moved."""
         layout, instance, state = self.layout, self.instance, self.layout.state
-        self._free = np.stack(
-            (state.cpu_free, state.mem_free, state.pods_free, state.full_free), axis=1
-        ).astype(np.int64)
+        self._free = np.stack(self._columns(), axis=1).astype(np.int64)
         pods, rows, kinds, fresh = [], [], [], []
         spent = [
             layout.disturbed(position) >= budget.allowed
@@ -91,9 +89,14 @@ class Chains:
             kinds.append(kind)
             fresh.append(disturbs)
         self._pods: list[PodRequest] = pods
+        self._position = {pod.uid: position for position, pod in enumerate(pods)}
         self._row = np.array(rows, dtype=np.int64)
         self._kind = np.array(kinds, dtype=np.int64)
         self._disturbs = np.array(fresh, dtype=bool)
+
+    def _columns(self) -> tuple[NDArray[np.signedinteger], ...]:
+        state = self.layout.state
+        return (state.cpu_free, state.mem_free, state.pods_free, state.full_free)
 
     def _fits(self, kind: int) -> BoolArray:
         """Rows that could take one more pod of a kind, (N,)."""
@@ -205,12 +208,29 @@ class Chains:
             memory = state.device_mem[row].tolist()
             shares = tuple(DeviceShare(index, DEVICE_MILLI, memory[index]) for index in chosen)
             placements.append(Placement(pod, node.name, shares))
-        value = layout.value()
+        # Nobody loses a place and one pod gains one, so that this can only be better.
         if not layout.exchange(leaving, placements):
             return False
-        if layout.value() <= value:
-            uids = [placement.pod.uid for placement in placements]
-            layout.exchange(uids, before)
-            return False
-        self._read()
+        if self.instance.problem.budgets:
+            self._read()
+        else:
+            self._update(placements, {state.row_of[placement.node] for placement in before})
         return True
+
+    def _update(self, placements: list[Placement], left: set[int]) -> None:
+        """Bring the columns up to date after a chain; reading all anew would cost far more."""
+        state = self.layout.state
+        rows = sorted(left | {state.row_of[placement.node] for placement in placements})
+        self._free[rows] = np.stack([column[rows] for column in self._columns()], axis=1)
+        for placement in placements:
+            uid, row = placement.pod.uid, state.row_of[placement.node]
+            disturbs = uid in self.instance.origin and not self.layout.moved(uid)
+            position = self._position.get(uid)
+            if position is None:
+                self._position[uid] = len(self._pods)
+                self._pods.append(placement.pod)
+                self._row = np.append(self._row, row)
+                self._kind = np.append(self._kind, self.instance.kind_of[uid])
+                self._disturbs = np.append(self._disturbs, disturbs)
+            else:
+                self._row[position], self._disturbs[position] = row, disturbs
