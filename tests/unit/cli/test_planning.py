@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from scheduler.simulator import kubedump, native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.workload import Arrival, BoundPod, Workload
 from tests.builders import node, pod
+
+DATA = Path(os.environ.get("SNUGFIT_DATA", "../shared/data"))
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -156,3 +159,15 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_no_budgets(text: str) -> None:
     with pytest.raises(InvalidInput, match="--budget"):
         parse_budget(text)
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not (DATA / "openb").exists(), reason=f"no traces at {DATA} (SNUGFIT_DATA)")
+def test_offline_backlogs_of_a_trace() -> None:
+    options = ["--filled", "0.02", "--backlog", "30", "--seeds", "1", "--budget", "1s", "--json"]
+    done = _run("bench", "offline", "--data", str(DATA), *options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)["rows"]
+    assert [row["how"] for row in rows] == ["one by one", "planned", "planned, moves"]
+    assert all(row["placed"] == 30 for row in rows)
+    assert rows[1]["GPUs"] == rows[1]["bound"] and rows[2]["moves"] == 0
