@@ -28,6 +28,7 @@ __all__ = ["Adoption", "GangAnswer"]
 IntArray = NDArray[np.int64]
 
 _FITS = Reason.FITS.code
+_MOST_GANGS = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +175,8 @@ class Adoption:
         """
         key = request.gang
         assert key is not None  # concerns() says whom this is for
+        if key not in self._gangs and len(self._gangs) >= _MOST_GANGS:
+            self._forget_oldest()
         gang = self._gangs.setdefault(key, _Gang())
         gang.members[request.uid] = request
         self._drop_expired(gang)
@@ -352,6 +355,12 @@ class Adoption:
         for slot in gang.slots:
             held = self._engine.holds[slot.hold].placement
             self._engine.hold(held.pod, slot.node, now + self._ttl_s)
+
+    def _forget_oldest(self) -> None:
+        """Make room: a gang without places is as new when it asks again."""
+        oldest = next((key for key, gang in self._gangs.items() if not gang.slots), None)
+        if oldest is not None:
+            del self._gangs[oldest]
 
     def _forget_plan(self, gang: _Gang) -> None:
         self._give_back(gang.slots)

@@ -253,3 +253,13 @@ def test_members_that_run_already_count() -> None:
     adoption = Adoption(engine, ttl_s=TTL)
     assert adoption.answer(members[2], np.array([0]), 0.0).row == 0
     assert len(engine.holds) == 1
+
+
+def test_gangs_that_wait_for_ever_are_forgotten_one_day(monkeypatch) -> None:
+    monkeypatch.setattr("scheduler.core.adoption._MOST_GANGS", 3)
+    cluster = Cluster(node("a", gpus=2))
+    assert cluster.ask(_gang("fits", 2)[0]).row == 0
+    for number in range(6):
+        assert cluster.ask(_gang(f"big{number}", 4)[0]).row == -1
+    assert sum(cluster.adoption.counts().values()) == 3
+    assert cluster.adoption.counts()["planned"] == 1
