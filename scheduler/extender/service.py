@@ -29,18 +29,16 @@ from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import ranks
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.wire import (
-    BindArgs,
-    FilterArgs,
-    Listed,
+from scheduler.extender.answers import (
     NodeFragments,
-    PreemptArgs,
     Ranking,
     Verdicts,
     encode_filter,
     encode_ranking,
 )
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.listing import Listed
+from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
@@ -56,7 +54,6 @@ _WINNER = 10
 _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
-_RESOLVED_LISTS = 8
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 
@@ -163,7 +160,6 @@ class ExtenderService:
         )
         self._fragments: tuple[int, NodeFragments] | None = None
         self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
-        self._resolved: OrderedDict[bytes, tuple[int, Listed]] = OrderedDict()
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
 
@@ -189,11 +185,10 @@ class ExtenderService:
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(passing[0]))
             fragments = self._node_fragments()
-            epoch = engine.state.node_epoch
-        answer, names = encode_filter(verdicts, fragments, args.raw_nodes)
+        question = request.shape if args.raw_nodes is None else None
+        answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        with self._lock:
-            self._remember_list(names, epoch, Listed(passing, {}))
+        fragments.remember(names, Listed(passing, {}))
         self._record("filter", request.key, request.uid, codes)
         return answer
 
@@ -443,11 +438,11 @@ class ExtenderService:
         return request
 
     def _listed(self, args: FilterArgs) -> Listed:
-        """The nodes of a call, recognised where the list was our own answer."""
+        """The nodes of a call, without decoding their names where that can be avoided."""
         state = self._engine.state
-        known = self._resolved.get(args.names) if args.names else None
-        if known is not None and known[0] == state.node_epoch:
-            return known[1]
+        found = self._node_fragments().find(args.names) if args.names else None
+        if found is not None:
+            return found
         names = args.node_names()
         rows = state.rows_of(names)
         seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
@@ -459,11 +454,6 @@ class ExtenderService:
     def _name(self, nodes: Listed, position: int) -> str:
         node = self._engine.state.nodes[int(nodes.rows[position])]
         return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
-
-    def _remember_list(self, names: bytes, epoch: int, nodes: Listed) -> None:
-        self._resolved[names] = (epoch, nodes)
-        if len(self._resolved) > _RESOLVED_LISTS:
-            self._resolved.popitem(last=False)
 
     def _node_fragments(self) -> NodeFragments:
         state = self._engine.state
