@@ -108,7 +108,9 @@ class NodeFragments:
     def joined(self, nodes: Listed, positions: IntArray, between: bytes) -> bytes:
         """Names of some of the nodes, quoted, with something between each two."""
         rows = nodes.rows[positions]
-        pieces: list[bytes] = self._quoted[rows].tolist() if len(self._quoted) else [b""] * len(rows)
+        pieces: list[bytes] = (
+            self._quoted[rows].tolist() if len(self._quoted) else [b""] * len(rows)
+        )
         if nodes.unknown:
             for place in np.flatnonzero(rows < 0).tolist():
                 pieces[place] = _encoder.encode(nodes.unknown[int(positions[place])])
@@ -188,9 +190,9 @@ def encode_filter(
 
 
 def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
-    """A ``HostPriorityList``: a bare array, integers only."""
+    """A ``HostPriorityList``: a bare array, integers only, best first."""
     parts = []
-    for score in np.flatnonzero(np.bincount(ranking.scores)).tolist():
+    for score in np.flatnonzero(np.bincount(ranking.scores)).tolist()[::-1]:
         end = b',"Score":%d}' % score
         positions = np.flatnonzero(ranking.scores == score)
         hosts = fragments.joined(ranking.nodes, positions, end + b',{"Host":')

@@ -189,7 +189,7 @@ def _date(second: int) -> str:
     return formatdate(second, usegmt=True)
 
 
-class Connection(HTTPConnection):  # type: ignore[misc] # cheroot has no types
+class Connection(HTTPConnection):
     """cheroot's connection with a short way for what kube-scheduler sends."""
 
     def __init__(self, server: Any, sock: socket.socket, _makefile: object = None) -> None:  # noqa: ANN401 - cheroot has no types
@@ -203,7 +203,7 @@ class Connection(HTTPConnection):  # type: ignore[misc] # cheroot has no types
         while True:
             keep = self._answer_at_once()
             if keep is None:
-                keep = bool(super().communicate())
+                keep = bool(super().communicate())  # type: ignore[no-untyped-call] # cheroot
             if not keep or not self._more_soon():
                 return keep
 

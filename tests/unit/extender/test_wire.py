@@ -77,7 +77,9 @@ def test_node_names_are_a_list_of_strings(names: str) -> None:
 
 
 def _verdicts(names: list[str], codes: list[int], curable: list[bool], **rest) -> answers.Verdicts:
-    return answers.Verdicts(_listed(names), np.array(codes, dtype=np.int8), np.array(curable), **rest)
+    return answers.Verdicts(
+        _listed(names), np.array(codes, dtype=np.int8), np.array(curable), **rest
+    )
 
 
 def _listed(names: list[str]) -> Listed:
