@@ -84,6 +84,7 @@ class NodeFragments:
     """
 
     def __init__(self, names: Sequence[str | None]) -> None:
+        self.names = list(names)
         pieces = [b"" if name is None else _encoder.encode(name) for name in names]
         self._quoted: NDArray[np.object_] = np.empty(len(pieces), dtype=object)
         self._quoted[:] = pieces

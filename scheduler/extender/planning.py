@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import resource
 import threading
 import time
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _PIECE = 200
 _GRACE_S = 5.0
 _POLL_S = 0.2
+_NICE = 10
 
 
 @dataclass
@@ -220,6 +222,7 @@ class PlannerLoop:
 def _serve(pipe: Connection, memory_mib: int) -> None:
     """Main of the planner process: collects a problem piece by piece, plans it, answers."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    os.nice(_NICE)  # a plan may take what the webhook leaves
     nodes: list[Node] = []
     placements: list[Placement] = []
     pending: list[PodRequest] = []

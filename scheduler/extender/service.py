@@ -459,7 +459,10 @@ class ExtenderService:
         state = self._engine.state
         if self._fragments is None or self._fragments[0] != state.node_epoch:
             names = [node.name if node else None for node in state.nodes]
-            self._fragments = (state.node_epoch, NodeFragments(names))
+            before = self._fragments[1] if self._fragments else None
+            same = before is not None and before.names == names  # a node has changed, not its name
+            fragments = before if before is not None and same else NodeFragments(names)
+            self._fragments = (state.node_epoch, fragments)
         return self._fragments[1]
 
     @staticmethod
