@@ -111,6 +111,7 @@ class PlanningView:
     pending: tuple[PodRequest, ...]
     mix: TypicalMix
     bindings: int
+    generation: int
 
 
 class ExtenderService:
@@ -391,6 +392,7 @@ class ExtenderService:
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
             mix, bindings = engine.mix, self._bindings
+            generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
         return PlanningView(
@@ -401,6 +403,7 @@ class ExtenderService:
             pending,
             mix,
             bindings,
+            generation,
         )
 
     def set_prices(self, prices: Prices | None) -> None:
@@ -413,11 +416,13 @@ class ExtenderService:
         """Prices in force."""
         return self._engine.prices
 
-    def adopt(self, places: Sequence[tuple[PodRequest, str]]) -> tuple[int, Mapping[str, int]]:
+    def adopt(
+        self, places: Sequence[tuple[PodRequest, str]], generation: int = -1
+    ) -> tuple[int, Mapping[str, int]]:
         """Answer these pods from a plan from now on; see :meth:`Adoption.adopt`."""
         with self._lock:
             self._engine.expire(self._clock())
-            return self._adoption.adopt(places, self._clock())
+            return self._adoption.adopt(places, self._clock(), generation=generation)
 
     def gang_counts(self) -> dict[str, int]:
         """Gangs planned, reserved and waiting, and pins."""
