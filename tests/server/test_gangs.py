@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -82,31 +81,6 @@ def test_members_are_pinned_and_the_others_rejected_with_the_reason(start) -> No
     body = msgspec.json.encode(pod_json(members[0]))
     scores = server.client.prioritize(body, _names(server))
     assert scores == {passing[0]: 10, other: 0, "cpu-only": 0}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_storm_of_hypothetical_calls_leaves_nothing_behind(start, seed: int) -> None:
-    """Group cycles ask for members x placements, shuffled and repeated, and roll back silently."""
-    server = start([node(f"n{i}", gpus=4) for i in range(6)], gang_ttl_s=30.0)
-    gangs = [_gang(name, 4, count=2) for name in ("g", "h", "i", "j")]
-    members = [member for gang in gangs for member in gang]
-    names = _names(server)
-    domains = [names, names[:3], names[3:]]
-    rng = random.Random(seed)
-    answers: dict[str, set[str]] = {}
-    for _ in range(400):
-        member, domain = rng.choice(members), rng.choice(domains)
-        body = msgspec.json.encode(pod_json(member))
-        passing, _ = server.client.filter(body, rng.sample(domain, len(domain)))
-        if passing:
-            answers.setdefault(member.uid, set()).update(passing)
-            scores = server.client.prioritize(body, passing)
-            assert scores[passing[0]] == 10
-    assert all(len(nodes) == 1 for nodes in answers.values())
-    assert server.engine.state.check() == []
-    server.skipped_s += 31.0  # nobody has bound anything
-    server.service.snapshot()
-    assert not server.engine.holds and int(server.engine.state.full_free.sum()) == 24
 
 
 def test_a_member_that_dies_does_not_leave_half_a_gang_forever(start) -> None:
