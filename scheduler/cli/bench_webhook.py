@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from scheduler.simulator.client import ExtenderClient
 
-__all__ = ["command"]
+__all__ = ["command", "filled_cluster", "plain_client"]
 
 _PIECE = 1 << 20
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
@@ -74,9 +74,9 @@ def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any
     names = [node.name for node in workload.nodes]
     with tempfile.TemporaryDirectory() as folder, progress(f"{size} nodes") as bar:
         cluster = Path(folder, "cluster.json")
-        native.write(_filled(workload, flags[1]), cluster)
+        native.write(filled_cluster(workload, flags[1]), cluster)
         with running_server(cluster, *flags) as url:
-            client = _plain_client(url)
+            client = plain_client(url)
             loop = SchedulingLoop(client, names, seed=1)
             cycles, rejected, empty = [], [], []
             body = pod_json(impossible)
@@ -102,7 +102,7 @@ def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any
     return [_row(size, call, times) for call, times in figures.items()]
 
 
-def _plain_client(url: str) -> ExtenderClient:
+def plain_client(url: str) -> ExtenderClient:
     """A client that does next to nothing, so that what is measured is the server.
 
     Python's own HTTP client spends as long on an answer's head as the server on small calls.
@@ -134,7 +134,7 @@ def _plain_client(url: str) -> ExtenderClient:
     return Plain(url)
 
 
-def _filled(workload: Any, policy: str) -> Any:  # noqa: ANN401 - Workload, imported lazily
+def filled_cluster(workload: Any, policy: str) -> Any:  # noqa: ANN401 - Workload, imported lazily
     """The workload with its pods running, placed by the policy itself."""
     from scheduler.core.engine import Engine
     from scheduler.core.mix import TypicalMix
