@@ -9,7 +9,11 @@ overhead comes on top. An extended resource that only has a limit requests that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+import msgspec
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
@@ -59,21 +63,63 @@ def pod_request(
     InvalidInput
         A quantity cannot be read, or the GPU request contradicts itself. Names the field.
     """
-    names = names or ResourceNames()
-    totals = _effective(pod.spec)
-    selection = _selection(pod.spec)
-    gpu = _gpu(totals, selection, names)
+    spec = pod.spec
+    demand = _demand(
+        msgspec.json.encode(
+            PodSpec(
+                containers=spec.containers,
+                init_containers=spec.init_containers,
+                overhead=spec.overhead,
+                resources=spec.resources,
+                node_selector=spec.node_selector,
+                affinity=spec.affinity,
+                tolerations=spec.tolerations,
+            )
+        ),
+        names or _DEFAULT_NAMES,
+    )
     return PodRequest(
         uid=pod_uid(pod),
         namespace=pod.metadata.namespace or "default",
         name=pod.metadata.name,
-        cpu_milli=_ceil(totals.get("cpu", Fraction(0)) * 1000),
-        memory_mib=_ceil(totals.get("memory", Fraction(0)) / _MEBI),
-        gpu=gpu,
-        priority=pod.spec.priority or 0,
-        selection=selection,
+        cpu_milli=demand.cpu_milli,
+        memory_mib=demand.memory_mib,
+        gpu=demand.gpu,
+        priority=spec.priority or 0,
+        selection=demand.selection,
         gang=gang_key(pod, gangs),
         owner=_owner(pod),
+    )
+
+
+_DEFAULT_NAMES = ResourceNames()
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What pods of one template ask for."""
+
+    cpu_milli: int
+    memory_mib: int
+    gpu: GpuRequest
+    selection: NodeSelection
+
+
+@lru_cache(maxsize=8192)
+def _demand(template: bytes, names: ResourceNames) -> _Demand:
+    """Read the part of a spec that pods of one template share.
+
+    Exact arithmetic on quantities takes most of the time of reading a pod, and a cluster's pods
+    come from few templates; the values are shared between them, too.
+    """
+    spec = msgspec.json.decode(template, type=PodSpec)
+    totals = _effective(spec)
+    selection = _selection(spec)
+    return _Demand(
+        _ceil(totals.get("cpu", Fraction(0)) * 1000),
+        _ceil(totals.get("memory", Fraction(0)) / _MEBI),
+        _gpu(totals, selection, names),
+        selection,
     )
 
 
