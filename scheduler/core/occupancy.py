@@ -61,18 +61,15 @@ def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare
         shared = np.flatnonzero(codes == DeviceCode.SHARED)
         if not len(shared):
             return ()
-        index = int(shared[np.argmax(state.slots_free[row, shared])])
-        milli = gpu.replicas * DEVICE_MILLI // int(state.replicas[row, index])
-        return (DeviceShare(index, milli, 0, gpu.replicas),)
+        freest = int(shared[np.argmax(state.slots_free[row, shared])])
+        milli = gpu.replicas * DEVICE_MILLI // int(state.replicas[row, freest])
+        return (DeviceShare(freest, milli, 0, gpu.replicas),)
     plain = np.flatnonzero(codes == DeviceCode.PLAIN)
     emptiest = plain[np.argsort(-state.gpu_free[row, plain], kind="stable")].tolist()
     if gpu.kind is GpuKind.WHOLE:
-        memory = state.device_mem[row].tolist()
-        return tuple(
-            DeviceShare(index, DEVICE_MILLI, memory[index])
-            for index in sorted(emptiest[: gpu.count])
-        )
+        sizes = state.device_mem[row].tolist()
+        return tuple(DeviceShare(i, DEVICE_MILLI, sizes[i]) for i in sorted(emptiest[: gpu.count]))
     if gpu.kind is GpuKind.FRACTION and emptiest:
-        milli, memory_mib = fraction_need(state, gpu, np.array([row]))
-        return (DeviceShare(emptiest[0], int(milli[0]), int(memory_mib[0])),)
+        part, memory_mib = fraction_need(state, gpu, np.array([row]))
+        return (DeviceShare(emptiest[0], int(part[0]), int(memory_mib[0])),)
     return ()  # no device, or MIG instances that the node does not have
