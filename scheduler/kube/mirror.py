@@ -177,6 +177,11 @@ class Mirror:
             self._adoption.gone(request)
         self._settled(uid)
 
+    def labels_of(self, uid: str) -> Mapping[str, str] | None:
+        """Labels of a pod that has a node."""
+        fact = self.facts.get(uid)
+        return fact.labels if fact else None
+
     def pod_uids(self) -> list[str]:
         """Pods that exist, with and without a node."""
         return [*self.facts, *self.pending]
