@@ -363,6 +363,11 @@ class ExtenderService:
         self.settled(request.uid)
         return placement
 
+    def unreserved(self, request: PodRequest) -> None:
+        """A reservation came to nothing: the pod waits again. Within :meth:`exclusive`."""
+        self._adoption.gone(request)
+        self._waiting[request.uid] = (request, self._clock())
+
     # -- a live cluster ----------------------------------------------------------------------
 
     def attach(self, names: ResourceNames | None = None) -> Mirror:
