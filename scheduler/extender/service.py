@@ -297,6 +297,11 @@ class ExtenderService:
         return self._engine.state.generation_now
 
     @property
+    def nodes(self) -> int:
+        """Nodes known."""
+        return len(self._engine.state.row_of)
+
+    @property
     def holds(self) -> int:
         """Holds in force, expired ones included until the next call."""
         return len(self._engine.holds)
