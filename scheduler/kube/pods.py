@@ -9,14 +9,20 @@ overhead comes on top. An extended resource that only has a limit requests that 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+import msgspec
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
+    GpuKind,
     GpuRequest,
     NodeSelection,
+    Placement,
     PodRequest,
     Requirement,
     SelectorTerm,
@@ -27,7 +33,13 @@ from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import Container, PodObject, PodSpec, Quantities, Resources
 from scheduler.kube.quantity import parse
 
-__all__ = ["device_shares", "pod_request", "pod_uid", "write_device_shares"]
+__all__ = [
+    "binding_annotations",
+    "device_shares",
+    "pod_request",
+    "pod_uid",
+    "write_device_shares",
+]
 
 Totals = dict[str, Fraction]
 _MEBI = 1 << 20
@@ -59,21 +71,63 @@ def pod_request(
     InvalidInput
         A quantity cannot be read, or the GPU request contradicts itself. Names the field.
     """
-    names = names or ResourceNames()
-    totals = _effective(pod.spec)
-    selection = _selection(pod.spec)
-    gpu = _gpu(totals, selection, names)
+    spec = pod.spec
+    demand = _demand(
+        msgspec.json.encode(
+            PodSpec(
+                containers=spec.containers,
+                init_containers=spec.init_containers,
+                overhead=spec.overhead,
+                resources=spec.resources,
+                node_selector=spec.node_selector,
+                affinity=spec.affinity,
+                tolerations=spec.tolerations,
+            )
+        ),
+        names or _DEFAULT_NAMES,
+    )
     return PodRequest(
         uid=pod_uid(pod),
         namespace=pod.metadata.namespace or "default",
         name=pod.metadata.name,
-        cpu_milli=_ceil(totals.get("cpu", Fraction(0)) * 1000),
-        memory_mib=_ceil(totals.get("memory", Fraction(0)) / _MEBI),
-        gpu=gpu,
-        priority=pod.spec.priority or 0,
-        selection=selection,
+        cpu_milli=demand.cpu_milli,
+        memory_mib=demand.memory_mib,
+        gpu=demand.gpu,
+        priority=spec.priority or 0,
+        selection=demand.selection,
         gang=gang_key(pod, gangs),
         owner=_owner(pod),
+    )
+
+
+_DEFAULT_NAMES = ResourceNames()
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What pods of one template ask for."""
+
+    cpu_milli: int
+    memory_mib: int
+    gpu: GpuRequest
+    selection: NodeSelection
+
+
+@lru_cache(maxsize=8192)
+def _demand(template: bytes, names: ResourceNames) -> _Demand:
+    """Read the part of a spec that pods of one template share.
+
+    Exact arithmetic on quantities takes most of the time of reading a pod, and a cluster's pods
+    come from few templates; the values are shared between them, too.
+    """
+    spec = msgspec.json.decode(template, type=PodSpec)
+    totals = _effective(spec)
+    selection = _selection(spec)
+    return _Demand(
+        _ceil(totals.get("cpu", Fraction(0)) * 1000),
+        _ceil(totals.get("memory", Fraction(0)) / _MEBI),
+        _gpu(totals, selection, names),
+        selection,
     )
 
 
@@ -254,6 +308,22 @@ def _owner(pod: PodObject) -> str:
 def write_device_shares(shares: tuple[DeviceShare, ...]) -> str:
     """Text of the devices annotation: ``index:milli:memory:slots`` per device, comma separated."""
     return ",".join(f"{s.index}:{s.milli}:{s.memory_mib}:{s.slots}" for s in shares)
+
+
+def binding_annotations(placement: Placement, names: ResourceNames) -> dict[str, str]:
+    """What a Binding has to record: empty where the device plugin chooses the devices.
+
+    Requests of our own protocol get their devices from us. ``visible_annotation`` is what the
+    container's ``NVIDIA_VISIBLE_DEVICES`` takes through the downward API.
+    """
+    gpu = placement.pod.gpu
+    ours = gpu.kind is GpuKind.FRACTION or (gpu.kind is GpuKind.WHOLE and not gpu.resource)
+    if not ours:
+        return {}
+    return {
+        names.devices_annotation: write_device_shares(placement.devices),
+        names.visible_annotation: ",".join(str(share.index) for share in placement.devices),
+    }
 
 
 def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ...] | None:
