@@ -20,6 +20,7 @@ __all__ = ["cli", "main"]
 _COMMANDS = {
     "bound": "Best possible GPU allocation of a workload on a cluster.",
     "bench": "Benchmarks: published figures beside ours, speed, latency.",
+    "config": "Write or check the configuration by which kube-scheduler calls us.",
     "demo": "Pack a synthetic cluster through the real webhook.",
     "generate": "Write a synthetic workload to a file.",
     "plan": "Plan the whole backlog of a cluster, with a proven bound.",
