@@ -13,7 +13,7 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -292,9 +292,11 @@ class Engine:
         if uid in self.state.placements:  # else its node was removed, and the hold with it
             self.state.apply((Release(uid),))
 
-    def expire(self, now: float) -> int:
-        """Drop every hold whose time has passed; returns how many."""
+    def expire(self, now: float, *, spare: Callable[[str], bool] | None = None) -> int:
+        """Drop every hold whose time has passed, but those to be spared; returns how many."""
         over = [uid for uid, hold in self._holds.items() if hold.until <= now]
+        if spare is not None:
+            over = [uid for uid in over if not spare(uid)]
         for uid in over:
             self.drop_hold(uid)
         return len(over)

@@ -43,7 +43,7 @@ class ExtenderMetrics:
         self.registry.register(_ClusterCollector(service))
         if planner is not None:
             self.registry.register(_PlannerCollector(planner))
-        service.on_verdicts = self.count
+        service.log.on_verdicts = self.count
 
     def count(self, verb: str, counts: NDArray[np.int64]) -> None:
         """Add reason counts of one answer."""

@@ -1,7 +1,7 @@
-"""List and watch one kind of object, for ever: every way in which that breaks ends in the truth.
+"""List and watch one kind of object, for ever: whatever breaks, it ends in the truth.
 
-A :class:`Reflector` lists in pages, then watches from where the list ended. What goes wrong and what
-follows:
+A :class:`Reflector` lists in pages, then watches from where the list ended. What goes wrong and
+what follows:
 
 =================================  ====================================================
 the server ends the watch          watch again from the last version seen
@@ -11,7 +11,8 @@ silence longer than ``read_s``     the connection is taken for dead; watch again
 connection refused, 5xx            wait, longer each time and never in step with others
 401                                the client has renewed its credentials already; wait
 404                                the kind is not served: nothing of it, ask again later
-an event that cannot be read       list again
+a message that cannot be read      list again
+an object that cannot be read      it is told of; what was known of it stays
 =================================  ====================================================
 
 It hands on decoded objects and keeps none of them.
@@ -263,14 +264,15 @@ class Reflector(Generic[T]):
             if not page.metadata.continue_:
                 self._sink.listed()
                 self._version = page.metadata.resource_version
-                self._progress()
+                self.figures.evidence_at = time.monotonic()
+                self.figures.served = True
                 self.figures.lists += 1
                 self.synced.set()
                 return
             params["continue"] = page.metadata.continue_
 
     def _decode(self, raw: msgspec.Raw) -> T | None:
-        """An object of a list; one that cannot be read is told of and left out."""
+        """An object; one that cannot be read is told of and left out."""
         try:
             return self._decoder.decode(raw)
         except msgspec.MsgspecError as error:
@@ -290,18 +292,14 @@ class Reflector(Generic[T]):
         try:
             for line in stream.lines():
                 self._handle(line)
-                self._progress()
+                self.figures.evidence_at = time.monotonic()
+                self._failures = 0
                 if self._stop.is_set():
                     return
         finally:
             self._stream = None
         # An orderly end is no failure, but a server that ends watches at once gets no hot loop.
         self._stop.wait(timing.backoff_s)
-
-    def _progress(self) -> None:
-        self.figures.evidence_at = time.monotonic()
-        self.figures.served = True
-        self._failures = 0
 
     def _handle(self, line: bytes) -> None:
         event = msgspec.json.decode(line, type=_Event)
@@ -312,6 +310,8 @@ class Reflector(Generic[T]):
             raise KubeApiError(f"watch {self._path}", failure.code or 500, failure.message)
         version = msgspec.json.decode(event.object, type=_Versioned).metadata.resource_version
         if event.type != "BOOKMARK":
-            self._sink.event(event.type, self._decoder.decode(event.object))
+            obj = self._decode(event.object)
+            if obj is not None:
+                self._sink.event(event.type, obj)
             self.figures.events += 1
         self._version = version

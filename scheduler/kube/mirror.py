@@ -1,0 +1,410 @@
+"""What the API says about nodes and pods, kept in the engine: objects in, placements out.
+
+Everything here is a fact that somebody else has established. The mirror applies it whatever the
+engine thinks of it, and gives an :class:`Image` of the facts, which the state has to equal.
+
+- Usage is every pod that has a node and has not ended, whoever scheduled it; a terminating pod
+  holds its room until it is gone.
+- The uid decides: a new pod of an old name ends the old one.
+- A pod on a node that is not known yet is charged when the node arrives.
+- A device that vanished takes its index with it, and the others may have been renumbered. While a
+  running pod claims an index that its node does not have, nobody knows what is free there, and the
+  node's devices are handed to nobody.
+
+No thread, no lock, no clock: the driver calls one method at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from scheduler.core.adoption import Adoption
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
+from scheduler.core.occupancy import running
+from scheduler.kube.disruption import BudgetObject
+from scheduler.kube.drift import Fact, Image
+from scheduler.kube.gangs import gang_ref
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.nodes import node_of
+from scheduler.kube.objects import NodeObject, NodeStatus, PodObject
+from scheduler.kube.pods import device_shares, pod_request, pod_uid
+
+__all__ = ["Mirror", "has_ended"]
+
+log = logging.getLogger(__name__)
+
+GroupKey = tuple[str, str, str]
+
+
+def has_ended(pod: PodObject) -> bool:
+    """Whether the pod has run to its end; its room is free from then on."""
+    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
+
+
+class Mirror:
+    """Applies what the API says.
+
+    Parameters
+    ----------
+    engine, adoption
+        What is kept up to date.
+    names
+        Resource names and labels.
+    settled
+        Called with the uid of every pod that got a node, ended or was deleted.
+
+    Attributes
+    ----------
+    facts : dict of str to Fact
+        Pods that have a node, by uid.
+    pending : dict of str to PodRequest
+        Pods that have none, by uid.
+    budgets : dict of str to BudgetObject
+        PodDisruptionBudgets by ``namespace/name``.
+    gang_sizes : dict
+        Members needed, by ``(system, namespace, gang)``, as group objects state them.
+    unreadable : dict of str to str
+        Objects that could not be read, with the reason.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        adoption: Adoption,
+        names: ResourceNames | None = None,
+        *,
+        settled: Callable[[str], None] = lambda _uid: None,
+    ) -> None:
+        self._engine, self._adoption = engine, adoption
+        self._names = names or ResourceNames()
+        self._settled = settled
+        self.facts: dict[str, Fact] = {}
+        self.pending: dict[str, PodRequest] = {}
+        self.budgets: dict[str, BudgetObject] = {}
+        self.gang_sizes: dict[GroupKey, int] = {}
+        self.unreadable: dict[str, str] = {}
+        self._models: dict[str, Node] = {}
+        self._by_name: dict[str, str] = {}
+        self._homeless: dict[str, set[str]] = {}
+        self._lost_devices: dict[str, set[str]] = {}
+        self._members: dict[GroupKey, set[str]] = {}
+        self._group_of: dict[str, GroupKey] = {}
+        self._labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
+
+    # -- nodes -------------------------------------------------------------------------------
+
+    def node(self, obj: NodeObject) -> None:
+        """A node exists and looks like this."""
+        name = obj.metadata.name
+        key = f"Node {name}"
+        try:
+            model = node_of(obj, self._names)
+            self.unreadable.pop(key, None)
+        except InvalidInput as error:
+            self._note(key, error)
+            model = self._without_devices(obj)
+        known = self._models.get(name)
+        if known == model:
+            return  # a heartbeat
+        self._models[name] = model
+        if known is None or known.devices != model.devices:
+            self._refurnish(name)
+        else:
+            self._engine.state.update_node(self._effective(name))
+
+    def node_gone(self, name: str) -> None:
+        """A node does not exist any more; its pods stay facts until they are deleted, too."""
+        if self._models.pop(name, None) is None:
+            return
+        self.unreadable.pop(f"Node {name}", None)
+        self._lost_devices.pop(name, None)
+        facts, _ = self._vacate(name)
+        self._engine.state.remove_node(name)
+        if facts:
+            self._homeless[name] = set(facts)
+
+    @property
+    def uncertain_nodes(self) -> frozenset[str]:
+        """Nodes where a pod claims a device that is not there."""
+        return frozenset(self._lost_devices)
+
+    def node_names(self) -> list[str]:
+        """Nodes that exist."""
+        return list(self._models)
+
+    # -- pods --------------------------------------------------------------------------------
+
+    def pod(self, obj: PodObject) -> None:
+        """A pod exists and looks like this."""
+        uid = pod_uid(obj)
+        key = f"{obj.metadata.namespace or 'default'}/{obj.metadata.name}"
+        older = self._by_name.get(key)
+        if older is not None and older != uid:
+            self.pod_gone(older)
+        if has_ended(obj):
+            self.pod_gone(uid)
+            return
+        self._by_name[key] = uid
+        request = self._request(obj, uid)
+        if not obj.spec.node_name:
+            if uid not in self.facts:  # a pod never loses its node; this is an old message
+                self.pending[uid] = request
+            return
+        self.pending.pop(uid, None)
+        self._establish(
+            Fact(request, obj.spec.node_name, self._devices(obj), self._shared_labels(obj))
+        )
+
+    def pod_gone(self, uid: str) -> None:
+        """A pod has ended or was deleted. Unknown ones are no error: the message is repeated."""
+        fact = self.facts.pop(uid, None)
+        request = fact.request if fact else self.pending.pop(uid, None)
+        if fact:
+            self._unsettle(fact)
+        else:
+            self._withdraw(uid)
+        group = self._group_of.pop(uid, None)
+        if group is not None:
+            self._members[group].discard(uid)
+        if request is not None:
+            self.unreadable.pop(f"Pod {request.key}", None)
+            if self._by_name.get(request.key) == uid:
+                del self._by_name[request.key]
+            self._adoption.gone(request)
+        self._settled(uid)
+
+    def labels_of(self, uid: str) -> Mapping[str, str] | None:
+        """Labels of a pod that has a node."""
+        fact = self.facts.get(uid)
+        return fact.labels if fact else None
+
+    def pod_uids(self) -> list[str]:
+        """Pods that exist, with and without a node."""
+        return [*self.facts, *self.pending]
+
+    # -- groups and budgets ------------------------------------------------------------------
+
+    def group(self, sizes: Mapping[GroupKey, int]) -> bool:
+        """Group objects state these sizes; True if that is news."""
+        news = {key: size for key, size in sizes.items() if self.gang_sizes.get(key) != size}
+        self.gang_sizes.update(news)
+        for key in news:
+            self._resize(key)
+        return bool(news)
+
+    def group_gone(self, sizes: Mapping[GroupKey, int]) -> bool:
+        """Group objects are gone; their pods keep the size they had."""
+        known = [key for key in sizes if key in self.gang_sizes]
+        for key in known:
+            del self.gang_sizes[key]
+        return bool(known)
+
+    def _resize(self, key: GroupKey) -> None:
+        """Members that were read before their group object was learn its size."""
+        size = self.gang_sizes[key]
+        for uid in sorted(self._members.get(key, ())):
+            fact = self.facts.get(uid)
+            if fact is not None:
+                self._adoption.gone(fact.request)
+                self._establish(replace(fact, request=_resized(fact.request, size)))
+            elif uid in self.pending:
+                self._adoption.gone(self.pending[uid])
+                self.pending[uid] = _resized(self.pending[uid], size)
+
+    # -- the oracle --------------------------------------------------------------------------
+
+    def image(self) -> Image:
+        """The facts as they are now, to be compared with a state later."""
+        nodes = {name: self._effective(name) for name in self._models}
+        return Image(nodes, dict(self.facts))
+
+    def heal(self, assumed: frozenset[str]) -> None:
+        """Make the engine's state equal the facts again, row by row."""
+        engine = self._engine
+        for uid in list(engine.state.placements):
+            if uid not in self.facts and uid not in engine.holds and uid not in assumed:
+                engine.release(uid)
+        for name in [name for name in engine.state.row_of if name not in self._models]:
+            engine.state.remove_node(name)
+        for name in self._models:
+            self._refurnish(name)
+        for uid, fact in list(self.facts.items()):
+            if fact.node in self._models and uid not in engine.state.placements:
+                self._settle(fact)
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _establish(self, fact: Fact) -> None:
+        """Record a pod's node, devices and request, whatever was believed of it before."""
+        uid = fact.request.uid
+        known = self.facts.get(uid)
+        if known == fact and uid not in self._engine.holds:
+            return
+        devices = fact.devices
+        believed = self._engine.state.placements.get(uid)
+        if (
+            devices is None
+            and believed is not None
+            and believed.node == fact.node
+            and believed.pod.gpu == fact.request.gpu
+        ):
+            # Nobody recorded devices: those chosen before are as good, and moving them is noise.
+            devices = believed.devices
+        if known is not None:
+            self._unsettle(known)
+        else:
+            self._withdraw(uid)
+        self.facts[uid] = fact
+        self._settle(fact, devices)
+        if known is None or known.node != fact.node:
+            self._settled(uid)
+
+    def _settle(self, fact: Fact, devices: tuple[DeviceShare, ...] | None = None) -> None:
+        """Charge a fact to its node."""
+        name, uid = fact.node, fact.request.uid
+        model = self._models.get(name)
+        if model is None:
+            self._homeless.setdefault(name, set()).add(uid)
+            self._adoption.bound(fact.request)
+            return
+        self._adoption.take_slot(fact.request, name)
+        placement = running(
+            self._engine, fact.request, name, fact.devices if devices is None else devices
+        )
+        self._engine.state.apply([placement], enforce=False)
+        self._adoption.bound(fact.request)
+        if _claims_missing(placement, model):
+            self._doubt(name, uid)
+
+    def _unsettle(self, fact: Fact) -> None:
+        """Take a fact's charge back."""
+        uid = fact.request.uid
+        homeless = self._homeless.get(fact.node)
+        if homeless is not None:
+            homeless.discard(uid)
+            if not homeless:
+                del self._homeless[fact.node]
+        self._withdraw(uid)
+        doubts = self._lost_devices.get(fact.node)
+        if doubts and uid in doubts:
+            doubts.discard(uid)
+            if not doubts:
+                del self._lost_devices[fact.node]
+                self._engine.state.update_node(self._effective(fact.node))
+
+    def _withdraw(self, uid: str) -> None:
+        if uid in self._engine.holds:
+            self._engine.drop_hold(uid)
+        elif uid in self._engine.state.placements:
+            self._engine.release(uid)
+
+    def _refurnish(self, name: str) -> None:
+        """Set up a node whose devices are new; its pods are charged again."""
+        state = self._engine.state
+        facts, bindings = self._vacate(name) if name in state.row_of else ([], [])
+        self._lost_devices.pop(name, None)
+        state.add_node(self._models[name])
+        facts += sorted(self._homeless.pop(name, ()))
+        # Recorded devices first: the others are put around them.
+        for uid in sorted(facts, key=lambda uid: (self.facts[uid].devices is None, uid)):
+            self._settle(self.facts[uid])
+        state.apply(bindings, enforce=False)
+
+    def _vacate(self, name: str) -> tuple[list[str], list[Placement]]:
+        """Take everything off a node; returns the facts among it, and bindings under way."""
+        engine = self._engine
+        facts, bindings = [], []
+        for placement in engine.state.pods_on(engine.state.row(name)):
+            uid = placement.pod.uid
+            if uid in engine.holds:
+                engine.drop_hold(uid)
+                continue
+            engine.release(uid)
+            if uid in self.facts:
+                facts.append(uid)
+            else:
+                bindings.append(placement)
+        return facts, bindings
+
+    def _doubt(self, name: str, uid: str) -> None:
+        doubts = self._lost_devices.setdefault(name, set())
+        if not doubts:
+            log.warning(
+                "node %s: pod %s has a device that the node does not offer any more; "
+                "its devices are withheld until that pod ends",
+                name,
+                uid,
+            )
+        doubts.add(uid)
+        self._engine.state.update_node(self._effective(name))
+
+    def _effective(self, name: str) -> Node:
+        model = self._models[name]
+        return _withheld(model) if name in self._lost_devices else model
+
+    def _without_devices(self, obj: NodeObject) -> Node:
+        """A node whose devices cannot be understood has none to give."""
+        allocatable = (obj.status.allocatable if obj.status else None) or {}
+        plain = {name: value for name, value in allocatable.items() if "/" not in name}
+        status = NodeStatus(
+            allocatable=plain, conditions=obj.status.conditions if obj.status else None
+        )
+        try:
+            return node_of(
+                NodeObject(metadata=obj.metadata, spec=obj.spec, status=status), self._names
+            )
+        except InvalidInput:
+            return Node(obj.metadata.name, 0, 0, 0)
+
+    def _request(self, obj: PodObject, uid: str) -> PodRequest:
+        ref = gang_ref(obj)
+        if ref is not None:
+            group = (ref.source, ref.namespace, ref.name)
+            self._members.setdefault(group, set()).add(uid)
+            self._group_of[uid] = group
+        key = f"Pod {obj.metadata.namespace or 'default'}/{obj.metadata.name}"
+        try:
+            request = pod_request(obj, self._names, self.gang_sizes)
+            self.unreadable.pop(key, None)
+        except InvalidInput as error:
+            self._note(key, error)
+            request = PodRequest(
+                uid, obj.metadata.namespace or "default", obj.metadata.name,
+                priority=obj.spec.priority or 0,
+            )  # fmt: skip
+        return request
+
+    def _devices(self, obj: PodObject) -> tuple[DeviceShare, ...] | None:
+        try:
+            return device_shares(obj, self._names)
+        except InvalidInput as error:
+            self._note(f"Pod {obj.metadata.namespace}/{obj.metadata.name}", error)
+            return None
+
+    def _note(self, key: str, error: InvalidInput) -> None:
+        if self.unreadable.get(key) != str(error):
+            log.warning("%s cannot be read: %s", key, error)
+            self.unreadable[key] = str(error)
+
+    def _shared_labels(self, obj: PodObject) -> Mapping[str, str]:
+        """The pod's labels; pods of one template share one mapping."""
+        labels = obj.metadata.labels or {}
+        return self._labels.setdefault(tuple(labels.items()), labels)
+
+
+def _resized(request: PodRequest, size: int) -> PodRequest:
+    gang = request.gang
+    return replace(request, gang=GangKey(gang.namespace, gang.name, size)) if gang else request
+
+
+def _claims_missing(placement: Placement, node: Node) -> bool:
+    return any(share.index >= len(node.devices) for share in placement.devices)
+
+
+def _withheld(node: Node) -> Node:
+    """The node with every device out of service."""
+    return replace(node, devices=tuple(replace(d, healthy=False) for d in node.devices))
