@@ -82,7 +82,7 @@ extenders:
 {{- if eq $values.topology "sidecar" -}}
 - urlPrefix: http://127.0.0.1:10262
 {{- else -}}
-{{- $address := $values.service.clusterIP | default (include "snugfit.serviceHost" .root) }}
+{{- $address := $values.service.clusterIP | default (include "snugfit.serviceHost" .root) -}}
 - urlPrefix: https://{{ ternary (printf "[%s]" $address) $address (contains ":" $address) }}:{{ $values.service.port }}
   tlsConfig:
     caFile: /etc/kubernetes/snugfit/ca.crt
