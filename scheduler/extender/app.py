@@ -23,6 +23,7 @@ from scheduler.core.model import Placement
 from scheduler.core.prices import PRICE_SCALE, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
+from scheduler.extender.live import LiveCluster
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.service import ExtenderService
@@ -43,11 +44,15 @@ def openapi_document() -> dict[str, Any]:
     return document
 
 
-def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> Flask:
-    """The WSGI application of one service, with the planner beside it if there is one."""
+def create_app(
+    service: ExtenderService,
+    planner: PlannerLoop | None = None,
+    live: LiveCluster | None = None,
+) -> Flask:
+    """The WSGI application of one service, with what runs beside it, if anything does."""
     app = Flask("snugfit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
-    metrics = ExtenderMetrics(service, planner)
+    metrics = ExtenderMetrics(service, planner, live)
 
     def filter_(body: bytes) -> bytes:
         return service.filter(wire.decode_filter(body))
@@ -71,19 +76,22 @@ def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> 
         ("preempt", preempt),
         ("filter-dryrun", dry_run),
     ):
-        app.add_url_rule(f"/{verb}", verb, _verb_view(verb, handle, metrics), methods=["POST"])
-    _add_views(app, service, metrics)
+        view = _verb_view(verb, handle, service, metrics)
+        app.add_url_rule(f"/{verb}", verb, view, methods=["POST"])
+    _add_views(app, service, metrics, live)
     _add_refusals(app, metrics)
     return app
 
 
 def _verb_view(
-    verb: str, handle: Callable[[bytes], bytes], metrics: ExtenderMetrics
+    verb: str, handle: Callable[[bytes], bytes], service: ExtenderService, metrics: ExtenderMetrics
 ) -> Callable[[], Response]:
     latency = metrics.latency.labels(verb)
 
     def view() -> Response:
         started = time.perf_counter()
+        if not service.accepting():
+            return _refuse(503, metrics)
         if request.mimetype != _JSON:
             return _refuse(415, metrics)
         answer = Response(handle(request.get_data(cache=False)), mimetype=_JSON)
@@ -93,19 +101,19 @@ def _verb_view(
     return view
 
 
-def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -> None:
+def _add_views(
+    app: Flask, service: ExtenderService, metrics: ExtenderMetrics, live: LiveCluster | None
+) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
         return Response("ok\n", mimetype="text/plain")
 
     @app.get("/readyz")
     def readyz() -> Response:
-        state, _ = service.snapshot()
-        nodes = sum(node is not None for node in state.nodes)
-        content: dict[str, Any] = {"ready": True, "nodes": nodes, "generation": service.generation}
-        if service.config.policy == "priced":
-            content["prices"] = "in force" if service.prices else "none: scoring as fgd"
-        return _json(content)
+        content = _readiness(service, live)
+        response = _json(content)
+        response.status_code = 200 if content["ready"] else 503
+        return response
 
     @app.get("/metrics")
     def exposition() -> Response:
@@ -138,6 +146,20 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
         except UnknownPod:
             return _refuse(404, metrics)
         return Response(status=204)
+
+
+def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, Any]:
+    """A replica that waits for its turn is ready to take it: only what it knows counts here."""
+    content: dict[str, Any] = {
+        "ready": live is None or live.synced,
+        "nodes": service.nodes,
+        "generation": service.generation,
+    }
+    if live is not None:
+        content |= live.detail()
+    if service.config.policy == "priced":
+        content["prices"] = "in force" if service.prices else "none: scoring as fgd"
+    return content
 
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"

@@ -76,6 +76,26 @@ class ExtenderConfig:
     reprice_bindings, reprice_s
         With policy ``priced``: compute prices anew after so many bindings and releases, or so many
         seconds if there were any.
+    kubeconfig, context
+        How to reach the API server; empty is the service account of the pod that this runs in.
+    bind
+        Bind pods through the API, which records their devices. kube-scheduler calls us for that
+        only if its configuration names a ``bindVerb``.
+    bind_deadline_s
+        Longest time of one bind call; stay below kube-scheduler's ``httpTimeout``.
+    watch_groups
+        Kinds that state the size of a gang, as ``plural.api-group``, comma separated. Watching one
+        needs the permission to list it.
+    watch_read_s
+        Silence after which a watch connection is taken for dead; the API server sends something
+        about once a minute.
+    stale_after_s
+        Answer 503 once nodes or pods have not been heard of for so long; 0 goes on for ever.
+    recount_s
+        Seconds between two comparisons of the state with the facts; 0 never.
+    lease_namespace, lease_name, lease_s
+        Of several replicas only the holder of this Lease answers; it is lost after ``lease_s``
+        seconds without renewal. No name: always answer, as beside a kube-scheduler of our own.
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
@@ -107,6 +127,17 @@ class ExtenderConfig:
     planner_memory_mib: int = 2048
     reprice_bindings: int = 100
     reprice_s: float = 10.0
+    kubeconfig: str = ""
+    context: str = ""
+    bind: bool = True
+    bind_deadline_s: float = 1.5
+    watch_groups: str = "podgroups.scheduling.k8s.io"
+    watch_read_s: float = 100.0
+    stale_after_s: float = 0.0
+    recount_s: float = 60.0
+    lease_namespace: str = ""
+    lease_name: str = ""
+    lease_s: float = 15.0
     log_level: str = "info"
     log_json: bool = False
     tls_cert: str = ""
@@ -125,6 +156,8 @@ class ExtenderConfig:
             )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidInput("tls_key", "and tls_cert go together", "give both or none")
+        if bool(self.lease_name) != bool(self.lease_namespace):
+            raise InvalidInput("lease_namespace", "and lease_name go together", "give both or none")
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
 
@@ -148,6 +181,11 @@ _RANGES = (
     ("planner_memory_mib", 256, 1_000_000),
     ("reprice_bindings", 1, 1_000_000),
     ("reprice_s", 0, 86_400),
+    ("bind_deadline_s", 0.1, 300),
+    ("watch_read_s", 1, 3600),
+    ("stale_after_s", 0, 86_400),
+    ("recount_s", 0, 86_400),
+    ("lease_s", 2, 3600),
 )
 _TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
 

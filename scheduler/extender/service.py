@@ -297,6 +297,11 @@ class ExtenderService:
         return self._engine.state.generation_now
 
     @property
+    def nodes(self) -> int:
+        """Nodes known."""
+        return len(self._engine.state.row_of)
+
+    @property
     def holds(self) -> int:
         """Holds in force, expired ones included until the next call."""
         return len(self._engine.holds)
@@ -362,6 +367,11 @@ class ExtenderService:
         self._adoption.bound(request)
         self.settled(request.uid)
         return placement
+
+    def unreserved(self, request: PodRequest) -> None:
+        """A reservation came to nothing: the pod waits again. Within :meth:`exclusive`."""
+        self._adoption.gone(request)
+        self._waiting[request.uid] = (request, self._clock())
 
     # -- a live cluster ----------------------------------------------------------------------
 

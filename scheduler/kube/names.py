@@ -29,6 +29,8 @@ class ResourceNames:
         Node labels that state MiB per device, and replicas per device.
     devices_annotation
         Pod annotation that records assigned devices as ``index:milli:memory:slots,...``.
+    visible_annotation
+        Pod annotation with the indices of the assigned devices, for the container's environment.
     """
 
     whole: tuple[str, ...] = (
@@ -50,3 +52,4 @@ class ResourceNames:
     memory_label: str = "nvidia.com/gpu.memory"
     replicas_label: str = "nvidia.com/gpu.replicas"
     devices_annotation: str = "snugfit.io/devices"
+    visible_annotation: str = "snugfit.io/visible-devices"

@@ -6,12 +6,15 @@ are skipped without being materialised, which is what makes decoding fast.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 __all__ = [
     "Affinity",
     "Container",
     "Expression",
+    "GroupObject",
     "Metadata",
     "NodeObject",
     "ObjectList",
@@ -157,6 +160,13 @@ class NodeObject(_Struct):
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
+
+
+class GroupObject(_Struct):
+    """Any object that states the size of a gang; its spec is read by :mod:`kube.gangs`."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: dict[str, Any] | None = None
 
 
 class ObjectList(_Struct):

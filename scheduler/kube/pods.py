@@ -19,8 +19,10 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
+    GpuKind,
     GpuRequest,
     NodeSelection,
+    Placement,
     PodRequest,
     Requirement,
     SelectorTerm,
@@ -31,7 +33,13 @@ from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import Container, PodObject, PodSpec, Quantities, Resources
 from scheduler.kube.quantity import parse
 
-__all__ = ["device_shares", "pod_request", "pod_uid", "write_device_shares"]
+__all__ = [
+    "binding_annotations",
+    "device_shares",
+    "pod_request",
+    "pod_uid",
+    "write_device_shares",
+]
 
 Totals = dict[str, Fraction]
 _MEBI = 1 << 20
@@ -300,6 +308,22 @@ def _owner(pod: PodObject) -> str:
 def write_device_shares(shares: tuple[DeviceShare, ...]) -> str:
     """Text of the devices annotation: ``index:milli:memory:slots`` per device, comma separated."""
     return ",".join(f"{s.index}:{s.milli}:{s.memory_mib}:{s.slots}" for s in shares)
+
+
+def binding_annotations(placement: Placement, names: ResourceNames) -> dict[str, str]:
+    """What a Binding has to record: empty where the device plugin chooses the devices.
+
+    Requests of our own protocol get their devices from us. ``visible_annotation`` is what the
+    container's ``NVIDIA_VISIBLE_DEVICES`` takes through the downward API.
+    """
+    gpu = placement.pod.gpu
+    ours = gpu.kind is GpuKind.FRACTION or (gpu.kind is GpuKind.WHOLE and not gpu.resource)
+    if not ours:
+        return {}
+    return {
+        names.devices_annotation: write_device_shares(placement.devices),
+        names.visible_annotation: ",".join(str(share.index) for share in placement.devices),
+    }
 
 
 def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ...] | None:

@@ -146,10 +146,12 @@ class Reflector(Generic[T]):
         Struct that objects are decoded into.
     sink
         Where they go.
-    timing
-        Waits and limits.
     label
         Name in logs and metrics.
+    selector
+        Field selector; an object that leaves it is reported as deleted.
+    timing
+        Waits and limits.
     unreadable
         Called with the error text of an object that cannot be decoded.
     """
@@ -162,6 +164,7 @@ class Reflector(Generic[T]):
         sink: Sink[T],
         *,
         label: str,
+        selector: str = "",
         timing: WatchTiming | None = None,
         unreadable: Callable[[str], None] = lambda _text: None,
     ) -> None:
@@ -169,6 +172,7 @@ class Reflector(Generic[T]):
         self.figures = WatchFigures()
         self.synced = threading.Event()
         self._client, self._path, self._sink = client, path, sink
+        self._selection = {"fieldSelector": selector} if selector else {}
         self._decoder = msgspec.json.Decoder(kind)
         self._timing = timing or WatchTiming()
         self._unreadable = unreadable
@@ -257,7 +261,7 @@ class Reflector(Generic[T]):
 
     def _list(self) -> None:
         self._sink.listing()
-        params = {"limit": str(self._timing.page)}
+        params = {"limit": str(self._timing.page), **self._selection}
         while not self._stop.is_set():
             page = msgspec.json.decode(self._client.get(self._path, params), type=_Page)
             self._sink.page([obj for raw in page.items or () if (obj := self._decode(raw))])
@@ -282,6 +286,7 @@ class Reflector(Generic[T]):
     def _watch(self) -> None:
         timing = self._timing
         params = {
+            **self._selection,
             "watch": "1",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
