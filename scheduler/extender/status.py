@@ -18,7 +18,7 @@ from scheduler.core.errors import InvalidInput
 
 __all__ = ["STATUS_PATHS", "StatusListener", "split_address"]
 
-STATUS_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+STATUS_PATHS = frozenset({"/healthz", "/readyz", "/activez", "/metrics"})
 _THREADS = 2
 
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]

@@ -110,6 +110,7 @@ def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_
     for method, path in (
         ("GET", "/healthz"),
         ("GET", "/readyz"),
+        ("GET", "/activez"),
         ("GET", "/metrics"),
         ("POST", "/filter"),
         ("POST", "/bind"),
@@ -124,11 +125,31 @@ def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_
     assert answers == {
         "/healthz": 200,
         "/readyz": 200,
+        "/activez": 200,
         "/metrics": 200,
         "/filter": 404,
         "/bind": 404,
         "/debug/state": 404,
         "/offline/pods/x": 404,
+    }
+
+
+def test_a_replica_that_waits_for_its_turn_sends_callers_elsewhere(start) -> None:
+    """A connection kept alive would lead kube-scheduler to it again, past the Service."""
+    server = start([node(gpus=1)])
+    server.service.accepting = lambda: False
+    connection = http.client.HTTPConnection("127.0.0.1", _port(server), timeout=10)
+    statuses = {}
+    for method, path in (("GET", "/activez"), ("GET", "/healthz"), ("POST", "/filter")):
+        connection.request(method, path)
+        response = connection.getresponse()
+        response.read()
+        statuses[path] = (response.status, response.getheader("Connection"))
+    connection.close()
+    assert statuses == {
+        "/activez": (503, None),
+        "/healthz": (200, None),
+        "/filter": (503, "close"),
     }
 
 

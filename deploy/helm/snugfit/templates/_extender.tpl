@@ -8,7 +8,7 @@ ports:
   {{- end }}
   - {name: status, containerPort: 10263}
 startupProbe:
-  httpGet: {path: {{ ternary "/readyz" "/healthz" (eq .Values.topology "sidecar") }}, port: status}
+  httpGet: {path: /readyz, port: status}
   periodSeconds: 2
   failureThreshold: 150
 livenessProbe:
@@ -17,7 +17,10 @@ livenessProbe:
   timeoutSeconds: 5
   failureThreshold: 6
 readinessProbe:
-  httpGet: {path: /readyz, port: status}
+  {{- if eq .Values.topology "service" }}
+  # The Service leads to the holder of the lease; the others know the cluster and wait.
+  {{- end }}
+  httpGet: {path: {{ ternary "/readyz" "/activez" (eq .Values.topology "sidecar") }}, port: status}
   periodSeconds: 2
   timeoutSeconds: 5
   failureThreshold: {{ ternary 3 1 (eq .Values.topology "sidecar") }}
