@@ -178,6 +178,11 @@ def _add_views(
         response.status_code = 200 if content["ready"] else 503
         return response
 
+    @app.get("/activez")
+    def activez() -> Response:
+        active = service.accepting()
+        return Response("active\n" if active else "not active\n", 200 if active else 503)
+
     @app.get("/metrics")
     def exposition() -> Response:
         return Response(metrics.exposition(), mimetype="text/plain", content_type=_EXPOSITION)
@@ -242,8 +247,10 @@ def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
     verb = request.path.strip("/")
     metrics.errors.labels(verb if verb in _VERBS else "other", str(code)).inc()
     response = Response(status=code)
-    if code == 413:
-        response.headers["Connection"] = "close"  # the body was not read to its end
+    # 413: the body was not read to its end. 503: the next call is for the replica that acts, and a
+    # connection that is kept would lead kube-scheduler here again.
+    if code in (413, 503):
+        response.headers["Connection"] = "close"
     return response
 
 
