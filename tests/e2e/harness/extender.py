@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -28,8 +28,10 @@ class Extender(Daemon):
         Of its log.
     port
         Where it listens; a free port by default.
-    ready_path
-        What answers 200 once it serves.
+    environ
+        Additions to its environment.
+    patience_s
+        How long it may take to know the cluster.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Extender(Daemon):
         *,
         name: str = "extender",
         port: int = 0,
-        ready_path: str = "/readyz",
+        environ: Mapping[str, str] | None = None,
         patience_s: float = 60,
     ) -> None:
         self.port = port or free_port()
@@ -51,7 +53,8 @@ class Extender(Daemon):
                 "--port", str(self.port), *flags,
             ],
             plane.home,
-            lambda: serves(self.url + ready_path),
+            lambda: serves(self.url + "/readyz"),
+            environ=environ,
             patience_s=patience_s,
         )  # fmt: skip
         plane.add(self)
@@ -86,6 +89,12 @@ def offline(plane: ControlPlane, nodes: Sequence[Json], *flags: str) -> Extender
     )
 
 
-def live(plane: ControlPlane, kubeconfig: Path, *flags: str, name: str = "extender") -> Extender:
+def live(
+    plane: ControlPlane,
+    kubeconfig: Path,
+    *flags: str,
+    name: str = "extender",
+    environ: Mapping[str, str] | None = None,
+) -> Extender:
     """An extender that follows the API server as the user of this kubeconfig."""
-    return Extender(plane, ["--kubeconfig", kubeconfig, *flags], name=name)
+    return Extender(plane, ["--kubeconfig", kubeconfig, *flags], name=name, environ=environ)
