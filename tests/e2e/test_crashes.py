@@ -124,7 +124,7 @@ def test_watches_are_cut_again_and_again(system, cluster):
             cuts += wire.cut()
         feeder.wait()
         cluster.all_bound(80)
-        assert cuts >= 8
+        assert cuts >= 4
         system.verify()
 
 
@@ -135,16 +135,9 @@ def test_a_half_open_connection_is_noticed(system, cluster):
         wire.silence()
         cluster.create([gpu_pod("theirs", 4, scheduler="somebody-else")])
         cluster.api.bind("default", "theirs", "g")
-        time.sleep(1)
         assert system.differences(system.extender)  # it cannot know
-        wire.resume()
-        eventually(lambda: not system.differences(system.extender), "it has caught up")
-        assert system.metric("watch_restarts") >= 0
-        wire.silence()
-        cluster.api.delete("Pod", "theirs", "default")
-        time.sleep(3)
-        wire.cut()
-        wire.resume()
+        eventually(lambda: not system.differences(system.extender), "it has noticed by itself")
+        assert system.metric("^snugfit_watch_restarts_total") > 0
         system.verify()
 
 
@@ -153,7 +146,7 @@ def test_compaction_forces_a_new_list(system, cluster):
     cluster.create([gpu_node("g", 4), gpu_node("h", 4), gpu_pod("there", 2, node_name="h")])
     with system.wire() as wire:
         system.add_extender(wire=wire)
-        wire.silence()
+        wire.silence(new_ones_too=True)
         cluster.create([gpu_pod("theirs", 4, scheduler="somebody-else")])
         cluster.api.bind("default", "theirs", "g")
         cluster.api.delete("Pod", "there", "default")
@@ -215,14 +208,8 @@ def test_two_schedulers_fail_over(system, cluster):
 
 def _leader(system):
     """Whose extender has been asked: warm state is everywhere, calls go to one."""
-    asked = [
-        sum(
-            value
-            for name, value in extender.metrics().items()
-            if name.startswith("snugfit_request_seconds_count") or "filter" in name
-        )
-        for extender in system.extenders
-    ]
+    calls = 'snugfit_request_seconds_count{verb="filter"}'
+    asked = [extender.metrics().get(calls, 0) for extender in system.extenders]
     assert min(asked) == 0 < max(asked), asked
     return asked.index(max(asked))
 

@@ -22,9 +22,8 @@ class Wire:
 
     def __init__(self, target_port: int) -> None:
         self._target = target_port
-        self._flows = threading.Event()
-        self._flows.set()
-        self._open: set[socket.socket] = set()
+        self._open: dict[tuple[socket.socket, socket.socket], threading.Event] = {}
+        self._new_ones_flow = True
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
@@ -38,7 +37,6 @@ class Wire:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self._flows.set()
         self.cut()
         self._accepting.join(timeout=10)
 
@@ -48,23 +46,28 @@ class Wire:
         Returns
         -------
         int
-            How many ends were closed.
+            How many were broken.
         """
         with self._lock:
-            broken, self._open = self._open, set()
-        for end in broken:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+            broken, self._open = self._open, {}
+        for ends, flows in broken.items():
+            _close(ends)
+            flows.set()
         return len(broken)
 
-    def silence(self) -> None:
-        """Let nothing through any more, and close nothing: a half-open connection."""
-        self._flows.clear()
+    def silence(self, *, new_ones_too: bool = False) -> None:
+        """Let nothing through, and close nothing: the connections are half open."""
+        with self._lock:
+            self._new_ones_flow = not new_ones_too
+            for flows in self._open.values():
+                flows.clear()
 
     def resume(self) -> None:
         """Let bytes through again."""
-        self._flows.set()
+        with self._lock:
+            self._new_ones_flow = True
+            for flows in self._open.values():
+                flows.set()
 
     def _accept(self) -> None:
         while True:
@@ -78,20 +81,36 @@ class Wire:
                 near.close()  # the target is down: the client sees that at once
                 continue
             far.settimeout(None)
+            flows = threading.Event()
             with self._lock:
-                self._open |= {near, far}
-            for one, other in ((near, far), (far, near)):
-                threading.Thread(target=self._pump, args=(one, other), daemon=True).start()
+                self._open[near, far] = flows
+                if self._new_ones_flow:
+                    flows.set()
+            for way in ((near, far), (far, near)):
+                pump = threading.Thread(
+                    target=self._pump, args=(*way, (near, far), flows), daemon=True
+                )
+                pump.start()
 
-    def _pump(self, one: socket.socket, other: socket.socket) -> None:
+    def _pump(
+        self,
+        source: socket.socket,
+        sink: socket.socket,
+        ends: tuple[socket.socket, socket.socket],
+        flows: threading.Event,
+    ) -> None:
         with contextlib.suppress(OSError):
-            while data := one.recv(1 << 16):
-                self._flows.wait()
-                other.sendall(data)
+            while data := source.recv(1 << 16):
+                flows.wait()
+                sink.sendall(data)
         with self._lock:
-            mine = {one, other} & self._open
-            self._open -= mine
-        for end in mine:
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
+            mine = self._open.pop(ends, None)
+        if mine is not None:
+            _close(ends)
+
+
+def _close(ends: tuple[socket.socket, socket.socket]) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()
