@@ -29,6 +29,9 @@ class ExtenderConfig:
     ----------
     host, port
         Where to listen; port 0 takes a free one.
+    status_listen
+        A second address, ``host:port`` or ``:port``, that answers health checks and metrics only,
+        without TLS; empty for none.
     policy
         Name of the scoring policy.
     seed
@@ -96,11 +99,13 @@ class ExtenderConfig:
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
-        Serve HTTPS with this certificate, and require client certificates of this CA.
+        Serve HTTPS with this certificate, and require client certificates of this CA. The files
+        are read again when they change.
     """
 
     host: str = "127.0.0.1"
     port: int = 10262
+    status_listen: str = ""
     policy: str = "fgd"
     seed: int = 0
     threads: int = 4

@@ -11,6 +11,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from cheroot.ssl.builtin import BuiltinSSLAdapter
@@ -19,10 +20,14 @@ from flask import Flask
 
 from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.connection import Connection
+from scheduler.extender.status import StatusListener
 
 __all__ = ["ExtenderServer"]
 
 log = logging.getLogger(__name__)
+
+_TLS_LOOK_S = 10.0
 
 
 class ExtenderServer:
@@ -34,6 +39,9 @@ class ExtenderServer:
         The address cannot be listened on, or the TLS files cannot be read.
     """
 
+    tls_look_s = _TLS_LOOK_S
+    """Seconds between two looks at the certificate files."""
+
     def __init__(self, app: Flask, config: ExtenderConfig) -> None:
         self._config = config
         self._server = Server(
@@ -44,8 +52,8 @@ class ExtenderServer:
             request_queue_size=128,
             shutdown_timeout=config.drain_s,
         )
-        # An answer is two writes, head and body; without this the body would wait for the
-        # acknowledgement of the head, which can take 40 ms.
+        self._server.ConnectionClass = Connection
+        # The end of an answer must not wait for an acknowledgement, which can take 40 ms.
         self._server.nodelay = True
         self._server.max_request_body_size = config.max_body_mib << 20
         setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method
@@ -57,6 +65,8 @@ class ExtenderServer:
             raise InvalidInput(
                 f"{config.host}:{config.port}", f"cannot be served: {error}", "choose another port"
             ) from error
+        self.status = StatusListener(app, config.status_listen) if config.status_listen else None
+        self._stopped = threading.Event()
 
     @property
     def url(self) -> str:
@@ -66,11 +76,18 @@ class ExtenderServer:
 
     def serve(self) -> None:
         """Answer until :meth:`stop` is called; then finish requests in flight and return."""
+        if self.status:
+            self.status.start()
+        if self._config.tls_cert:
+            threading.Thread(target=self._follow_tls, name="tls files", daemon=True).start()
         self._server.serve()
 
     def stop(self) -> None:
         """Stop accepting, drain, and let :meth:`serve` return. Callable from any thread."""
+        self._stopped.set()
         self._server.stop()
+        if self.status:
+            self.status.stop()
 
     def serve_until_signalled(self) -> None:
         """Serve in this (the main) thread until SIGTERM or SIGINT; SIGHUP reloads certificates."""
@@ -107,6 +124,23 @@ class ExtenderServer:
         else:
             log.info("certificates reloaded")
 
+    def _follow_tls(self) -> None:
+        """Reload when a file has changed: whoever renews a mounted secret sends no signal."""
+        seen = self._tls_stamp()
+        while not self._stopped.wait(self.tls_look_s):
+            now = self._tls_stamp()
+            if now != seen:
+                seen = now
+                self.reload_tls()
+
+    def _tls_stamp(self) -> tuple[tuple[int, int] | None, ...]:
+        config = self._config
+        return tuple(
+            _stamp(Path(path))
+            for path in (config.tls_cert, config.tls_key, config.tls_client_ca)
+            if path
+        )
+
     def _tls(self) -> BuiltinSSLAdapter:
         config = self._config
         adapter = BuiltinSSLAdapter(config.tls_cert, config.tls_key)
@@ -116,6 +150,15 @@ class ExtenderServer:
             context.load_verify_locations(config.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return adapter
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """What changes when a file is replaced, also behind a symbolic link; None without a file."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None  # being replaced right now; the next look finds it
+    return found.st_ino, found.st_mtime_ns
 
 
 def _log_errors(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature

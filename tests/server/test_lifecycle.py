@@ -14,6 +14,8 @@ import trustme
 
 from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.server import ExtenderServer
+from scheduler.extender.status import split_address
 from tests.builders import node
 
 pytestmark = pytest.mark.server
@@ -83,6 +85,83 @@ def test_renewed_certificates_are_read_without_a_restart(start, authority, tmp_p
     assert _get(_port(server), context)[1] == before
     server.server.reload_tls()
     assert _get(_port(server), context)[1] != before
+
+
+def test_files_that_change_are_read_again_without_a_signal(
+    start, authority, tmp_path, monkeypatch
+) -> None:
+    """As when the kubelet exchanges the files of a mounted secret."""
+    monkeypatch.setattr(ExtenderServer, "tls_look_s", 0.05)
+    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    context = _context(authority)
+    _, before = _get(_port(server), context)
+    _issue(authority, tmp_path)
+    deadline = time.monotonic() + 20
+    while _get(_port(server), context)[1] == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_path) -> None:
+    """Probes and Prometheus have no client certificate; verbs stay behind it."""
+    server = start([node(gpus=1)], status_listen="127.0.0.1:0", **_issue(authority, tmp_path))
+    connection = http.client.HTTPConnection("127.0.0.1", server.server.status.port, timeout=10)
+    answers = {}
+    for method, path in (
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/activez"),
+        ("GET", "/metrics"),
+        ("POST", "/filter"),
+        ("POST", "/bind"),
+        ("GET", "/debug/state"),
+        ("DELETE", "/offline/pods/x"),
+    ):
+        connection.request(method, path)
+        response = connection.getresponse()
+        answers[path] = response.status
+        assert (b"snugfit_nodes" in response.read()) == (path == "/metrics")
+    connection.close()
+    assert answers == {
+        "/healthz": 200,
+        "/readyz": 200,
+        "/activez": 200,
+        "/metrics": 200,
+        "/filter": 404,
+        "/bind": 404,
+        "/debug/state": 404,
+        "/offline/pods/x": 404,
+    }
+
+
+def test_a_replica_that_waits_for_its_turn_sends_callers_elsewhere(start) -> None:
+    """A connection kept alive would lead kube-scheduler to it again, past the Service."""
+    server = start([node(gpus=1)])
+    server.service.accepting = lambda: False
+    connection = http.client.HTTPConnection("127.0.0.1", _port(server), timeout=10)
+    statuses = {}
+    for method, path in (("GET", "/activez"), ("GET", "/healthz"), ("POST", "/filter")):
+        connection.request(method, path)
+        response = connection.getresponse()
+        response.read()
+        statuses[path] = (response.status, response.getheader("Connection"))
+    connection.close()
+    assert statuses == {
+        "/activez": (503, None),
+        "/healthz": (200, None),
+        "/filter": (503, "close"),
+    }
+
+
+@pytest.mark.parametrize("text", ["10263", "host:", "host:port", ":70000", ""])
+def test_a_status_address_without_a_port_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="host:port"):
+        split_address(text)
+
+
+def test_a_status_address_without_a_host_means_every_address() -> None:
+    assert split_address(":10263")[0] in ("::", "0.0.0.0")
+    assert split_address("[::1]:0") == ("::1", 0)
 
 
 def test_a_broken_renewal_keeps_the_old_certificate(start, authority, tmp_path) -> None:
