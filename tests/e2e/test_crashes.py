@@ -17,7 +17,6 @@ from tests.e2e.harness.objects import (
     gpu_node,
     gpu_pod,
 )
-from tests.e2e.harness.system import System
 from tests.e2e.harness.tap import Tap
 from tests.e2e.harness.vigil import Vigil
 
@@ -280,8 +279,3 @@ def test_a_second_binding_of_the_same_pod_is_harmless(system, cluster):
         == (found["metadata"]["annotations"][DEVICES])
     )
     system.verify()
-
-
-def test_the_system_can_be_had_more_than_once(cluster):
-    # Both fixtures hand out the same account: applying its manifests twice changes nothing.
-    assert System(cluster).kubeconfig() != System(cluster).kubeconfig()

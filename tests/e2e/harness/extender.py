@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -28,8 +28,6 @@ class Extender(Daemon):
         Of its log.
     port
         Where it listens; a free port by default.
-    environ
-        Additions to its environment.
     patience_s
         How long it may take to know the cluster.
     """
@@ -41,7 +39,6 @@ class Extender(Daemon):
         *,
         name: str = "extender",
         port: int = 0,
-        environ: Mapping[str, str] | None = None,
         patience_s: float = 60,
     ) -> None:
         self.port = port or free_port()
@@ -54,7 +51,6 @@ class Extender(Daemon):
             ],
             plane.home,
             lambda: serves(self.url + "/readyz"),
-            environ=environ,
             patience_s=patience_s,
         )  # fmt: skip
         plane.add(self)
@@ -89,12 +85,6 @@ def offline(plane: ControlPlane, nodes: Sequence[Json], *flags: str) -> Extender
     )
 
 
-def live(
-    plane: ControlPlane,
-    kubeconfig: Path,
-    *flags: str,
-    name: str = "extender",
-    environ: Mapping[str, str] | None = None,
-) -> Extender:
+def live(plane: ControlPlane, kubeconfig: Path, *flags: str, name: str = "extender") -> Extender:
     """An extender that follows the API server as the user of this kubeconfig."""
-    return Extender(plane, ["--kubeconfig", kubeconfig, *flags], name=name, environ=environ)
+    return Extender(plane, ["--kubeconfig", kubeconfig, *flags], name=name)

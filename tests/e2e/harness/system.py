@@ -9,60 +9,22 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from tests.e2e.harness import scheduling
 from tests.e2e.harness.api import Json, eventually
+from tests.e2e.harness.chart import shipped
 from tests.e2e.harness.cluster import Cluster
 from tests.e2e.harness.extender import Extender, live
 from tests.e2e.harness.objects import DEVICES
 from tests.e2e.harness.process import Daemon
 from tests.e2e.harness.wire import Wire
 
-NAMESPACE = "default"
-ACCOUNT = "snugfit"
 HOLD_TTL_S = 4
-
-# What the extender is allowed to do, and nothing else.
-RULES = (
-    {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["get", "list", "watch"]},
-    {"apiGroups": [""], "resources": ["pods/binding"], "verbs": ["create"]},
-    {"apiGroups": ["policy"], "resources": ["poddisruptionbudgets"], "verbs": ["list", "watch"]},
-    {"apiGroups": ["scheduling.k8s.io"], "resources": ["podgroups"], "verbs": ["list", "watch"]},
-    {
-        "apiGroups": ["coordination.k8s.io"],
-        "resources": ["leases"],
-        "verbs": ["get", "create", "update"],
-    },
-)
-
-
-def account_manifests() -> list[Json]:
-    """The service account of the extender, its role, and what ties them together."""
-    rbac = "rbac.authorization.k8s.io"
-    subject = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": NAMESPACE}
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "ServiceAccount",
-            "metadata": {"name": ACCOUNT, "namespace": NAMESPACE},
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRole",
-            "metadata": {"name": "e2e-snugfit"},
-            "rules": list(RULES),
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": "e2e-snugfit"},
-            "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "e2e-snugfit"},
-            "subjects": [subject],
-        },
-    ]
 
 
 class System:
-    """An extender with the rights that are shipped, and a kube-scheduler that asks it.
+    """An extender and a kube-scheduler with the rights and the configuration that are shipped.
+
+    The extender acts as the account of the topology ``service``, which may do nothing but what the
+    extender needs; kube-scheduler as that of the topology ``sidecar``.
 
     Parameters
     ----------
@@ -73,8 +35,7 @@ class System:
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
         self.api = cluster.api
-        for manifest in account_manifests():
-            self.api.apply(manifest)
+        self.shipped = shipped(cluster.plane)
         self.extenders: list[Extender] = []
         self.schedulers: list[Daemon] = []
 
@@ -89,9 +50,8 @@ class System:
         return self.schedulers[-1]
 
     def kubeconfig(self, wire: Wire | None = None) -> Path:
-        """As the shipped service account; through a wire, if one is given."""
-        token = self.api.issue_token(NAMESPACE, ACCOUNT)
-        path = self.cluster.plane.kubeconfig(token)
+        """The extender's own; through a wire, if one is given."""
+        path = self.cluster.plane.kubeconfig(self.shipped.service.token())
         if wire is not None:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
             content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{wire.port}"
@@ -107,26 +67,32 @@ class System:
     def add_extender(self, *flags: str, wire: Wire | None = None, **settings: object) -> Extender:
         """Start an extender, and wait until it knows the cluster.
 
-        ``settings`` are those of its configuration that have no flag.
+        ``settings`` change those that are shipped.
         """
+        name = f"extender-{len(self.extenders)}"
+        content = self.shipped.sidecar.extender_config | {"hold_ttl_s": HOLD_TTL_S} | settings
+        content.pop("status_listen", None)  # two extenders on one machine cannot share that port
+        path = self.cluster.plane.home / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
         extender = live(
-            self.cluster.plane,
-            self.kubeconfig(wire),
-            "--hold-ttl",
-            str(HOLD_TTL_S),
-            *flags,
-            name=f"extender-{len(self.extenders)}",
-            environ={f"SNUGFIT_{key.upper()}": str(value) for key, value in settings.items()},
+            self.cluster.plane, self.kubeconfig(wire), "--config", str(path), *flags, name=name
         )
         self.extenders.append(extender)
         extender.start()
         return extender
 
     def add_scheduler(self, url: str = "", **config: object) -> Daemon:
-        """Start a kube-scheduler that asks the extender at ``url``, the latest by default."""
-        settings = {"bindVerb": "bind", "preemptVerb": "preempt"}
-        content = scheduling.extended(url or self.extender.url, **settings) | config
-        self.schedulers.append(self.cluster.scheduler(content))
+        """Start a kube-scheduler that asks the extender at ``url``, the latest by default.
+
+        ``config`` changes parts of the configuration that is shipped. There is no election unless
+        that is what a test is about: after a kill it would wait for the lease to run out.
+        """
+        content = self.shipped.sidecar.scheduler_config
+        content |= {"leaderElection": {"leaderElect": False}} | config
+        for extender in content["extenders"]:
+            extender["urlPrefix"] = _at(extender["urlPrefix"], url or self.extender.url)
+        kubeconfig = self.cluster.plane.kubeconfig(self.shipped.sidecar.token())
+        self.schedulers.append(self.cluster.scheduler(content, kubeconfig=kubeconfig))
         return self.scheduler
 
     def start(self, *flags: str) -> System:
@@ -198,6 +164,11 @@ class System:
     def wait(self, fact: Callable[[], object], what: str, patience_s: float = 30) -> object:
         """See :func:`tests.e2e.harness.api.eventually`."""
         return eventually(fact, what, patience_s)
+
+
+def _at(shipped: str, url: str) -> str:
+    """The shipped address with the host and port of another one."""
+    return urlsplit(shipped)._replace(netloc=urlsplit(url).netloc).geturl()
 
 
 def _alive(pod: Json) -> bool:
