@@ -1,0 +1,223 @@
+"""The chart, rendered by real Helm and shown to a real API server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scheduler.kube.schedulerchecks import check
+from scheduler.kube.schedulerconfig import (
+    Profile,
+    SchedulerSetup,
+    Topology,
+    kube_scheduler_config,
+)
+from scheduler.kube.yamlfile import yaml_files
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm/snugfit"
+MONITORING = (
+    "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "dashboard.enabled=true",
+)
+# Of operators; a bare API server does not serve them.
+FOREIGN = {"monitoring.coreos.com/v1", "cert-manager.io/v1"}
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "sidecar": (),
+    "sidecar-stock": ("scheduler.profile=stock", "scheduler.weight=141"),
+    "sidecar-fallback": ("scheduler.fallback=true",),
+    "sidecar-all": (
+        *MONITORING,
+        "advertise.enabled=true",
+        "advertise.selector=gpu=true",
+        "namespace.create=true",
+        "extender.settings.planner=true",
+        "extender.settings.policy=priced",
+        "scheduler.extraArgs={--feature-gates=GenericWorkload=true}",
+        "imagePullSecrets[0].name=registry",
+        "priorityClassName=system-cluster-critical",
+        "podLabels.team=ml",
+        "podAnnotations.note=x",
+        "serviceAccount.annotations.note=x",
+        "tolerations[0].operator=Exists",
+    ),
+    "sidecar-small": (
+        "replicas=1",
+        "podDisruptionBudget.enabled=false",
+        "networkPolicy.enabled=false",
+        "rbac.podGroups=false",
+        "scheduler.managedResources={nvidia.com/gpu}",
+        "image.digest=sha256:" + "0" * 64,
+    ),
+    "sidecar-named": ("fullnameOverride=gpu", "scheduler.name=gpus", "serviceAccount.name=other"),
+    "service": ("topology=service",),
+    "service-generate": ("topology=service", "tls.mode=generate", "service.clusterIP=10.96.0.50"),
+    "service-cert-manager": ("topology=service", "tls.mode=certManager", "tls.issuerRef.name=ca"),
+    "service-default-scheduler": (
+        "topology=service",
+        "scheduler.name=default-scheduler",
+        "scheduler.profile=stock",
+    ),
+    "service-guarded": (
+        "topology=service",
+        *MONITORING,
+        "networkPolicy.schedulerFrom[0].ipBlock.cidr=192.0.2.0/24",
+        "networkPolicy.egress[0].ports[0].port=6443",
+    ),
+    "without-rights": ("rbac.create=false", "serviceAccount.create=false"),
+}
+
+
+class Helm:
+    """Real Helm."""
+
+    def __init__(self, program: Path, home: Path, version: str) -> None:
+        self.program, self._home, self._version = program, home, version
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={"HOME": str(self._home), "PATH": "/usr/bin:/bin"},
+        )
+
+    def render(self, values: tuple[str, ...]) -> list[dict[str, Any]]:
+        done = self.run(*self._template(values))
+        assert done.returncode == 0, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    def refusal(self, values: tuple[str, ...]) -> str:
+        done = self.run(*self._template(values))
+        assert done.returncode != 0, done.stdout[:500]
+        return done.stderr
+
+    def _template(self, values: tuple[str, ...]) -> list[str]:
+        flags = [part for value in values for part in ("--set", value)]
+        return [
+            "template", "snugfit", str(CHART), "--namespace", "snugfit",
+            "--kube-version", self._version, *flags,
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def helm(assets, tmp_path_factory) -> Helm:
+    return Helm(assets.program("helm"), tmp_path_factory.mktemp("helm"), assets.version)
+
+
+def _config_map(documents: list[dict[str, Any]]) -> dict[str, str]:
+    (found,) = (
+        d["data"] for d in documents if d["kind"] == "ConfigMap" and "extender.yaml" in d["data"]
+    )
+    return found
+
+
+def test_lint_finds_nothing_wrong(helm) -> None:
+    done = helm.run("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+    for word in ("[ERROR]", "[WARNING]"):
+        assert word not in done.stdout
+
+
+def test_the_plain_manifests_are_the_rendered_chart(helm, tmp_path) -> None:
+    done = subprocess.run(
+        ["make", "--silent", "manifests", f"HELM={helm.program}", f"MANIFESTS={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    committed = {p.name: p.read_text() for p in (ROOT / "deploy/manifests").glob("*.yaml")}
+    assert set(committed) == {"sidecar.yaml", "service.yaml"}
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.yaml")} == committed
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_api_server_accepts_every_variant(helm, cluster, name: str) -> None:
+    """Server-side dry run: schema, defaults and validation of the real thing."""
+    api = cluster.api
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "snugfit"}})
+    documents = helm.render(VARIANTS[name])
+    accepted = []
+    for document in documents:
+        if document["apiVersion"] in FOREIGN:
+            continue
+        answer = api.apply(document, dry_run=True)
+        assert answer["metadata"]["name"] == document["metadata"]["name"]
+        accepted.append(document["kind"])
+    assert {"ConfigMap", "Deployment", "Service"} <= set(accepted)
+    assert "Deployment" not in {d["kind"] for d in api.objects("Deployment", version="apps/v1")}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_variant_walks_into_a_trap(helm, name: str) -> None:
+    text = _config_map(helm.render(VARIANTS[name]))["kube-scheduler.yaml"]
+    assert check(yaml_files(text, name)[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("topology", "profile", "fallback"),
+    [
+        (topology, profile, fallback)
+        for topology, profile, fallback in itertools.product(Topology, Profile, (False, True))
+        if profile is Profile.PACKING or not fallback
+    ],
+)
+def test_chart_and_generator_agree(helm, topology, profile, fallback: bool) -> None:
+    values = (
+        f"topology={topology}",
+        f"scheduler.profile={profile}",
+        f"scheduler.fallback={json.dumps(fallback)}",
+    )
+    text = _config_map(helm.render(values))["kube-scheduler.yaml"]
+    setup = SchedulerSetup(topology=topology, profile=profile, fallback=fallback)
+    assert yaml.safe_load(text) == yaml.safe_load(kube_scheduler_config(setup))
+
+
+def test_kube_schedulers_version_is_the_clusters_without_what_a_vendor_appends(helm) -> None:
+    done = helm.run("template", "x", str(CHART), "--kube-version", "v1.35.3-eks-3025e55")
+    (deployment,) = (d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"].endswith("/kube-scheduler:v1.35.3")
+    old = helm.run("template", "x", str(CHART), "--kube-version", "v1.33.0")
+    assert old.returncode != 0 and "incompatible" in old.stderr
+
+
+def test_generated_certificates_are_of_one_authority(helm) -> None:
+    documents = helm.render(VARIANTS["service-generate"])
+    secrets = [d["data"] for d in documents if d["kind"] == "Secret"]
+    assert len(secrets) == 2 and secrets[0]["ca.crt"] == secrets[1]["ca.crt"]
+    assert secrets[0]["tls.key"] != secrets[1]["tls.key"]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (("topology=both",), "topology"),
+        (("extender.settings.polcy=fgd",), "polcy"),
+        (("extender.settings.port=1",), "port"),
+        (("replica=3",), "replica"),
+        (("scheduler.weight=14",), "weight"),
+        (("scheduler.managedResources={nvidia.com/mig-*}",), "managedResources"),
+        (("scheduler.name=default-scheduler",), "another scheduler.name"),
+        (("topology=service", "scheduler.name=default-scheduler"), "every pod of the cluster"),
+        (("topology=service", "tls.mode=certManager"), "issuerRef"),
+    ],
+    ids=str,
+)
+def test_harmful_or_mistyped_values_are_refused(helm, values, complaint: str) -> None:
+    assert complaint in helm.refusal(values)
