@@ -20,6 +20,7 @@ from flask import Flask
 
 from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.connection import Connection
 from scheduler.extender.status import StatusListener
 
 __all__ = ["ExtenderServer"]
@@ -51,8 +52,8 @@ class ExtenderServer:
             request_queue_size=128,
             shutdown_timeout=config.drain_s,
         )
-        # An answer is two writes, head and body; without this the body would wait for the
-        # acknowledgement of the head, which can take 40 ms.
+        self._server.ConnectionClass = Connection
+        # The end of an answer must not wait for an acknowledgement, which can take 40 ms.
         self._server.nodelay = True
         self._server.max_request_body_size = config.max_body_mib << 20
         setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method

@@ -30,20 +30,18 @@ from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import ranks
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.decisions import DecisionLog
-from scheduler.extender.preemption import Victims, choose_victims
-from scheduler.extender.wire import (
-    BindArgs,
-    FilterArgs,
-    Listed,
+from scheduler.extender.answers import (
     NodeFragments,
-    PreemptArgs,
     Ranking,
     Verdicts,
     encode_filter,
     encode_ranking,
 )
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.decisions import DecisionLog
+from scheduler.extender.listing import Listed
+from scheduler.extender.preemption import Victims, choose_victims
+from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
@@ -60,7 +58,6 @@ _WINNER = 10
 _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
-_RESOLVED_LISTS = 8
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 
@@ -146,7 +143,6 @@ class ExtenderService:
         )
         self._fragments: tuple[int, NodeFragments] | None = None
         self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
-        self._resolved: OrderedDict[bytes, tuple[int, Listed]] = OrderedDict()
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
 
@@ -172,11 +168,10 @@ class ExtenderService:
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(passing[0]))
             fragments = self._node_fragments()
-            epoch = engine.state.node_epoch
-        answer, names = encode_filter(verdicts, fragments, args.raw_nodes)
+        question = request.shape if args.raw_nodes is None else None
+        answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        with self._lock:
-            self._remember_list(names, epoch, Listed(passing, {}))
+        fragments.remember(names, Listed(passing, {}))
         self.log.record("filter", request.key, request.uid, codes)
         return answer
 
@@ -484,11 +479,11 @@ class ExtenderService:
         return request
 
     def _listed(self, args: FilterArgs) -> Listed:
-        """The nodes of a call, recognised where the list was our own answer."""
+        """The nodes of a call, without decoding their names where that can be avoided."""
         state = self._engine.state
-        known = self._resolved.get(args.names) if args.names else None
-        if known is not None and known[0] == state.node_epoch:
-            return known[1]
+        found = self._node_fragments().find(args.names) if args.names else None
+        if found is not None:
+            return found
         names = args.node_names()
         rows = state.rows_of(names)
         seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
@@ -500,11 +495,6 @@ class ExtenderService:
     def _name(self, nodes: Listed, position: int) -> str:
         node = self._engine.state.nodes[int(nodes.rows[position])]
         return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
-
-    def _remember_list(self, names: bytes, epoch: int, nodes: Listed) -> None:
-        self._resolved[names] = (epoch, nodes)
-        if len(self._resolved) > _RESOLVED_LISTS:
-            self._resolved.popitem(last=False)
 
     def _node_fragments(self) -> NodeFragments:
         state = self._engine.state
