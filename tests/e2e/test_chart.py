@@ -19,6 +19,10 @@ from scheduler.kube.schedulerconfig import (
     kube_scheduler_config,
 )
 from scheduler.kube.yamlfile import yaml_files
+from tests.e2e.harness.api import ApiError
+from tests.e2e.harness.extender import Extender
+from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
+from tests.e2e.harness.process import free_port
 
 pytestmark = pytest.mark.e2e
 
@@ -221,3 +225,113 @@ def test_generated_certificates_are_of_one_authority(helm) -> None:
 )
 def test_harmful_or_mistyped_values_are_refused(helm, values, complaint: str) -> None:
     assert complaint in helm.refusal(values)
+
+
+# -- what the chart ships, running -------------------------------------------------------------
+
+ACCOUNT_KINDS = {
+    "Namespace",
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+}
+
+
+class Installed:
+    """The chart's accounts and rights in the API server, its settings in our hands."""
+
+    def __init__(self, cluster, documents: list[dict[str, Any]]) -> None:
+        self.cluster = cluster
+        self._applied = [d for d in documents if d["kind"] in ACCOUNT_KINDS]
+        for document in self._applied:
+            cluster.api.apply(document)
+        self.files = _config_map(documents)
+        token = cluster.api.issue_token("snugfit", "snugfit")
+        self.kubeconfig = cluster.plane.kubeconfig(token, "chart")
+
+    def remove(self) -> None:
+        """Take the rights away again; the namespace stays, nobody is there to empty it."""
+        for document in self._applied:
+            if document["kind"] != "Namespace":
+                self.cluster.api.request("DELETE", self.cluster.api.path_of(document))
+
+    def extender(self) -> Extender:
+        """The chart's settings, on ports of our own."""
+        settings = yaml.safe_load(self.files["extender.yaml"])
+        settings["status_listen"] = f"127.0.0.1:{free_port()}"
+        file = self.cluster.plane.home / "extender.yaml"
+        file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        made = Extender(
+            self.cluster.plane, ["--config", file, "--kubeconfig", self.kubeconfig], name="chart"
+        )
+        made.start()
+        return made
+
+    def scheduler(self, extender: Extender) -> None:
+        """The chart's configuration, but for the address of the extender."""
+        text = self.files["kube-scheduler.yaml"]
+        config = yaml.safe_load(text.replace("http://127.0.0.1:10262", extender.url))
+        self.cluster.scheduler(config, kubeconfig=self.kubeconfig, name="chart-scheduler")
+
+
+@pytest.fixture
+def installed(helm, cluster):
+    made = []
+
+    def install(*values: str) -> Installed:
+        made.append(Installed(cluster, helm.render(("namespace.create=true", *values))))
+        return made[-1]
+
+    yield install
+    for one in made:
+        one.remove()
+
+
+@pytest.mark.parametrize("values", [(), ("scheduler.fallback=true",), ("scheduler.profile=stock",)])
+def test_the_second_scheduler_places_pods_with_the_charts_rights(installed, cluster, values):
+    """Every permission that is used is granted: nothing is refused, nothing restarts."""
+    chart = installed(*values)
+    cluster.create([gpu_node("whole", 2), fraction_node("parts", 1)])
+    extender = chart.extender()
+    chart.scheduler(extender)
+    cluster.create(
+        [
+            gpu_pod("two", 2, scheduler="snugfit"),
+            fraction_pod("quarter", 250, scheduler="snugfit"),
+            pod("plain", scheduler="snugfit"),
+            gpu_pod("foreign", 1),
+        ]
+    )
+    placed = cluster.all_bound(3)
+    assert placed["two"] == "whole" and placed["quarter"] == "parts"
+    assert "foreign" not in placed  # default-scheduler is somebody else's
+    notes = cluster.api.get("Pod", "quarter", "default")["metadata"]["annotations"]
+    assert notes["snugfit.io/visible-devices"] == "0"
+    two = cluster.api.get("Pod", "two", "default")["metadata"].get("annotations") or {}
+    assert "snugfit.io/devices" not in two  # bound by kube-scheduler; the device plugin chooses
+    metrics = extender.metrics()
+    assert metrics['snugfit_binds_total{result="bound"}'] == 1
+    assert metrics["snugfit_synced"] == 1
+    assert not [name for name in metrics if name.startswith("snugfit_watch_restarts_total")]
+    lease = cluster.api.get("Lease", "snugfit", "snugfit", "coordination.k8s.io/v1")
+    assert lease["spec"]["holderIdentity"]
+
+
+def test_the_charts_rights_end_where_they_should(installed, cluster):
+    chart = installed("topology=service")
+    token = cluster.api.issue_token("snugfit", "snugfit")
+    with cluster.api.as_user(token) as account:
+        for refused in (
+            lambda: account.delete("Pod", "x", "default"),
+            lambda: account.create(gpu_pod("x", 1)),
+            lambda: account.patch("Node", "x", {"metadata": {"labels": {"a": "b"}}}),
+            lambda: account.objects("Secret", "snugfit"),
+            lambda: account.objects("ConfigMap", "kube-system"),
+        ):
+            with pytest.raises(ApiError) as error:
+                refused()
+            assert error.value.status == 403
+        assert account.objects("Node") == []
+    assert "lease_name: snugfit-extender" in chart.files["extender.yaml"]
