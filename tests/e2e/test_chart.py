@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +336,66 @@ def test_the_charts_rights_end_where_they_should(installed, cluster):
             assert error.value.status == 403
         assert account.objects("Node") == []
     assert "lease_name: snugfit-extender" in chart.files["extender.yaml"]
+
+
+def _snugfit(*args: str | Path, code: int = 0) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler.cli.main", *map(str, args), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def administrator(cluster) -> tuple[str, Path]:
+    return "--kubeconfig", cluster.plane.kubeconfig(cluster.api.token, "administrator")
+
+
+def test_doctor_finds_a_good_installation_good(installed, cluster, administrator) -> None:
+    chart = installed()
+    cluster.create([gpu_node("whole", 2)])
+    extender = chart.extender()
+    chart.scheduler(extender)
+    cluster.create([gpu_pod("p", 1, scheduler="snugfit"), gpu_pod("q", 1, scheduler="snugfit")])
+    cluster.all_bound(2)
+    flags = (*administrator, "--account", "snugfit/snugfit", "--extender", extender.url)
+    report = _snugfit("doctor", *flags)
+    assert {check["state"] for check in report["checks"]} == {"ok"}
+    assert any("filter was called" in check["answer"] for check in report["checks"])
+    assert [node["devices"] for node in report["nodes"]] == ["2 x NVIDIA-A100-SXM4-80GB 80 GiB"]
+
+
+def test_doctor_names_missing_rights_and_ambiguous_nodes(installed, cluster, administrator) -> None:
+    installed("rbac.create=false")
+    mixed = fraction_node("mixed", 2)
+    for part in ("capacity", "allocatable"):
+        mixed["status"][part] |= {"nvidia.com/gpu": "2"}
+    cluster.create([mixed])
+    report = _snugfit("doctor", *administrator, "--account", "snugfit/snugfit", code=1)
+    (failed,) = (check for check in report["checks"] if check["state"] == "failed")
+    assert "create pods/binding" in failed["answer"] and failed["remedy"]
+    (node,) = report["nodes"]
+    assert node["state"] == "warning" and len(node["protocols"]) == 2
+
+
+def test_nodes_advertise_fractions_and_forget_them(cluster, administrator) -> None:
+    node = gpu_node("n", 4)
+    cluster.create([node])
+    before = cluster.api.get("Node", "n")["status"]
+    planned = _snugfit("advertise", *administrator)
+    assert planned["applied"] is False and planned["nodes"][0]["action"] == "set"
+    assert cluster.api.get("Node", "n")["status"]["allocatable"] == before["allocatable"]
+    _snugfit("advertise", "--apply", *administrator)
+    status = cluster.api.get("Node", "n")["status"]
+    assert status["allocatable"]["snugfit.io/gpu-milli"] == "4k"
+    assert _snugfit("advertise", *administrator)["nodes"][0]["action"] == "keep"
+    _snugfit("advertise", "--undo", "--apply", *administrator)
+    status = cluster.api.get("Node", "n")["status"]
+    assert (status["capacity"], status["allocatable"]) == (
+        before["capacity"],
+        before["allocatable"],
+    )
