@@ -10,6 +10,7 @@ from tests.e2e.harness.assets import Assets, AssetsMissing, find
 from tests.e2e.harness.cluster import Cluster
 from tests.e2e.harness.controlplane import ControlPlane
 from tests.e2e.harness.process import guardian
+from tests.e2e.harness.system import System
 
 _NOT_RUN = pytest.StashKey[str]()
 
@@ -44,7 +45,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
         planes = {
             id(plane): plane
             for value in getattr(item, "funcargs", {}).values()
-            if (plane := getattr(value, "plane", value)) and isinstance(plane, ControlPlane)
+            if isinstance(
+                plane := getattr(getattr(value, "cluster", value), "plane", value), ControlPlane
+            )
         }
         for plane in planes.values():
             report.sections.append(("control plane", plane.tails()))
@@ -73,3 +76,16 @@ def cluster(plane: ControlPlane) -> Iterator[Cluster]:
         yield cluster
     finally:
         cluster.close()
+
+
+@pytest.fixture(scope="module")
+def durable_plane(assets: Assets) -> Iterator[ControlPlane]:
+    """A control plane whose etcd syncs to disk, to be killed."""
+    with ControlPlane(assets, durable=True) as plane:
+        yield plane
+
+
+@pytest.fixture
+def system(cluster: Cluster) -> System:
+    """The product on the empty control plane; nothing of it runs yet."""
+    return System(cluster)

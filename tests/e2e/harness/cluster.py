@@ -62,7 +62,8 @@ class Cluster:
         """Pod -> why kube-scheduler says that it is pending; empty while it has said nothing."""
         found = {}
         for pod in self.api.objects("Pod"):
-            if not pod["spec"].get("nodeName"):
+            ended = pod["status"].get("phase") in ("Succeeded", "Failed")
+            if not pod["spec"].get("nodeName") and not ended:
                 conditions = pod["status"].get("conditions") or ()
                 said = [c for c in conditions if c["type"] == "PodScheduled"]
                 found[pod["metadata"]["name"]] = said[0].get("message", "") if said else ""

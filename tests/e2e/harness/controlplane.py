@@ -60,6 +60,8 @@ class ControlPlane:
     service_accounts
         Run the admission plugin of that name: every namespace then needs its default account,
         which the controller manager makes.
+    audit
+        Keep a log of who asked for what: :meth:`audited`.
     flags
         More flags of kube-apiserver.
     """
@@ -70,13 +72,14 @@ class ControlPlane:
         *,
         durable: bool = False,
         service_accounts: bool = False,
+        audit: bool = False,
         flags: Sequence[str] = (),
     ) -> None:
         self.assets = assets
         self.gangs = assets.minor >= 37  # PodGroup is v1beta1 from there on
         self.home = Path(tempfile.mkdtemp(prefix="snugfit-e2e-"))
         self.tokens = {user: secrets.token_hex(16) for user in _USERS}
-        self._flags = tuple(flags)
+        self._flags = (*(self._audit_flags() if audit else ()), *flags)
         self._durable = durable
         self._service_accounts = service_accounts
         self._etcd_port, self._peer_port, self._port = free_port(), free_port(), free_port()
@@ -281,6 +284,29 @@ class ControlPlane:
                 "PodGroup", group["metadata"]["name"], {"metadata": {"finalizers": None}},
                 "default", version="scheduling.k8s.io/v1beta1",
             )  # fmt: skip
+
+    def audited(self, user: str) -> list[Json]:
+        """Requests of one user that were answered, oldest first."""
+        lines = (self.home / "audit.jsonl").read_text(encoding="utf-8").splitlines()
+        events = (json.loads(line) for line in lines)
+        return [event for event in events if event["user"]["username"] == user]
+
+    def _audit_flags(self) -> tuple[str, ...]:
+        policy = {
+            "apiVersion": "audit.k8s.io/v1",
+            "kind": "Policy",
+            "omitStages": ["RequestReceived"],
+            "rules": [
+                {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+                {"level": "None"},
+            ],
+        }
+        path = self.home / "audit-policy.yaml"
+        path.write_text(yaml.safe_dump(policy), encoding="utf-8")
+        return (
+            f"--audit-policy-file={path}",
+            f"--audit-log-path={self.home / 'audit.jsonl'}",
+        )
 
     def compact(self) -> None:
         """Compact etcd up to now, so that older resourceVersions are gone (410)."""

@@ -28,8 +28,8 @@ class Extender(Daemon):
         Of its log.
     port
         Where it listens; a free port by default.
-    ready_path
-        What answers 200 once it serves.
+    patience_s
+        How long it may take to know the cluster.
     """
 
     def __init__(
@@ -39,7 +39,6 @@ class Extender(Daemon):
         *,
         name: str = "extender",
         port: int = 0,
-        ready_path: str = "/readyz",
         patience_s: float = 60,
     ) -> None:
         self.port = port or free_port()
@@ -51,7 +50,7 @@ class Extender(Daemon):
                 "--port", str(self.port), *flags,
             ],
             plane.home,
-            lambda: serves(self.url + ready_path),
+            lambda: serves(self.url + "/readyz"),
             patience_s=patience_s,
         )  # fmt: skip
         plane.add(self)

@@ -15,6 +15,7 @@ PRODUCT = "nvidia.com/gpu.product"
 DEVICE_MEMORY = "nvidia.com/gpu.memory"
 REPLICAS = "nvidia.com/gpu.replicas"
 DEVICES = "snugfit.io/devices"
+SCHEDULER = "snugfit"  # as the chart names it; tests of stock scheduling take the same name
 SCHEDULING = "scheduling.k8s.io/v1beta1"
 
 _MEMORY_OF = {"Tesla-T4": 15_360, "NVIDIA-A100-SXM4-80GB": 81_920, "NVIDIA-H100-80GB-HBM3": 81_559}
@@ -83,7 +84,7 @@ def pod(
     cpu_milli: int = 500,
     memory_mib: int = 512,
     namespace: str = "default",
-    scheduler: str = "default-scheduler",
+    scheduler: str = SCHEDULER,
     products: tuple[str, ...] = (),
     priority_class: str = "",
     group: str = "",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.e2e.harness.objects import SCHEDULER
+
 Json = dict[str, Any]
 
 MANAGED = (
@@ -26,7 +28,7 @@ _SPREADING = (
 )
 
 
-def stock(scheduler_name: str = "default-scheduler", **more: object) -> Json:
+def stock(scheduler_name: str = SCHEDULER, **more: object) -> Json:
     """kube-scheduler as it comes, but for looking at every node."""
     return {
         "apiVersion": "kubescheduler.config.k8s.io/v1",
@@ -40,7 +42,7 @@ def stock(scheduler_name: str = "default-scheduler", **more: object) -> Json:
 
 def extended(
     url: str,
-    scheduler_name: str = "default-scheduler",
+    scheduler_name: str = SCHEDULER,
     *,
     packing: bool = True,
     **extender: object,
