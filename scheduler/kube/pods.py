@@ -272,10 +272,14 @@ def _requests(resources: Resources | None, path: str) -> Totals:
 
 
 def _add(left: Totals, right: Mapping[str, Fraction]) -> Totals:
+    if not left or not right:  # nearly always: one container, no overhead
+        return dict(left or right)
     return {name: left.get(name, Fraction(0)) + right.get(name, 0) for name in {*left, *right}}
 
 
 def _larger(left: Totals, right: Totals) -> Totals:
+    if not left or not right:  # nothing is negative
+        return dict(left or right)
     zero = Fraction(0)
     return {name: max(left.get(name, zero), right.get(name, zero)) for name in {*left, *right}}
 

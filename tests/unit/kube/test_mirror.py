@@ -250,7 +250,9 @@ def _resizing(asked: str, allocated: str, in_force: str, **status: Any) -> PodOb
         "resources": {"requests": {"cpu": in_force, "memory": "1Gi"}},
     }
     requests = {"cpu": asked}
-    return pod_object("p", node="a", requests=requests, status={"containerStatuses": [one]} | status)
+    return pod_object(
+        "p", node="a", requests=requests, status={"containerStatuses": [one]} | status
+    )
 
 
 @pytest.mark.parametrize(
