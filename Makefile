@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kube e2e lint format bench-smoke lock clean
+.PHONY: help demo test kube e2e manifests lint format bench-smoke lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,20 @@ kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (minut
 
 e2e: kube ## Run the end-to-end tests alone
 	$(BIN)/python -m pytest -m e2e tests/e2e
+
+HELM      ?= helm
+MANIFESTS ?= deploy/manifests
+KUBE      := 1.37.2
+
+manifests: ## Render the plain manifests from the chart (HELM=path)
+	@mkdir -p $(MANIFESTS)
+	@for topology in sidecar service; do \
+	    { echo "# Rendered from deploy/helm/snugfit by 'make manifests'. Give kube-scheduler's image the"; \
+	      echo "# version of your cluster, and snugfit's the name under which you have pushed it."; \
+	      $(HELM) template snugfit deploy/helm/snugfit --namespace snugfit --kube-version $(KUBE) \
+	          --set namespace.create=true --set topology=$$topology; \
+	    } > $(MANIFESTS)/$$topology.yaml || exit 1; \
+	done
 
 lint: $(VENV)/dev.done ## Style, types, import contracts
 	$(BIN)/ruff check .

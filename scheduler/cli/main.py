@@ -23,6 +23,7 @@ _COMMANDS = {
     "bench": "Benchmarks: published figures beside ours, speed, latency.",
     "config": "Write or check the configuration by which kube-scheduler calls us.",
     "demo": "Pack a synthetic cluster through the real webhook.",
+    "doctor": "Look at a live cluster: what Snugfit needs, and how its GPUs are understood.",
     "generate": "Write a synthetic workload to a file.",
     "healthcheck": "Ask a running extender whether it is well.",
     "plan": "Plan the whole backlog of a cluster, with a proven bound.",
