@@ -60,7 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "replicas=1",
         "podDisruptionBudget.enabled=false",
         "networkPolicy.enabled=false",
-        "rbac.podGroups=false",
+        "extender.settings.watch_groups=",
         "scheduler.managedResources={nvidia.com/gpu}",
         "image.digest=sha256:" + "0" * 64,
     ),
@@ -200,6 +200,28 @@ def test_kube_schedulers_version_is_the_clusters_without_what_a_vendor_appends(h
     assert container["image"].endswith("/kube-scheduler:v1.35.3")
     old = helm.run("template", "x", str(CHART), "--kube-version", "v1.33.0")
     assert old.returncode != 0 and "incompatible" in old.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "groups"),
+    [
+        ("", {"scheduling.k8s.io": ["podgroups"]}),
+        ("extender.settings.watch_groups=", {}),
+        (
+            r"extender.settings.watch_groups=jobs.batch\, workloads.scheduling.k8s.io",
+            {"batch": ["jobs"], "scheduling.k8s.io": ["workloads"]},
+        ),
+    ],
+)
+def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -> None:
+    documents = helm.render((value,) if value else ())
+    (role,) = (
+        d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("er")
+    )
+    found = {rule["apiGroups"][0]: rule["resources"] for rule in role["rules"]}
+    assert {name: r for name, r in found.items() if name not in ("", "policy")} == groups
+    settings = yaml.safe_load(_config_map(documents)["extender.yaml"])
+    assert bool(settings["watch_groups"]) == bool(groups)
 
 
 def test_generated_certificates_are_of_one_authority(helm) -> None:
