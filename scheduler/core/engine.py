@@ -64,6 +64,7 @@ class _Evaluation:
     devices: NDArray[np.int16]
     position: int
     node_epoch: int
+    prices: Prices | None
 
 
 class Engine:
@@ -323,6 +324,7 @@ class Engine:
             evaluation.devices.copy(),
             evaluation.position,
             evaluation.node_epoch,
+            evaluation.prices,
         )
         salt = crc32(request.uid.encode()) ^ (self.seed * 0x9E3779B1)
         if not self.policy.cacheable:
@@ -351,7 +353,7 @@ class Engine:
         state = self.state
         tables = self.fragmentation
         evaluation = self._evaluations.get(shape)
-        if evaluation is None or evaluation.node_epoch != state.node_epoch:
+        if evaluation is None or not self._renewed(shape, evaluation):
             evaluation = self._fresh(shape)
             self._evaluations[shape] = evaluation
             if len(self._evaluations) > _MAX_SHAPES:
@@ -370,6 +372,25 @@ class Engine:
         assert tables is self._fragmentation
         return evaluation
 
+    def _renewed(self, shape: Shape, evaluation: _Evaluation) -> bool:
+        """Fit an evaluation to nodes that came, went or changed; False if that takes a new one.
+
+        Those rows are in the journal, so that their scores are computed again like any changed
+        row's; the others keep theirs, unless the prices in them are no longer in force.
+        """
+        state = self.state
+        if evaluation.prices is not self.prices:
+            return False
+        if evaluation.node_epoch != state.node_epoch:
+            evaluation.static = static_reasons(state, shape)
+            evaluation.node_epoch = state.node_epoch
+            more = len(state) - len(evaluation.reasons)
+            if more:
+                evaluation.reasons = np.pad(evaluation.reasons, (0, more))
+                evaluation.scores = np.pad(evaluation.scores, (0, more))
+                evaluation.devices = np.pad(evaluation.devices, (0, more))
+        return True
+
     def _fresh(self, shape: Shape) -> _Evaluation:
         count = len(self.state)
         _, position = self.state.changed_since(0)
@@ -380,12 +401,14 @@ class Engine:
             np.full(count, -1, dtype=np.int16),
             position,
             self.state.node_epoch,
+            self.prices,
         )
 
     def _refresh(self, shape: Shape, rows: IntArray, evaluation: _Evaluation) -> None:
         static = evaluation.static[rows]
         evaluation.reasons[rows] = static
         evaluation.scores[rows] = INFEASIBLE
+        evaluation.devices[rows] = -1
         possible = rows[static == _FITS]
         codes = dynamic_reasons(self.state, shape, possible)
         evaluation.reasons[possible] = codes

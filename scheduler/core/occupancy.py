@@ -22,6 +22,8 @@ from scheduler.core.state import DeviceCode
 
 __all__ = ["running"]
 
+_MOST_REPLICAS = 1 << 14  # no device is cut so often; a column must not overflow all the same
+
 
 def running(
     engine: Engine, request: PodRequest, node: str, devices: tuple[DeviceShare, ...] | None = None
@@ -47,6 +49,8 @@ def running(
     """
     if devices is not None:
         return Placement(request, node, devices)
+    if request.gpu.kind is GpuKind.NONE:
+        return Placement(request, node, ())
     row = engine.state.row(node)
     if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
         return engine.choose(request, node)
@@ -62,8 +66,9 @@ def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare
         if not len(shared):
             return ()
         freest = int(shared[np.argmax(state.slots_free[row, shared])])
-        milli = gpu.replicas * DEVICE_MILLI // int(state.replicas[row, freest])
-        return (DeviceShare(freest, milli, 0, gpu.replicas),)
+        claimed = min(gpu.replicas, _MOST_REPLICAS)
+        milli = claimed * DEVICE_MILLI // int(state.replicas[row, freest])
+        return (DeviceShare(freest, milli, 0, claimed),)
     plain = np.flatnonzero(codes == DeviceCode.PLAIN)
     emptiest = plain[np.argsort(-state.gpu_free[row, plain], kind="stable")].tolist()
     if gpu.kind is GpuKind.WHOLE:

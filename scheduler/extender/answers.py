@@ -6,7 +6,7 @@ between two names is the separator of one join.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from threading import Lock
@@ -24,7 +24,9 @@ IntArray = NDArray[np.int64]
 
 _RECENT_LISTS = 8
 _KEPT_ANSWERS = 64
+_BLOCK = 64
 _encoder = msgspec.json.Encoder()
+_TEXTS = [b":" + _encoder.encode(Reason.of(code).text) for code in range(len(Reason))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,18 @@ class Ranking:
     scores: IntArray
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Kept:
-    """A filter answer and the fates that it states."""
+    """The latest answer about every node to one question.
+
+    ``blocks`` are its parts, made once an answer differs from the one before in a few nodes only:
+    passing names, curable and final failures of ``_BLOCK`` nodes each.
+    """
 
     fates: NDArray[np.int16]
     answer: bytes
     passing: bytes
+    blocks: list[tuple[bytes, bytes, bytes]] | None = None
 
 
 class NodeFragments:
@@ -77,11 +84,13 @@ class NodeFragments:
     """
 
     def __init__(self, names: Sequence[str | None]) -> None:
+        self.names = list(names)
         pieces = [b"" if name is None else _encoder.encode(name) for name in names]
         self._quoted: NDArray[np.object_] = np.empty(len(pieces), dtype=object)
         self._quoted[:] = pieces
         occupied = [row for row, name in enumerate(names) if name is not None]
         self.everything = Listed(np.array(occupied, dtype=np.int64), {})
+        self._in_order: list[bytes] = self._quoted[self.everything.rows].tolist()
         self._index: NameIndex | None = None
         self._recent: tuple[tuple[bytes, Listed], ...] = ()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
@@ -117,13 +126,31 @@ class NodeFragments:
         return between.join(pieces)
 
     def kept(self, question: Hashable, fates: NDArray[np.int16]) -> tuple[bytes, bytes] | None:
-        """The answer to this question about every node, if no node's fate has changed since."""
+        """The answer to this question about every node, if most fates are those of last time."""
         with self._lock:
             kept = self._kept.get(question)
-            if kept is None or not np.array_equal(kept.fates, fates):
+            if kept is None:
                 return None
+            changed = np.flatnonzero(kept.fates != fates)
+            if len(changed):
+                touched = np.unique(changed // _BLOCK).tolist()
+                if len(touched) > len(fates) // (4 * _BLOCK):
+                    return None
+                self._patch(kept, fates, touched)
             self._kept.move_to_end(question)
             return kept.answer, kept.passing
+
+    def _patch(self, kept: _Kept, fates: NDArray[np.int16], touched: list[int]) -> None:
+        blocks = kept.blocks
+        if blocks is None:
+            touched = list(range(-(-len(fates) // _BLOCK)))
+            blocks = kept.blocks = [(b"", b"", b"")] * len(touched)
+        for number in touched:
+            part = slice(number * _BLOCK, (number + 1) * _BLOCK)
+            blocks[number] = _block(self._in_order[part], fates[part].tolist())
+        passing, curable, final = (b",".join(filter(None, parts)) for parts in zip(*blocks))  # noqa: B905 - all are triples
+        kept.fates, kept.passing = fates, b"[" + passing + b"]"
+        kept.answer = _filter_result(b'{"Nodes":null,"NodeNames":' + kept.passing, curable, final)
 
     def keep(
         self, question: Hashable, fates: NDArray[np.int16], answer: bytes, passing: bytes
@@ -134,6 +161,26 @@ class NodeFragments:
             self._kept.move_to_end(question)
             if len(self._kept) > _KEPT_ANSWERS:
                 self._kept.popitem(last=False)
+
+
+def _block(names: list[bytes], fates: list[int]) -> tuple[bytes, bytes, bytes]:
+    by_fate: defaultdict[int, list[bytes]] = defaultdict(list)
+    for name, fate in zip(names, fates, strict=True):
+        by_fate[fate].append(name)
+    passing = b",".join(by_fate.pop(0, ()))
+    failed: tuple[list[bytes], list[bytes]] = ([], [])
+    for fate, alike in sorted(by_fate.items()):
+        text = _TEXTS[fate // 2]
+        failed[fate % 2].append((text + b",").join(alike) + text)
+    return passing, b",".join(failed[1]), b",".join(failed[0])
+
+
+def _filter_result(head: bytes, curable: bytes, final: bytes) -> bytes:
+    return b'%b,"FailedNodes":{%b},"FailedAndUnresolvableNodes":{%b},"Error":""}' % (
+        head,
+        curable,
+        final,
+    )
 
 
 def encode_filter(
@@ -154,8 +201,8 @@ def encode_filter(
     raw_nodes
         The nodes as they came, if the passing ones are to go back whole.
     question
-        Stands for what was asked, such as the pod's shape: where all nodes were asked about and no
-        verdict differs from the last time, the answer is the last one.
+        Stands for what was asked, such as the pod's shape: where all nodes were asked about, the
+        answer is the last one to this question, rewritten where verdicts differ.
     """
     # A node's fate in one number: even if final, odd if an eviction may help.
     fates = verdicts.codes.astype(np.int16) * 2 + verdicts.curable
@@ -175,15 +222,12 @@ def encode_filter(
     failed: tuple[list[bytes], list[bytes]] = ([], [])
     for fate in np.flatnonzero(np.bincount(fates)).tolist():
         if fate > 1:
-            text = b":" + _encoder.encode(verdicts.message or Reason.of(fate // 2).text)
+            message = verdicts.message
+            text = b":" + _encoder.encode(message) if message else _TEXTS[fate // 2]
             nodes = fragments.joined(verdicts.nodes, np.flatnonzero(fates == fate), text + b",")
             failed[fate % 2].append(nodes + text)
     final, curable = (b",".join(parts) for parts in failed)
-    answer = b'%b,"FailedNodes":{%b},"FailedAndUnresolvableNodes":{%b},"Error":""}' % (
-        head,
-        curable,
-        final,
-    )
+    answer = _filter_result(head, curable, final)
     if keep:
         fragments.keep(question, fates, answer, listed)
     return answer, listed

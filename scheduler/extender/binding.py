@@ -10,6 +10,7 @@ What the answer of the API means:
 2xx                         bound; the watch will tell, and until then the reservation stands
 409, pod is on this node    bound by an earlier call: success, with the devices written then
 409, pod is elsewhere       our reservation is forgotten, the truth recorded, an error returned
+409, pod has no node        it is being deleted: the reservation is given back, an error returned
 404, other 4xx              not bound; the reservation is given back, an error returned
 no answer, 429, 5xx         unknown: the pod is read; if that does not settle it, an error is
                             returned and the reservation stands until a later reading does
@@ -21,12 +22,12 @@ Every way ends before kube-scheduler's own time limit for the call.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 
-import msgspec
-
+from scheduler.core.engine import Engine, Hold
 from scheduler.core.errors import (
     CapacityConflict,
     InvalidInput,
@@ -94,6 +95,7 @@ class Binder:
         self.results: Counter[str] = Counter()
         self._service, self._mirror, self._client = service, mirror, client
         self._deadline_s, self._clock = deadline_s, clock
+        self._counting = threading.Lock()
 
     def bind(self, args: BindArgs) -> str:
         """Bind the pod; returns an error text, empty on success. Repeating it is harmless."""
@@ -103,8 +105,7 @@ class Binder:
         except SchedulerError as error:
             return self._failed(_RESULTS.get(type(error), "fault"), str(error))
         if placement is None:
-            self.results["already"] += 1
-            return ""
+            return self._succeeded("already")
         annotations = binding_annotations(placement, self._service.names)
         content = {
             "apiVersion": "v1",
@@ -115,12 +116,11 @@ class Binder:
         try:
             # Half of the time is kept for finding out what became of a call without an answer.
             self._client.post(
-                f"{_path(args)}/binding", content, read_s=max(_LEAST_S, self._deadline_s / 2)
+                f"{_path(args)}/binding", content, read_s=max(_LEAST_S, self._left(deadline) / 2)
             )
         except KubeApiError as error:
             return self._resolve(args, error, deadline)
-        self.results["bound"] += 1
-        return ""
+        return self._succeeded("bound")
 
     # -- what is still open ------------------------------------------------------------------
 
@@ -143,19 +143,27 @@ class Binder:
             The API does not say; nothing has changed.
         """
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
+        with self._service.exclusive() as engine:
+            before = self._claim(engine, pod.uid)
         obj = self._get(path, read_s)
         with self._service.exclusive() as engine:
             if obj is None or pod_uid(obj) != pod.uid or has_ended(obj):
                 self._mirror.pod_gone(pod.uid)
             elif obj.spec.node_name:
                 self._mirror.pod(obj)
+            elif self._claim(engine, pod.uid) != before:
+                return  # held or reserved anew in the meantime: what was read says nothing of that
             elif pod.uid in engine.holds:
                 engine.drop_hold(pod.uid)
             elif pod.uid in self.assumed and pod.uid in engine.state.placements:
-                engine.release(pod.uid)
+                self._undo(engine, pod.uid)
             self.assumed.pop(pod.uid, None)
 
     # -- inside ------------------------------------------------------------------------------
+
+    def _claim(self, engine: Engine, uid: str) -> tuple[float | None, Hold | None]:
+        """What stands for the pod beyond the facts, to notice that it has changed."""
+        return self.assumed.get(uid), engine.holds.get(uid)
 
     def _reserve(self, args: BindArgs, deadline: float) -> Placement | None:
         """Choose devices and charge them; None if the pod is bound there already."""
@@ -206,28 +214,38 @@ class Binder:
             self._give_back(args)
             return self._failed("refused", "the pod does not exist any more")
         node = obj.spec.node_name
-        if not node:
+        if not node and unknown:
             # It may still arrive. The reservation stands until a later reading says otherwise.
-            return self._failed("unknown" if unknown else "refused", str(error))
+            return self._failed("unknown", str(error))
+        if not node:
+            self._give_back(args)
+            return self._failed("refused", str(error))
         with self._service.exclusive():
             self._mirror.pod(obj)
             self.assumed.pop(args.uid, None)
         if node == args.node:
-            self.results["already"] += 1
-            return ""
+            return self._succeeded("already")
         return self._failed("conflict", f"the pod is bound to {node} already")
 
     def _give_back(self, args: BindArgs) -> None:
         with self._service.exclusive() as engine:
             self.assumed.pop(args.uid, None)
-            if args.uid in self._mirror.facts or args.uid not in engine.state.placements:
-                return
-            pod = engine.state.placements[args.uid].pod
-            engine.release(args.uid)
-            self._service.unreserved(pod)
+            if args.uid not in self._mirror.facts and args.uid in engine.state.placements:
+                self._undo(engine, args.uid)
+
+    def _undo(self, engine: Engine, uid: str) -> None:
+        pod = engine.state.placements[uid].pod
+        engine.release(uid)
+        self._service.unreserved(pod)
+
+    def _succeeded(self, result: str) -> str:
+        with self._counting:
+            self.results[result] += 1
+        return ""
 
     def _failed(self, result: str, problem: str) -> str:
-        self.results[result] += 1
+        with self._counting:
+            self.results[result] += 1
         log.warning("bind: %s: %s", result, problem)
         return problem
 
@@ -236,7 +254,7 @@ class Binder:
 
     def _get(self, path: str, read_s: float) -> PodObject | None:
         try:
-            return msgspec.json.decode(self._client.get(path, read_s=read_s), type=PodObject)
+            return self._client.read(path, PodObject, read_s=read_s)
         except KubeApiError as error:
             if error.status == 404:
                 return None

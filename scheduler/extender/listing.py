@@ -23,12 +23,8 @@ Words = NDArray[np.uint64]
 
 _QUOTE = ord('"')
 _WORD = 8
-_SPREAD = (
-    np.uint64(0x9E3779B97F4A7C15),
-    np.uint64(0xBF58476D1CE4E5B9),
-    np.uint64(0x94D049BB133111EB),
-    np.uint64(0xD6E8FEB86659FD93),
-)
+_GOLDEN = 0x9E3779B97F4A7C15
+_SPREAD = [np.uint64(_GOLDEN * (2 * step + 1) % (1 << 64)) for step in range(8)]
 _ROOM = 8  # slots per name: nearly every look-up ends at its first slot
 
 
@@ -67,13 +63,12 @@ class NameIndex:
             self._build(rows)
 
     def _build(self, rows: IntArray) -> None:
-        """Take as many words from each name's end as tell all names apart, then fill the table."""
+        """Take as many words of each name as tell all names apart, then fill the table."""
         text = b"[" + b",".join(self._quoted[rows].tolist()) + b"]"
         starts, ends = _quotes(text)
         if len(starts) != len(rows):
             return  # a name with an escaped quote: no index for this cluster
-        deepest = -(-int((ends - starts).max() + 1) // _WORD)
-        for depth in range(1, min(deepest, len(_SPREAD)) + 1):
+        for depth in range(1, len(_SPREAD) + 1):
             keys = _keys(text, starts, ends, depth)
             if len(np.unique(keys)) == len(keys):
                 break
@@ -121,16 +116,18 @@ def _quotes(text: bytes) -> tuple[IntArray, IntArray]:
 
 
 def _keys(text: bytes, starts: IntArray, ends: IntArray, depth: int) -> Words:
-    """A hash of the last ``depth`` words of each name, quotes included, of whole names if shorter.
+    """A hash of ``depth`` words of each name, quotes included.
 
-    The first word ends with the closing quote; the others lie before it, but never begin before the
-    opening quote, so that a name's key does not depend on its neighbours.
+    Words are taken from the end, the start, and then inwards from both: somewhere there names of
+    one cluster differ. None reaches beyond the name, so that a key does not depend on neighbours.
     """
     words = np.ndarray((len(text) - _WORD + 1,), np.uint64, text, 0, (1,))
     last = ends - (_WORD - 1)
     keys: Words = words[last] * _SPREAD[0]
     for step in range(1, depth):
-        keys ^= words[np.maximum(last - _WORD * step, starts)] * _SPREAD[step]
+        inwards = _WORD * (step // 2)
+        at = np.minimum(starts + inwards, last) if step % 2 else np.maximum(last - inwards, starts)
+        keys ^= words[at] * _SPREAD[step]
     # Names are much alike; the high bits, by which slots are chosen, have to feel every byte.
     keys ^= keys >> np.uint64(32)
-    return keys * _SPREAD[-1]
+    return keys * np.uint64(_GOLDEN)

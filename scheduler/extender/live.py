@@ -14,6 +14,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,9 +95,11 @@ class _Queue:
     def listing(self) -> None:
         self._items.put((self._label, "listing", None))
 
-    def page(self, objects: Sequence[Any]) -> None:
+    def page(self, objects: Sequence[Any], unread: Sequence[Any] = ()) -> None:
         for start in range(0, len(objects), _MOST_AT_ONCE):
             self._items.put((self._label, "page", objects[start : start + _MOST_AT_ONCE]))
+        if unread:
+            self._items.put((self._label, "unread", unread))
 
     def listed(self) -> None:
         self._items.put((self._label, "listed", None))
@@ -175,7 +178,8 @@ class LiveCluster:
             self.lease.stop()
         for kind in self._kinds.values():
             kind.reflector.interrupt()
-        self._items.put(("", "stop", None))
+        with suppress(queue.Full):  # then there is something that wakes the applying thread
+            self._items.put_nowait(("", "stop", None))
 
     # -- what others want to know ------------------------------------------------------------
 
@@ -189,7 +193,8 @@ class LiveCluster:
         stale_after = self._config.stale_after_s
         if not self.synced or (self.lease is not None and not self.lease.held):
             return False
-        return not stale_after or max(self.ages().values()) < stale_after
+        ages = self.ages()
+        return not stale_after or max(ages["nodes"], ages["pods"]) < stale_after
 
     def ages(self) -> dict[str, float]:
         """Seconds since each watched kind was last heard of."""
@@ -359,10 +364,12 @@ class LiveCluster:
                 case "page":
                     for obj in content:
                         kind.unlisted.discard(kind.identity(obj))
-                        kind.apply(obj)
+                        self._guarded(label, kind.apply, obj)
+                case "unread":
+                    kind.unlisted.difference_update(map(kind.identity, content))
                 case "listed":
                     for name in sorted(kind.unlisted):
-                        kind.remove_named(name)
+                        self._guarded(label, kind.remove_named, name)
                     kind.listed, kind.unlisted = True, set()
                     self._note_synced()
                 case "DELETED":
@@ -372,6 +379,14 @@ class LiveCluster:
             self.figures.events += 1
         except Exception:  # the next recount finds and mends what this has left undone
             log.exception("an event of %s could not be applied", label)
+            self.figures.faults += 1
+
+    def _guarded(self, label: str, apply: Callable[[Any], Any], what: object) -> None:
+        """One object that cannot be applied must not stand in the way of the others."""
+        try:
+            apply(what)
+        except Exception:  # as above
+            log.exception("an object of %s could not be applied", label)
             self.figures.faults += 1
 
     def _note_synced(self) -> None:
@@ -426,9 +441,18 @@ class LiveCluster:
             log.error(
                 "the state differs from the facts: %s", "; ".join(found[:_LOGGED_DIFFERENCES])
             )
-            with self._service.exclusive():
-                self.mirror.heal(frozenset(self.binder.assumed))
+            self._heal()
         return found
+
+    def _heal(self) -> None:
+        """Bring the state back to the facts, a few nodes at a time so that requests get through."""
+        with self._service.exclusive():
+            self.mirror.evict_phantoms(frozenset(self.binder.assumed))
+            names = self.mirror.node_names()
+        for start in range(0, len(names), _MOST_AT_ONCE):
+            with self._service.exclusive():
+                self.mirror.heal(names[start : start + _MOST_AT_ONCE])
+            time.sleep(0)
 
 
 def _key(obj: GroupObject) -> str:

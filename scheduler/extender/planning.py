@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -21,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.model import GangKey, Node, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService, PlanningView
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 _PIECE = 200
 _GRACE_S = 5.0
 _POLL_S = 0.2
+_NICE = 10
 
 
 @dataclass
@@ -110,7 +112,7 @@ class PlannerLoop:
                     seen = view.stamp
                     answer = self._ask(view, "plan", self._config.planner_budget_s)
                     if answer is not None:
-                        self._adopt(answer, {pod.uid: pod for pod in view.pending})
+                        self._adopt(answer, view)
             except Exception:  # the loop must outlive whatever a plan does
                 log.exception("planning failed; the webhook goes on without this plan")
                 self.figures.plans["failed"] += 1
@@ -176,18 +178,20 @@ class PlannerLoop:
                 return answer
         return None
 
-    def _adopt(self, answer: dict[str, Any], pending: dict[str, PodRequest]) -> None:
+    def _adopt(self, answer: dict[str, Any], view: PlanningView) -> None:
         figures = self.figures
         if "fault" in answer:
             log.error("the planner reports a fault: %s", answer["fault"])
             figures.plans["failed"] += 1
             return
+        pending = {pod.uid: pod for pod in view.pending}
         places = [(pending[uid], node) for uid, node in answer["places"] if uid in pending]
-        adopted, rejected = self._service.adopt(places)
+        for piece in _pieces(places):  # requests get in between
+            adopted, rejected = self._service.adopt(piece, view.generation)
+            figures.adopted += adopted
+            figures.rejected.update(rejected)
         figures.plans[answer["status"].lower()] += 1
         figures.planned += len(places)
-        figures.adopted += adopted
-        figures.rejected.update(rejected)
         figures.last_seconds, figures.last_gap = answer["seconds"], answer["gap"]
         figures.last_at = time.monotonic()
 
@@ -217,9 +221,31 @@ class PlannerLoop:
         self._process = self._pipe = None
 
 
+def _pieces(places: Sequence[tuple[PodRequest, str]]) -> Iterator[list[tuple[PodRequest, str]]]:
+    """The places in pieces of about ``_PIECE``, each gang in one."""
+    gangs: dict[GangKey, list[tuple[PodRequest, str]]] = {}
+    piece: list[tuple[PodRequest, str]] = []
+    for request, node in places:
+        if request.gang is not None:
+            gangs.setdefault(request.gang, []).append((request, node))
+        else:
+            piece.append((request, node))
+        if len(piece) >= _PIECE:
+            yield piece
+            piece = []
+    for gang in gangs.values():
+        piece += gang
+        if len(piece) >= _PIECE:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
 def _serve(pipe: Connection, memory_mib: int) -> None:
     """Main of the planner process: collects a problem piece by piece, plans it, answers."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
+    os.nice(_NICE)  # a plan may take what the webhook leaves
     nodes: list[Node] = []
     placements: list[Placement] = []
     pending: list[PodRequest] = []

@@ -76,7 +76,7 @@ def choose_victims(
     costs = _Costs(list(budgets), labels)
     best: tuple[tuple[int, ...], list[tuple[Placement, ...]]] | None = None
     rest = [unit for unit in units if unit not in base]
-    for order in _orders(rest):
+    for order in _orders(rest, costs):
         found = _enough(engine, request, row, base, order)
         if found is None:
             break  # not even all of them make room, whatever the order
@@ -112,12 +112,17 @@ def _units(
 
 
 def _orders(
-    units: Sequence[tuple[Placement, ...]],
+    units: Sequence[tuple[Placement, ...]], costs: _Costs
 ) -> Iterable[list[tuple[Placement, ...]]]:
-    """Orders in which to try: by priority and size, and once per device with its pods first."""
+    """Orders in which to try: by priority and size, and once per device with its pods first.
 
-    def general(unit: tuple[Placement, ...]) -> tuple[int, int, int, str]:
+    Pods that their budgets protect come last in each of them.
+    """
+    protected = {unit[0].pod.uid for unit in units if costs.of([unit])[0]}
+
+    def general(unit: tuple[Placement, ...]) -> tuple[bool, int, int, int, str]:
         return (
+            unit[0].pod.uid in protected,
             max(p.pod.priority for p in unit),
             len(unit),
             sum(p.gpu_milli for p in unit),

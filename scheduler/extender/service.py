@@ -87,6 +87,7 @@ class PlanningView:
     pending: tuple[PodRequest, ...]
     mix: TypicalMix
     bindings: int
+    generation: int
 
 
 class ExtenderService:
@@ -431,6 +432,7 @@ class ExtenderService:
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
             mix, bindings = engine.mix, self._bindings
+            generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
         return PlanningView(
@@ -441,6 +443,7 @@ class ExtenderService:
             pending,
             mix,
             bindings,
+            generation,
         )
 
     def set_prices(self, prices: Prices | None) -> None:
@@ -453,11 +456,13 @@ class ExtenderService:
         """Prices in force."""
         return self._engine.prices
 
-    def adopt(self, places: Sequence[tuple[PodRequest, str]]) -> tuple[int, Mapping[str, int]]:
+    def adopt(
+        self, places: Sequence[tuple[PodRequest, str]], generation: int = -1
+    ) -> tuple[int, Mapping[str, int]]:
         """Answer these pods from a plan from now on; see :meth:`Adoption.adopt`."""
         with self._lock:
             self._expire()
-            return self._adoption.adopt(places, self._clock())
+            return self._adoption.adopt(places, self._clock(), generation=generation)
 
     def gang_counts(self) -> dict[str, int]:
         """Gangs planned, reserved and waiting, and pins."""
@@ -500,7 +505,10 @@ class ExtenderService:
         state = self._engine.state
         if self._fragments is None or self._fragments[0] != state.node_epoch:
             names = [node.name if node else None for node in state.nodes]
-            self._fragments = (state.node_epoch, NodeFragments(names))
+            before = self._fragments[1] if self._fragments else None
+            same = before is not None and before.names == names  # a node has changed, not its name
+            fragments = before if before is not None and same else NodeFragments(names)
+            self._fragments = (state.node_epoch, fragments)
         return self._fragments[1]
 
     @staticmethod

@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _NULL = b"null"
 _ABSENT = msgspec.Raw(_NULL)
+_POD_FIRST = b'{"Pod":'
+_NAMES_NEXT = b',"Nodes":null,"NodeNames":'
 
 
 class _NodeList(msgspec.Struct):
@@ -213,6 +215,12 @@ def decode_filter(body: bytes) -> FilterArgs:
     InvalidInput
         The body is no such document.
     """
+    if body.startswith(_POD_FIRST) and body.endswith(b"]}"):
+        # As kube-scheduler writes it. What stands left and right of the fields between pod and
+        # names is read as JSON of its own before it is used, so the document is not read for that.
+        end = body.find(_NAMES_NEXT)
+        if end > 0 and body.find(b"]", end) == len(body) - 2:
+            return FilterArgs(body[len(_POD_FIRST) : end], body[end + len(_NAMES_NEXT) : -1])
     args = _decoded(_decode_extender, body)
     pod, names = bytes(args.pod), bytes(args.node_names)
     if pod == _NULL or (names == _NULL and args.nodes is None):

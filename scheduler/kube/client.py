@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import msgspec
@@ -34,6 +34,8 @@ _CONNECT_S = 5.0
 _READ_S = 30.0
 _CHUNK = 1 << 16
 _MOST_CONNECTIONS = 16
+
+T = TypeVar("T")
 
 
 class _Status(msgspec.Struct):
@@ -120,6 +122,28 @@ class KubeClient:
         """The body of a GET; :class:`KubeApiError` on any status but 2xx."""
         return self._call("GET", path, params=params, read_s=read_s)
 
+    def read(
+        self,
+        path: str,
+        kind: type[T],
+        params: Mapping[str, str] | None = None,
+        *,
+        read_s: float = _READ_S,
+    ) -> T:
+        """The body of a GET, decoded.
+
+        Raises
+        ------
+        KubeApiError
+            Any status but 2xx; status 0 also where the body is not what was asked for, as behind
+            a proxy that answers with a page of its own.
+        """
+        body = self.get(path, params, read_s=read_s)
+        try:
+            return msgspec.json.decode(body, type=kind)
+        except msgspec.MsgspecError as error:
+            raise KubeApiError(f"GET {path}", 0, f"the answer cannot be read: {error}") from error
+
     def post(self, path: str, content: object, *, read_s: float = _READ_S) -> bytes:
         """Create; :class:`KubeApiError` on any status but 2xx."""
         return self._call("POST", path, body=msgspec.json.encode(content), read_s=read_s)
@@ -171,8 +195,12 @@ class KubeClient:
         """
         response = self._request("GET", path, params=params, read_s=read_s)
         if response.status != 200:
-            body = response.read(_CHUNK)
-            response.close()
+            try:
+                body = response.read(_CHUNK)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                raise KubeApiError(f"GET {path}", response.status, str(error)) from error
+            finally:
+                response.close()
             raise _refusal(f"GET {path}", response, body)
         return Stream(f"GET {path}", response)
 
@@ -226,7 +254,7 @@ class KubeClient:
                     self.server + path + query,
                     body=body,
                     headers=headers,
-                    timeout=urllib3.Timeout(connect=_CONNECT_S, read=read_s),
+                    timeout=urllib3.Timeout(connect=min(_CONNECT_S, read_s), read=read_s),
                     retries=False,
                     redirect=False,
                     preload_content=False,
@@ -239,7 +267,10 @@ class KubeClient:
             response.release_conn()
             with self._lock:
                 if self._api is api:  # nobody else has renewed it in the meantime
-                    self._api = self._connect()
+                    try:
+                        self._api = self._connect()
+                    except InvalidInput as error:
+                        raise KubeApiError(f"{method} {path}", 401, str(error)) from error
         raise AssertionError("unreachable: the second attempt returns")
 
     def _connect(self) -> ApiClient:
@@ -275,6 +306,10 @@ class Stream:
             raise KubeApiError(self._call, 0, str(error) or "connection closed") from error
         finally:
             self._response.close()
+
+    def close(self) -> None:
+        """Give the connection up; for the reader itself."""
+        self._response.close()
 
     def stop(self) -> None:
         """Let a reader in another thread see the end of the answer."""

@@ -54,14 +54,19 @@ def find(client: KubeClient, name: str) -> Served | None:
     if not plural or not group:
         raise InvalidInput("watch_groups", f"{name!r} names no API group", "write plural.group")
     try:
-        known = msgspec.json.decode(client.get(f"/apis/{group}"), type=_Group)
+        known = client.read(f"/apis/{group}", _Group)
     except KubeApiError as error:
         if error.status == 404:
             return None
         raise
     versions = [known.preferred_version] if known.preferred_version else []
     for version in dict.fromkeys(v.group_version for v in [*versions, *known.versions]):
-        listed = msgspec.json.decode(client.get(f"/apis/{version}"), type=_Resources)
+        try:
+            listed = client.read(f"/apis/{version}", _Resources)
+        except KubeApiError as error:
+            if error.status == 404:  # named, but not served
+                continue
+            raise
         for resource in listed.resources or ():
             if resource.name == plural:
                 return Served(f"/apis/{version}/{plural}", resource.kind, version)

@@ -14,12 +14,25 @@ __all__ = ["Fact", "Image"]
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """A pod on a node; ``devices`` is None where nobody recorded them."""
+    """A pod on a node.
+
+    Parameters
+    ----------
+    request, node
+        What it asked for and where it is.
+    devices
+        Recorded devices; None where nobody recorded them.
+    labels
+        The pod's labels.
+    doubt
+        Why nobody can say which devices it has, although it has some; empty if that is clear.
+    """
 
     request: PodRequest
     node: str
     devices: tuple[DeviceShare, ...] | None
     labels: Mapping[str, str]
+    doubt: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ __all__ = [
     "gang_ref",
     "gang_sizes",
     "group_size",
+    "size_key",
 ]
 
 SIZE_ANNOTATION = "snugfit.io/gang-size"
@@ -245,7 +246,7 @@ def gang_sizes(
     sizes = dict(seen)
     for key in seen:
         system, namespace, name = key
-        shared = (system, namespace, "/".join(name.split("/")[:2]))
+        shared = (system, namespace, _without_replica(name))
         sizes[key] = groups.get(key) or groups.get(shared) or seen[key]
     return sizes
 
@@ -257,5 +258,15 @@ def gang_key(
     ref = gang_ref(pod)
     if ref is None:
         return None
-    size = ref.size or (sizes or {}).get((ref.source, ref.namespace, ref.name), 0) or 1
-    return GangKey(ref.namespace, ref.name, size)
+    known = sizes or {}
+    stated = known.get((ref.source, ref.namespace, ref.name)) or known.get(size_key(ref))
+    return GangKey(ref.namespace, ref.name, ref.size or stated or 1)
+
+
+def size_key(ref: GangRef) -> tuple[str, str, str]:
+    """Under which a group object states the size of this gang."""
+    return (ref.source, ref.namespace, _without_replica(ref.name))
+
+
+def _without_replica(name: str) -> str:
+    return "/".join(name.split("/")[:2])

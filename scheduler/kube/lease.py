@@ -2,7 +2,8 @@
 
 The holder renews; a candidate takes over once it has *itself* seen no renewal for the length of the
 lease, so that clocks of different machines are never compared. A holder that cannot renew stops
-acting before anybody else may begin.
+acting before anybody else may begin. If somebody deletes the Lease, a candidate that has seen
+another holder waits for the same time before it creates a new one.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
-
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.client import KubeClient
 
 __all__ = ["LeaseHolder"]
 
 log = logging.getLogger(__name__)
+
+_ABSENT = "absent"
 
 
 class LeaseHolder:
@@ -104,12 +105,17 @@ class LeaseHolder:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            self.attempt()
+            try:
+                self.attempt()
+            except Exception:  # without this thread the replica would never act again
+                log.exception("lease %s: attempt failed", self._name)
             self._stop.wait(self._seconds / 3)
 
     def _try(self) -> bool:
         lease = self._read()
         if lease is None:
+            if self._renewed_at is None and self._observed[0] and not self._silent(_ABSENT):
+                return False  # its holder may not know yet that it is gone
             self._client.post(
                 self._collection,
                 {
@@ -129,8 +135,8 @@ class LeaseHolder:
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            content: dict[str, Any] = msgspec.json.decode(
-                self._client.get(f"{self._collection}/{self._name}", read_s=self._seconds / 3)
+            content: dict[str, Any] = self._client.read(
+                f"{self._collection}/{self._name}", dict, read_s=self._seconds / 3
             )
         except KubeApiError as error:
             if error.status == 404:
@@ -143,12 +149,15 @@ class LeaseHolder:
         return str((lease.get("spec") or {}).get("holderIdentity") or "")
 
     def _run_out(self, lease: dict[str, Any]) -> bool:
-        version = str(lease["metadata"]["resourceVersion"])
+        length = float((lease.get("spec") or {}).get("leaseDurationSeconds") or self._seconds)
+        return self._silent(str(lease["metadata"]["resourceVersion"]), length)
+
+    def _silent(self, version: str, length: float = 0.0) -> bool:
+        """Whether this version of the lease has stood for its whole length, as seen from here."""
         if self._observed[0] != version:
             self._observed = (version, self._clock())
             return False
-        length = float((lease.get("spec") or {}).get("leaseDurationSeconds") or self._seconds)
-        return self._clock() - self._observed[1] >= length
+        return self._clock() - self._observed[1] >= (length or self._seconds)
 
     def _spec(self, before: dict[str, Any]) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

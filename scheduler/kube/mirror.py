@@ -9,7 +9,8 @@ engine thinks of it, and gives an :class:`Image` of the facts, which the state h
 - A pod on a node that is not known yet is charged when the node arrives.
 - A device that vanished takes its index with it, and the others may have been renumbered. While a
   running pod claims an index that its node does not have, nobody knows what is free there, and the
-  node's devices are handed to nobody.
+  node's devices are handed to nobody. The same holds while a running pod has devices and nothing
+  readable says which or how many.
 
 No thread, no lock, no clock: the driver calls one method at a time.
 """
@@ -17,8 +18,9 @@ No thread, no lock, no clock: the driver calls one method at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
@@ -27,11 +29,11 @@ from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodReque
 from scheduler.core.occupancy import running
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image
-from scheduler.kube.gangs import gang_ref
+from scheduler.kube.gangs import gang_ref, size_key
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, NodeStatus, PodObject
-from scheduler.kube.pods import device_shares, pod_request, pod_uid
+from scheduler.kube.pods import asks_for_devices, device_shares, plain_request, pod_request, pod_uid
 
 __all__ = ["Mirror", "has_ended"]
 
@@ -88,12 +90,11 @@ class Mirror:
         self.gang_sizes: dict[GroupKey, int] = {}
         self.unreadable: dict[str, str] = {}
         self._models: dict[str, Node] = {}
-        self._by_name: dict[str, str] = {}
+        self._by_name: dict[str, tuple[str, str]] = {}  # uid, when created
         self._homeless: dict[str, set[str]] = {}
-        self._lost_devices: dict[str, set[str]] = {}
+        self._doubts: dict[str, set[str]] = {}
         self._members: dict[GroupKey, set[str]] = {}
         self._group_of: dict[str, GroupKey] = {}
-        self._labels: dict[tuple[tuple[str, str], ...], Mapping[str, str]] = {}
 
     # -- nodes -------------------------------------------------------------------------------
 
@@ -121,16 +122,18 @@ class Mirror:
         if self._models.pop(name, None) is None:
             return
         self.unreadable.pop(f"Node {name}", None)
-        self._lost_devices.pop(name, None)
-        facts, _ = self._vacate(name)
+        self._doubts.pop(name, None)
+        facts, bindings = self._vacate(name)
         self._engine.state.remove_node(name)
         if facts:
             self._homeless[name] = set(facts)
+        for placement in bindings:
+            self._adoption.gone(placement.pod)
 
     @property
     def uncertain_nodes(self) -> frozenset[str]:
-        """Nodes where a pod claims a device that is not there."""
-        return frozenset(self._lost_devices)
+        """Nodes where nobody knows which devices are free."""
+        return frozenset(self._doubts)
 
     def node_names(self) -> list[str]:
         """Nodes that exist."""
@@ -142,22 +145,23 @@ class Mirror:
         """A pod exists and looks like this."""
         uid = pod_uid(obj)
         key = f"{obj.metadata.namespace or 'default'}/{obj.metadata.name}"
-        older = self._by_name.get(key)
-        if older is not None and older != uid:
+        created = obj.metadata.creation_timestamp or ""
+        older, since = self._by_name.get(key, (uid, ""))
+        if older != uid:
+            if created < since:
+                return  # a late message about a pod of this name that had ended before
             self.pod_gone(older)
         if has_ended(obj):
             self.pod_gone(uid)
             return
-        self._by_name[key] = uid
-        request = self._request(obj, uid)
+        self._by_name[key] = (uid, created)
+        self._join_group(obj, uid)
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
-                self.pending[uid] = request
+                self.pending[uid] = self._request(obj, key)[0]
             return
         self.pending.pop(uid, None)
-        self._establish(
-            Fact(request, obj.spec.node_name, self._devices(obj), self._shared_labels(obj))
-        )
+        self._establish(self._fact(obj, key, obj.spec.node_name))
 
     def pod_gone(self, uid: str) -> None:
         """A pod has ended or was deleted. Unknown ones are no error: the message is repeated."""
@@ -167,12 +171,10 @@ class Mirror:
             self._unsettle(fact)
         else:
             self._withdraw(uid)
-        group = self._group_of.pop(uid, None)
-        if group is not None:
-            self._members[group].discard(uid)
+        self._leave_group(uid)
         if request is not None:
             self.unreadable.pop(f"Pod {request.key}", None)
-            if self._by_name.get(request.key) == uid:
+            if self._by_name.get(request.key, ("", ""))[0] == uid:
                 del self._by_name[request.key]
             self._adoption.gone(request)
         self._settled(uid)
@@ -197,15 +199,34 @@ class Mirror:
         return bool(news)
 
     def group_gone(self, sizes: Mapping[GroupKey, int]) -> bool:
-        """Group objects are gone; their pods keep the size they had."""
+        """Group objects are gone: nobody states these sizes any more."""
         known = [key for key in sizes if key in self.gang_sizes]
         for key in known:
             del self.gang_sizes[key]
+            self._resize(key)
         return bool(known)
+
+    def _join_group(self, obj: PodObject, uid: str) -> None:
+        """Remember the members of a gang that do not state its size themselves."""
+        ref = gang_ref(obj)
+        group = size_key(ref) if ref is not None and not ref.size else None
+        if group == self._group_of.get(uid):
+            return
+        self._leave_group(uid)
+        if group is not None:
+            self._members.setdefault(group, set()).add(uid)
+            self._group_of[uid] = group
+
+    def _leave_group(self, uid: str) -> None:
+        group = self._group_of.pop(uid, None)
+        if group is not None:
+            self._members[group].discard(uid)
+            if not self._members[group]:
+                del self._members[group]
 
     def _resize(self, key: GroupKey) -> None:
         """Members that were read before their group object was learn its size."""
-        size = self.gang_sizes[key]
+        size = self.gang_sizes.get(key, 1)
         for uid in sorted(self._members.get(key, ())):
             fact = self.facts.get(uid)
             if fact is not None:
@@ -222,19 +243,38 @@ class Mirror:
         nodes = {name: self._effective(name) for name in self._models}
         return Image(nodes, dict(self.facts))
 
-    def heal(self, assumed: frozenset[str]) -> None:
-        """Make the engine's state equal the facts again, row by row."""
+    def evict_phantoms(self, assumed: frozenset[str]) -> None:
+        """Take out of the state what no fact speaks for: pods and nodes that do not exist.
+
+        Parameters
+        ----------
+        assumed
+            Pods whose binding is under way.
+        """
         engine = self._engine
-        for uid in list(engine.state.placements):
-            if uid not in self.facts and uid not in engine.holds and uid not in assumed:
+        for uid, placed in list(engine.state.placements.items()):
+            fact = self.facts.get(uid)
+            if uid in engine.holds or uid in assumed:
+                continue
+            if fact is None or fact.node != placed.node:
                 engine.release(uid)
         for name in [name for name in engine.state.row_of if name not in self._models]:
             engine.state.remove_node(name)
-        for name in self._models:
+
+    def heal(self, names: Iterable[str]) -> None:
+        """Make some nodes' rows equal the facts again; call :meth:`evict_phantoms` before.
+
+        What is held or being bound there is dropped or kept as when the node's devices change.
+        """
+        on: dict[str, list[str]] = {name: [] for name in names if name in self._models}
+        for uid, fact in self.facts.items():
+            if fact.node in on:
+                on[fact.node].append(uid)
+        for name, uids in on.items():
+            self._homeless.setdefault(name, set()).update(
+                uid for uid in uids if uid not in self._engine.state.placements
+            )
             self._refurnish(name)
-        for uid, fact in list(self.facts.items()):
-            if fact.node in self._models and uid not in engine.state.placements:
-                self._settle(fact)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -277,8 +317,11 @@ class Mirror:
         )
         self._engine.state.apply([placement], enforce=False)
         self._adoption.bound(fact.request)
+        doubt = fact.doubt
         if _claims_missing(placement, model):
-            self._doubt(name, uid)
+            doubt = "it has a device that the node does not offer any more"
+        if doubt and model.devices:
+            self._doubt(name, uid, doubt)
 
     def _unsettle(self, fact: Fact) -> None:
         """Take a fact's charge back."""
@@ -289,12 +332,12 @@ class Mirror:
             if not homeless:
                 del self._homeless[fact.node]
         self._withdraw(uid)
-        doubts = self._lost_devices.get(fact.node)
+        doubts = self._doubts.get(fact.node)
         if doubts and uid in doubts:
             doubts.discard(uid)
             if not doubts:
-                del self._lost_devices[fact.node]
-                self._engine.state.update_node(self._effective(fact.node))
+                # Pods that came while the devices were withheld have none yet.
+                self._refurnish(fact.node)
 
     def _withdraw(self, uid: str) -> None:
         if uid in self._engine.holds:
@@ -306,7 +349,7 @@ class Mirror:
         """Set up a node whose devices are new; its pods are charged again."""
         state = self._engine.state
         facts, bindings = self._vacate(name) if name in state.row_of else ([], [])
-        self._lost_devices.pop(name, None)
+        self._doubts.pop(name, None)
         state.add_node(self._models[name])
         facts += sorted(self._homeless.pop(name, ()))
         # Recorded devices first: the others are put around them.
@@ -330,21 +373,18 @@ class Mirror:
                 bindings.append(placement)
         return facts, bindings
 
-    def _doubt(self, name: str, uid: str) -> None:
-        doubts = self._lost_devices.setdefault(name, set())
+    def _doubt(self, name: str, uid: str, why: str) -> None:
+        doubts = self._doubts.setdefault(name, set())
         if not doubts:
-            log.warning(
-                "node %s: pod %s has a device that the node does not offer any more; "
-                "its devices are withheld until that pod ends",
-                name,
-                uid,
-            )
+            key = self.facts[uid].request.key
+            log.warning("node %s is withheld until pod %s ends: %s", name, key, why)
         doubts.add(uid)
-        self._engine.state.update_node(self._effective(name))
+        if len(doubts) == 1:
+            self._engine.state.update_node(self._effective(name))
 
     def _effective(self, name: str) -> Node:
         model = self._models[name]
-        return _withheld(model) if name in self._lost_devices else model
+        return _withheld(model) if name in self._doubts else model
 
     def _without_devices(self, obj: NodeObject) -> Node:
         """A node whose devices cannot be understood has none to give."""
@@ -360,40 +400,40 @@ class Mirror:
         except InvalidInput:
             return Node(obj.metadata.name, 0, 0, 0)
 
-    def _request(self, obj: PodObject, uid: str) -> PodRequest:
-        ref = gang_ref(obj)
-        if ref is not None:
-            group = (ref.source, ref.namespace, ref.name)
-            self._members.setdefault(group, set()).add(uid)
-            self._group_of[uid] = group
-        key = f"Pod {obj.metadata.namespace or 'default'}/{obj.metadata.name}"
+    def _fact(self, obj: PodObject, key: str, node: str) -> Fact:
+        request, doubt = self._request(obj, key)
+        devices = None
+        if not doubt:
+            try:
+                devices = device_shares(obj, self._names)
+            except InvalidInput as error:
+                self._note(f"Pod {key}", error)
+                doubt = "the record of its devices cannot be read"
+        labels = obj.metadata.labels or {}
+        return Fact(request, node, devices, _labels(tuple(labels.items())), doubt)
+
+    def _request(self, obj: PodObject, key: str) -> tuple[PodRequest, str]:
+        """What a pod asks for, and what remains unclear about that."""
         try:
             request = pod_request(obj, self._names, self.gang_sizes)
-            self.unreadable.pop(key, None)
         except InvalidInput as error:
-            self._note(key, error)
-            request = PodRequest(
-                uid, obj.metadata.namespace or "default", obj.metadata.name,
-                priority=obj.spec.priority or 0,
-            )  # fmt: skip
-        return request
-
-    def _devices(self, obj: PodObject) -> tuple[DeviceShare, ...] | None:
-        try:
-            return device_shares(obj, self._names)
-        except InvalidInput as error:
-            self._note(f"Pod {obj.metadata.namespace}/{obj.metadata.name}", error)
-            return None
+            self._note(f"Pod {key}", error)
+            doubt = "what it asks for cannot be read"
+            unclear = asks_for_devices(obj, self._names)
+            return plain_request(obj, self.gang_sizes), doubt if unclear else ""
+        self.unreadable.pop(f"Pod {key}", None)
+        return request, ""
 
     def _note(self, key: str, error: InvalidInput) -> None:
         if self.unreadable.get(key) != str(error):
             log.warning("%s cannot be read: %s", key, error)
             self.unreadable[key] = str(error)
 
-    def _shared_labels(self, obj: PodObject) -> Mapping[str, str]:
-        """The pod's labels; pods of one template share one mapping."""
-        labels = obj.metadata.labels or {}
-        return self._labels.setdefault(tuple(labels.items()), labels)
+
+@lru_cache(maxsize=8192)
+def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    """Labels of a pod; pods of one template share one mapping."""
+    return dict(items)
 
 
 def _resized(request: PodRequest, size: int) -> PodRequest:

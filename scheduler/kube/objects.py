@@ -13,6 +13,7 @@ import msgspec
 __all__ = [
     "Affinity",
     "Container",
+    "ContainerStatus",
     "Expression",
     "GroupObject",
     "Metadata",
@@ -121,9 +122,26 @@ class PodSpec(_Struct):
     workload_ref: WorkloadRef | None = None
 
 
+class Condition(_Struct):
+    type: str = ""
+    status: str = ""
+    reason: str | None = None
+
+
+class ContainerStatus(_Struct):
+    name: str = ""
+    allocated_resources: Quantities | None = None
+    resources: Resources | None = None
+
+
 class PodStatus(_Struct):
     phase: str | None = None
     nominated_node_name: str | None = None
+    conditions: list[Condition] | None = None
+    container_statuses: list[ContainerStatus] | None = None
+    init_container_statuses: list[ContainerStatus] | None = None
+    allocated_resources: Quantities | None = None
+    resources: Resources | None = None
 
 
 class PodObject(_Struct):
@@ -142,11 +160,6 @@ class TaintObject(_Struct):
 class NodeSpec(_Struct):
     taints: list[TaintObject] | None = None
     unschedulable: bool | None = None
-
-
-class Condition(_Struct):
-    type: str = ""
-    status: str = ""
 
 
 class NodeStatus(_Struct):

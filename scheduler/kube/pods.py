@@ -4,6 +4,10 @@ Effective requests follow Kubernetes' own rules: containers and native sidecars 
 with ``restartPolicy: Always``) add up; an ordinary init container runs beside the sidecars started
 before it, and the larger of the two totals counts; pod-level resources replace cpu and memory;
 overhead comes on top. An extended resource that only has a limit requests that limit.
+
+While a pod is resized in place, each of its containers counts with the largest of what it asks for,
+what the kubelet has allocated and what is in force; a resize that the kubelet has found infeasible
+asks for nothing. kube-scheduler counts the same way (KEP-1287).
 """
 
 from __future__ import annotations
@@ -30,12 +34,21 @@ from scheduler.core.model import (
 )
 from scheduler.kube.gangs import gang_key
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.objects import Container, PodObject, PodSpec, Quantities, Resources
+from scheduler.kube.objects import (
+    Container,
+    ContainerStatus,
+    PodObject,
+    PodSpec,
+    Quantities,
+    Resources,
+)
 from scheduler.kube.quantity import parse
 
 __all__ = [
+    "asks_for_devices",
     "binding_annotations",
     "device_shares",
+    "plain_request",
     "pod_request",
     "pod_uid",
     "write_device_shares",
@@ -43,6 +56,9 @@ __all__ = [
 
 Totals = dict[str, Fraction]
 _MEBI = 1 << 20
+_MOST = 1 << 53
+"""Requests beyond this fit nowhere; clipped, so that sums of them stay within 64 bits."""
+_MOST_DEVICES = 1 << 10
 
 
 def pod_uid(pod: PodObject) -> str:
@@ -71,21 +87,38 @@ def pod_request(
     InvalidInput
         A quantity cannot be read, or the GPU request contradicts itself. Names the field.
     """
-    spec = pod.spec
-    demand = _demand(
-        msgspec.json.encode(
-            PodSpec(
-                containers=spec.containers,
-                init_containers=spec.init_containers,
-                overhead=spec.overhead,
-                resources=spec.resources,
-                node_selector=spec.node_selector,
-                affinity=spec.affinity,
-                tolerations=spec.tolerations,
-            )
-        ),
-        names or _DEFAULT_NAMES,
-    )
+    demand = _demand(_template(pod), names or _DEFAULT_NAMES)
+    return _made(pod, demand, gangs)
+
+
+def plain_request(
+    pod: PodObject, gangs: Mapping[tuple[str, str, str], int] | None = None
+) -> PodRequest:
+    """What can be read of a request that as a whole cannot: cpu and memory, else nothing."""
+    try:
+        totals = _effective(pod.spec)
+        cpu, memory = _cpu_and_memory(totals)
+    except InvalidInput:
+        cpu = memory = 0
+    return _made(pod, _Demand(cpu, memory, GpuRequest(), NodeSelection()), gangs)
+
+
+def asks_for_devices(pod: PodObject, names: ResourceNames) -> bool:
+    """Whether any container names a resource that stands for devices."""
+    known = {*names.whole, names.shared, names.milli, names.memory}
+    asked = (
+        name
+        for container in [*(pod.spec.containers or ()), *(pod.spec.init_containers or ())]
+        for listed in (container.resources and container.resources.requests,
+                       container.resources and container.resources.limits)
+        for name in listed or ()
+    )  # fmt: skip
+    return any(name in known or name.startswith(names.mig_prefix) for name in asked)
+
+
+def _made(
+    pod: PodObject, demand: _Demand, gangs: Mapping[tuple[str, str, str], int] | None
+) -> PodRequest:
     return PodRequest(
         uid=pod_uid(pod),
         namespace=pod.metadata.namespace or "default",
@@ -93,7 +126,7 @@ def pod_request(
         cpu_milli=demand.cpu_milli,
         memory_mib=demand.memory_mib,
         gpu=demand.gpu,
-        priority=spec.priority or 0,
+        priority=pod.spec.priority or 0,
         selection=demand.selection,
         gang=gang_key(pod, gangs),
         owner=_owner(pod),
@@ -113,6 +146,89 @@ class _Demand:
     selection: NodeSelection
 
 
+class _Resized(msgspec.Struct, omit_defaults=True):
+    """A container whose kubelet says something else than its spec."""
+
+    path: str
+    seen: list[Quantities]
+
+
+class _Template(msgspec.Struct, omit_defaults=True):
+    """The part of a pod that decides what it asks for; alike for all pods of one template."""
+
+    spec: PodSpec
+    resized: list[_Resized] = []
+    infeasible: bool = False
+
+
+def _template(pod: PodObject) -> bytes:
+    spec = pod.spec
+    resized = _all_resized(pod)
+    return msgspec.json.encode(
+        _Template(
+            PodSpec(
+                containers=spec.containers,
+                init_containers=spec.init_containers,
+                overhead=spec.overhead,
+                resources=spec.resources,
+                node_selector=spec.node_selector,
+                affinity=spec.affinity,
+                tolerations=spec.tolerations,
+            ),
+            resized,
+            bool(resized) and _infeasible(pod),
+        )
+    )
+
+
+def _all_resized(pod: PodObject) -> list[_Resized]:
+    """Containers, and the pod itself, where status and spec differ: none but during a resize."""
+    status = pod.status
+    if status is None or not pod.spec.node_name:
+        return []
+    found = []
+    for kind, containers, statuses in (
+        ("containers", pod.spec.containers, status.container_statuses),
+        ("initContainers", pod.spec.init_containers, status.init_container_statuses),
+    ):
+        if not statuses:
+            continue
+        by_name = {one.name: one for one in statuses}
+        for path, container in _paths(kind, containers):
+            if kind == "initContainers" and container.restart_policy != "Always":
+                continue  # it cannot be resized
+            own = by_name.get(container.name)
+            if own is not None:
+                found += _differing(path, container.resources, own)
+    whole = ContainerStatus(allocated_resources=status.allocated_resources,
+                            resources=status.resources)  # fmt: skip
+    if pod.spec.resources is not None:
+        found += _differing("spec", pod.spec.resources, whole)
+    return found
+
+
+def _differing(path: str, resources: Resources | None, status: ContainerStatus) -> list[_Resized]:
+    asked = (resources.requests if resources else None) or {}
+    in_force = (status.resources.requests if status.resources else None) or {}
+    seen = []
+    for quantities in (status.allocated_resources or {}, in_force):
+        other = {n: q for n, q in quantities.items() if n in _RESIZABLE and asked.get(n) != q}
+        if other:
+            seen.append(other)
+    return [_Resized(path, seen)] if seen else []
+
+
+def _infeasible(pod: PodObject) -> bool:
+    conditions = (pod.status.conditions if pod.status else None) or ()
+    return any(
+        c.type == "PodResizePending" and c.status == "True" and c.reason == "Infeasible"
+        for c in conditions
+    )
+
+
+_RESIZABLE = ("cpu", "memory")
+
+
 @lru_cache(maxsize=8192)
 def _demand(template: bytes, names: ResourceNames) -> _Demand:
     """Read the part of a spec that pods of one template share.
@@ -120,15 +236,18 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
     Exact arithmetic on quantities takes most of the time of reading a pod, and a cluster's pods
     come from few templates; the values are shared between them, too.
     """
-    spec = msgspec.json.decode(template, type=PodSpec)
-    totals = _effective(spec)
-    selection = _selection(spec)
-    return _Demand(
-        _ceil(totals.get("cpu", Fraction(0)) * 1000),
-        _ceil(totals.get("memory", Fraction(0)) / _MEBI),
-        _gpu(totals, selection, names),
-        selection,
+    content = msgspec.json.decode(template, type=_Template)
+    totals = _effective(
+        content.spec, {one.path: one.seen for one in content.resized}, infeasible=content.infeasible
     )
+    selection = _selection(content.spec)
+    return _Demand(*_cpu_and_memory(totals), _gpu(totals, selection, names), selection)
+
+
+def _cpu_and_memory(totals: Totals) -> tuple[int, int]:
+    cpu = _ceil(totals.get("cpu", Fraction(0)) * 1000)
+    memory = _ceil(totals.get("memory", Fraction(0)) / _MEBI)
+    return min(cpu, _MOST), min(memory, _MOST)
 
 
 def _ceil(value: Fraction) -> int:
@@ -153,33 +272,59 @@ def _requests(resources: Resources | None, path: str) -> Totals:
 
 
 def _add(left: Totals, right: Mapping[str, Fraction]) -> Totals:
+    if not left or not right:  # nearly always: one container, no overhead
+        return dict(left or right)
     return {name: left.get(name, Fraction(0)) + right.get(name, 0) for name in {*left, *right}}
 
 
 def _larger(left: Totals, right: Totals) -> Totals:
+    if not left or not right:  # nothing is negative
+        return dict(left or right)
     zero = Fraction(0)
     return {name: max(left.get(name, zero), right.get(name, zero)) for name in {*left, *right}}
 
 
-def _effective(spec: PodSpec) -> Totals:
+def _effective(
+    spec: PodSpec,
+    seen: Mapping[str, list[Quantities]] | None = None,
+    *,
+    infeasible: bool = False,
+) -> Totals:
+    def requests(resources: Resources | None, path: str) -> Totals:
+        own = _requests(resources, path)
+        return _in_force(own, path, (seen or {}).get(path, ()), infeasible=infeasible)
+
     running: Totals = {}
     for path, container in _paths("containers", spec.containers):
-        running = _add(running, _requests(container.resources, path))
+        running = _add(running, requests(container.resources, path))
     sidecars: Totals = {}
     starting: Totals = {}
     for path, container in _paths("initContainers", spec.init_containers):
-        own = _requests(container.resources, path)
+        own = requests(container.resources, path)
         if container.restart_policy == "Always":
             sidecars = _add(sidecars, own)
             starting = _larger(starting, sidecars)
         else:
             starting = _larger(starting, _add(sidecars, own))
     totals = _larger(_add(running, sidecars), starting)
-    for name, value in _requests(spec.resources, "spec").items():
+    for name, value in requests(spec.resources, "spec").items():
         if name in ("cpu", "memory") or name.startswith("hugepages-"):
             totals[name] = value
     overhead = {n: parse(q, f"spec.overhead[{n}]") for n, q in (spec.overhead or {}).items()}
     return _add(totals, overhead)
+
+
+def _in_force(asked: Totals, path: str, seen: Iterable[Quantities], *, infeasible: bool) -> Totals:
+    """The largest of what is asked for and what the kubelet says of the same resources."""
+    found: Totals = {}
+    for quantities in seen:
+        read = {n: parse(q, f"status of {path}[{n}]") for n, q in quantities.items()}
+        found = _larger(found, read)
+    if infeasible:
+        return asked | found
+    return {n: max(v, found.get(n, v)) for n, v in asked.items()} | {
+        n: v for n, v in found.items() if n not in asked
+    }
 
 
 def _paths(kind: str, containers: list[Container] | None) -> Iterable[tuple[str, Container]]:
@@ -340,11 +485,27 @@ def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ..
     shares = []
     for part in filter(None, text.split(",")):
         numbers = part.split(":")
-        if not 2 <= len(numbers) <= 4 or not all(n.isdecimal() for n in numbers):
+        readable = 2 <= len(numbers) <= 4 and all(n.isdecimal() and len(n) < 10 for n in numbers)
+        share = DeviceShare(*map(int, numbers)) if readable else None
+        if share is None or not _possible(share):
             raise InvalidInput(
                 f"metadata.annotations[{names.devices_annotation}]",
                 f"{part!r} is no device share",
                 "write index:milli:memory:slots",
             )
-        shares.append(DeviceShare(*map(int, numbers)))
+        shares.append(share)
+    if len(shares) > _MOST_DEVICES or len({share.index for share in shares}) < len(shares):
+        raise InvalidInput(
+            f"metadata.annotations[{names.devices_annotation}]", "lists a device twice"
+        )
     return tuple(shares)
+
+
+def _possible(share: DeviceShare) -> bool:
+    """Whether any device can be shared like this; anything else would only upset the sums."""
+    return (
+        share.index < _MOST_DEVICES
+        and share.milli <= DEVICE_MILLI
+        and share.memory_mib < 1 << 24
+        and share.slots < 1 << 14
+    )

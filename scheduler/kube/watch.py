@@ -12,7 +12,8 @@ connection refused, 5xx            wait, longer each time and never in step with
 401                                the client has renewed its credentials already; wait
 404                                the kind is not served: nothing of it, ask again later
 a message that cannot be read      list again
-an object that cannot be read      it is told of; what was known of it stays
+an object that cannot be read      it is told of; what was known of it stays until it is gone
+a watch ends at once, empty        wait, longer each time
 =================================  ====================================================
 
 It hands on decoded objects and keeps none of them.
@@ -33,10 +34,13 @@ import msgspec
 
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.client import KubeClient, Stream
+from scheduler.kube.objects import Metadata
 
 __all__ = ["Reflector", "Sink", "WatchFigures", "WatchTiming"]
 
 log = logging.getLogger(__name__)
+
+_SHORT_S = 1.0
 
 T = TypeVar("T", bound=msgspec.Struct)
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -48,8 +52,8 @@ class Sink(Protocol[T_contra]):
     def listing(self) -> None:
         """A new list begins."""
 
-    def page(self, objects: Sequence[T_contra]) -> None:
-        """Some of the objects that exist."""
+    def page(self, objects: Sequence[T_contra], unread: Sequence[T_contra] = ()) -> None:
+        """Some of the objects that exist; of those ``unread`` only the metadata is known."""
 
     def listed(self) -> None:
         """That was all: whatever was not listed does not exist."""
@@ -124,6 +128,12 @@ class _Versioned(msgspec.Struct):
     metadata: _ListMeta
 
 
+class _Bare(msgspec.Struct):
+    """What is left of an object that cannot be read."""
+
+    metadata: Metadata
+
+
 class _Failure(msgspec.Struct):
     code: int = 0
     message: str = ""
@@ -143,7 +153,7 @@ class Reflector(Generic[T]):
     path
         Such as ``/api/v1/pods``.
     kind
-        Struct that objects are decoded into.
+        Struct that objects are decoded into; it has a field ``metadata``.
     sink
         Where they go.
     label
@@ -173,6 +183,7 @@ class Reflector(Generic[T]):
         self.synced = threading.Event()
         self._client, self._path, self._sink = client, path, sink
         self._selection = {"fieldSelector": selector} if selector else {}
+        self._kind = kind
         self._decoder = msgspec.json.Decoder(kind)
         self._timing = timing or WatchTiming()
         self._unreadable = unreadable
@@ -264,7 +275,13 @@ class Reflector(Generic[T]):
         params = {"limit": str(self._timing.page), **self._selection}
         while not self._stop.is_set():
             page = msgspec.json.decode(self._client.get(self._path, params), type=_Page)
-            self._sink.page([obj for raw in page.items or () if (obj := self._decode(raw))])
+            objects: list[T] = []
+            unread: list[T] = []
+            for raw in page.items or ():
+                obj, whole = self._decode(raw)
+                if obj is not None:
+                    (objects if whole else unread).append(obj)
+            self._sink.page(objects, unread)
             if not page.metadata.continue_:
                 self._sink.listed()
                 self._version = page.metadata.resource_version
@@ -275,13 +292,21 @@ class Reflector(Generic[T]):
                 return
             params["continue"] = page.metadata.continue_
 
-    def _decode(self, raw: msgspec.Raw) -> T | None:
-        """An object; one that cannot be read is told of and left out."""
+    def _decode(self, raw: msgspec.Raw) -> tuple[T | None, bool]:
+        """An object, and whether that is all of it; one that cannot be read is told of.
+
+        Such an object exists all the same. Its metadata says which it is, so that what was known of
+        it neither vanishes with the next list nor stays after its deletion.
+        """
         try:
-            return self._decoder.decode(raw)
+            return self._decoder.decode(raw), True
         except msgspec.MsgspecError as error:
             self._unreadable(str(error))
-            return None
+        try:
+            metadata = msgspec.json.decode(raw, type=_Bare).metadata
+            return msgspec.convert({"metadata": msgspec.to_builtins(metadata)}, self._kind), False
+        except msgspec.MsgspecError:
+            return None, False  # not even that; told of already
 
     def _watch(self) -> None:
         timing = self._timing
@@ -292,19 +317,27 @@ class Reflector(Generic[T]):
             "resourceVersion": self._version,
             "timeoutSeconds": str(int(timing.watch_s * self._jitter.uniform(1.0, 1.5))),
         }
+        began = time.monotonic()
         stream = self._client.stream(self._path, params, read_s=timing.read_s)
         self._stream = stream
+        heard = False
         try:
+            if self._stop.is_set():  # stop() came before there was a stream to cut
+                return
             for line in stream.lines():
                 self._handle(line)
                 self.figures.evidence_at = time.monotonic()
-                self._failures = 0
+                self._failures, heard = 0, True
                 if self._stop.is_set():
                     return
         finally:
             self._stream = None
-        # An orderly end is no failure, but a server that ends watches at once gets no hot loop.
-        self._stop.wait(timing.backoff_s)
+            stream.close()
+        if heard or time.monotonic() - began >= _SHORT_S:
+            self._stop.wait(timing.backoff_s)  # an orderly end is no failure
+        elif not self._stop.is_set():
+            self._failed("short")
+            self._wait(0.0)
 
     def _handle(self, line: bytes) -> None:
         event = msgspec.json.decode(line, type=_Event)
@@ -315,8 +348,8 @@ class Reflector(Generic[T]):
             raise KubeApiError(f"watch {self._path}", failure.code or 500, failure.message)
         version = msgspec.json.decode(event.object, type=_Versioned).metadata.resource_version
         if event.type != "BOOKMARK":
-            obj = self._decode(event.object)
-            if obj is not None:
+            obj, whole = self._decode(event.object)
+            if obj is not None and (whole or event.type == "DELETED"):
                 self._sink.event(event.type, obj)
             self.figures.events += 1
         self._version = version

@@ -77,7 +77,7 @@ def test_members_are_pinned_and_the_others_rejected_with_the_reason(start) -> No
     passing, failed = _filter(server, members[0])
     assert len(passing) == 1
     other = ({"a", "b"} - set(passing)).pop()
-    assert failed[other] == "pod is planned on another node"
+    assert failed[other] == "planned elsewhere"
     assert "no device" in failed["cpu-only"]
     body = msgspec.json.encode(pod_json(members[0]))
     scores = server.client.prioritize(body, _names(server))
