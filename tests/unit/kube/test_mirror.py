@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -250,7 +250,9 @@ def _resizing(asked: str, allocated: str, in_force: str, **status: Any) -> PodOb
         "resources": {"requests": {"cpu": in_force, "memory": "1Gi"}},
     }
     requests = {"cpu": asked}
-    return pod_object("p", node="a", requests=requests, status={"containerStatuses": [one]} | status)
+    return pod_object(
+        "p", node="a", requests=requests, status={"containerStatuses": [one]} | status
+    )
 
 
 @pytest.mark.parametrize(
@@ -551,4 +553,13 @@ class AnyOrder(RuleBasedStateMachine):
 
 
 TestAnyOrder = AnyOrder.TestCase
-TestAnyOrder.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestAnyOrder.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    phases=(
+        Phase.explicit,
+        Phase.reuse,
+        Phase.generate,
+    ),  # shrinking takes minutes and gains little
+)
