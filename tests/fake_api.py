@@ -233,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._one(address.path)
 
-    do_GET = do_POST = do_PUT = _serve
+    do_GET = do_POST = do_PUT = _serve  # noqa: N815 - the names that the base class looks for
 
     # -- verbs -----------------------------------------------------------------------------------
 
