@@ -98,6 +98,8 @@ def _plan(search: Search, greedy: Value, started: float, first_s: float) -> Plan
         statistics={
             "kinds": len(instance.kinds),
             "chained": search.chained,
+            "repaired": search.repaired,
+            "calmed": search.calmed,
             "windows": search.windows,
             "windows_improved": search.improved,
             "whole_solves": search.whole_solves,
@@ -115,7 +117,7 @@ def _status(search: Search, greedy: Value) -> Status:
         return Status.INFEASIBLE_PROVED if nothing else Status.PROVED
     if value > greedy:
         return Status.IMPROVED
-    if search.windows or search.whole_solves:
+    if search.windows or search.whole_solves or search.attempts:
         return Status.KEPT_GREEDY
     return Status.TIMED_OUT
 
