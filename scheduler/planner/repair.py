@@ -29,6 +29,7 @@ _STEP_WORK = 0.0002
 _TENURE = (4, 12)
 _MOST_PAIRS = 60_000
 _NEVER = np.inf
+_PENDING = -2
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,9 @@ class Repair:
         self._uids = [uid for uid, kind in instance.kind_of.items() if self._usable[kind]]
         self._kind = np.array([instance.kind_of[uid] for uid in self._uids], dtype=np.int64)
         self._pods = {p.uid: p for pods in instance.pods for p in pods}
-        self._need = np.array(needs, dtype=np.float64).reshape(-1, 4)[self._kind]
+        need = np.array(needs, dtype=np.float64).reshape(-1, 4)[self._kind]
+        self._axes = self._binding(need)
+        self._need = need[:, self._axes]
         weights = [tuple(int(lv.weights[k]) for lv in instance.levels) for k in range(len(shapes))]
         codes = {value: code for code, value in enumerate(sorted(set(weights)))}
         self._worth = np.array([codes[weights[k]] for k in self._kind.tolist()], dtype=np.int64)
@@ -72,12 +75,13 @@ class Repair:
             dtype=np.float64,
         )
         origins = [instance.origin.get(uid) for uid in self._uids]
-        self._home = np.array([state.row_of[o.node] if o else -2 for o in origins], dtype=np.int64)
+        self._home = np.array([state.row_of[o.node] if o else _PENDING for o in origins], dtype=np.int64)
         self._types = self._interchangeable()
         scale = [state.cpu_alloc.max(initial=1), state.mem_alloc.max(initial=1),
                  state.pods_alloc.max(initial=1), 8]  # fmt: skip
-        self._weight = 1.0 / np.maximum(np.array(scale, dtype=np.float64), 1.0)
+        self._weight = 1.0 / np.maximum(np.array(scale, dtype=np.float64), 1.0)[self._axes]
         self._row = np.zeros(0, dtype=np.int64)
+        self._cost = np.zeros(0)
         self._calm = 0.0
 
     def usable(self, kind: int) -> bool:
@@ -97,7 +101,7 @@ class Repair:
         excess = self._excess(self._free[rows] - self._need[pod])
         near = rows[np.argsort(excess, kind="stable")[:8]]
         self._put(pod, int(self._random.choice(near.tolist())))
-        self._calm = self._random.choice((0.0, 0.004, 0.01))
+        self._calm = self._random.choice((0.0, 0.0, 0.002, 0.01))
         return self._search({pod}) and self._apply()
 
     def calm(self) -> bool:
@@ -114,6 +118,16 @@ class Repair:
         return self._search({pod}, _STEPS // 4) and self._apply()
 
     # -- columns -----------------------------------------------------------------------------
+
+    def _binding(self, need: FloatArray) -> IntArray:
+        """Axes (cpu, memory, pod slots, devices) of which some row has less than all need."""
+        base = self.instance.base
+        rooms = (base.cpu, base.mem, base.pods, base.whole)
+        total = need.sum(axis=0)
+        return np.array(
+            [axis for axis, room in enumerate(rooms) if total[axis] > room.min(initial=0)],
+            dtype=np.int64,
+        )
 
     def _interchangeable(self) -> dict[object, list[int]]:
         """Pods that may stand for each other, running or pending, by what they ask for."""
@@ -133,12 +147,16 @@ class Repair:
         self._row = np.array(rows, dtype=np.int64)
         columns = (state.cpu_free, state.mem_free, state.pods_free, state.full_free)
         # Integers this small are exact in floats.
-        self._free = np.stack(columns, axis=1).astype(np.float64)
+        free = np.stack(columns, axis=1).astype(np.float64)
         # Rows that are over-full already are none of our business.
-        self._open = (self._free >= 0).all(axis=1)
+        self._open = (free >= 0).all(axis=1)
+        self._free = free[:, self._axes]
+        self._cost = self._disturbance(np.arange(len(rows)), self._row)
 
     def _excess(self, free: FloatArray) -> FloatArray:
-        excess: FloatArray = np.maximum(-free, 0.0) @ self._weight
+        excess: FloatArray = np.zeros(free.shape[:-1])
+        for axis, weight in enumerate(self._weight.tolist()):
+            excess -= weight * np.minimum(free[..., axis], 0.0)
         return excess
 
     def _put(self, pod: int, row: int) -> None:
@@ -148,12 +166,23 @@ class Repair:
         if row >= 0:
             self._free[row] -= self._need[pod]
         self._row[pod] = row
+        if row == self._home[pod] or self._home[pod] == _PENDING:
+            self._cost[pod] = 0.0
+        else:
+            self._cost[pod] = self._evict_cost[pod] if row < 0 else self._move_cost[pod]
 
     def _disturbance(self, pods: IntArray, rows: IntArray | int) -> FloatArray:
         """What it costs that these pods are on these rows (broadcast)."""
         home = self._home[pods]
         at = np.where(np.asarray(rows) < 0, self._evict_cost[pods], self._move_cost[pods])
-        return np.where((home == rows) | (home == -2), 0.0, at)
+        return np.where((home == rows) | (home == _PENDING), 0.0, at)
+
+    def _moved(self, pods: IntArray, rows: IntArray) -> FloatArray:
+        """What disturbance changes if each of these pods goes to each of these rows."""
+        at = np.where(
+            self._home[pods][:, None] == rows[None, :], 0.0, self._move_cost[pods][:, None]
+        )
+        return np.asarray(at - self._cost[pods][:, None])
 
     # -- search ------------------------------------------------------------------------------
 
@@ -209,11 +238,7 @@ class Repair:
         after = self._free[None, :, :] - self._need[members][:, None, :]
         change = (self._excess(left) - excess[row])[:, None] + self._excess(after) - excess[None, :]
         if self._calm:
-            every = np.arange(len(self._free))
-            change += self._calm * (
-                self._disturbance(members[:, None], every[None, :])
-                - self._disturbance(members, row)[:, None]
-            )
+            change += self._calm * self._moved(members, np.arange(len(self._free)))
         allowed = self.instance.admissible[self._kind[members]] & self._open
         allowed[:, row] = False
         change = np.where(allowed, change, _NEVER)
@@ -240,11 +265,8 @@ class Repair:
         after = (self._free[rows] + need)[None, :, :] - self._need[members][:, None, :]
         change = here + self._excess(after) - excess[rows][None, :]
         if self._calm:
-            change += self._calm * (
-                self._disturbance(members[:, None], rows[None, :])
-                - self._disturbance(members, row)[:, None]
-                + (self._disturbance(others, row) - self._disturbance(others, rows))[None, :]
-            )
+            back = self._disturbance(others, row) - self._cost[others]
+            change += self._calm * (self._moved(members, rows) + back[None, :])
         admissible = self.instance.admissible
         allowed = admissible[self._kind[members]][:, rows] & self._open[rows]
         allowed &= admissible[self._kind[others], row][None, :]
@@ -271,8 +293,8 @@ class Repair:
         change = self._excess(left[:, None, :] - self._need[others][None, :, :]) - excess[row]
         if self._calm:
             change += self._calm * (
-                (self._disturbance(members, -1) - self._disturbance(members, row))[:, None]
-                + (self._disturbance(others, row) - self._disturbance(others, -1))[None, :]
+                (self._evict_cost[members] - self._cost[members])[:, None]
+                + (self._disturbance(others, row) - self._cost[others])[None, :]
             )
         allowed = self._worth[members][:, None] == self._worth[others][None, :]
         allowed &= self.instance.admissible[self._kind[others], row][None, :]

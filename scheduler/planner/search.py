@@ -35,7 +35,7 @@ _NARROW, _WIDE = 2, 16
 _WINDOW_LIMIT = 0.15
 _PATIENCE = 24
 _OFFERED = 64
-_REPAIR_SHARE = 0.4
+_REPAIR_SHARES = (0.2, 0.5)
 _REPAIR_FAILURES = 40
 _CALM_SHARE = 0.4
 _CALM_FAILURES = 80
@@ -119,8 +119,9 @@ class Search:
         idle = 0
         while not self._finished and idle < _ROUNDS:
             before = self.layout.value()
-            self._run_repair()
-            self._strengthen_bounds()
+            for share in _REPAIR_SHARES:
+                self._run_repair(share)
+                self._strengthen_bounds()
             self._run_calm()
             if not self._finished:
                 self._run_windows()
@@ -134,9 +135,9 @@ class Search:
     def _finished(self) -> bool:
         return self.budget.over or self.proved
 
-    def _run_repair(self) -> None:
+    def _run_repair(self, share: float) -> None:
         """Insert unplaced pods, important ones first, until many attempts in a row have failed."""
-        end = self.budget.spent + _REPAIR_SHARE * self.budget.left
+        end = self.budget.spent + share * self.budget.left
         failures = 0
         while not self.levels_met and failures < _REPAIR_FAILURES and self.budget.spent < end:
             kinds = [k for k in self._open_kinds() if self._repair.usable(k)]
