@@ -11,7 +11,6 @@ beyond dual feasible functions are relaxed.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -255,13 +254,14 @@ class PatternBound:
             base.slots[rows], base.replicas[rows, None], state.device_code[rows],
             state.device_mem[rows], instance.most[types][:, rows].T,
         ]  # fmt: skip
-        table = np.concatenate([column.astype(np.int64) for column in columns], axis=1)
+        table = np.concatenate([np.asarray(column, dtype=np.int64) for column in columns], axis=1)
         _, codes = np.unique(table, axis=0, return_inverse=True)
         codes = codes.reshape(-1)
         if int(codes.max()) >= _MOST_CLASSES:
             return []
         return [
-            self._class(rows[codes == code].astype(np.int64)) for code in range(int(codes.max()) + 1)
+            self._class(rows[codes == code].astype(np.int64))
+            for code in range(int(codes.max()) + 1)
         ]
 
     def _class(self, rows: IntArray) -> _Class:
@@ -289,7 +289,6 @@ class PatternBound:
         """
         instance, base = self.instance, self.instance.base
         milli: dict[int, int] = {}
-        pieces: dict[int, int] = defaultdict(int)
         replicas: dict[int, int] = {}
         whole: dict[int, int] = {}
         for item, kind in enumerate(self._first):
@@ -299,14 +298,14 @@ class PatternBound:
                 milli[item] = gpu.count * DEVICE_MILLI
             elif gpu.kind is GpuKind.FRACTION:
                 milli[item] = instance.fraction(kind, row)[0]
-                pieces[milli[item]] += int(self._supply[item])
             elif gpu.kind is GpuKind.SHARED:
                 replicas[item] = gpu.replicas
         free = np.maximum(base.milli[row], 0)
         axes: list[tuple[int, Mapping[int, int]]] = []
         if milli:
             axes.append((int(free.sum()), milli))
-        for step in sorted({m for m in pieces if m <= DEVICE_MILLI} | ({DEVICE_MILLI} if whole else set())):
+        steps = {size for size in milli.values() if size <= DEVICE_MILLI}
+        for step in sorted(steps | ({DEVICE_MILLI} if whole else set())):
             need = {
                 item: whole[item] * (DEVICE_MILLI // step) if item in whole else amount // step
                 for item, amount in milli.items()

@@ -108,8 +108,8 @@ class Bin:
         """Unknown patterns worth more than a threshold, and a bound on the worth of any pattern.
 
         Item after item is decided for all partial patterns at once. A partial pattern is dropped
-        when not even its Lagrangian bound (its worth, its room at the dual prices of the capacities,
-        and what the items still to come gain at these) exceeds the threshold. Integers throughout.
+        when not even its Lagrangian bound (its worth, its room at the dual prices of capacity, and
+        what the items still to come gain at these) exceeds the threshold. Integers throughout.
 
         Parameters
         ----------
@@ -157,11 +157,9 @@ class Bin:
         solver.Objective().SetMaximization()
         if solver.Solve() != pywraplp.Solver.OPTIMAL:
             return np.zeros(len(rows), dtype=np.int64)
-        values = [max(0.0, row.dual_value()) for row in rows]
-        return np.array(
-            [round(v * scale / max(c, 1)) for v, c in zip(values, self.capacity.tolist(), strict=True)],
-            dtype=np.int64,
-        )  # fmt: skip
+        values = [max(0.0, row.dual_value()) * scale for row in rows]
+        units = np.maximum(self.capacity, 1).tolist()
+        return np.array([round(v / unit) for v, unit in zip(values, units, strict=True)])
 
     def _enumerate(
         self,
