@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, PodRequest
 from scheduler.planner.layout import Layout
 
@@ -34,14 +33,7 @@ def fill(layout: Layout, *, by_size: bool = True) -> None:
     together or not at all.
     """
     instance = layout.instance
-    engine = Engine(
-        layout.state,
-        instance.problem.policy,
-        mix=TypicalMix.from_requests(
-            [pod for pods in instance.pods for pod in pods]
-            + [p.pod for p in layout.state.placements.values()]
-        ),
-    )
+    engine = Engine(layout.state, instance.problem.policy, mix=instance.mix)
     for priority in instance.priorities:
         for gang in _gangs(layout, priority):
             _fill_gang(layout, engine, gang)
