@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, PodRequest
 from scheduler.planner.layout import Layout
+from scheduler.planner.topology import domains
 
 __all__ = ["fill", "gang_missing"]
 
@@ -102,7 +103,7 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
 
 
 def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
-    for rows in _domains(layout):
+    for rows in domains(layout, gang):
         placed = []
         for kind in sorted(layout.instance.gang_kinds[gang], key=lambda k: (_size(layout, k), k)):
             allowed = layout.instance.admissible[kind] & rows
@@ -111,23 +112,6 @@ def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
             return
         for uid in placed:
             layout.take(uid)
-
-
-def _domains(layout: Layout) -> Iterator[NDArray[np.bool_]]:
-    """Row masks to try: domains of each topology key, the fullest first, then the whole cluster."""
-    state = layout.state
-    present = np.array([node is not None for node in state.nodes], dtype=bool)
-    for key in layout.instance.problem.topology:
-        by_value: dict[str, list[int]] = defaultdict(list)
-        for row, node in enumerate(state.nodes):
-            if node is not None and key in node.labels:
-                by_value[node.labels[key]].append(row)
-        room = {value: int(state.gpu_left[rows].sum()) for value, rows in by_value.items()}
-        for value in sorted(by_value, key=lambda value: (room[value], value)):
-            mask = np.zeros(len(state), dtype=bool)
-            mask[by_value[value]] = True
-            yield mask
-    yield present
 
 
 def waiting(layout: Layout) -> list[PodRequest]:

@@ -18,6 +18,7 @@ from scheduler.planner.layout import Layout, Value
 from scheduler.planner.model import Move, Objective, Plan, Problem, Status, Tier, Unplaced
 from scheduler.planner.refine import Refiner
 from scheduler.planner.search import Search
+from scheduler.planner.topology import widened
 
 __all__ = ["plan"]
 
@@ -98,7 +99,7 @@ def _plan(search: Search, refiner: Refiner, greedy: Value, times: tuple[float, f
         unplaced=tuple(Unplaced(pod, _why(layout, pod)) for pod in waiting(layout)),
         nodes_used=len({placement.node for placement in state.placements.values()}),
         objectives=_objectives(search, refiner),
-        relaxed=tuple(instance.relaxed),
+        relaxed=(*instance.relaxed, *widened(layout), *search.scope()),
         statistics={
             "kinds": len(instance.kinds),
             "chained": search.chained,

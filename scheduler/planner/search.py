@@ -8,6 +8,7 @@ only if it is better, so the incumbent is never lost.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,6 +108,22 @@ class Search:
     def proved(self) -> bool:
         """Whether nothing better exists."""
         return self.levels_met and self.layout.disruption() == self.disruption_bound
+
+    def scope(self) -> Iterator[str]:
+        """What was not looked at, in plain words."""
+        if self._whole_size() > _WHOLE_PROBLEM and not self.proved:
+            rows = int(self.instance.most.any(axis=0).sum())
+            yield (
+                f"{rows} nodes are too many to be modelled at once: the search looked at chains of "
+                f"moves over all of them and decided exactly about at most {_WIDE} at a time"
+            )
+        topology = self.instance.problem.topology
+        if topology and any(self.instance.kinds[k].gang for k, _ in self._waiting()):
+            yield "gangs that wait were tried domain by domain, not searched for room by moving"
+
+    def _waiting(self) -> list[tuple[int, int]]:
+        """Kinds with unplaced pods, and how many."""
+        return [(kind, len(pods)) for kind, pods in enumerate(self.layout.unplaced) if pods]
 
     # -- running -----------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from scheduler.planner.budget import Budget
 from scheduler.planner.handout import Handout
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout, Value
+from scheduler.planner.topology import gang_levels, torn
 
 __all__ = ["Window", "solver_for"]
 
@@ -518,10 +519,12 @@ class Window:
     ) -> bool:
         placements = self._decode(solver)
         undo = [placement for row in self.rows for placement in self.layout.in_play(row)]
+        near = gang_levels(self.layout)
         if not self.layout.exchange([placement.pod.uid for placement in undo], placements):
             return False
         value = self.layout.value()
-        if value > before or (value == before and not strictly):
+        good = value > before or (value == before and not strictly)
+        if good and not (near and torn(near, gang_levels(self.layout))):
             return True
         self.layout.exchange([placement.pod.uid for placement in placements], undo)
         return False
