@@ -34,6 +34,8 @@ _MOST_TYPES = 600
 _BEAM = 600
 _ROUND_WORK = 0.01
 _HIGHEST = 10**12
+_PATIENCE = 4
+_MOST_PER_ROW = 6
 
 
 @dataclass
@@ -120,10 +122,16 @@ class PatternBound:
         ).astype(np.int64)
         self._classes = self._make_classes()
 
-    @property
-    def possible(self) -> bool:
-        """Whether the problem has few enough classes for this to be worth while."""
-        return 0 < len(self._classes) <= _MOST_CLASSES and len(self._first) <= _MOST_TYPES
+    def worthwhile(self, layout: Layout) -> bool:
+        """Whether this may prove more than pooled capacity does, in reasonable time.
+
+        Where rows hold many pods without devices, next to nothing is left over in any row.
+        """
+        if not self._classes or len(self._first) > _MOST_TYPES:
+            return False
+        rows = sum(len(entry.rows) for entry in self._classes)
+        placed = sum(layout.placed(kind) for kind in range(len(self.instance.kinds)))
+        return placed <= _MOST_PER_ROW * rows or bool(self.instance.base.milli.any())
 
     def bound(
         self,
@@ -164,7 +172,7 @@ class PatternBound:
             for pattern in entry.patterns:
                 master.add(position, pattern)
         unit = int(np.gcd.reduce(weights[weights > 0])) if weights.any() else 1
-        best = bound
+        best, incomplete = bound, 0
         while budget.spent < end and best > value[index]:
             made = master.prices()
             if made is None:
@@ -190,17 +198,20 @@ class PatternBound:
             slack //= max(1, sum(len(entry.rows) for entry in self._classes))
             if self._quick(master, worth, known):
                 continue
-            total, found = fixed, False
+            total, found, complete = fixed, False, True
             for position, (entry, most) in enumerate(zip(self._classes, known, strict=True)):
-                patterns, bound = self._price(entry, worth, most + slack)
-                total += max(0, bound) * len(entry.rows)
+                patterns, bounded, all_seen = entry.bin.exact(
+                    worth, most + slack, entry.patterns, lambda: budget.spent >= end
+                )
+                total += max(0, bounded) * len(entry.rows)
+                complete &= all_seen
                 for pattern in patterns:
                     entry.patterns[pattern] = None
                     master.add(position, pattern)
                     found = True
-            bounded = total // _SCALE // unit * unit
-            best = min(best, bounded)
-            if not found:
+            best = min(best, total // _SCALE // unit * unit)
+            incomplete += not complete
+            if not found or incomplete >= _PATIENCE:
                 return best
         return best
 
@@ -221,11 +232,6 @@ class PatternBound:
                 master.add(position, pattern)
                 any_found = True
         return any_found
-
-    def _price(self, entry: _Class, worth: IntArray, threshold: int) -> tuple[list[Pattern], int]:
-        """New patterns above a threshold, and a bound on the worth of any."""
-        patterns, bound = entry.bin.exact(worth, threshold, entry.patterns)
-        return patterns, bound
 
     # -- the problem in these terms ----------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ Pattern = tuple[int, ...]
 _BEAM = 1500
 _COLUMNS = 120
 _PER_ITEM = 6
-_MOST_PARTIAL = 100_000
+_MOST_PARTIAL = 50_000
 
 
 class Bin:
@@ -103,8 +103,12 @@ class Bin:
         return found
 
     def exact(
-        self, prices: IntArray, threshold: int, known: Collection[Pattern]
-    ) -> tuple[list[Pattern], int]:
+        self,
+        prices: IntArray,
+        threshold: int,
+        known: Collection[Pattern],
+        over: Callable[[], bool],
+    ) -> tuple[list[Pattern], int, bool]:
         """Unknown patterns worth more than a threshold, and a bound on the worth of any pattern.
 
         Item after item is decided for all partial patterns at once. A partial pattern is dropped
@@ -119,21 +123,24 @@ class Bin:
             Patterns worth this or less are of no interest.
         known
             Patterns that are known already.
+        over
+            Asked now and then whether to give up.
 
         Returns
         -------
         patterns : list of tuple
             Some of those above the threshold; empty if there is none but known ones.
         bound : int
-            No pattern is worth more. Not above the threshold if no pattern is, unless there were
-            too many partial patterns to look at.
+            No pattern is worth more. Not above the threshold if no pattern is and all were seen.
+        complete : bool
+            Whether all partial patterns could be looked at.
         """
         usable = (prices > 0) & (self.demand > 0) & (self.sizes <= self.capacity).all(axis=1)
         items = np.flatnonzero(usable)
         total = int((prices[items] * self.demand[items]).sum())
         shift = min(20, 56 - total.bit_length())
         if not len(items) or total <= threshold or shift < 0:
-            return [], total
+            return [], total, True
         duals = self._duals(items, prices, 1 << shift)
         worth = prices[items] << shift
         gain = worth - self.sizes[items] @ duals
@@ -141,7 +148,13 @@ class Bin:
         items, worth, gain = items[order], worth[order], gain[order]
         copies = self.demand[items]
         rest = np.append(np.cumsum((np.maximum(gain, 0) * copies)[::-1])[::-1], 0)
-        return self._enumerate(items, (worth, duals, rest), threshold << shift, shift, known)
+        made = self._enumerate(items, (worth, duals, rest), threshold << shift, over)
+        if made is None:
+            return [], total, False
+        steps, value, dropped = made
+        bound = -(-max(dropped, int(value.max(initial=0))) >> shift)
+        found = self._traced(items, steps, value, known)
+        return found, bound, dropped == threshold << shift
 
     def _duals(self, items: IntArray, prices: IntArray, scale: int) -> IntArray:
         """Integer prices of the capacities, from the linear relaxation; any would be valid."""
@@ -166,14 +179,16 @@ class Bin:
         items: IntArray,
         bounding: tuple[IntArray, IntArray, IntArray],
         threshold: int,
-        shift: int,
-        known: Collection[Pattern],
-    ) -> tuple[list[Pattern], int]:
+        over: Callable[[], bool],
+    ) -> tuple[list[tuple[IntArray, IntArray]], IntArray, int] | None:
+        """Steps to trace patterns back by, their worth, and the best hope that was dropped."""
         worth, duals, rest = bounding
         room, value = self.capacity[None, :].copy(), np.zeros(1, dtype=np.int64)
         steps: list[tuple[IntArray, IntArray]] = []
         dropped = threshold
         for step, item in enumerate(items.tolist()):
+            if over():
+                return None
             size = self.sizes[item]
             parents, counts = np.arange(len(value)), np.zeros(len(value), dtype=np.int64)
             last = parents
@@ -195,8 +210,7 @@ class Bin:
             steps.append((parents[keep], counts[keep]))
             if not len(keep):
                 break
-        bound = -(-max(dropped, int(value.max(initial=0))) >> shift)
-        return self._traced(items, steps, value, known), bound
+        return steps, value, dropped
 
     def _traced(
         self,

@@ -185,7 +185,9 @@ class Search:
     def _strengthen_bounds(self) -> None:
         """Bound the levels that are still open by column generation."""
         value = self.layout.value()
-        if self.levels_met or not self._patterns.possible or value == self._strengthened:
+        if self.levels_met or value == self._strengthened:
+            return
+        if not self._patterns.worthwhile(self.layout):
             return
         self._strengthened = value
         limit = _BOUND_SHARE * self.budget.left
