@@ -78,6 +78,7 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
         (("simulate", "--policy", "fdg"), "did you mean 'fgd'"),
         (("simulate", "--pods", "x.csv"), "--pods: needs --nodes"),
         (("simulate", "--nodes", "absent.csv"), "absent.csv: cannot be read"),
+        (("simulate", "--planner-lines"), "use --protocol replay and --plan-every"),
         (
             (
                 "simulate",
