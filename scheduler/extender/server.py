@@ -11,6 +11,7 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from cheroot.ssl.builtin import BuiltinSSLAdapter
@@ -49,6 +50,8 @@ class ExtenderServer:
         self._server.nodelay = True
         self._server.max_request_body_size = config.max_body_mib << 20
         setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method
+        self._stopping = threading.Event()
+        self._loaded = self._refused = self._files()
         try:
             if config.tls_cert:
                 self._server.ssl_adapter = self._tls()
@@ -66,10 +69,13 @@ class ExtenderServer:
 
     def serve(self) -> None:
         """Answer until :meth:`stop` is called; then finish requests in flight and return."""
+        if self._config.tls_cert and self._config.tls_reload_s:
+            threading.Thread(target=self._follow_files, name="certificates", daemon=True).start()
         self._server.serve()
 
     def stop(self) -> None:
         """Stop accepting, drain, and let :meth:`serve` return. Callable from any thread."""
+        self._stopping.set()
         self._server.stop()
 
     def serve_until_signalled(self) -> None:
@@ -92,20 +98,47 @@ class ExtenderServer:
         print(f"listening on {self.url}", file=sys.stderr, flush=True)  # noqa: T201 - read by drivers
         self.serve()
 
-    def reload_tls(self) -> None:
+    def reload_tls(self) -> bool:
         """Read certificate and key again; connections in use keep the old ones.
 
-        Files that cannot be read (half written, a key of another certificate) change nothing: an
-        old certificate is better than none.
+        Returns whether there was something to read and it could be. Files that cannot be read (half
+        written, a key of another certificate) change nothing: an old certificate is better than
+        none.
         """
         if not self._config.tls_cert:
-            return
+            return False
         try:
             self._server.ssl_adapter = self._tls()
         except (OSError, ssl.SSLError) as error:
             log.error("certificates not reloaded, the old ones stay: %s", error)  # noqa: TRY400
-        else:
-            log.info("certificates reloaded")
+            return False
+        log.info("certificates reloaded")
+        return True
+
+    def _follow_files(self) -> None:
+        """Reload when the files have changed: Kubernetes renews a mounted Secret in place."""
+        while not self._stopping.wait(self._config.tls_reload_s):
+            files = self._files()
+            if files in (self._loaded, self._refused):
+                continue
+            # Looked at before they are read: what changes in between is noticed the next time.
+            if self.reload_tls():
+                self._loaded = files
+            else:
+                self._refused = files
+
+    def _files(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What tells one version of the certificate files from another; None for a missing one."""
+        config = self._config
+        found: list[tuple[int, int, int] | None] = []
+        for name in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
+            try:
+                at = Path(name).stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((at.st_ino, at.st_mtime_ns, at.st_size))
+        return tuple(found)
 
     def _tls(self) -> BuiltinSSLAdapter:
         config = self._config

@@ -76,7 +76,7 @@ def test_a_caller_without_a_certificate_is_refused(start, authority, tmp_path) -
 
 
 def test_renewed_certificates_are_read_without_a_restart(start, authority, tmp_path) -> None:
-    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    server = start([node(gpus=1)], tls_reload_s=0, **_issue(authority, tmp_path))
     context = _context(authority)
     _, before = _get(_port(server), context)
     _issue(authority, tmp_path)
@@ -92,6 +92,33 @@ def test_a_broken_renewal_keeps_the_old_certificate(start, authority, tmp_path) 
     (tmp_path / "tls.crt").write_text("half written")
     server.server.reload_tls()
     assert _get(_port(server), context) == (200, before)
+
+
+def test_a_secret_that_is_renewed_in_place_is_noticed(start, authority, tmp_path) -> None:
+    """As the kubelet does it: a new folder, and a link that is switched over to it."""
+    data, folders = tmp_path / "data", [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+        _issue(authority, folder)
+
+    def switch(folder: Path) -> None:
+        (tmp_path / "next").symlink_to(folder)
+        (tmp_path / "next").rename(data)
+
+    switch(folders[0])
+    files = {f"tls_{key}": str(data / name) for key, name in
+             (("cert", "tls.crt"), ("key", "tls.key"), ("client_ca", "ca.crt"))}  # fmt: skip
+    server = start([node(gpus=1)], tls_reload_s=0.05, **files)
+    context = _context(authority)
+    _, before = _get(_port(server), context)
+    (folders[1] / "tls.key").write_text("half written")
+    switch(folders[1])
+    time.sleep(0.3)
+    assert _get(_port(server), context) == (200, before)
+    switch(folders[2])
+    until = time.monotonic() + 10
+    while _get(_port(server), context)[1] == before:
+        assert time.monotonic() < until, "never noticed"
 
 
 def test_unreadable_certificates_stop_the_start(start, tmp_path) -> None:
