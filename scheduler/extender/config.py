@@ -99,8 +99,9 @@ class ExtenderConfig:
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
-        Serve HTTPS with this certificate, and require client certificates of this CA. The files
-        are read again when they change.
+        Serve HTTPS with this certificate, and require client certificates of this CA.
+    tls_reload_s
+        Seconds between two looks at these files; changed ones are read again. 0 only on SIGHUP.
     """
 
     host: str = "127.0.0.1"
@@ -143,6 +144,7 @@ class ExtenderConfig:
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    tls_reload_s: float = 5.0
 
     def __post_init__(self) -> None:
         policy_named(self.policy)
@@ -158,6 +160,11 @@ class ExtenderConfig:
             raise InvalidInput("tls_key", "and tls_cert go together", "give both or none")
         if bool(self.lease_name) != bool(self.lease_namespace):
             raise InvalidInput("lease_namespace", "and lease_name go together", "give both or none")
+        for group in filter(None, (g.strip() for g in self.watch_groups.split(","))):
+            if "." not in group.strip("."):
+                raise InvalidInput(
+                    "watch_groups", f"{group!r} names no API group", "write plural.api-group"
+                )
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
 
@@ -186,6 +193,7 @@ _RANGES = (
     ("stale_after_s", 0, 86_400),
     ("recount_s", 0, 86_400),
     ("lease_s", 2, 3600),
+    ("tls_reload_s", 0, 86_400),
 )
 _TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
 

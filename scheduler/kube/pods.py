@@ -194,17 +194,26 @@ def _all_resized(pod: PodObject) -> list[_Resized]:
         if not statuses:
             continue
         by_name = {one.name: one for one in statuses}
-        for path, container in _paths(kind, containers):
-            if kind == "initContainers" and container.restart_policy != "Always":
-                continue  # it cannot be resized
+        for index, container in enumerate(containers or ()):
             own = by_name.get(container.name)
-            if own is not None:
-                found += _differing(path, container.resources, own)
+            if own is None or _agree(container.resources, own):
+                continue
+            if (
+                kind == "containers" or container.restart_policy == "Always"
+            ):  # others stay as they are
+                found += _differing(f"spec.{kind}[{index}]", container.resources, own)
+    if pod.spec.resources is None:
+        return found
     whole = ContainerStatus(allocated_resources=status.allocated_resources,
                             resources=status.resources)  # fmt: skip
-    if pod.spec.resources is not None:
-        found += _differing("spec", pod.spec.resources, whole)
-    return found
+    return found + _differing("spec", pod.spec.resources, whole)
+
+
+def _agree(resources: Resources | None, status: ContainerStatus) -> bool:
+    """Whether the kubelet says nothing that the spec does not; so it is but during a resize."""
+    asked = resources.requests if resources else None
+    in_force = status.resources.requests if status.resources else None
+    return status.allocated_resources in (None, asked) and in_force in (None, asked)
 
 
 def _differing(path: str, resources: Resources | None, status: ContainerStatus) -> list[_Resized]:
