@@ -42,7 +42,19 @@ __all__ = ["command"]
     help="Requested GPUs / capacity at the end of an inflation.",
 )
 @click.option("--rate", default=1.0, show_default=True, help="Replay: arrivals so much faster.")
-@click.option("--learn", is_flag=True, help="Replay: learn the typical mix from pods seen so far.")
+@click.option(
+    "--mix",
+    type=click.Choice(["given", "learnt"]),
+    default="given",
+    show_default=True,
+    help="Typical pods are those of the whole workload, or learnt from pods seen so far.",
+)
+@click.option("--learn", is_flag=True, help="The same as --mix learnt.")
+@click.option(
+    "--policy-file",
+    type=click.Path(path_type=Path),
+    help="Weights of `priced`, as written by `snugfit tune`.",
+)
 @click.option(
     "--plan-every",
     default=0.0,
@@ -59,7 +71,9 @@ def command(
     protocol: str,
     arrival: float,
     rate: float,
+    mix: str,
     learn: bool,
+    policy_file: Path | None,
     plan_every: float,
     report: Path | None,
     as_json: bool,
@@ -77,6 +91,7 @@ def command(
     snugfit simulate --nodes N.csv --pods P.csv --protocol replay --rate 300
     """
     from scheduler.cli.console import print_json
+    from scheduler.cli.tune import read_weights
     from scheduler.core.policies import policy_named
     from scheduler.simulator.inflation import Experiment
 
@@ -85,8 +100,20 @@ def command(
         policy_named(name)
     workload = _workload(nodes, pods)
     digest = workload.digest()
-    experiments = [Experiment(name, seed, protocol, arrival, digest) for name in policies]
-    timing = (rate, learn, plan_every)
+    weights = read_weights(policy_file) if policy_file else None
+    experiments = [
+        Experiment(
+            name,
+            seed,
+            protocol,
+            arrival,
+            digest,
+            mix="learnt" if learn else mix,
+            weights=weights if name == "priced" else None,
+        )
+        for name in policies
+    ]
+    timing = (rate, plan_every)
     runs = [_run(workload, experiment, timing, report) for experiment in experiments]
     if report:
         from scheduler.simulator.report import write_report
@@ -105,7 +132,7 @@ def command(
 def _run(
     workload: Workload,
     experiment: Experiment,
-    timing: tuple[float, bool, float],
+    timing: tuple[float, float],
     report: Path | None,
 ) -> tuple[Outcome | ReplayOutcome, Timeline | None]:
     from scheduler.cli.console import progress
@@ -117,12 +144,11 @@ def _run(
     with progress(f"{experiment.policy} on {workload.source}") as bar:
         if experiment.protocol == "replay":
             observe = timeline.observe_time if timeline else None
-            rate, learn, plan_every = timing
+            rate, plan_every = timing
             outcome: Outcome | ReplayOutcome = replay(
                 workload,
                 experiment,
                 rate=rate,
-                learn=learn,
                 plan_every_s=plan_every,
                 progress=bar,
                 observe=observe,
