@@ -43,6 +43,7 @@ _STEP = 10
 _CPU_VALUE = 0.05  # of a milli-CPU of a pod without GPU, in milli-GPU
 _ALIKE = 0.15  # pods whose cpu differs by less than this share are one kind
 _RATIOS = np.array([0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 20, 28])  # cores per GPU
+_QUARTER_CORE = 250
 _CRUMB = 50 * EFFECTIVE_SCALE  # nodes with less GPU left are all of one group
 
 
@@ -105,7 +106,8 @@ def prices(
     if solved is None:
         return None
     objective, (near, far) = solved
-    cpu_step = max(1, -(-int(state.cpu_alloc.max()) // (WORTH_SHAPE[0] - 1)))
+    cores = -(-int(state.cpu_alloc.max()) // (WORTH_SHAPE[0] - 1))
+    cpu_step = max(1, -(-cores // _QUARTER_CORE)) * _QUARTER_CORE
     most = int(state.device_count.max()) * DEVICE_MILLI
     gpu_step = max(DEVICE_MILLI // 10, -(-most // (WORTH_SHAPE[1] - 1)))
     worth = np.zeros((len(state.products), *WORTH_SHAPE), dtype=np.int64)

