@@ -14,6 +14,7 @@ import yaml
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
+from scheduler.core.prices import PriceWeights
 
 __all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
 
@@ -73,6 +74,8 @@ class ExtenderConfig:
         Shortest time between two plans.
     planner_memory_mib
         The planner process is ended and started again above this.
+    policy_file
+        Weights of policy ``priced``, as ``snugfit tune`` writes them; empty for the built-in ones.
     reprice_bindings, reprice_s
         With policy ``priced``: compute prices anew after so many bindings and releases, or so many
         seconds if there were any.
@@ -126,6 +129,7 @@ class ExtenderConfig:
     planner_budget_s: float = 5.0
     planner_debounce_s: float = 1.0
     planner_memory_mib: int = 2048
+    policy_file: str = ""
     reprice_bindings: int = 100
     reprice_s: float = 10.0
     kubeconfig: str = ""
@@ -152,6 +156,8 @@ class ExtenderConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InvalidInput(name, f"is {value}", f"use {low}..{high}")
+        if self.policy_file and self.policy != "priced":
+            raise InvalidInput("policy_file", "goes with policy `priced`", "set policy: priced")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise InvalidInput(
                 "log_level", f"is {self.log_level!r}", "use debug, info, warning or error"
@@ -167,6 +173,17 @@ class ExtenderConfig:
                 )
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
+
+    def price_weights(self) -> PriceWeights:
+        """Weights of policy ``priced``; reads ``policy_file`` if there is one."""
+        if not self.policy_file:
+            return PriceWeights()
+        path = Path(self.policy_file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput("policy_file", f"{path} cannot be read: {error}") from error
+        return PriceWeights.from_policy_file(text, self.policy_file)
 
 
 _RANGES = (
@@ -229,7 +246,11 @@ def load(
     for key, value in flags.items():
         if value is not None:
             merged[_known(key, "flags")] = value
-    return ExtenderConfig(**merged)
+    if merged.get("policy_file"):
+        merged.setdefault("policy", "priced")
+    config = ExtenderConfig(**merged)
+    config.price_weights()  # a mistake in the file should show now
+    return config
 
 
 def _mapping(path: Path) -> Mapping[Any, Any]:

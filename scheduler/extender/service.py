@@ -538,9 +538,7 @@ class ExtenderService:
         if len(self._seen) > self.config.remembered_pods:
             self._seen.popitem(last=False)
         self._learner.observe(request)
-        every, count = self.config.relearn_every, self._learner.observed
-        # Early on each pod changes the picture, so the first rebuilds come sooner.
-        if every and (count % every == 0 or (count < every and count & (count - 1) == 0)):
+        if self._learner.due(self.config.relearn_every):
             engine.set_mix(self._learner.mix())
         return engine
 
