@@ -181,7 +181,8 @@ def _add_views(
     @app.get("/activez")
     def activez() -> Response:
         active = service.accepting()
-        return Response("active\n" if active else "not active\n", 200 if active else 503)
+        text = "active\n" if active else "not active\n"
+        return Response(text, 200 if active else 503, mimetype="text/plain")
 
     @app.get("/metrics")
     def exposition() -> Response:
