@@ -229,12 +229,14 @@ class Mirror:
         size = self.gang_sizes.get(key, 1)
         for uid in sorted(self._members.get(key, ())):
             fact = self.facts.get(uid)
+            known = fact.request if fact is not None else self.pending.get(uid)
+            if known is None or known.gang is None or known.gang.min_count == size:
+                continue
+            self._adoption.gone(known)
             if fact is not None:
-                self._adoption.gone(fact.request)
-                self._establish(replace(fact, request=_resized(fact.request, size)))
-            elif uid in self.pending:
-                self._adoption.gone(self.pending[uid])
-                self.pending[uid] = _resized(self.pending[uid], size)
+                self._establish(replace(fact, request=_resized(known, known.gang, size)))
+            else:
+                self.pending[uid] = _resized(known, known.gang, size)
 
     # -- the oracle --------------------------------------------------------------------------
 
@@ -436,9 +438,8 @@ def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     return dict(items)
 
 
-def _resized(request: PodRequest, size: int) -> PodRequest:
-    gang = request.gang
-    return replace(request, gang=GangKey(gang.namespace, gang.name, size)) if gang else request
+def _resized(request: PodRequest, gang: GangKey, size: int) -> PodRequest:
+    return replace(request, gang=GangKey(gang.namespace, gang.name, size))
 
 
 def _claims_missing(placement: Placement, node: Node) -> bool:

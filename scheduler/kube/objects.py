@@ -75,9 +75,17 @@ class NodeSelectorObject(_Struct):
     node_selector_terms: list[SelectorTermObject] | None = None
 
 
+class PreferredTerm(_Struct):
+    weight: int = 0
+    preference: SelectorTermObject | None = None
+
+
 class NodeAffinity(_Struct):
     required: NodeSelectorObject | None = msgspec.field(
         default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    preferred: list[PreferredTerm] | None = msgspec.field(
+        default=None, name="preferredDuringSchedulingIgnoredDuringExecution"
     )
 
 

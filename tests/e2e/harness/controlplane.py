@@ -220,6 +220,7 @@ class ControlPlane:
             f"--controllers={','.join(controllers)}",
             f"--service-account-private-key-file={self.home / 'accounts.key'}",
             f"--root-ca-file={self.api.ca_file}",
+            "--use-service-account-credentials=true",
             "--leader-elect=false",
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
@@ -231,7 +232,7 @@ class ControlPlane:
             "--kube-api-qps=1000",
             "--kube-api-burst=1000",
         ]
-        return self._add("kube-controller-manager", argv, port)
+        return self._add("kube-controller-manager", argv, port, path="/healthz")
 
     def kwok(self, stages: Sequence[Json] = STAGES) -> Daemon:
         """KWOK in the place of all kubelets, not started yet."""

@@ -127,7 +127,7 @@ def pod(
         "containers": [
             {
                 "name": "main",
-                "image": "registry.k8s.io/pause:3.10",
+                "image": "pause:3.10",
                 "resources": {"requests": room, "limits": room},
             }
         ],

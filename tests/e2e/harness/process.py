@@ -126,13 +126,15 @@ class Daemon:
     def launch(self) -> None:
         """Start it, and do not wait."""
         assert not self.running, f"{self.name} runs already"
+        # Variables of the tests are no settings of the product, which refuses those it knows not.
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("SNUGFIT_")}
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 self.argv,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self._environ},
+                env=clean | self._environ,
                 start_new_session=True,
             )
         guardian.tell("+", self._process.pid)

@@ -129,7 +129,7 @@ def test_the_same_replay_twice(learn: bool) -> None:
             rate=0.05,
             learn=learn,
             selector=lambda engine: EmulatedScheduler(engine, SchedulerProfile()),
-            observe=lambda now, _engine: seen.append(now),
+            observe=lambda now, _engine, _waiting: seen.append(now),
         )
         for _ in range(2)
     ]
