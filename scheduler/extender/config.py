@@ -94,6 +94,8 @@ class ExtenderConfig:
         about once a minute.
     stale_after_s
         Answer 503 once nodes or pods have not been heard of for so long; 0 goes on for ever.
+    gpu_mem_unit_mib
+        MiB per unit of ``aliyun.com/gpu-mem``: 1024 or 1, as its device plugin is configured.
     recount_s
         Seconds between two comparisons of the state with the facts; 0 never.
     lease_namespace, lease_name, lease_s
@@ -139,6 +141,7 @@ class ExtenderConfig:
     watch_groups: str = "podgroups.scheduling.k8s.io"
     watch_read_s: float = 100.0
     stale_after_s: float = 0.0
+    gpu_mem_unit_mib: int = 1024
     recount_s: float = 60.0
     lease_namespace: str = ""
     lease_name: str = ""
@@ -208,6 +211,7 @@ _RANGES = (
     ("bind_deadline_s", 0.1, 300),
     ("watch_read_s", 1, 3600),
     ("stale_after_s", 0, 86_400),
+    ("gpu_mem_unit_mib", 1, 1024),
     ("recount_s", 0, 86_400),
     ("lease_s", 2, 3600),
     ("tls_reload_s", 0, 86_400),
