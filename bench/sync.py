@@ -11,13 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -137,10 +139,22 @@ def node(number: int) -> dict[str, Any]:
 
 
 class Api(BaseHTTPRequestHandler):
-    """Lists in pages; watches that stay silent."""
+    """Lists in pages; watches that stay silent, but for pods while a rate is set.
+
+    Attributes
+    ----------
+    pages
+        By resource.
+    nodes, pods
+        How many there are.
+    rate
+        Pod events per second; ``GET /rate/500`` sets it.
+    """
 
     protocol_version = "HTTP/1.1"
     pages: ClassVar[dict[str, list[bytes]]] = {}
+    nodes = pods = 0
+    rate: ClassVar[list[float]] = [0.0]
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -153,17 +167,39 @@ class Api(BaseHTTPRequestHandler):
             self.send_response(200)
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            if address.path == "/api/v1/pods":
+                self._tell()
             time.sleep(600)
             return
+        if address.path.startswith("/rate/"):
+            self.rate[0] = float(address.path.rsplit("/", 1)[-1])
         pages = self.pages.get(address.path.rsplit("/", 1)[-1], [_page([], "")])
         body = pages[int(query.get("continue", "0"))]
-        status = (
-            200 if "/nodes" in self.path or "/pods" in self.path or "policy" in self.path else 404
-        )
+        served = ("/rate/", "/api/v1/nodes", "/api/v1/pods", "/apis/policy")
+        status = 200 if address.path.startswith(served) else 404
         self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
+
+    def _tell(self) -> None:
+        """Half of the events are news of a pod's status, the others its end and its return."""
+        chance, version, due = random.Random(0), 1_000_000, time.monotonic()  # noqa: S311
+        while True:
+            if not self.rate[0]:
+                due = time.monotonic()
+                time.sleep(0.05)
+                continue
+            due += 4 / self.rate[0]
+            time.sleep(max(0.0, due - time.monotonic()))
+            number = chance.randrange(self.pods)
+            for kind in ("MODIFIED", "MODIFIED", "DELETED", "ADDED"):
+                version += 1
+                obj = pod(number, self.nodes)
+                obj["metadata"]["resourceVersion"] = str(version)
+                obj["status"]["containerStatuses"][0]["restartCount"] = version
+                line = msgspec.json.encode({"type": kind, "object": obj}) + b"\n"
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
 
 
 def _page(items: list[Any], following: str) -> bytes:
@@ -186,6 +222,7 @@ def _pages(count: int, make: Callable[[int], Any]) -> list[bytes]:
 
 def serve(nodes: int, pods: int) -> None:
     """Play the API server until killed."""
+    Api.nodes, Api.pods = nodes, pods
     Api.pages["nodes"] = _pages(nodes, node)
     Api.pages["pods"] = _pages(pods, lambda number: pod(number, nodes))
     server = ThreadingHTTPServer(("127.0.0.1", 0), Api)
@@ -207,16 +244,19 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def measure(nodes: int, pods: int) -> dict[str, Any]:
-    """Start both processes and wait until the extender is ready."""
+@contextmanager
+def following(
+    nodes: int, pods: int, *flags: str
+) -> Iterator[tuple[subprocess.Popen[str], str, float]]:
+    """The API server and an extender that follows it: its process, the API's URL, when it began."""
     mine = [sys.executable, __file__, "--nodes", str(nodes), "--pods", str(pods)]
     api = subprocess.Popen([*mine, "--serve"], stdout=subprocess.PIPE, text=True)
     assert api.stdout is not None
-    port = api.stdout.readline().strip()
+    url = f"http://127.0.0.1:{api.stdout.readline().strip()}"
     with tempfile.TemporaryDirectory() as folder:
-        cluster = {"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}
         config = {
-            "apiVersion": "v1", "kind": "Config", "current-context": "c", "clusters": [cluster],
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": url}}],
             "users": [{"name": "u", "user": {}}],
             "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
         }  # fmt: skip
@@ -225,17 +265,25 @@ def measure(nodes: int, pods: int) -> dict[str, Any]:
         began = time.monotonic()
         extender = subprocess.Popen(
             [sys.executable, "-m", "scheduler.cli.main", "serve", "--kubeconfig", str(path),
-             "--port", "0", "--log-level", "info"],
+             "--port", "0", "--log-level", "info", *flags],
             stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         try:
-            return {"nodes": nodes, "pods": pods, **_until_ready(extender, began)}
+            yield extender, url, began
         finally:
             extender.kill()
             api.kill()
 
 
-def _until_ready(extender: subprocess.Popen[str], began: float) -> dict[str, Any]:
+def measure(nodes: int, pods: int) -> dict[str, Any]:
+    """Start both processes and wait until the extender is ready."""
+    with following(nodes, pods) as (extender, _, began):
+        _, figures = until_ready(extender, began)
+    return {"nodes": nodes, "pods": pods, **figures}
+
+
+def until_ready(extender: subprocess.Popen[str], began: float) -> tuple[str, dict[str, Any]]:
+    """Wait until an extender knows the cluster; its URL, and what that has cost."""
     assert extender.stderr is not None
     url = next(line.split()[-1] for line in extender.stderr if "listening on" in line)
     while True:
@@ -252,7 +300,7 @@ def _until_ready(extender: subprocess.Popen[str], began: float) -> dict[str, Any
         metrics = dict(
             line.rsplit(" ", 1) for line in answer.read().decode().splitlines() if line[0] != "#"
         )
-    return {
+    return url, {
         "start to ready, s": round(ready_s, 2),
         "CPU time until ready, s": round(busy_s, 2),
         "first sync, s": float(synced.split(" in ")[1].split()[0]),
