@@ -170,6 +170,10 @@ class Adoption:
         if gang:
             self._forget_plan(gang)
 
+    def running(self, key: GangKey) -> frozenset[str]:
+        """Uids of the gang's members that are placed for good."""
+        return frozenset(self._running.get(key, ()))
+
     # -- answers -----------------------------------------------------------------------------
 
     def concerns(self, request: PodRequest) -> bool:

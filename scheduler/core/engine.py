@@ -13,7 +13,7 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -124,13 +124,13 @@ class Engine:
 
     @property
     def prices(self) -> Prices | None:
-        """Prices in force; None without any, or once nodes have come, gone or changed."""
+        """Prices in force; None without any, or once a node of an unknown model has come."""
         prices = self._prices
-        return prices if prices and prices.node_epoch == self.state.node_epoch else None
+        return prices if prices and len(prices.products) == len(self.state.products) else None
 
     def set_prices(self, prices: Prices | None) -> None:
         """Charge these prices from now on; every cached score is forgotten."""
-        self._prices = prices
+        self._prices = prices.aligned(self.state) if prices else None
         self._evaluations.clear()
 
     # -- pure answers ------------------------------------------------------------------------
@@ -293,9 +293,11 @@ class Engine:
         if uid in self.state.placements:  # else its node was removed, and the hold with it
             self.state.apply((Release(uid),))
 
-    def expire(self, now: float) -> int:
-        """Drop every hold whose time has passed; returns how many."""
+    def expire(self, now: float, *, spare: Callable[[str], bool] | None = None) -> int:
+        """Drop every hold whose time has passed, but those to be spared; returns how many."""
         over = [uid for uid, hold in self._holds.items() if hold.until <= now]
+        if spare is not None:
+            over = [uid for uid in over if not spare(uid)]
         for uid in over:
             self.drop_hold(uid)
         return len(over)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,9 +21,10 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import Placement
-from scheduler.core.prices import PRICE_SCALE, Prices
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
+from scheduler.extender.live import LiveCluster
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.service import ExtenderService
@@ -47,11 +48,15 @@ def openapi_document() -> dict[str, Any]:
     return document
 
 
-def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> Flask:
-    """The WSGI application of one service, with the planner beside it if there is one."""
+def create_app(
+    service: ExtenderService,
+    planner: PlannerLoop | None = None,
+    live: LiveCluster | None = None,
+) -> Flask:
+    """The WSGI application of one service, with what runs beside it, if anything does."""
     app = Flask("snugfit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
-    metrics = ExtenderMetrics(service, planner)
+    metrics = ExtenderMetrics(service, planner, live)
 
     def filter_(body: bytes) -> bytes:
         return service.filter(wire.decode_filter(body))
@@ -76,10 +81,11 @@ def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> 
         "filter-dryrun": dry_run,
     }
     for verb, handle in verbs.items():
-        app.add_url_rule(f"/{verb}", verb, _verb_view(verb, handle, metrics), methods=["POST"])
-    _add_views(app, service, metrics)
+        view = _verb_view(verb, handle, service, metrics)
+        app.add_url_rule(f"/{verb}", verb, view, methods=["POST"])
+    _add_views(app, service, metrics, live)
     _add_refusals(app, metrics)
-    short = _ShortWay(app.wsgi_app, verbs, metrics, service.config.max_body_mib << 20)
+    short = _ShortWay(app.wsgi_app, verbs, service, metrics)
     setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
     return app
 
@@ -95,10 +101,11 @@ class _ShortWay:
         self,
         flask: _Wsgi,
         verbs: Mapping[str, Callable[[bytes], bytes]],
+        service: ExtenderService,
         metrics: ExtenderMetrics,
-        most: int,
     ) -> None:
-        self._flask, self._metrics, self._most = flask, metrics, most
+        self._flask, self._service, self._metrics = flask, service, metrics
+        self._most = service.config.max_body_mib << 20
         self._verbs = {
             f"/{verb}": (verb, handle, metrics.latency.labels(verb))
             for verb, handle in verbs.items()
@@ -113,6 +120,7 @@ class _ShortWay:
             or environ.get("CONTENT_TYPE") != _JSON
             or not length.isdecimal()
             or int(length) > self._most
+            or not self._service.accepting()
         ):
             return self._flask(environ, start)
         verb, handle, latency = known
@@ -139,12 +147,14 @@ def _code_of(error: Exception, path: str) -> int:
 
 
 def _verb_view(
-    verb: str, handle: Callable[[bytes], bytes], metrics: ExtenderMetrics
+    verb: str, handle: Callable[[bytes], bytes], service: ExtenderService, metrics: ExtenderMetrics
 ) -> Callable[[], Response]:
     latency = metrics.latency.labels(verb)
 
     def view() -> Response:
         started = time.perf_counter()
+        if not service.accepting():
+            return _refuse(503, metrics)
         if request.mimetype != _JSON:
             return _refuse(415, metrics)
         answer = Response(handle(request.get_data(cache=False)), mimetype=_JSON)
@@ -154,19 +164,25 @@ def _verb_view(
     return view
 
 
-def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -> None:
+def _add_views(
+    app: Flask, service: ExtenderService, metrics: ExtenderMetrics, live: LiveCluster | None
+) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
         return Response("ok\n", mimetype="text/plain")
 
     @app.get("/readyz")
     def readyz() -> Response:
-        state, _ = service.snapshot()
-        nodes = sum(node is not None for node in state.nodes)
-        content: dict[str, Any] = {"ready": True, "nodes": nodes, "generation": service.generation}
-        if service.config.policy == "priced":
-            content["prices"] = "in force" if service.prices else "none: scoring as fgd"
-        return _json(content)
+        content = _readiness(service, live)
+        response = _json(content)
+        response.status_code = 200 if content["ready"] else 503
+        return response
+
+    @app.get("/activez")
+    def activez() -> Response:
+        active = service.accepting()
+        text = "active\n" if active else "not active\n"
+        return Response(text, 200 if active else 503, mimetype="text/plain")
 
     @app.get("/metrics")
     def exposition() -> Response:
@@ -183,7 +199,8 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
 
     @app.get("/debug/prices")
     def debug_prices() -> Response:
-        return _json(_prices_json(service.prices))
+        state, _ = service.snapshot()
+        return _json(_prices_json(service.prices, state.products))
 
     @app.get("/debug/decisions")
     def debug_decisions() -> Response:
@@ -199,6 +216,20 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
         except UnknownPod:
             return _refuse(404, metrics)
         return Response(status=204)
+
+
+def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, Any]:
+    """A replica that waits for its turn is ready to take it: only what it knows counts here."""
+    content: dict[str, Any] = {
+        "ready": live is None or live.synced,
+        "nodes": service.nodes,
+        "generation": service.generation,
+    }
+    if live is not None:
+        content |= live.detail()
+    if service.config.policy == "priced":
+        content["prices"] = "in force" if service.prices else "none: scoring as fgd"
+    return content
 
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -218,8 +249,10 @@ def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
     verb = request.path.strip("/")
     metrics.errors.labels(verb if verb in _VERBS else "other", str(code)).inc()
     response = Response(status=code)
-    if code == 413:
-        response.headers["Connection"] = "close"  # the body was not read to its end
+    # 413: the body was not read to its end. 503: the next call is for the replica that acts, and a
+    # connection that is kept would lead kube-scheduler here again.
+    if code in (413, 503):
+        response.headers["Connection"] = "close"
     return response
 
 
@@ -227,22 +260,26 @@ def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value
     return Response(msgspec.json.encode(content), mimetype=_JSON)
 
 
-def _prices_json(prices: Prices | None) -> dict[str, Any]:
+def _prices_json(prices: Prices | None, products: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Tables thinned out, in milli-GPU; every row of a table is 16 rows of the one in force."""
     if prices is None:
         return {"prices": None}
-    unit = float(PRICE_SCALE)
+    worth = prices.worth[:, ::16, ::10] / PRICE_SCALE
     return {
         "generation": prices.generation,
-        "classes": [
-            {
-                "nodes": int((prices.class_of == code).sum()),
-                "milli_gpu_per": dict(
-                    zip(("milli_cpu", "mib", "milli_gpu"), (dual / unit).tolist(), strict=True)
-                ),
-            }
-            for code, dual in enumerate(prices.duals)
-        ],
-        "device_value_by_100_milli": (prices.remainder[::100] / unit).tolist(),
+        "served_milli_gpu": prices.objective,
+        "groups": prices.groups,
+        "kinds": prices.shapes,
+        "weights": prices.weights.to_json(),
+        "device_milli_by_100_free": (prices.effective[::100] / EFFECTIVE_SCALE).tolist(),
+        "worth_milli_gpu": {
+            "milli_cpu_step": 16 * prices.cpu_step,
+            "milli_gpu_step": 10 * prices.gpu_step,
+            "by_model": {
+                product or "none": table.tolist()
+                for (_, product), table in zip(products, worth, strict=True)
+            },
+        },
     }
 
 

@@ -23,6 +23,7 @@ from typing import Any
 
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
+from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService, PlanningView
@@ -74,6 +75,7 @@ class PlannerLoop:
 
     def __init__(self, service: ExtenderService, config: ExtenderConfig) -> None:
         self._service, self._config = service, config
+        self._weights = config.price_weights()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._process: SpawnProcess | None = None
@@ -130,7 +132,7 @@ class PlannerLoop:
         )
 
     def _reprice(self, view: PlanningView) -> None:
-        answer = self._ask(view, "price", view.mix)
+        answer = self._ask(view, "price", (view.mix, self._weights))
         if answer is None:
             return
         if "fault" in answer:
@@ -278,7 +280,7 @@ def _serve(pipe: Connection, memory_mib: int) -> None:
                 case "pending":
                     pending += content
                 case "price":
-                    pipe.send(_price(list(nodes.values()), list(placements.values()), content))
+                    pipe.send(_price(list(nodes.values()), list(placements.values()), *content))
                     pending = []
                 case _:
                     cluster = list(nodes.values()), list(placements.values())
@@ -287,7 +289,10 @@ def _serve(pipe: Connection, memory_mib: int) -> None:
 
 
 def _price(
-    nodes: Sequence[Node], placements: Sequence[Placement], mix: TypicalMix
+    nodes: Sequence[Node],
+    placements: Sequence[Placement],
+    mix: TypicalMix,
+    weights: PriceWeights,
 ) -> dict[str, Any]:
     from scheduler.planner.prices import prices  # noqa: PLC0415 - as below
 
@@ -295,7 +300,7 @@ def _price(
     try:
         state = ClusterState(nodes)
         state.apply(placements, enforce=False)
-        made = prices(state, mix)
+        made = prices(state, mix, weights)
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}
     return {"prices": made, "seconds": time.perf_counter() - started}

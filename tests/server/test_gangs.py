@@ -159,7 +159,8 @@ def test_prices_are_computed_beside_the_webhook(start) -> None:
     _until(lambda: server.service.prices is not None)
     assert server.client.get("/readyz")["prices"] == "in force"
     before = server.client.get("/debug/prices")
-    assert len(before["classes"]) == 2 and before["device_value_by_100_milli"][0] == 0
+    assert set(before["worth_milli_gpu"]["by_model"]) == {"none", "T4", "A10"}
+    assert before["device_milli_by_100_free"][0] == 0 and before["groups"] == 2
     assert _bind(server, pod("p", count=1))
     _until(lambda: server.client.get("/debug/prices")["generation"] > before["generation"])
 
