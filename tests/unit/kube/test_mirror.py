@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -368,7 +369,7 @@ def test_nothing_is_kept_of_pods_that_are_gone(cluster) -> None:
 
 # -- any order ---------------------------------------------------------------------------------
 
-NODES = ("a", "b", "c")
+NODES = ("a", "b")
 HAMI = (
     "GPU-0,10,32768,100,NVIDIA-T4,0,true,{},hami-core:GPU-1,10,32768,100,NVIDIA-T4,0,true,{},mps:"
 )
@@ -541,15 +542,17 @@ class AnyOrder(RuleBasedStateMachine):
         for uid in missing:
             mirror.pod_gone(uid)
         self.unseen = False
-        self.equals_the_truth()
 
     @invariant()
     def state_equals_the_facts(self) -> None:
         assert self.cluster.differences() == []
         assert self.cluster.state.check() == []
+        if not self.unseen:
+            self.equals_the_truth()
 
     def teardown(self) -> None:
         self.list_again()
+        self.state_equals_the_facts()
 
     def equals_the_truth(self) -> None:
         """As told of what exists now alone, in another order."""
@@ -581,7 +584,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "25")),
     stateful_step_count=40,
     deadline=None,
     phases=(
