@@ -86,6 +86,8 @@ class ExtenderConfig:
         only if its configuration names a ``bindVerb``.
     bind_deadline_s
         Longest time of one bind call; stay below kube-scheduler's ``httpTimeout``.
+    preempt_deadline_s
+        Time after which a preempt call answers with the nodes that it has victims for.
     watch_groups
         Kinds that state the size of a gang, as ``plural.api-group``, comma separated. Watching one
         needs the permission to list it.
@@ -138,6 +140,7 @@ class ExtenderConfig:
     context: str = ""
     bind: bool = True
     bind_deadline_s: float = 1.5
+    preempt_deadline_s: float = 1.0
     watch_groups: str = "podgroups.scheduling.k8s.io"
     watch_read_s: float = 100.0
     stale_after_s: float = 0.0
@@ -209,6 +212,7 @@ _RANGES = (
     ("reprice_bindings", 1, 1_000_000),
     ("reprice_s", 0, 86_400),
     ("bind_deadline_s", 0.1, 300),
+    ("preempt_deadline_s", 0.05, 300),
     ("watch_read_s", 1, 3600),
     ("stale_after_s", 0, 86_400),
     ("gpu_mem_unit_mib", 1, 1024),
