@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from scheduler.simulator.client import ExtenderClient
 
-__all__ = ["command"]
+__all__ = ["command", "plain_client"]
 
 _PIECE = 1 << 20
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
@@ -76,7 +76,7 @@ def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any
         cluster = Path(folder, "cluster.json")
         native.write(_filled(workload, flags[1]), cluster)
         with running_server(cluster, *flags) as url:
-            client = _plain_client(url)
+            client = plain_client(url)
             loop = SchedulingLoop(client, names, seed=1)
             cycles, rejected, empty = [], [], []
             body = pod_json(impossible)
@@ -102,7 +102,7 @@ def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any
     return [_row(size, call, times) for call, times in figures.items()]
 
 
-def _plain_client(url: str) -> ExtenderClient:
+def plain_client(url: str) -> ExtenderClient:
     """A client that does next to nothing, so that what is measured is the server.
 
     Python's own HTTP client spends as long on an answer's head as the server on small calls.

@@ -45,7 +45,19 @@ __all__ = ["command"]
     help="Requested GPUs / capacity at the end of an inflation.",
 )
 @click.option("--rate", default=1.0, show_default=True, help="Replay: arrivals so much faster.")
-@click.option("--learn", is_flag=True, help="Replay: learn the typical mix from pods seen so far.")
+@click.option(
+    "--mix",
+    type=click.Choice(["given", "learnt"]),
+    default="given",
+    show_default=True,
+    help="Typical pods are those of the whole workload, or learnt from pods seen so far.",
+)
+@click.option("--learn", is_flag=True, help="The same as --mix learnt.")
+@click.option(
+    "--policy-file",
+    type=click.Path(path_type=Path),
+    help="Weights of `priced`, as written by `snugfit tune`.",
+)
 @click.option(
     "--plan-every",
     default=0.0,
@@ -67,7 +79,9 @@ def command(
     protocol: str,
     arrival: float,
     rate: float,
+    mix: str,
     learn: bool,
+    policy_file: Path | None,
     plan_every: float,
     planner_lines: bool,
     report: Path | None,
@@ -87,6 +101,7 @@ def command(
     snugfit simulate --protocol replay --plan-every 60 --planner-lines --report report.html
     """
     from scheduler.cli.console import print_json
+    from scheduler.cli.tune import read_weights
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.inflation import Experiment
@@ -96,14 +111,26 @@ def command(
         policy_named(name)
     workload = _workload(nodes, pods)
     digest = workload.digest()
-    experiments = [Experiment(name, seed, protocol, arrival, digest) for name in policies]
+    weights = read_weights(policy_file) if policy_file else None
+    experiments = [
+        Experiment(
+            name,
+            seed,
+            protocol,
+            arrival,
+            digest,
+            mix="learnt" if learn else mix,
+            weights=weights if name == "priced" else None,
+        )
+        for name in policies
+    ]
     if planner_lines and not (protocol == "replay" and plan_every > 0):
         raise InvalidInput(
             "--planner-lines", "compares nothing", "use --protocol replay and --plan-every"
         )
     every = [0.0, plan_every] if planner_lines else [plan_every]
     runs = [
-        _run(workload, experiment, (rate, learn, k), report, bounded=planner_lines and k > 0)
+        _run(workload, experiment, (rate, k), report, bounded=planner_lines and k > 0)
         for experiment in experiments
         for k in every
     ]
@@ -134,7 +161,7 @@ def _json(outcome: Outcome | ReplayOutcome, timeline: Timeline | None) -> dict[s
 def _run(
     workload: Workload,
     experiment: Experiment,
-    timing: tuple[float, bool, float],
+    timing: tuple[float, float],
     report: Path | None,
     *,
     bounded: bool,
@@ -148,12 +175,11 @@ def _run(
     with progress(f"{experiment.policy} on {workload.source}") as bar:
         if experiment.protocol == "replay":
             observe = timeline.observe_time if timeline else None
-            rate, learn, plan_every = timing
+            rate, plan_every = timing
             outcome: Outcome | ReplayOutcome = replay(
                 workload,
                 experiment,
                 rate=rate,
-                learn=learn,
                 plan_every_s=plan_every,
                 progress=bar,
                 observe=observe,

@@ -45,6 +45,7 @@ _MOST_QUEUED = 20_000
 _TURN_S = 1.0
 _MOST_READINGS = 50
 _LOGGED_DIFFERENCES = 5
+_MOST_NAMED = 10
 
 Item = tuple[str, str, Any]
 
@@ -225,12 +226,14 @@ class LiveCluster:
         with self._service.exclusive():
             unreadable = dict(self.mirror.unreadable)
             uncertain = sorted(self.mirror.uncertain_nodes)
+            ambiguous = self.mirror.ambiguous_nodes
         content: dict[str, Any] = {
             "synced": self.synced,
             "watch_age_seconds": {label: round(age, 1) for label, age in self.ages().items()},
             "drift": self.figures.drift,
             "unreadable_objects": len(unreadable),
-            "nodes_with_unknown_devices": uncertain[:10],
+            "nodes_with_unknown_devices": uncertain[:_MOST_NAMED],
+            "ambiguous_nodes": dict(sorted(ambiguous.items())[:_MOST_NAMED]),
         }
         if self.lease:
             content["lease"] = "held" if self.lease.held else "held by another replica"

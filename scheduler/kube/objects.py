@@ -27,7 +27,7 @@ __all__ = [
 Quantities = dict[str, str | int | float]
 
 
-class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
+class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     """Wire shape: camelCase keys, unknown keys skipped."""
 
 

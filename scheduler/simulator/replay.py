@@ -19,7 +19,7 @@ from typing import Any
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
@@ -27,13 +27,13 @@ from scheduler.planner.budget import Budget
 from scheduler.planner.model import Problem
 from scheduler.planner.planner import plan
 from scheduler.simulator.inflation import Experiment, RefereeMismatch, Selector
+from scheduler.simulator.pricing import Pricing
 from scheduler.simulator.workload import Arrival, Workload, place_bound
 
 __all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
 
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 10.0
-_RELEARN_EVERY = 200
 _PLAN_WORK = 0.2  # deterministic seconds: a plan has to be cheap to be made often
 
 
@@ -163,7 +163,6 @@ def replay(
     experiment: Experiment,
     *,
     rate: float = 1.0,
-    learn: bool = False,
     selector: Callable[[Engine], Selector] | None = None,
     plan_every_s: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
@@ -179,8 +178,6 @@ def replay(
         What to run.
     rate
         How many times faster pods arrive than in the source; durations stay.
-    learn
-        Whether the typical mix is learnt from the pods seen so far instead of given in advance.
     selector
         Puts an emulated scheduler in front of the engine.
     plan_every_s
@@ -203,7 +200,7 @@ def replay(
     if plan_every_s < 0:
         raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")
     arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
-    run = _Run(workload, experiment, learn, selector, plan_every_s)
+    run = _Run(workload, experiment, selector, plan_every_s)
     return run.go(arrivals, rate, progress, observe)
 
 
@@ -239,7 +236,6 @@ class _Clock:
 class _Run:
     workload: Workload
     experiment: Experiment
-    learn: bool
     selector: Callable[[Engine], Selector] | None
     plan_every_s: float
     heap: list[tuple[float, int, int]] = field(default_factory=list)
@@ -248,11 +244,11 @@ class _Run:
 
     def __post_init__(self) -> None:
         experiment = self.experiment
-        self.learner = MixLearner()
-        mix = TypicalMix() if self.learn else TypicalMix.from_requests(self.workload.requests)
+        mix = TypicalMix.from_requests(self.workload.requests)
         self.state = ClusterState(self.workload.nodes)
         self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
         place_bound(self.engine, self.workload)
+        self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
         self.chooser: Selector = self.selector(self.engine) if self.selector else self.engine
         self.referee = None if self.workload.bound else Referee(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
@@ -335,11 +331,7 @@ class _Run:
         pod.tried_s = pod.arrival.at_s
         if request.gang:
             self.gangs.setdefault(request.gang, _Gang())
-        if self.learn:
-            self.learner.observe(request)
-            count = self.learner.observed
-            if count % _RELEARN_EVERY == 0 or (count < _RELEARN_EVERY and count & (count - 1) == 0):
-                self.engine.set_mix(self.learner.mix())
+        self.pricing.arrives(request)
 
     def _depart(self, request: PodRequest) -> None:
         placement = self.state.placements[request.uid]
@@ -368,6 +360,8 @@ class _Run:
         pod.attempts += 1
         pod.tried_s = now
         shape = (request.shape, request.selection)
+        if shape not in self.failed:
+            self.pricing.refresh()
         row = -1 if shape in self.failed else self.chooser.best(request)
         if row < 0:
             self.failed.add(shape)
@@ -439,7 +433,7 @@ class _Run:
 
     def _protocol(self, rate: float) -> str:
         planned = f" planned every {self.plan_every_s:g} s" if self.plan_every_s else ""
-        return f"replay x{rate:g}{' learnt' * self.learn}{planned}"
+        return f"replay x{rate:g}{' learnt' * (self.experiment.mix == 'learnt')}{planned}"
 
     # -- figures -----------------------------------------------------------------------------
 

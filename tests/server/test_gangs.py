@@ -159,7 +159,8 @@ def test_prices_are_computed_beside_the_webhook(start) -> None:
     _until(lambda: server.service.prices is not None)
     assert server.client.get("/readyz")["prices"] == "in force"
     before = server.client.get("/debug/prices")
-    assert len(before["classes"]) == 2 and before["device_value_by_100_milli"][0] == 0
+    assert set(before["worth_milli_gpu"]["by_model"]) == {"none", "T4", "A10"}
+    assert before["device_milli_by_100_free"][0] == 0 and before["groups"] == 2
     assert _bind(server, pod("p", count=1))
     _until(lambda: server.client.get("/debug/prices")["generation"] > before["generation"])
 
@@ -197,3 +198,32 @@ def test_the_metrics_say_what_became_of_plans(start) -> None:
     body = msgspec.json.encode(pod_json(pod(pinned, count=2)))
     free = dict(places[:2])[pinned]
     assert server.client.prioritize(body, _names(server))[free] == 10
+
+
+def test_the_planner_process_is_told_what_changes(start) -> None:
+    """Of placements and nodes only the difference is handed over, from plan to plan."""
+    server = start([node("a", gpus=1), node("b", gpus=1)], hold_ttl_s=0)
+    loop = PlannerLoop(server.service, server.config)
+    _filter(server, pod("x", count=1))
+
+    def planned() -> list[tuple[str, str]]:
+        answer = loop._ask(server.service.planning_view(), "plan", 0.3)
+        assert answer is not None and "fault" not in answer
+        return answer["places"]
+
+    try:
+        assert len(planned()) == 1
+        for taken, left in (("a", "b"), ("b", "a"), ("a", "b")):
+            running = pod(f"on-{taken}", count=1)
+            _filter(server, running)
+            assert server.client.bind(running, taken) == ""
+            assert planned() == [("x", left)]
+            server.client.release(running.uid)
+        server.engine.state.remove_node("a")
+        assert planned() == [("x", "b")]
+        server.engine.state.update_node(node("b", gpus=0))
+        assert planned() == []
+        server.engine.state.add_node(node("c", gpus=1))
+        assert planned() == [("x", "c")]
+    finally:
+        loop._end_process()
