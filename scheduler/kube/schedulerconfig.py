@@ -66,6 +66,7 @@ def managed_resources(names: ResourceNames | None = None) -> tuple[str, ...]:
         *names.whole,
         names.milli,
         names.memory,
+        names.share_memory,
         names.shared,
         *(names.mig_prefix + name.replace("+", ".") for name in sorted(profiles)),
     )

@@ -68,7 +68,11 @@ def test_only_pods_that_have_to_learn_their_device_are_bound_by_us() -> None:
         entry.get("bindVerb"): {r["name"] for r in entry["managedResources"]}
         for entry in _parsed()["extenders"]
     }
-    assert by_verb["bind"] == {"snugfit.io/gpu-milli", "snugfit.io/gpu-memory-mib"}
+    assert by_verb["bind"] == {
+        "snugfit.io/gpu-milli",
+        "snugfit.io/gpu-memory-mib",
+        "aliyun.com/gpu-mem",
+    }
     assert by_verb[None] == set(managed_resources()) - by_verb["bind"]
     (whole,) = _parsed(resources=("nvidia.com/gpu",))["extenders"]
     assert "bindVerb" not in whole
