@@ -65,7 +65,12 @@ def _openb(data: Path) -> Path:
 
 
 def _jobs(
-    folder: Path, traces: list[str], policies: list[str], seeds: int, arrival: float
+    folder: Path,
+    traces: list[str],
+    policies: list[str],
+    seeds: int,
+    arrival: float,
+    mix: str = "given",
 ) -> list[Job]:
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
@@ -79,7 +84,7 @@ def _jobs(
         for policy in policies:
             policy_named(policy)
             jobs += [
-                Job(folder / _NODE_LIST, pods, policy, seed, arrival=arrival)
+                Job(folder / _NODE_LIST, pods, policy, seed, arrival=arrival, mix=mix)
                 for seed in range(seeds)
             ]
     return jobs
@@ -98,8 +103,24 @@ def _swept(label: str, jobs: list[Job]) -> list[Outcome]:
 @click.option("--traces", default=_TRACES, help="Comma separated. [default: all nine]")
 @click.option("--policies", default=",".join([*_PUBLISHED, "fgd"]), help="Comma separated.")
 @click.option("--seeds", default=10, show_default=True, help="Seeds 0..n-1.")
+@click.option(
+    "--mix",
+    type=click.Choice(["given", "learnt"]),
+    default="given",
+    show_default=True,
+    help="given: typical pods are those of the whole trace. learnt: of the pods seen so far.",
+)
+@click.option("--arrival", default=1.3, show_default=True, help="End of the stream, >= 1.")
 @_json
-def online(data: Path, traces: str, policies: str, seeds: int, as_json: bool) -> None:
+def online(
+    data: Path,
+    traces: str,
+    policies: str,
+    seeds: int,
+    mix: str,
+    arrival: float,
+    as_json: bool,
+) -> None:
     """Allocation under inflation on the openb traces, beside the published figures.
 
     The figure is allocated / capacity when the requested milli-GPU pass 100 % of the capacity.
@@ -107,7 +128,7 @@ def online(data: Path, traces: str, policies: str, seeds: int, as_json: bool) ->
     from scheduler.cli.console import print_json, print_table
 
     folder = _openb(data)
-    jobs = _jobs(folder, traces.split(","), policies.split(","), seeds, 1.3)
+    jobs = _jobs(folder, traces.split(","), policies.split(","), seeds, arrival, mix)
     outcomes = _swept("online", jobs)
     published = _published(folder)
     rows = []
@@ -122,7 +143,9 @@ def online(data: Path, traces: str, policies: str, seeds: int, as_json: bool) ->
             {
                 "trace": trace,
                 "policy": job.policy,
+                "mix": mix,
                 "mean": round(mean, 2),
+                "ci95": round(_half_width(shares), 2),
                 "min": round(min(shares), 2),
                 "max": round(max(shares), 2),
                 "published": known,
@@ -136,13 +159,25 @@ def online(data: Path, traces: str, policies: str, seeds: int, as_json: bool) ->
         print_json({"provenance": provenance(), "rows": rows})
         return
     print_table(
-        f"GPU allocated at 100 % requested, {seeds} seeds",
-        ("trace", "policy", "mean", "min", "max", "published", "difference", "s / run", "config"),
+        f"GPU allocated at 100 % requested, {seeds} seeds, mix {mix}",
+        (
+            "trace",
+            "policy",
+            "mean",
+            "+-",
+            "min",
+            "max",
+            "published",
+            "difference",
+            "s / run",
+            "config",
+        ),
         [
             (
                 r["trace"],
                 r["policy"],
                 r["mean"],
+                r["ci95"],
                 r["min"],
                 r["max"],
                 r["published"],
@@ -153,6 +188,19 @@ def online(data: Path, traces: str, policies: str, seeds: int, as_json: bool) ->
             for r in rows
         ],
     )
+
+
+# Two-sided 97.5 % quantiles of Student's t by degrees of freedom; beyond, the normal one.
+_STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
+
+
+def _half_width(values: list[float]) -> float:
+    """Half the 95 % confidence interval of the mean; 0 for a single value."""
+    if len(values) < 2:
+        return 0.0
+    freedom = len(values) - 1
+    quantile = _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96
+    return float(quantile * statistics.stdev(values) / len(values) ** 0.5)
 
 
 def _published(folder: Path) -> dict[tuple[str, str], float]:

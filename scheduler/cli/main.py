@@ -30,6 +30,7 @@ _COMMANDS = {
     "policies": "List the scoring policies.",
     "serve": "Run the extender webhook.",
     "simulate": "Replay a workload and report what got allocated.",
+    "tune": "Find the weights of policy `priced` for your own workload.",
 }
 
 EXIT_BAD_INPUT = 2

@@ -39,6 +39,7 @@ __all__ = ["command"]
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one. [default: 10262]")
 @click.option("--policy", help="See `snugfit policies`. [default: fgd]")
+@click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
 @click.option("--planner/--no-planner", default=None, help="Plan the backlog beside the webhook.")
@@ -54,6 +55,7 @@ def command(
     host: str | None,
     port: int | None,
     policy: str | None,
+    policy_file: str | None,
     threads: int | None,
     hold_ttl_s: float | None,
     planner: bool | None,
@@ -83,6 +85,7 @@ def command(
         "host": host,
         "port": port,
         "policy": policy,
+        "policy_file": policy_file,
         "threads": threads,
         "hold_ttl_s": hold_ttl_s,
         "log_level": log_level,

@@ -279,7 +279,8 @@ class Adoption:
     def _put(self, slot: _Slot, member: PodRequest, node: str, now: float) -> bool:
         """Hold the slot's place on a node; where that fails, it keeps the hold that it has."""
         held = self._engine.holds.get(slot.hold)
-        stand_in = replace(member, uid=slot.hold, name=slot.hold, gang=None)
+        name = held.placement.pod.name if held else member.name
+        stand_in = replace(member, uid=slot.hold, name=name, gang=None)
         try:
             self._engine.hold(stand_in, node, held.until if held else now + self._ttl_s)
         except (CapacityConflict, UnknownNode):

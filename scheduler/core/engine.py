@@ -124,13 +124,13 @@ class Engine:
 
     @property
     def prices(self) -> Prices | None:
-        """Prices in force; None without any, or once nodes have come, gone or changed."""
+        """Prices in force; None without any, or once a node of an unknown model has come."""
         prices = self._prices
-        return prices if prices and prices.node_epoch == self.state.node_epoch else None
+        return prices if prices and len(prices.products) == len(self.state.products) else None
 
     def set_prices(self, prices: Prices | None) -> None:
         """Charge these prices from now on; every cached score is forgotten."""
-        self._prices = prices
+        self._prices = prices.aligned(self.state) if prices else None
         self._evaluations.clear()
 
     # -- pure answers ------------------------------------------------------------------------

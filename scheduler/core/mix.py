@@ -18,6 +18,8 @@ __all__ = ["MixLearner", "TypicalMix", "TypicalShape"]
 
 _Key = tuple[int, GpuRequest]
 
+_MOST_RARE = 400
+
 
 @dataclass(frozen=True, slots=True)
 class TypicalShape:
@@ -31,13 +33,28 @@ class TypicalShape:
 
 @dataclass(frozen=True, slots=True)
 class TypicalMix:
-    """Popular shapes with integer weights, most popular first."""
+    """Popular shapes with integer weights, most popular first.
+
+    Attributes
+    ----------
+    shapes
+        Those that count for fragmentation.
+    rare
+        The others, most popular first; prices need them, for it is the rare pods that are picky
+        about models.
+    """
 
     shapes: tuple[TypicalShape, ...] = ()
+    rare: tuple[TypicalShape, ...] = ()
+
+    @property
+    def all_shapes(self) -> tuple[TypicalShape, ...]:
+        """Popular and rare shapes."""
+        return self.shapes + self.rare
 
     @property
     def total_weight(self) -> int:
-        """Sum of all weights."""
+        """Sum of the weights of the popular shapes."""
         return sum(shape.weight for shape in self.shapes)
 
     @classmethod
@@ -94,6 +111,14 @@ class MixLearner:
         if self._increment > 1e12:
             self._rescale()
 
+    def due(self, every: int) -> bool:
+        """Whether the mix should be put in force now: every so many pods, early on more often.
+
+        At first each pod changes the picture, so the powers of two come before.
+        """
+        count = self.observed
+        return bool(every) and (count % every == 0 or (count < every and count & (count - 1) == 0))
+
     def _rescale(self) -> None:
         scale = 1.0 / self._increment
         self._increment = 1.0
@@ -121,13 +146,13 @@ def _most_popular(
         raise InvalidInput("mix.coverage", f"is {coverage}", "use a share in (0, 1]")
     wanted = coverage * sum(counts.values())
     kept: list[TypicalShape] = []
+    rare: list[TypicalShape] = []
     covered = 0
     for key in sorted(counts, key=lambda key: (-counts[key], _order(key))):
-        if covered >= wanted:
-            break
-        kept.append(TypicalShape(key[0], memory[key], key[1], counts[key]))
+        shape = TypicalShape(key[0], memory[key], key[1], counts[key])
+        (kept if covered < wanted else rare).append(shape)
         covered += counts[key]
-    return TypicalMix(tuple(kept))
+    return TypicalMix(tuple(kept), tuple(rare[:_MOST_RARE]))
 
 
 def _order(key: _Key) -> tuple[object, ...]:

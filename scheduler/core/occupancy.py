@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.core.devices import fraction_need
+from scheduler.core.devices import fraction_need, shares_of
 from scheduler.core.engine import Engine
 from scheduler.core.model import (
     DEVICE_MILLI,
@@ -49,9 +49,12 @@ def running(
     """
     if devices is not None:
         return Placement(request, node, devices)
-    if request.gpu.kind is GpuKind.NONE:
-        return Placement(request, node, ())
     row = engine.state.row(node)
+    if request.gpu.kind is not GpuKind.FRACTION:  # only that is a choice of the policy
+        shares = shares_of(engine.state, request.gpu, row, -1)
+        return Placement(
+            request, node, _claimed(engine, request, row) if shares is None else shares
+        )
     if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
         return engine.choose(request, node)
     return Placement(request, node, _claimed(engine, request, row))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.prices import PRICE_SCALE
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, WEIGHT_SCALE
 from scheduler.core.scoring import (
     Candidates,
     Policy,
@@ -218,21 +218,33 @@ def _fgd(candidates: Candidates) -> Scored:
 
 
 def _priced(candidates: Candidates) -> Scored:
-    """As ``fgd``, less what the placement costs at the prices in force.
+    """What the placement costs at the prices in force, and the fragmentation it causes.
 
-    In milli-GPU: 10 x the value that the device loses by being cut, and 2 x what the node's class
-    costs more than the cheapest class that would do. Without prices it is ``fgd``.
+    It costs what the node's leftovers lose in value, plus what the device loses by being cut.
+    Without prices it is ``fgd``.
     """
     prices = candidates.prices
-    scored = _fgd_gain(candidates)
     if prices is None:
-        return _pick_device(candidates, scored)
-    weight = candidates.fragmentation.total_weight
-    penalty = prices.penalty(candidates.state, candidates.shape, candidates.identities)
-    cost = 2 * penalty[:, None]
+        return _pick_device(candidates, _fgd_gain(candidates))
+    state, rows, weights = candidates.state, candidates.rows, prices.weights
+    product, cpu = state.product[rows], state.cpu_free[rows]
+    devices = prices.effective_of(candidates.gpu)
+    gpu = prices.node_effective(state, rows, devices)
+    before = prices.value(product, cpu, gpu)[:, None]
     if candidates.shape.gpu.kind is GpuKind.FRACTION:
-        cost = cost + 10 * prices.cut(candidates.gpu, candidates.need[0][:, None])
-    return _pick_device(candidates, scored - cost * weight // PRICE_SCALE)
+        lost = devices - prices.effective_of(candidates.gpu - candidates.need[0][:, None])
+        cut = weights.scaled("cut") * lost * (PRICE_SCALE // EFFECTIVE_SCALE)
+    else:
+        lost = candidates.gpu_taken[:, None] * EFFECTIVE_SCALE
+        cut = np.zeros_like(lost)
+    after = prices.value(product[:, None], candidates.cpu_left[:, None], gpu[:, None] - lost)
+    cost = (before - after) * WEIGHT_SCALE + cut
+    left = candidates.cpu_left * _MAX_GPU_MILLI + candidates.gpu_left * _MAX_CPU_MILLI
+    left = left * weights.scaled("tightness") // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
+    total = candidates.fragmentation.total_weight
+    gain = weights.scaled("fragmentation") * _fragmentation_decrease(candidates)
+    charged = (cost + left[:, None]) * total // PRICE_SCALE
+    return _pick_device(candidates, (gain - charged) // WEIGHT_SCALE)
 
 
 _FGD_PAPER = "Weng et al., Beware of Fragmentation, USENIX ATC'23"
@@ -304,7 +316,7 @@ POLICIES: Mapping[str, Policy] = _table(
     Policy(
         "priced",
         "fgd, and what a placement costs at the solver's prices; fgd itself without prices",
-        "dual prices of two linear programmes over the typical mix",
+        "dual prices over the typical mix, node by node",
         _priced,
         tightest=True,
     ),

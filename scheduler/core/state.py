@@ -372,9 +372,13 @@ class ClusterState:
             for placement, sign in reversed(done):
                 self._book(placement, -sign)
             raise
-        rows = {self._row_of[placement.node] for placement, _ in done}
+        rows: dict[int, bool] = {}
+        for placement, _ in done:
+            row = self._row_of[placement.node]
+            rows[row] = rows.get(row, False) or bool(placement.devices)
         for row in sorted(rows):
-            self._derive(row)
+            if rows[row]:
+                self._derive(row)
             self._touch(row)
 
     def _place(self, placement: Placement, *, enforce: bool) -> None:

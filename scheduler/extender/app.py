@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,7 +21,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import Placement
-from scheduler.core.prices import PRICE_SCALE, Prices
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
 from scheduler.extender.live import LiveCluster
@@ -181,7 +181,8 @@ def _add_views(
     @app.get("/activez")
     def activez() -> Response:
         active = service.accepting()
-        return Response("active\n" if active else "not active\n", 200 if active else 503)
+        text = "active\n" if active else "not active\n"
+        return Response(text, 200 if active else 503, mimetype="text/plain")
 
     @app.get("/metrics")
     def exposition() -> Response:
@@ -198,7 +199,8 @@ def _add_views(
 
     @app.get("/debug/prices")
     def debug_prices() -> Response:
-        return _json(_prices_json(service.prices))
+        state, _ = service.snapshot()
+        return _json(_prices_json(service.prices, state.products))
 
     @app.get("/debug/decisions")
     def debug_decisions() -> Response:
@@ -258,22 +260,26 @@ def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value
     return Response(msgspec.json.encode(content), mimetype=_JSON)
 
 
-def _prices_json(prices: Prices | None) -> dict[str, Any]:
+def _prices_json(prices: Prices | None, products: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Tables thinned out, in milli-GPU; every row of a table is 16 rows of the one in force."""
     if prices is None:
         return {"prices": None}
-    unit = float(PRICE_SCALE)
+    worth = prices.worth[:, ::16, ::10] / PRICE_SCALE
     return {
         "generation": prices.generation,
-        "classes": [
-            {
-                "nodes": int((prices.class_of == code).sum()),
-                "milli_gpu_per": dict(
-                    zip(("milli_cpu", "mib", "milli_gpu"), (dual / unit).tolist(), strict=True)
-                ),
-            }
-            for code, dual in enumerate(prices.duals)
-        ],
-        "device_value_by_100_milli": (prices.remainder[::100] / unit).tolist(),
+        "served_milli_gpu": prices.objective,
+        "groups": prices.groups,
+        "kinds": prices.shapes,
+        "weights": prices.weights.to_json(),
+        "device_milli_by_100_free": (prices.effective[::100] / EFFECTIVE_SCALE).tolist(),
+        "worth_milli_gpu": {
+            "milli_cpu_step": 16 * prices.cpu_step,
+            "milli_gpu_step": 10 * prices.gpu_step,
+            "by_model": {
+                product or "none": table.tolist()
+                for (_, product), table in zip(products, worth, strict=True)
+            },
+        },
     }
 
 

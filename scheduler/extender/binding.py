@@ -35,13 +35,14 @@ from scheduler.core.errors import (
     SchedulerError,
     UnknownNode,
 )
-from scheduler.core.model import Placement, PodRequest
+from scheduler.core.model import PodRequest
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import BindArgs
 from scheduler.kube.client import KubeClient
 from scheduler.kube.mirror import Mirror, has_ended
 from scheduler.kube.objects import PodObject
 from scheduler.kube.pods import binding_annotations, pod_uid
+from scheduler.kube.protocols import gpushare_annotations
 
 __all__ = ["Binder"]
 
@@ -101,12 +102,11 @@ class Binder:
         """Bind the pod; returns an error text, empty on success. Repeating it is harmless."""
         deadline = self._clock() + self._deadline_s
         try:
-            placement = self._reserve(args, deadline)
+            annotations = self._reserve(args, deadline)
         except SchedulerError as error:
             return self._failed(_RESULTS.get(type(error), "fault"), str(error))
-        if placement is None:
+        if annotations is None:
             return self._succeeded("already")
-        annotations = binding_annotations(placement, self._service.names)
         content = {
             "apiVersion": "v1",
             "kind": "Binding",
@@ -165,8 +165,8 @@ class Binder:
         """What stands for the pod beyond the facts, to notice that it has changed."""
         return self.assumed.get(uid), engine.holds.get(uid)
 
-    def _reserve(self, args: BindArgs, deadline: float) -> Placement | None:
-        """Choose devices and charge them; None if the pod is bound there already."""
+    def _reserve(self, args: BindArgs, deadline: float) -> dict[str, str] | None:
+        """Choose devices and charge them; what is to be recorded, or None if it is bound there."""
         service = self._service
         with service.exclusive() as engine:
             request = service.seen(args.uid)
@@ -178,7 +178,7 @@ class Binder:
         elif unclear and request is not None:
             # An earlier call for another node had no clear end.
             self.read(request, read_s=self._left(deadline))
-        with service.exclusive():
+        with service.exclusive() as engine:
             fact = self._mirror.facts.get(args.uid)
             if fact is not None and fact.node == args.node:
                 return None
@@ -189,7 +189,11 @@ class Binder:
                 )
             placement = service.reserve(request, args.node)
             self.assumed[args.uid] = self._clock() + _CONFIRMED_WITHIN_S
-            return placement
+            node = engine.state.nodes[engine.state.row(args.node)]
+        assert node is not None  # something has just been placed there
+        return binding_annotations(placement, service.names) | gpushare_annotations(
+            placement, node, service.names, time.time_ns()
+        )
 
     def _fetch(self, args: BindArgs, deadline: float) -> PodRequest | None:
         """A pod that never asked us: kube-scheduler did before we were started."""

@@ -14,6 +14,7 @@ import yaml
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
+from scheduler.core.prices import PriceWeights
 
 __all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
 
@@ -73,6 +74,8 @@ class ExtenderConfig:
         Shortest time between two plans.
     planner_memory_mib
         The planner process is ended and started again above this.
+    policy_file
+        Weights of policy ``priced``, as ``snugfit tune`` writes them; empty for the built-in ones.
     reprice_bindings, reprice_s
         With policy ``priced``: compute prices anew after so many bindings and releases, or so many
         seconds if there were any.
@@ -91,6 +94,8 @@ class ExtenderConfig:
         about once a minute.
     stale_after_s
         Answer 503 once nodes or pods have not been heard of for so long; 0 goes on for ever.
+    gpu_mem_unit_mib
+        MiB per unit of ``aliyun.com/gpu-mem``: 1024 or 1, as its device plugin is configured.
     recount_s
         Seconds between two comparisons of the state with the facts; 0 never.
     lease_namespace, lease_name, lease_s
@@ -99,8 +104,9 @@ class ExtenderConfig:
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
-        Serve HTTPS with this certificate, and require client certificates of this CA. The files
-        are read again when they change.
+        Serve HTTPS with this certificate, and require client certificates of this CA.
+    tls_reload_s
+        Seconds between two looks at these files; changed ones are read again. 0 only on SIGHUP.
     """
 
     host: str = "127.0.0.1"
@@ -125,6 +131,7 @@ class ExtenderConfig:
     planner_budget_s: float = 5.0
     planner_debounce_s: float = 1.0
     planner_memory_mib: int = 2048
+    policy_file: str = ""
     reprice_bindings: int = 100
     reprice_s: float = 10.0
     kubeconfig: str = ""
@@ -134,6 +141,7 @@ class ExtenderConfig:
     watch_groups: str = "podgroups.scheduling.k8s.io"
     watch_read_s: float = 100.0
     stale_after_s: float = 0.0
+    gpu_mem_unit_mib: int = 1024
     recount_s: float = 60.0
     lease_namespace: str = ""
     lease_name: str = ""
@@ -143,6 +151,7 @@ class ExtenderConfig:
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    tls_reload_s: float = 5.0
 
     def __post_init__(self) -> None:
         policy_named(self.policy)
@@ -150,6 +159,8 @@ class ExtenderConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InvalidInput(name, f"is {value}", f"use {low}..{high}")
+        if self.policy_file and self.policy != "priced":
+            raise InvalidInput("policy_file", "goes with policy `priced`", "set policy: priced")
         if self.log_level not in ("debug", "info", "warning", "error"):
             raise InvalidInput(
                 "log_level", f"is {self.log_level!r}", "use debug, info, warning or error"
@@ -158,8 +169,24 @@ class ExtenderConfig:
             raise InvalidInput("tls_key", "and tls_cert go together", "give both or none")
         if bool(self.lease_name) != bool(self.lease_namespace):
             raise InvalidInput("lease_namespace", "and lease_name go together", "give both or none")
+        for group in filter(None, (g.strip() for g in self.watch_groups.split(","))):
+            if "." not in group.strip("."):
+                raise InvalidInput(
+                    "watch_groups", f"{group!r} names no API group", "write plural.api-group"
+                )
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
+
+    def price_weights(self) -> PriceWeights:
+        """Weights of policy ``priced``; reads ``policy_file`` if there is one."""
+        if not self.policy_file:
+            return PriceWeights()
+        path = Path(self.policy_file)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InvalidInput("policy_file", f"{path} cannot be read: {error}") from error
+        return PriceWeights.from_policy_file(text, self.policy_file)
 
 
 _RANGES = (
@@ -184,8 +211,10 @@ _RANGES = (
     ("bind_deadline_s", 0.1, 300),
     ("watch_read_s", 1, 3600),
     ("stale_after_s", 0, 86_400),
+    ("gpu_mem_unit_mib", 1, 1024),
     ("recount_s", 0, 86_400),
     ("lease_s", 2, 3600),
+    ("tls_reload_s", 0, 86_400),
 )
 _TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
 
@@ -221,7 +250,11 @@ def load(
     for key, value in flags.items():
         if value is not None:
             merged[_known(key, "flags")] = value
-    return ExtenderConfig(**merged)
+    if merged.get("policy_file"):
+        merged.setdefault("policy", "priced")
+    config = ExtenderConfig(**merged)
+    config.price_weights()  # a mistake in the file should show now
+    return config
 
 
 def _mapping(path: Path) -> Mapping[Any, Any]:

@@ -45,6 +45,7 @@ _MOST_QUEUED = 20_000
 _TURN_S = 1.0
 _MOST_READINGS = 50
 _LOGGED_DIFFERENCES = 5
+_MOST_NAMED = 10
 
 Item = tuple[str, str, Any]
 
@@ -89,23 +90,29 @@ class _Kind:
 class _Queue:
     """A sink that hands everything to the applying thread."""
 
-    def __init__(self, label: str, items: queue.Queue[Item]) -> None:
-        self._label, self._items = label, items
+    def __init__(self, label: str, items: queue.Queue[Item], stop: threading.Event) -> None:
+        self._label, self._items, self._stop = label, items, stop
+
+    def _put(self, what: str, content: Any) -> None:  # noqa: ANN401 - of the label's kind
+        while not self._stop.is_set():
+            with suppress(queue.Full):
+                self._items.put((self._label, what, content), timeout=_TURN_S)
+                return
 
     def listing(self) -> None:
-        self._items.put((self._label, "listing", None))
+        self._put("listing", None)
 
     def page(self, objects: Sequence[Any], unread: Sequence[Any] = ()) -> None:
         for start in range(0, len(objects), _MOST_AT_ONCE):
-            self._items.put((self._label, "page", objects[start : start + _MOST_AT_ONCE]))
+            self._put("page", objects[start : start + _MOST_AT_ONCE])
         if unread:
-            self._items.put((self._label, "unread", unread))
+            self._put("unread", unread)
 
     def listed(self) -> None:
-        self._items.put((self._label, "listed", None))
+        self._put("listed", None)
 
     def event(self, kind: str, obj: Any) -> None:  # noqa: ANN401 - of the label's kind
-        self._items.put((self._label, kind, obj))
+        self._put(kind, obj)
 
 
 class LiveCluster:
@@ -174,10 +181,12 @@ class LiveCluster:
     def stop(self) -> None:
         """Give up the lease and end every thread."""
         self._stop.set()
+        for kind in self._kinds.values():
+            kind.reflector.stop(wait=False)
         if self.lease:
             self.lease.stop()
         for kind in self._kinds.values():
-            kind.reflector.interrupt()
+            kind.reflector.stop()
         with suppress(queue.Full):  # then there is something that wakes the applying thread
             self._items.put_nowait(("", "stop", None))
 
@@ -217,12 +226,14 @@ class LiveCluster:
         with self._service.exclusive():
             unreadable = dict(self.mirror.unreadable)
             uncertain = sorted(self.mirror.uncertain_nodes)
+            ambiguous = self.mirror.ambiguous_nodes
         content: dict[str, Any] = {
             "synced": self.synced,
             "watch_age_seconds": {label: round(age, 1) for label, age in self.ages().items()},
             "drift": self.figures.drift,
             "unreadable_objects": len(unreadable),
-            "nodes_with_unknown_devices": uncertain[:10],
+            "nodes_with_unknown_devices": uncertain[:_MOST_NAMED],
+            "ambiguous_nodes": dict(sorted(ambiguous.items())[:_MOST_NAMED]),
         }
         if self.lease:
             content["lease"] = "held" if self.lease.held else "held by another replica"
@@ -246,7 +257,8 @@ class LiveCluster:
             else:
                 break
         for kind in self._kinds.values():
-            kind.reflector.start()
+            if not self._stop.is_set():
+                kind.reflector.start()
 
     def _all_kinds(self) -> dict[str, _Kind]:
         kinds: dict[str, _Kind] = {}
@@ -329,7 +341,7 @@ class LiveCluster:
             self._client,
             path,
             struct,
-            _Queue(label, self._items),
+            _Queue(label, self._items, self._stop),
             label=label,
             selector=selector,
             timing=WatchTiming(read_s=self._config.watch_read_s),

@@ -133,6 +133,7 @@ class _LiveCollector(Collector):
         with self._service.exclusive() as engine:
             unreadable = Counts(key.split(" ")[0] for key in live.mirror.unreadable)
             uncertain = len(live.mirror.uncertain_nodes)
+            ambiguous = len(live.mirror.ambiguous_nodes)
             facts, pending = len(live.mirror.facts), len(live.mirror.pending)
             assumed = len(live.binder.assumed)
             state = engine.state
@@ -146,7 +147,8 @@ class _LiveCollector(Collector):
             ("pods_pending", "Pods that have none", pending),
             ("bindings_unconfirmed", "Bindings that the watch has not confirmed yet", assumed),
             ("overfull_nodes", "Nodes with more requested than they offer", overfull),
-            ("uncertain_nodes", "Nodes where a pod claims a vanished device", uncertain),
+            ("uncertain_nodes", "Nodes where nobody knows what is free", uncertain),
+            ("ambiguous_nodes", "Nodes whose pods share by several protocols", ambiguous),
         ):
             yield GaugeMetricFamily(f"snugfit_{name}", text, value=value)
         for name, text, count in (

@@ -14,7 +14,7 @@ import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -23,6 +23,7 @@ from typing import Any
 
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
+from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService, PlanningView
@@ -31,7 +32,7 @@ __all__ = ["PlannerFigures", "PlannerLoop"]
 
 log = logging.getLogger(__name__)
 
-_PIECE = 200
+_PIECE = 25  # what is serialised at once, without anybody else in the interpreter
 _GRACE_S = 5.0
 _POLL_S = 0.2
 _NICE = 10
@@ -74,11 +75,14 @@ class PlannerLoop:
 
     def __init__(self, service: ExtenderService, config: ExtenderConfig) -> None:
         self._service, self._config = service, config
+        self._weights = config.price_weights()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._sent_epoch = -1
+        self._sent_nodes: Mapping[str, Node] = {}
+        self._sent_placements: Mapping[str, Placement] = {}
         self._priced = (0.0, 0, -1)  # when, after how many bindings, for which nodes
         self.figures = PlannerFigures()
 
@@ -128,7 +132,7 @@ class PlannerLoop:
         )
 
     def _reprice(self, view: PlanningView) -> None:
-        answer = self._ask(view, "price", view.mix)
+        answer = self._ask(view, "price", (view.mix, self._weights))
         if answer is None:
             return
         if "fault" in answer:
@@ -145,11 +149,12 @@ class PlannerLoop:
         pipe = self._ensure_process()
         try:
             if view.epoch != self._sent_epoch:
-                pipe.send(("clear", None))
-                self._send(pipe, "nodes", view.nodes)
-                self._sent_epoch = view.epoch
-            pipe.send(("forget", None))
-            self._send(pipe, "placements", view.placements)
+                nodes = {node.name: node for node in view.nodes}
+                self._send_changes(pipe, "nodes", self._sent_nodes, nodes)
+                self._sent_nodes, self._sent_epoch = nodes, view.epoch
+            placed = {placement.pod.uid: placement for placement in view.placements}
+            self._send_changes(pipe, "placements", self._sent_placements, placed)
+            self._sent_placements = placed
             self._send(pipe, "pending", view.pending)
             pipe.send((what, content))
             answer = self._await(pipe)
@@ -164,6 +169,14 @@ class PlannerLoop:
                 self.figures.plans["killed"] += 1
             self._end_process()
         return answer
+
+    def _send_changes(
+        self, pipe: Connection, what: str, before: Mapping[str, Any], now: Mapping[str, Any]
+    ) -> None:
+        """Tell what has gone and what is new; the planner process remembers the rest."""
+        gone = [key for key, item in before.items() if now.get(key) is not item]
+        self._send(pipe, f"no {what}", gone)
+        self._send(pipe, what, [item for key, item in now.items() if before.get(key) is not item])
 
     def _send(self, pipe: Connection, what: str, items: Sequence[Any]) -> None:
         for start in range(0, len(items), _PIECE):
@@ -209,6 +222,7 @@ class PlannerLoop:
         self._process.start()
         theirs.close()
         self._pipe, self._sent_epoch = ours, -1
+        self._sent_nodes, self._sent_placements = {}, {}
         self.figures.restarts += 1
         return ours
 
@@ -246,31 +260,39 @@ def _serve(pipe: Connection, memory_mib: int) -> None:
     """Main of the planner process: collects a problem piece by piece, plans it, answers."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
     os.nice(_NICE)  # a plan may take what the webhook leaves
-    nodes: list[Node] = []
-    placements: list[Placement] = []
+    nodes: dict[str, Node] = {}
+    placements: dict[str, Placement] = {}
     pending: list[PodRequest] = []
     with suppress(EOFError, BrokenPipeError):  # the web process has gone: so do we
         while True:
             what, content = pipe.recv()
             match what:
-                case "clear":
-                    nodes = []
-                case "forget":
-                    placements, pending = [], []
+                case "no nodes":
+                    for name in content:
+                        del nodes[name]
+                case "no placements":
+                    for uid in content:
+                        del placements[uid]
                 case "nodes":
-                    nodes += content
+                    nodes.update((node.name, node) for node in content)
                 case "placements":
-                    placements += content
+                    placements.update((placed.pod.uid, placed) for placed in content)
                 case "pending":
                     pending += content
                 case "price":
-                    pipe.send(_price(nodes, placements, content))
+                    pipe.send(_price(list(nodes.values()), list(placements.values()), *content))
+                    pending = []
                 case _:
-                    pipe.send(_answer(nodes, placements, pending, content))
+                    cluster = list(nodes.values()), list(placements.values())
+                    pipe.send(_answer(*cluster, pending, content))
+                    pending = []
 
 
 def _price(
-    nodes: Sequence[Node], placements: Sequence[Placement], mix: TypicalMix
+    nodes: Sequence[Node],
+    placements: Sequence[Placement],
+    mix: TypicalMix,
+    weights: PriceWeights,
 ) -> dict[str, Any]:
     from scheduler.planner.prices import prices  # noqa: PLC0415 - as below
 
@@ -278,7 +300,7 @@ def _price(
     try:
         state = ClusterState(nodes)
         state.apply(placements, enforce=False)
-        made = prices(state, mix)
+        made = prices(state, mix, weights)
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}
     return {"prices": made, "seconds": time.perf_counter() - started}

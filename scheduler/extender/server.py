@@ -28,7 +28,6 @@ __all__ = ["ExtenderServer"]
 
 log = logging.getLogger(__name__)
 
-_TLS_LOOK_S = 10.0
 _SWITCH_S = 0.0005
 
 
@@ -40,9 +39,6 @@ class ExtenderServer:
     InvalidInput
         The address cannot be listened on, or the TLS files cannot be read.
     """
-
-    tls_look_s = _TLS_LOOK_S
-    """Seconds between two looks at the certificate files."""
 
     def __init__(self, app: Flask, config: ExtenderConfig) -> None:
         self._config = config
@@ -59,6 +55,8 @@ class ExtenderServer:
         self._server.nodelay = True
         self._server.max_request_body_size = config.max_body_mib << 20
         setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method
+        self._stopping = threading.Event()
+        self._loaded = self._refused = self._files()
         try:
             if config.tls_cert:
                 self._server.ssl_adapter = self._tls()
@@ -68,7 +66,6 @@ class ExtenderServer:
                 f"{config.host}:{config.port}", f"cannot be served: {error}", "choose another port"
             ) from error
         self.status = StatusListener(app, config.status_listen) if config.status_listen else None
-        self._stopped = threading.Event()
 
     @property
     def url(self) -> str:
@@ -80,13 +77,13 @@ class ExtenderServer:
         """Answer until :meth:`stop` is called; then finish requests in flight and return."""
         if self.status:
             self.status.start()
-        if self._config.tls_cert:
-            threading.Thread(target=self._follow_tls, name="tls files", daemon=True).start()
+        if self._config.tls_cert and self._config.tls_reload_s:
+            threading.Thread(target=self._follow_files, name="certificates", daemon=True).start()
         self._server.serve()
 
     def stop(self) -> None:
         """Stop accepting, drain, and let :meth:`serve` return. Callable from any thread."""
-        self._stopped.set()
+        self._stopping.set()
         self._server.stop()
         if self.status:
             self.status.stop()
@@ -117,37 +114,47 @@ class ExtenderServer:
         print(f"listening on {self.url}", file=sys.stderr, flush=True)  # noqa: T201 - read by drivers
         self.serve()
 
-    def reload_tls(self) -> None:
+    def reload_tls(self) -> bool:
         """Read certificate and key again; connections in use keep the old ones.
 
-        Files that cannot be read (half written, a key of another certificate) change nothing: an
-        old certificate is better than none.
+        Returns whether there was something to read and it could be. Files that cannot be read (half
+        written, a key of another certificate) change nothing: an old certificate is better than
+        none.
         """
         if not self._config.tls_cert:
-            return
+            return False
         try:
             self._server.ssl_adapter = self._tls()
         except (OSError, ssl.SSLError) as error:
             log.error("certificates not reloaded, the old ones stay: %s", error)  # noqa: TRY400
-        else:
-            log.info("certificates reloaded")
+            return False
+        log.info("certificates reloaded")
+        return True
 
-    def _follow_tls(self) -> None:
-        """Reload when a file has changed: whoever renews a mounted secret sends no signal."""
-        seen = self._tls_stamp()
-        while not self._stopped.wait(self.tls_look_s):
-            now = self._tls_stamp()
-            if now != seen:
-                seen = now
-                self.reload_tls()
+    def _follow_files(self) -> None:
+        """Reload when the files have changed: Kubernetes renews a mounted Secret in place."""
+        while not self._stopping.wait(self._config.tls_reload_s):
+            files = self._files()
+            if files in (self._loaded, self._refused):
+                continue
+            # Looked at before they are read: what changes in between is noticed the next time.
+            if self.reload_tls():
+                self._loaded = files
+            else:
+                self._refused = files
 
-    def _tls_stamp(self) -> tuple[tuple[int, int] | None, ...]:
+    def _files(self) -> tuple[tuple[int, int, int] | None, ...]:
+        """What tells one version of the certificate files from another; None for a missing one."""
         config = self._config
-        return tuple(
-            _stamp(Path(path))
-            for path in (config.tls_cert, config.tls_key, config.tls_client_ca)
-            if path
-        )
+        found: list[tuple[int, int, int] | None] = []
+        for name in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
+            try:
+                at = Path(name).stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((at.st_ino, at.st_mtime_ns, at.st_size))
+        return tuple(found)
 
     def _tls(self) -> BuiltinSSLAdapter:
         config = self._config
@@ -158,15 +165,6 @@ class ExtenderServer:
             context.load_verify_locations(config.tls_client_ca)
             context.verify_mode = ssl.CERT_REQUIRED
         return adapter
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """What changes when a file is replaced, also behind a symbolic link; None without a file."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None  # being replaced right now; the next look finds it
-    return found.st_ino, found.st_mtime_ns
 
 
 def _log_errors(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature

@@ -46,6 +46,7 @@ from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
+from scheduler.kube.protocols import who_picks
 
 __all__ = ["ExtenderService", "PlanningView"]
 
@@ -125,7 +126,7 @@ class ExtenderService:
     ) -> None:
         self.config = config
         self.offline = offline
-        self.names = names or ResourceNames()
+        self.names = names or ResourceNames(share_unit_mib=config.gpu_mem_unit_mib)
         self.accepting: Callable[[], bool] = lambda: True
         self.binder: Callable[[BindArgs], str] | None = None
         self._engine = engine
@@ -227,7 +228,9 @@ class ExtenderService:
                         problem = ""
                     except SchedulerError as error:
                         problem = str(error)
-        detail = problem or f"bound to {args.node}"
+        asked = self._seen.get(args.uid)
+        picks = who_picks(asked.gpu, self.names) if asked else ""
+        detail = problem or "; ".join(filter(None, (f"bound to {args.node}", picks)))
         empty = np.zeros(0, dtype=np.int8)
         self.log.record("bind", f"{args.namespace}/{args.name}", args.uid, empty, detail=detail)
         return problem
@@ -538,9 +541,7 @@ class ExtenderService:
         if len(self._seen) > self.config.remembered_pods:
             self._seen.popitem(last=False)
         self._learner.observe(request)
-        every, count = self.config.relearn_every, self._learner.observed
-        # Early on each pod changes the picture, so the first rebuilds come sooner.
-        if every and (count % every == 0 or (count < every and count & (count - 1) == 0)):
+        if self._learner.due(self.config.relearn_every):
             engine.set_mix(self._learner.mix())
         return engine
 

@@ -76,10 +76,11 @@ class Right:
 
 
 RIGHTS = (
-    *(Right(verb, "", kind) for kind in ("nodes", "pods") for verb in ("get", "list", "watch")),
+    *(Right(verb, "", "nodes") for verb in ("list", "watch")),
+    *(Right(verb, "", "pods") for verb in ("get", "list", "watch")),
     Right("create", "", "pods/binding"),
     *(Right(verb, "policy", "poddisruptionbudgets") for verb in ("list", "watch")),
-    *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("get", "list", "watch")),
+    *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("list", "watch")),
 )
 """What the extender needs."""
 

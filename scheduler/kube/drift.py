@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from scheduler.core.model import DeviceShare, Node, PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.kube.protocols import Record
 
 __all__ = ["Fact", "Image"]
 
@@ -26,6 +27,8 @@ class Fact:
         The pod's labels.
     doubt
         Why nobody can say which devices it has, although it has some; empty if that is clear.
+    record
+        What a foreign protocol has recorded of its devices.
     """
 
     request: PodRequest
@@ -33,6 +36,7 @@ class Fact:
     devices: tuple[DeviceShare, ...] | None
     labels: Mapping[str, str]
     doubt: str = ""
+    record: Record | None = None
 
 
 @dataclass(frozen=True, slots=True)

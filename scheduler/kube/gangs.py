@@ -61,7 +61,14 @@ class GangSource:
     groups: tuple[str, ...] = ()
 
 
+# Every label and annotation that may name a gang: most pods have none of them, and looking them up
+# system by system would take longer than everything else that is read of a pod.
+_KEYS: set[str] = set()
+
+
 def _label(*keys: str) -> Callable[[PodObject], str]:
+    _KEYS.update(keys)
+
     def read(pod: PodObject) -> str:
         labels = pod.metadata.labels or {}
         return next((labels[key] for key in keys if labels.get(key)), "")
@@ -70,6 +77,8 @@ def _label(*keys: str) -> Callable[[PodObject], str]:
 
 
 def _annotation(*keys: str) -> Callable[[PodObject], str]:
+    _KEYS.update(keys)
+
     def read(pod: PodObject) -> str:
         annotations = pod.metadata.annotations or {}
         return next((annotations[key] for key in keys if annotations.get(key)), "")
@@ -96,6 +105,9 @@ def _workload(pod: PodObject) -> str:
     if ref is None or not ref.name:
         return ""
     return "/".join(part for part in (ref.name, ref.pod_group, ref.pod_group_replica_key) if part)
+
+
+_KEYS |= {"leaderworkerset.sigs.k8s.io/name", OPT_IN_ANNOTATION}
 
 
 def _leader_worker_set(pod: PodObject) -> str:
@@ -163,9 +175,20 @@ GANG_SOURCES = (
 """Conventions in the order in which they are tried: the most explicit one wins."""
 
 
+_stated = _number(_annotation(SIZE_ANNOTATION))
+
+
 def gang_ref(pod: PodObject) -> GangRef | None:
     """The gang that a pod names, or None. ``snugfit.io/gang-size`` overrides the size."""
-    stated = _number(_annotation(SIZE_ANNOTATION))(pod)
+    metadata, spec = pod.metadata, pod.spec
+    if (
+        spec.scheduling_group is None
+        and spec.workload_ref is None
+        and (not metadata.labels or _KEYS.isdisjoint(metadata.labels))
+        and (not metadata.annotations or _KEYS.isdisjoint(metadata.annotations))
+    ):
+        return None
+    stated = _stated(pod)
     for source in GANG_SOURCES:
         name = source.name(pod)
         if name:

@@ -18,9 +18,12 @@ No thread, no lock, no clock: the driver calls one method at a time.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
+
+import msgspec
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
@@ -34,6 +37,7 @@ from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, NodeStatus, PodObject
 from scheduler.kube.pods import asks_for_devices, device_shares, plain_request, pod_request, pod_uid
+from scheduler.kube.protocols import ambiguity, protocol_of, record_of, registered, resolve
 
 __all__ = ["Mirror", "has_ended"]
 
@@ -95,6 +99,9 @@ class Mirror:
         self._doubts: dict[str, set[str]] = {}
         self._members: dict[GroupKey, set[str]] = {}
         self._group_of: dict[str, GroupKey] = {}
+        self._indices: dict[str, Mapping[str, int]] = {}
+        self._protocols: dict[str, Counter[str]] = {}
+        self._reserved: dict[tuple[str, str], set[str]] = {}
 
     # -- nodes -------------------------------------------------------------------------------
 
@@ -102,17 +109,25 @@ class Mirror:
         """A node exists and looks like this."""
         name = obj.metadata.name
         key = f"Node {name}"
+        indices: dict[str, int] = {}
         try:
             model = node_of(obj, self._names)
+            foreign = registered(obj, self._names)
+            if foreign is not None:
+                indices = {one.name: index for index, one in enumerate(foreign[0])}
             self.unreadable.pop(key, None)
         except InvalidInput as error:
             self._note(key, error)
             model = self._without_devices(obj)
         known = self._models.get(name)
-        if known == model:
+        renamed = self._indices.get(name, {}) != indices
+        if known == model and not renamed:
             return  # a heartbeat
         self._models[name] = model
-        if known is None or known.devices != model.devices:
+        self._indices[name] = indices
+        if not indices:
+            del self._indices[name]
+        if known is None or known.devices != model.devices or renamed:
             self._refurnish(name)
         else:
             self._engine.state.update_node(self._effective(name))
@@ -123,6 +138,7 @@ class Mirror:
             return
         self.unreadable.pop(f"Node {name}", None)
         self._doubts.pop(name, None)
+        self._indices.pop(name, None)
         facts, bindings = self._vacate(name)
         self._engine.state.remove_node(name)
         if facts:
@@ -134,6 +150,12 @@ class Mirror:
     def uncertain_nodes(self) -> frozenset[str]:
         """Nodes where nobody knows which devices are free."""
         return frozenset(self._doubts)
+
+    @property
+    def ambiguous_nodes(self) -> dict[str, str]:
+        """Nodes whose pods have devices by protocols that do not know of each other, and why."""
+        found = {name: ambiguity(used) for name, used in self._protocols.items() if len(used) > 1}
+        return {name: why for name, why in found.items() if why}
 
     def node_names(self) -> list[str]:
         """Nodes that exist."""
@@ -169,6 +191,7 @@ class Mirror:
         request = fact.request if fact else self.pending.pop(uid, None)
         if fact:
             self._unsettle(fact)
+            self._used_by(fact, -1)
         else:
             self._withdraw(uid)
         self._leave_group(uid)
@@ -229,12 +252,14 @@ class Mirror:
         size = self.gang_sizes.get(key, 1)
         for uid in sorted(self._members.get(key, ())):
             fact = self.facts.get(uid)
+            known = fact.request if fact is not None else self.pending.get(uid)
+            if known is None or known.gang is None or known.gang.min_count == size:
+                continue
+            self._adoption.gone(known)
             if fact is not None:
-                self._adoption.gone(fact.request)
-                self._establish(replace(fact, request=_resized(fact.request, size)))
-            elif uid in self.pending:
-                self._adoption.gone(self.pending[uid])
-                self.pending[uid] = _resized(self.pending[uid], size)
+                self._establish(replace(fact, request=_resized(known, known.gang, size)))
+            else:
+                self.pending[uid] = _resized(known, known.gang, size)
 
     # -- the oracle --------------------------------------------------------------------------
 
@@ -296,12 +321,41 @@ class Mirror:
             devices = believed.devices
         if known is not None:
             self._unsettle(known)
+            self._used_by(known, -1)
         else:
             self._withdraw(uid)
         self.facts[uid] = fact
         self._settle(fact, devices)
+        self._used_by(fact, 1)
         if known is None or known.node != fact.node:
             self._settled(uid)
+
+    def _used_by(self, fact: Fact, sign: int) -> None:
+        """Count by which protocol a pod has its devices, and note what KAI has reserved."""
+        protocol = protocol_of(fact.request.gpu, fact.record, self._names)
+        if not protocol:
+            return
+        used = self._protocols.setdefault(fact.node, Counter())
+        used[protocol] += sign
+        if not used[protocol]:
+            del used[protocol]
+        if not used:
+            del self._protocols[fact.node]
+        if fact.record is not None and fact.record.reserves:
+            self._reserves(fact, sign)
+
+    def _reserves(self, fact: Fact, sign: int) -> None:
+        assert fact.record is not None  # the caller has looked
+        for group in fact.record.groups:
+            key = (fact.node, group)
+            uids = self._reserved.setdefault(key, set())
+            before = bool(uids)
+            (uids.add if sign > 0 else uids.discard)(fact.request.uid)
+            after = bool(uids)
+            if not uids:
+                del self._reserved[key]
+            if before != after and fact.node in self._models:
+                self._refurnish(fact.node)  # whose device is shared is known anew
 
     def _settle(self, fact: Fact, devices: tuple[DeviceShare, ...] | None = None) -> None:
         """Charge a fact to its node."""
@@ -312,16 +366,32 @@ class Mirror:
             self._adoption.bound(fact.request)
             return
         self._adoption.take_slot(fact.request, name)
-        placement = running(
-            self._engine, fact.request, name, fact.devices if devices is None else devices
-        )
+        known = fact.devices if devices is None else devices
+        doubt = fact.doubt
+        if fact.record is not None:
+            known, doubt = self._recorded(fact, model)
+        placement = running(self._engine, fact.request, name, known)
         self._engine.state.apply([placement], enforce=False)
         self._adoption.bound(fact.request)
-        doubt = fact.doubt
         if _claims_missing(placement, model):
             doubt = "it has a device that the node does not offer any more"
         if doubt and model.devices:
             self._doubt(name, uid, doubt)
+
+    def _recorded(self, fact: Fact, model: Node) -> tuple[tuple[DeviceShare, ...] | None, str]:
+        """Devices by a foreign record, and what remains unclear."""
+        record = fact.record
+        assert record is not None  # the caller has looked
+        if record.reserves:
+            return None, fact.doubt  # it asks the device plugin for a whole device
+        if record.groups or not record.claims:
+            missing = [g for g in record.groups if (fact.node, g) not in self._reserved]
+            unclear = bool(missing) or not record.groups
+            return (), "nobody has reserved the device that it shares" if unclear else ""
+        shares = resolve(record.claims, model, self._indices.get(fact.node, {}))
+        if shares is None:
+            return (), "it has a device that the node does not offer any more"
+        return shares, ""
 
     def _unsettle(self, fact: Fact) -> None:
         """Take a fact's charge back."""
@@ -393,24 +463,25 @@ class Mirror:
         status = NodeStatus(
             allocatable=plain, conditions=obj.status.conditions if obj.status else None
         )
+        metadata = msgspec.structs.replace(obj.metadata, annotations=None)
         try:
-            return node_of(
-                NodeObject(metadata=obj.metadata, spec=obj.spec, status=status), self._names
-            )
+            return node_of(NodeObject(metadata=metadata, spec=obj.spec, status=status), self._names)
         except InvalidInput:
             return Node(obj.metadata.name, 0, 0, 0)
 
     def _fact(self, obj: PodObject, key: str, node: str) -> Fact:
         request, doubt = self._request(obj, key)
-        devices = None
+        devices = record = None
         if not doubt:
             try:
                 devices = device_shares(obj, self._names)
+                if devices is None:
+                    record = record_of(obj, self._names)
             except InvalidInput as error:
                 self._note(f"Pod {key}", error)
                 doubt = "the record of its devices cannot be read"
         labels = obj.metadata.labels or {}
-        return Fact(request, node, devices, _labels(tuple(labels.items())), doubt)
+        return Fact(request, node, devices, _labels(tuple(labels.items())), doubt, record)
 
     def _request(self, obj: PodObject, key: str) -> tuple[PodRequest, str]:
         """What a pod asks for, and what remains unclear about that."""
@@ -436,9 +507,8 @@ def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     return dict(items)
 
 
-def _resized(request: PodRequest, size: int) -> PodRequest:
-    gang = request.gang
-    return replace(request, gang=GangKey(gang.namespace, gang.name, size)) if gang else request
+def _resized(request: PodRequest, gang: GangKey, size: int) -> PodRequest:
+    return replace(request, gang=GangKey(gang.namespace, gang.name, size))
 
 
 def _claims_missing(placement: Placement, node: Node) -> bool:

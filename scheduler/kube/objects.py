@@ -27,7 +27,7 @@ __all__ = [
 Quantities = dict[str, str | int | float]
 
 
-class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
+class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     """Wire shape: camelCase keys, unknown keys skipped."""
 
 
@@ -75,9 +75,17 @@ class NodeSelectorObject(_Struct):
     node_selector_terms: list[SelectorTermObject] | None = None
 
 
+class PreferredTerm(_Struct):
+    weight: int = 0
+    preference: SelectorTermObject | None = None
+
+
 class NodeAffinity(_Struct):
     required: NodeSelectorObject | None = msgspec.field(
         default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    preferred: list[PreferredTerm] | None = msgspec.field(
+        default=None, name="preferredDuringSchedulingIgnoredDuringExecution"
     )
 
 

@@ -59,6 +59,7 @@ _MEBI = 1 << 20
 _MOST = 1 << 53
 """Requests beyond this fit nowhere; clipped, so that sums of them stay within 64 bits."""
 _MOST_DEVICES = 1 << 10
+_MOST_MEMORY = 1 << 30
 
 
 def pod_uid(pod: PodObject) -> str:
@@ -105,7 +106,7 @@ def plain_request(
 
 def asks_for_devices(pod: PodObject, names: ResourceNames) -> bool:
     """Whether any container names a resource that stands for devices."""
-    known = {*names.whole, names.shared, names.milli, names.memory}
+    known = {*names.whole, names.shared, names.milli, names.memory, names.share_memory}
     asked = (
         name
         for container in [*(pod.spec.containers or ()), *(pod.spec.init_containers or ())]
@@ -194,17 +195,26 @@ def _all_resized(pod: PodObject) -> list[_Resized]:
         if not statuses:
             continue
         by_name = {one.name: one for one in statuses}
-        for path, container in _paths(kind, containers):
-            if kind == "initContainers" and container.restart_policy != "Always":
-                continue  # it cannot be resized
+        for index, container in enumerate(containers or ()):
             own = by_name.get(container.name)
-            if own is not None:
-                found += _differing(path, container.resources, own)
+            if own is None or _agree(container.resources, own):
+                continue
+            if (
+                kind == "containers" or container.restart_policy == "Always"
+            ):  # others stay as they are
+                found += _differing(f"spec.{kind}[{index}]", container.resources, own)
+    if pod.spec.resources is None:
+        return found
     whole = ContainerStatus(allocated_resources=status.allocated_resources,
                             resources=status.resources)  # fmt: skip
-    if pod.spec.resources is not None:
-        found += _differing("spec", pod.spec.resources, whole)
-    return found
+    return found + _differing("spec", pod.spec.resources, whole)
+
+
+def _agree(resources: Resources | None, status: ContainerStatus) -> bool:
+    """Whether the kubelet says nothing that the spec does not; so it is but during a resize."""
+    asked = resources.requests if resources else None
+    in_force = status.resources.requests if status.resources else None
+    return status.allocated_resources in (None, asked) and in_force in (None, asked)
 
 
 def _differing(path: str, resources: Resources | None, status: ContainerStatus) -> list[_Resized]:
@@ -346,8 +356,10 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     }
     milli, memory = wanted.get(names.milli, 0), wanted.get(names.memory, 0)
     shared = wanted.get(names.shared, 0)
+    share = wanted.get(names.share_memory, 0)
     ways = [
         *whole,
+        *((names.share_memory,) if share else ()),
         *((names.milli,) if milli or memory else ()),
         *((names.shared,) if shared else ()),
     ]
@@ -360,6 +372,9 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     if whole:
         ((resource, count),) = whole.items()
         return GpuRequest(count=count, products=products, resource=resource)
+    if share:
+        mebibytes = min(share * names.share_unit_mib, _MOST_MEMORY)
+        return GpuRequest(memory_mib=mebibytes, products=products, resource=names.share_memory)
     if milli or memory:
         return _fraction(milli, memory, products, names)
     if mig or shared:
@@ -387,6 +402,7 @@ def _fraction(
         )
     if count and memory:
         raise InvalidInput(names.memory, "goes with a part of one GPU only", f"drop {names.memory}")
+    memory = min(memory, _MOST_MEMORY)
     return GpuRequest(count=count, milli=rest, memory_mib=memory, products=products)
 
 

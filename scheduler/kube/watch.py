@@ -41,6 +41,7 @@ __all__ = ["Reflector", "Sink", "WatchFigures", "WatchTiming"]
 log = logging.getLogger(__name__)
 
 _SHORT_S = 1.0
+_STOP_S = 5.0
 
 T = TypeVar("T", bound=msgspec.Struct)
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -198,12 +199,12 @@ class Reflector(Generic[T]):
         """Begin."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End; returns once the thread has ended."""
+    def stop(self, *, wait: bool = True) -> None:
+        """End; returns once the thread has ended or is out of reach in a call, or at once."""
         self._stop.set()
         self.interrupt()
-        if self._thread.is_alive():
-            self._thread.join(timeout=self._timing.read_s)
+        if wait and self._thread.is_alive():
+            self._thread.join(timeout=min(self._timing.read_s, _STOP_S))
 
     def interrupt(self) -> None:
         """Cut the present watch, as a network failure would; it goes on by itself."""

@@ -40,6 +40,7 @@ class Budget:
     seed: int = 0
     clock: Callable[[], float] = time.monotonic
     _started: float = field(default=0.0, repr=False)
+    _held_back: float = field(default=0.0, repr=False)
     _spent: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
@@ -59,12 +60,16 @@ class Budget:
     @property
     def left(self) -> float:
         """What is left, at least 0."""
-        return max(0.0, self.limit - self.spent)
+        return max(0.0, self.limit - self._held_back - self.spent)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left."""
         return self.left <= 0
+
+    def hold_back(self, share: float) -> None:
+        """Keep a share (0..1) of the whole for later; 0 gives it free again."""
+        self._held_back = share * self.limit
 
     def charge(self, work: float) -> None:
         """Count deterministic work; without effect on a wall-clock budget."""

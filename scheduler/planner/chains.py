@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, Placement, PodRequest
+from scheduler.core.model import Placement, PodRequest
 from scheduler.planner.budget import Budget
 from scheduler.planner.layout import Layout
+from scheduler.planner.relocate import is_simple, relocate
 
 __all__ = ["Chains"]
 
@@ -23,7 +24,6 @@ BoolArray = NDArray[np.bool_]
 
 _PAIRS = 400_000
 _TRIED = 32
-_SIMPLE = (GpuKind.NONE, GpuKind.WHOLE)
 
 
 class Chains:
@@ -38,11 +38,10 @@ class Chains:
         instance = layout.instance
         self.instance = instance
         shapes = [kind.shape for kind in instance.kinds]
+        self._simple = np.array([is_simple(instance, k) for k in range(len(shapes))], dtype=bool)
         self._need = np.array(
             [[s.cpu_milli, s.memory_mib, 1, s.gpu.count] for s in shapes], dtype=np.int64
         ).reshape(len(shapes), 4)
-        self._simple = np.array([s.gpu.kind in _SIMPLE for s in shapes], dtype=bool)
-        self._lone = np.array([kind.gang is None for kind in instance.kinds], dtype=bool)
         state = layout.state
         # Dividing by these makes leftovers of different resources comparable.
         scale = np.array(
@@ -55,7 +54,7 @@ class Chains:
         """Try to place the unplaced pods of these kinds; returns how many were."""
         placed = 0
         for kind in kinds:
-            if not (self._simple[kind] and self._lone[kind]):
+            if not self._simple[kind]:
                 continue
             for pod in list(self.layout.unplaced[kind].values()):
                 if self.budget.over:
@@ -79,7 +78,7 @@ class Chains:
         ]
         for uid, kind in instance.kind_of.items():
             placement = state.placements.get(uid)
-            if placement is None or not (self._simple[kind] and self._lone[kind]):
+            if placement is None or not self._simple[kind]:
                 continue
             disturbs = uid in instance.origin and not layout.moved(uid)
             if disturbs and any(spent[b] for b in instance.kinds[kind].budgets):
@@ -181,35 +180,10 @@ class Chains:
     def _carry_out(self, targets: list[tuple[PodRequest, int]]) -> bool:
         """Move these pods to these rows, if the result is better than before."""
         layout, state = self.layout, self.layout.state
-        leaving = [pod.uid for pod, _ in targets if pod.uid in state.placements]
-        before = [state.placements[uid] for uid in leaving]
-        free: dict[int, list[int]] = {}
-        for _, row in targets:
-            free[row] = np.flatnonzero(state.gpu_free[row] == DEVICE_MILLI).tolist()
-        for placement in before:
-            row = state.row_of[placement.node]
-            free.setdefault(row, [])
-            free[row] += [share.index for share in placement.devices]
-        placements = []
-        for pod, row in targets:
-            node = state.nodes[row]
-            assert node is not None
-            origin = self.instance.origin.get(pod.uid)
-            wanted, devices = pod.gpu.count, sorted(free[row])
-            if origin is not None and origin.node == node.name:
-                home = [share.index for share in origin.devices]
-                devices = home + [index for index in devices if index not in home]
-                if not set(home) <= set(free[row]):
-                    devices = sorted(free[row])
-            if len(devices) < wanted:
-                return False
-            chosen = sorted(devices[:wanted])
-            free[row] = [index for index in free[row] if index not in chosen]
-            memory = state.device_mem[row].tolist()
-            shares = tuple(DeviceShare(index, DEVICE_MILLI, memory[index]) for index in chosen)
-            placements.append(Placement(pod, node.name, shares))
+        before = [state.placements[pod.uid] for pod, _ in targets if pod.uid in state.placements]
         # Nobody loses a place and one pod gains one, so that this can only be better.
-        if not layout.exchange(leaving, placements):
+        placements = relocate(layout, targets)
+        if placements is None:
             return False
         if self.instance.problem.budgets:
             self._read()

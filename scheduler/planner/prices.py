@@ -1,104 +1,279 @@
-"""Dual prices of a cluster for its typical mix: two small linear programmes.
+"""Dual prices of a cluster for its typical mix.
 
-*Classes*: which shapes should run on which nodes, capacities of alike nodes pooled? The duals say
-what a milli-CPU, a MiB and a milli-GPU of each class are worth to the pods that will come.
-*Remainders*: how will devices be cut? An arc flow over the free amount of a device; the duals
-say what a device with so much left is worth.
+Three steps, each small:
+
+1. *Remainders*: how will devices be cut? An arc flow over the free amount of a device; its duals
+   say what a device with so much left is worth, and so how much of it a fraction really takes.
+2. *Pods*: which pods should run on which nodes? A linear programme over kinds of pods and groups
+   of nodes with alike leftovers (model, devices, cpu per GPU); its duals say what a pod of each
+   kind costs at least. Solved for a demand that equals what is free, and for a multiple of it: the
+   first knows which models are scarce, the second that random arrivals strand cpu.
+3. *Leftovers*: at these prices per pod, what is a node worth by what it has left? See
+   :mod:`scheduler.planner.worth`.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
+from scheduler.core.feasibility import allowed_products
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.prices import PRICE_SCALE, Prices
+from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest
+from scheduler.core.prices import (
+    EFFECTIVE_SCALE,
+    PRICE_SCALE,
+    WORTH_SHAPE,
+    Prices,
+    PriceWeights,
+)
 from scheduler.core.state import ClusterState
+from scheduler.planner.worth import leftover_values
 
 __all__ = ["prices"]
 
 IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
 
 _STEP = 10
 _CPU_VALUE = 0.05  # of a milli-CPU of a pod without GPU, in milli-GPU
+_ALIKE = 0.15  # pods whose cpu differs by less than this share are one kind
+_RATIOS = np.array([0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 20, 28])  # cores per GPU
+_QUARTER_CORE = 250
+_CRUMB = 50 * EFFECTIVE_SCALE  # nodes with less GPU left are all of one group
 
 
-def prices(state: ClusterState, mix: TypicalMix) -> Prices | None:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Pods that are priced together."""
+
+    weight: int
+    cpu_milli: int
+    memory_mib: int
+    gpu: GpuRequest
+    takes: int  # effective milli-GPU, over EFFECTIVE_SCALE
+
+    @property
+    def worth(self) -> float:
+        """What placing one is worth, in milli-GPU."""
+        return float(self.gpu.requested_milli or _CPU_VALUE * self.cpu_milli)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """Nodes with alike leftovers, pooled."""
+
+    product: IntArray
+    cpu: IntArray
+    memory: IntArray
+    gpu: IntArray  # effective, over EFFECTIVE_SCALE
+    most_full: IntArray  # entirely free devices on one node
+
+    def __len__(self) -> int:
+        return len(self.product)
+
+
+def prices(
+    state: ClusterState, mix: TypicalMix, weights: PriceWeights | None = None
+) -> Prices | None:
     """Prices for a state and a mix, or None if they cannot be computed (no mix, no optimum).
 
-    The demand of each shape is the mix scaled to the milli-GPU that are free now.
+    Parameters
+    ----------
+    state
+        The cluster as it is; rows that cannot take a pod at all do not count.
+    mix
+        Typical pods, the rare ones included.
+    weights
+        How the policy will charge them, and for how much demand they are made.
     """
-    wanted = sum(shape.weight * shape.gpu.requested_milli for shape in mix.shapes)
+    weights = weights or PriceWeights()
+    wanted = sum(shape.weight * shape.gpu.requested_milli for shape in mix.all_shapes)
     free = int(np.maximum(state.gpu_left, 0).sum())
     if not wanted or not free or not len(state):
         return None
     scale = free / wanted
-    class_of, members = _classes(state)
-    duals = _class_duals(state, mix, members, scale)
-    remainder = _remainder_values(state, mix, scale)
-    if duals is None or remainder is None:
+    effective = _effective(state, mix, scale)
+    if effective is None:
         return None
-    products = np.array([int(state.product[rows[0]]) for rows in members], dtype=np.int64)
-    return Prices(state.node_epoch, state.generation_now, class_of, products, duals, remainder)
-
-
-def _classes(state: ClusterState) -> tuple[IntArray, list[IntArray]]:
-    """Class of each row, and the rows of each class: equal capacity and model."""
-    keys = np.stack((state.cpu_alloc, state.mem_alloc, state.device_count, state.product), axis=1)
-    _, class_of = np.unique(keys, axis=0, return_inverse=True)
-    flat: IntArray = class_of.reshape(-1).astype(np.int64)
-    return flat, [np.flatnonzero(flat == code) for code in range(int(flat.max()) + 1)]
-
-
-def _class_duals(
-    state: ClusterState, mix: TypicalMix, members: list[IntArray], scale: float
-) -> IntArray | None:
-    solver = pywraplp.Solver.CreateSolver("GLOP")
-    assert solver is not None  # GLOP is part of every OR-Tools build
-    infinity = solver.infinity()
-    columns = (state.cpu_free, state.mem_free, state.gpu_left)
-    capacity = [
-        [
-            solver.Constraint(-infinity, float(np.maximum(column[rows], 0).sum()))
-            for column in columns
-        ]
-        for rows in members
-    ]
-    objective = solver.Objective()
-    objective.SetMaximization()
-    for shape in mix.shapes:
-        gpu = shape.gpu
-        demand = solver.Constraint(-infinity, shape.weight * scale)
-        need = (shape.cpu_milli, shape.memory_mib, gpu.requested_milli)
-        worth = float(gpu.requested_milli or _CPU_VALUE * shape.cpu_milli)
-        for code, rows in enumerate(members):
-            resource, product = state.products[int(state.product[rows[0]])]
-            wrong = (gpu.products and product not in gpu.products) or (
-                gpu.resource and resource != gpu.resource
-            )
-            large = gpu.count > int(state.device_count[rows[0]])
-            if gpu.requested_milli and (wrong or large or not state.device_count[rows[0]]):
-                continue
-            column = solver.NumVar(0.0, infinity, "")
-            objective.SetCoefficient(column, worth)
-            demand.SetCoefficient(column, 1.0)
-            for constraint, amount in zip(capacity[code], need, strict=True):
-                if amount:
-                    constraint.SetCoefficient(column, float(amount))
-    if solver.Solve() != pywraplp.Solver.OPTIMAL:
+    kinds = _kinds(mix, effective)
+    groups = _groups(state, effective)
+    solved = _pod_prices(state, kinds, groups, (scale, scale * weights.far_demand))
+    if solved is None:
         return None
-    return np.array(
-        [[max(0, round(c.dual_value() * PRICE_SCALE)) for c in row] for row in capacity],
-        dtype=np.int64,
+    objective, (near, far) = solved
+    cores = -(-int(state.cpu_alloc.max()) // (WORTH_SHAPE[0] - 1))
+    cpu_step = max(1, -(-cores // _QUARTER_CORE)) * _QUARTER_CORE
+    most = int(state.device_count.max()) * DEVICE_MILLI
+    gpu_step = max(DEVICE_MILLI // 10, -(-most // (WORTH_SHAPE[1] - 1)))
+    worth = np.zeros((len(state.products), *WORTH_SHAPE), dtype=np.int64)
+    for weight, pod_prices in ((weights.near, near), (weights.far, far)):
+        if weight:
+            worth += _tables(state, kinds, pod_prices * weight, cpu_step, gpu_step)
+    return Prices(
+        state.generation_now,
+        tuple(state.products),
+        effective,
+        worth,
+        cpu_step,
+        gpu_step,
+        weights,
+        objective,
+        len(groups),
+        len(kinds),
     )
 
 
-def _remainder_values(state: ClusterState, mix: TypicalMix, scale: float) -> IntArray | None:
-    """Value of a device by its free milli-GPU, for every amount from 0 to 1000."""
+def _kinds(mix: TypicalMix, effective: IntArray) -> list[_Kind]:
+    """Shapes of one GPU request and nearly the same cpu, taken together."""
+    together: dict[tuple[GpuRequest, int], tuple[int, int, int]] = {}
+    for shape in mix.all_shapes:
+        bucket = int(log(max(shape.cpu_milli, 500)) / log(1 + _ALIKE))
+        key = (shape.gpu, bucket)
+        weight, cpu, memory = together.get(key, (0, 0, 0))
+        together[key] = (
+            weight + shape.weight,
+            cpu + shape.weight * shape.cpu_milli,
+            memory + shape.weight * shape.memory_mib,
+        )
+    made = [
+        _Kind(weight, cpu // weight, memory // weight, gpu, _takes(gpu, effective))
+        for (gpu, _), (weight, cpu, memory) in together.items()
+    ]
+    return sorted(made, key=lambda k: (-k.weight, -k.takes, -k.cpu_milli, k.gpu.products))
+
+
+def _takes(gpu: GpuRequest, effective: IntArray) -> int:
+    """Effective milli-GPU that a request takes where it takes least."""
+    if gpu.kind is GpuKind.FRACTION and 0 < gpu.milli <= DEVICE_MILLI:
+        return int((effective[gpu.milli :] - effective[: DEVICE_MILLI + 1 - gpu.milli]).min())
+    return gpu.requested_milli * EFFECTIVE_SCALE
+
+
+def _groups(state: ClusterState, effective: IntArray) -> _Groups:
+    """Pool nodes by model, devices, cpu per GPU and entirely free devices."""
+    plain = np.maximum(state.gpu_free, 0).astype(np.int64)
+    gpu = effective[plain].sum(axis=1)
+    gpu += np.maximum(state.gpu_left.astype(np.int64) - plain.sum(axis=1), 0) * EFFECTIVE_SCALE
+    cpu = np.maximum(state.cpu_free, 0)
+    usable = (state.pods_free > 0) & (cpu > 0)
+    usable[state.empty_rows] = False
+    rows = np.flatnonzero(usable)
+    gpu, cpu = gpu[rows], cpu[rows]
+    # Codes of models follow the order in which nodes came; names do not.
+    named = sorted(range(len(state.products)), key=lambda code: state.products[code])
+    by_name = np.empty(len(named), dtype=np.int64)
+    by_name[named] = np.arange(len(named))
+    ratio = np.where(
+        gpu >= _CRUMB,
+        np.searchsorted(_RATIOS, cpu * EFFECTIVE_SCALE / np.maximum(gpu, 1)),
+        len(_RATIOS) + 1,
+    )
+    full = state.full_free[rows].astype(np.int64)
+    product = state.product[rows].astype(np.int64)
+    keys = np.stack((by_name[product], state.device_count[rows], ratio, np.minimum(full, 8) // 4))
+    _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
+    group = group.reshape(-1)
+    count = len(first)
+
+    def pooled(column: IntArray) -> IntArray:
+        total = np.zeros(count, dtype=np.int64)
+        np.add.at(total, group, column)
+        return total
+
+    most_full = np.zeros(count, dtype=np.int64)
+    np.maximum.at(most_full, group, full)
+    memory = np.maximum(state.mem_free[rows], 0)
+    return _Groups(product[first], pooled(cpu), pooled(memory), pooled(gpu), most_full)
+
+
+def _pod_prices(
+    state: ClusterState, kinds: list[_Kind], groups: _Groups, scales: tuple[float, ...]
+) -> tuple[float, list[FloatArray]] | None:
+    """Price of a pod of each kind at each demand, and the objective at the first; (K,) each.
+
+    A pod's price is its worth less what one more of it in the demand would add: what it costs
+    at least, wherever it runs.
+    """
+    solver = pywraplp.Solver.CreateSolver("GLOP")
+    assert solver is not None  # GLOP is part of every OR-Tools build
+    infinity = solver.infinity()
+    # Shares of the cluster instead of amounts: no unit of cpu or memory changes a digit of this.
+    totals = [max(1, int(column.sum())) for column in (groups.cpu, groups.memory, groups.gpu)]
+    columns = (groups.cpu, groups.memory, groups.gpu)
+    supply = [
+        [
+            solver.Constraint(-infinity, int(column[group]) / total)
+            for column, total in zip(columns, totals, strict=True)
+        ]
+        for group in range(len(groups))
+    ]
+    demand = [solver.Constraint(-infinity, kind.weight * scales[0]) for kind in kinds]
+    objective = solver.Objective()
+    objective.SetMaximization()
+    for kind, limit in zip(kinds, demand, strict=True):
+        asked = (kind.cpu_milli, kind.memory_mib, kind.takes)
+        need = [amount / total for amount, total in zip(asked, totals, strict=True)]
+        hosts = np.ones(len(groups), dtype=bool)
+        if kind.gpu.requested_milli:
+            hosts = allowed_products(state, kind.gpu)[groups.product]
+            hosts &= (groups.most_full >= kind.gpu.count) & (2 * groups.gpu >= kind.takes)
+        for group in np.flatnonzero(hosts).tolist():
+            placed = solver.NumVar(0.0, infinity, "")
+            objective.SetCoefficient(placed, kind.worth)
+            limit.SetCoefficient(placed, 1.0)
+            for constraint, amount in zip(supply[group], need, strict=True):
+                if amount:
+                    constraint.SetCoefficient(placed, amount)
+    found: list[FloatArray] = []
+    first = 0.0
+    for scale in scales:
+        for kind, limit in zip(kinds, demand, strict=True):
+            limit.SetUb(kind.weight * scale)
+        if solver.Solve() != pywraplp.Solver.OPTIMAL:
+            return None
+        gains = np.array([limit.dual_value() for limit in demand])
+        worth = np.array([kind.worth for kind in kinds])
+        if not np.isfinite(gains).all():
+            return None
+        first = first if found else float(objective.Value())
+        found.append(np.clip(worth - gains, 0.0, worth))
+    return first, found
+
+
+def _tables(
+    state: ClusterState, kinds: list[_Kind], pod_prices: FloatArray, cpu_step: int, gpu_step: int
+) -> IntArray:
+    """Value of leftovers by model; see :class:`Prices`."""
+    price = np.round(pod_prices * PRICE_SCALE).astype(np.int64).tolist()
+    cores = [round(kind.cpu_milli / cpu_step) for kind in kinds]
+    gpus = [round(kind.takes / (gpu_step * EFFECTIVE_SCALE)) for kind in kinds]
+    admitted = [
+        allowed_products(state, kind.gpu)
+        if kind.gpu.requested_milli
+        else np.ones(len(state.products), dtype=bool)
+        for kind in kinds
+    ]
+    tables = []
+    for product in range(len(state.products)):
+        items = [
+            # A pod takes something of what it asks for, however small it is.
+            (core or int(not gpu), gpu, amount)
+            for core, gpu, amount, where in zip(cores, gpus, price, admitted, strict=True)
+            if where[product] and amount > 0
+        ]
+        tables.append(leftover_values(items))
+    return np.array(tables, dtype=np.int64).reshape(-1, *WORTH_SHAPE)
+
+
+def _effective(state: ClusterState, mix: TypicalMix, scale: float) -> IntArray | None:
+    """Effective milli-GPU of a device by its free milli-GPU; see :class:`Prices`."""
     demand: dict[int, float] = {}
-    for shape in mix.shapes:
+    for shape in mix.all_shapes:
         gpu = shape.gpu
         if gpu.kind is GpuKind.FRACTION and gpu.milli:
             size = -(-gpu.milli // _STEP)
@@ -128,6 +303,13 @@ def _remainder_values(state: ClusterState, mix: TypicalMix, scale: float) -> Int
         balance[left - 1].SetCoefficient(waste, -1.0)
     if solver.Solve() != pywraplp.Solver.OPTIMAL:
         return None
-    values = np.array([max(0, round(b.dual_value() * PRICE_SCALE)) for b in balance])
+    values = np.array([max(0.0, b.dual_value()) for b in balance])
     values = np.maximum.accumulate(values - values[0]).clip(0)
-    return np.asarray(values[np.arange(DEVICE_MILLI + 1) // _STEP], dtype=np.int64)
+    free = np.arange(DEVICE_MILLI + 1)
+    if not values[-1] > 0:  # devices are not scarce: each is worth what it has
+        return free * EFFECTIVE_SCALE
+    shares = values / values[-1]
+    made: IntArray = np.round(shares[free // _STEP] * DEVICE_MILLI * EFFECTIVE_SCALE).astype(
+        np.int64
+    )
+    return made

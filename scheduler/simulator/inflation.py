@@ -20,13 +20,13 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
-from scheduler.planner.prices import prices
+from scheduler.simulator.pricing import Pricing
 from scheduler.simulator.workload import Workload, place_bound
 
 __all__ = [
-    "REPRICE_EVERY",
     "SHARES",
     "Experiment",
     "Outcome",
@@ -37,9 +37,6 @@ __all__ = [
     "inflate",
     "run",
 ]
-
-REPRICE_EVERY = 100
-"""Pods after which a run with solver prices computes them anew."""
 
 SHARES = ("0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10", "1.20", "1.30")
 """Requested shares of the capacity at which the allocation is noted."""
@@ -74,6 +71,10 @@ class Experiment:
         Digest of the workload.
     scheduler
         The emulated scheduler around the engine, if any.
+    mix
+        ``given``: typical pods are those of the whole workload; ``learnt``: those seen so far.
+    weights
+        Of policy ``priced``; its defaults if left out.
     """
 
     policy: str
@@ -82,11 +83,18 @@ class Experiment:
     arrival: float = 1.3
     trace: str = ""
     scheduler: str = ""
+    mix: str = "given"
+    weights: PriceWeights | None = None
 
     @property
     def config_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of all fields."""
-        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        told = asdict(self)
+        if self.mix == "given":  # what is not said does not change a name that is known already
+            del told["mix"]
+        if self.weights is None:
+            del told["weights"]
+        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -124,6 +132,7 @@ class Outcome:
             "allocation_at": self.allocation_at,
             "placed": self.placed,
             "dropped": self.dropped,
+            "mix": self.experiment.mix,
             "seconds": round(self.seconds, 4),
         }
 
@@ -199,6 +208,7 @@ def run(
     state = ClusterState(stream.nodes)
     engine = Engine(state, experiment.policy, mix=mix, seed=experiment.seed)
     place_bound(engine, workload)
+    pricing = Pricing(engine, experiment.mix, experiment.weights)
     chooser = selector(engine) if selector else engine
     capacity = sum(node.gpu_milli for node in stream.nodes)
     thresholds = [(name, float(name) * capacity) for name in SHARES] if capacity else []
@@ -208,8 +218,8 @@ def run(
     log: list[Placement] = list(state.placements.values())
     started = time.perf_counter()
     for number, request in enumerate(stream.requests):
-        if experiment.policy == "priced" and number % REPRICE_EVERY == 0:
-            engine.set_prices(prices(state, engine.mix))
+        pricing.arrives(request)
+        pricing.refresh()
         requested += request.gpu.requested_milli
         row = chooser.best(request)
         if row >= 0:

@@ -12,14 +12,14 @@ from __future__ import annotations
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
@@ -27,13 +27,13 @@ from scheduler.planner.budget import Budget
 from scheduler.planner.model import Problem
 from scheduler.planner.planner import plan
 from scheduler.simulator.inflation import Experiment, RefereeMismatch, Selector
+from scheduler.simulator.pricing import Pricing
 from scheduler.simulator.workload import Arrival, Workload, place_bound
 
 __all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
 
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 10.0
-_RELEARN_EVERY = 200
 _PLAN_WORK = 0.2  # deterministic seconds: a plan has to be cheap to be made often
 
 
@@ -84,6 +84,8 @@ class ReplayOutcome:
         Gangs of which all members ran at one time; some but never all; none.
     half_gang_gpu_hours
         GPU time held by members of gangs that were not whole at that time.
+    planned
+        Whether a planner planned the waiting pods from time to time.
     """
 
     experiment: Experiment
@@ -101,11 +103,18 @@ class ReplayOutcome:
     gangs_none: int
     half_gang_gpu_hours: float
     seconds: float
+    planned: bool = False
+
+    @property
+    def label(self) -> str:
+        """What to call this run beside others."""
+        return f"{self.experiment.policy}{' + planner' if self.planned else ''}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             "policy": self.experiment.policy,
+            "planned": self.planned,
             "seed": self.experiment.seed,
             "config_hash": self.experiment.config_hash,
             "protocol": "replay",
@@ -154,11 +163,10 @@ def replay(
     experiment: Experiment,
     *,
     rate: float = 1.0,
-    learn: bool = False,
     selector: Callable[[Engine], Selector] | None = None,
     plan_every_s: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
-    observe: Callable[[float, Engine], None] | None = None,
+    observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None = None,
 ) -> ReplayOutcome:
     """Run the workload's own arrivals and departures.
 
@@ -170,8 +178,6 @@ def replay(
         What to run.
     rate
         How many times faster pods arrive than in the source; durations stay.
-    learn
-        Whether the typical mix is learnt from the pods seen so far instead of given in advance.
     selector
         Puts an emulated scheduler in front of the engine.
     plan_every_s
@@ -180,7 +186,7 @@ def replay(
     progress
         Called with events of arrival done and in all.
     observe
-        Called with the simulated time and the engine, about 200 times.
+        Called with the simulated time, the engine and the pods that wait, about 200 times.
 
     Raises
     ------
@@ -194,7 +200,7 @@ def replay(
     if plan_every_s < 0:
         raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")
     arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
-    run = _Run(workload, experiment, learn, selector, plan_every_s)
+    run = _Run(workload, experiment, selector, plan_every_s)
     return run.go(arrivals, rate, progress, observe)
 
 
@@ -230,7 +236,6 @@ class _Clock:
 class _Run:
     workload: Workload
     experiment: Experiment
-    learn: bool
     selector: Callable[[Engine], Selector] | None
     plan_every_s: float
     heap: list[tuple[float, int, int]] = field(default_factory=list)
@@ -239,11 +244,11 @@ class _Run:
 
     def __post_init__(self) -> None:
         experiment = self.experiment
-        self.learner = MixLearner()
-        mix = TypicalMix() if self.learn else TypicalMix.from_requests(self.workload.requests)
+        mix = TypicalMix.from_requests(self.workload.requests)
         self.state = ClusterState(self.workload.nodes)
         self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
         place_bound(self.engine, self.workload)
+        self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
         self.chooser: Selector = self.selector(self.engine) if self.selector else self.engine
         self.referee = None if self.workload.bound else Referee(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
@@ -262,7 +267,7 @@ class _Run:
         arrivals: list[Arrival],
         rate: float,
         progress: Callable[[int, int], None] | None,
-        observe: Callable[[float, Engine], None] | None,
+        observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None,
     ) -> ReplayOutcome:
         times = [arrival.at_s for arrival in arrivals]
         begin, end = min(times, default=0.0), max(times, default=0.0)
@@ -277,7 +282,7 @@ class _Run:
             clock.advance(now, self.allocated, self.demanded, self.half_gang_milli)
             self._turn(pods, now)
             if observe and next_sample <= now <= end:
-                observe(now, self.engine)
+                observe(now, self.engine, [pod.arrival.request for pod in self.pool.values()])
                 next_sample = now + step
             if progress and self.arrived % 200 == 0:
                 progress(self.arrived, len(pods))
@@ -326,11 +331,7 @@ class _Run:
         pod.tried_s = pod.arrival.at_s
         if request.gang:
             self.gangs.setdefault(request.gang, _Gang())
-        if self.learn:
-            self.learner.observe(request)
-            count = self.learner.observed
-            if count % _RELEARN_EVERY == 0 or (count < _RELEARN_EVERY and count & (count - 1) == 0):
-                self.engine.set_mix(self.learner.mix())
+        self.pricing.arrives(request)
 
     def _depart(self, request: PodRequest) -> None:
         placement = self.state.placements[request.uid]
@@ -359,6 +360,8 @@ class _Run:
         pod.attempts += 1
         pod.tried_s = now
         shape = (request.shape, request.selection)
+        if shape not in self.failed:
+            self.pricing.refresh()
         row = -1 if shape in self.failed else self.chooser.best(request)
         if row < 0:
             self.failed.add(shape)
@@ -430,7 +433,7 @@ class _Run:
 
     def _protocol(self, rate: float) -> str:
         planned = f" planned every {self.plan_every_s:g} s" if self.plan_every_s else ""
-        return f"replay x{rate:g}{' learnt' * self.learn}{planned}"
+        return f"replay x{rate:g}{' learnt' * (self.experiment.mix == 'learnt')}{planned}"
 
     # -- figures -----------------------------------------------------------------------------
 
@@ -463,6 +466,7 @@ class _Run:
             none,
             clock.half_gang / 3_600_000,
             seconds,
+            self.plan_every_s > 0,
         )
 
 

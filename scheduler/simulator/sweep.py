@@ -11,17 +11,21 @@ from functools import lru_cache
 from pathlib import Path
 
 from scheduler.core.engine import Engine
+from scheduler.core.prices import PriceWeights
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.files import load_workload
 from scheduler.simulator.inflation import Experiment, Outcome, run
 from scheduler.simulator.workload import Workload
 
-__all__ = ["Job", "sweep"]
+__all__ = ["Job", "experiment_of", "sweep"]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run of a sweep. ``profile`` puts an emulated kube-scheduler around the engine."""
+    """One run of a sweep. ``profile`` puts an emulated kube-scheduler around the engine.
+
+    ``mix`` and ``weights`` as in :class:`Experiment`.
+    """
 
     nodes: Path
     pods: Path | None
@@ -30,6 +34,8 @@ class Job:
     protocol: str = "inflation"
     arrival: float = 1.3
     profile: SchedulerProfile | None = None
+    mix: str = "given"
+    weights: PriceWeights | None = None
 
 
 def sweep(
@@ -73,11 +79,24 @@ def _workload(nodes: Path, pods: Path | None) -> tuple[Workload, str]:
     return workload, workload.digest()
 
 
-def _run(job: Job) -> Outcome:
-    workload, digest = _workload(job.nodes, job.pods)
-    experiment = Experiment(
-        job.policy, job.seed, job.protocol, job.arrival, digest, repr(job.profile or "")
+def experiment_of(job: Job) -> Experiment:
+    """What a job runs, as it names its result."""
+    _, digest = _workload(job.nodes, job.pods)
+    return Experiment(
+        job.policy,
+        job.seed,
+        job.protocol,
+        job.arrival,
+        digest,
+        repr(job.profile or ""),
+        job.mix,
+        job.weights,
     )
+
+
+def _run(job: Job) -> Outcome:
+    workload, _ = _workload(job.nodes, job.pods)
+    experiment = experiment_of(job)
     profile = job.profile
     if profile is None:
         return run(workload, experiment)

@@ -60,7 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "replicas=1",
         "podDisruptionBudget.enabled=false",
         "networkPolicy.enabled=false",
-        "rbac.podGroups=false",
+        "extender.settings.watch_groups=",
         "scheduler.managedResources={nvidia.com/gpu}",
         "image.digest=sha256:" + "0" * 64,
     ),
@@ -99,20 +99,20 @@ class Helm:
             env={"HOME": str(self._home), "PATH": "/usr/bin:/bin"},
         )
 
-    def render(self, values: tuple[str, ...]) -> list[dict[str, Any]]:
-        done = self.run(*self._template(values))
+    def render(self, values: tuple[str, ...], release: str = "snugfit") -> list[dict[str, Any]]:
+        done = self.run(*self._template(values, release))
         assert done.returncode == 0, done.stderr
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     def refusal(self, values: tuple[str, ...]) -> str:
-        done = self.run(*self._template(values))
+        done = self.run(*self._template(values, "snugfit"))
         assert done.returncode != 0, done.stdout[:500]
         return done.stderr
 
-    def _template(self, values: tuple[str, ...]) -> list[str]:
+    def _template(self, values: tuple[str, ...], release: str) -> list[str]:
         flags = [part for value in values for part in ("--set", value)]
         return [
-            "template", "snugfit", str(CHART), "--namespace", "snugfit",
+            "template", release, str(CHART), "--namespace", release,
             "--kube-version", self._version, *flags,
         ]  # fmt: skip
 
@@ -202,6 +202,28 @@ def test_kube_schedulers_version_is_the_clusters_without_what_a_vendor_appends(h
     assert old.returncode != 0 and "incompatible" in old.stderr
 
 
+@pytest.mark.parametrize(
+    ("value", "groups"),
+    [
+        ("", {"scheduling.k8s.io": ["podgroups"]}),
+        ("extender.settings.watch_groups=", {}),
+        (
+            r"extender.settings.watch_groups=jobs.batch\, workloads.scheduling.k8s.io",
+            {"batch": ["jobs"], "scheduling.k8s.io": ["workloads"]},
+        ),
+    ],
+)
+def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -> None:
+    documents = helm.render((value,) if value else ())
+    (role,) = (
+        d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("er")
+    )
+    found = {rule["apiGroups"][0]: rule["resources"] for rule in role["rules"]}
+    assert {name: r for name, r in found.items() if name not in ("", "policy")} == groups
+    settings = yaml.safe_load(_config_map(documents)["extender.yaml"])
+    assert bool(settings["watch_groups"]) == bool(groups)
+
+
 def test_generated_certificates_are_of_one_authority(helm) -> None:
     documents = helm.render(VARIANTS["service-generate"])
     secrets = [d["data"] for d in documents if d["kind"] == "Secret"]
@@ -240,8 +262,16 @@ ACCOUNT_KINDS = {
 }
 
 
+TRIAL = "trial"
+
+
 class Installed:
-    """The chart's accounts and rights in the API server, its settings in our hands."""
+    """The chart's accounts and rights in the API server, its settings in our hands.
+
+    A release of its own, in a namespace of its own: rights are taken away in the end.
+    """
+
+    account = "trial-snugfit"
 
     def __init__(self, cluster, documents: list[dict[str, Any]]) -> None:
         self.cluster = cluster
@@ -249,7 +279,7 @@ class Installed:
         for document in self._applied:
             cluster.api.apply(document)
         self.files = _config_map(documents)
-        token = cluster.api.issue_token("snugfit", "snugfit")
+        token = cluster.api.issue_token(TRIAL, self.account)
         self.kubeconfig = cluster.plane.kubeconfig(token, "chart")
 
     def remove(self) -> None:
@@ -282,7 +312,7 @@ def installed(helm, cluster):
     made = []
 
     def install(*values: str) -> Installed:
-        made.append(Installed(cluster, helm.render(("namespace.create=true", *values))))
+        made.append(Installed(cluster, helm.render(("namespace.create=true", *values), TRIAL)))
         return made[-1]
 
     yield install
@@ -316,26 +346,26 @@ def test_the_second_scheduler_places_pods_with_the_charts_rights(installed, clus
     assert metrics['snugfit_binds_total{result="bound"}'] == 1
     assert metrics["snugfit_synced"] == 1
     assert not [name for name in metrics if name.startswith("snugfit_watch_restarts_total")]
-    lease = cluster.api.get("Lease", "snugfit", "snugfit", "coordination.k8s.io/v1")
+    lease = cluster.api.get("Lease", "snugfit", TRIAL, "coordination.k8s.io/v1")
     assert lease["spec"]["holderIdentity"]
 
 
 def test_the_charts_rights_end_where_they_should(installed, cluster):
     chart = installed("topology=service")
-    token = cluster.api.issue_token("snugfit", "snugfit")
+    token = cluster.api.issue_token(TRIAL, chart.account)
     with cluster.api.as_user(token) as account:
         for refused in (
             lambda: account.delete("Pod", "x", "default"),
             lambda: account.create(gpu_pod("x", 1)),
             lambda: account.patch("Node", "x", {"metadata": {"labels": {"a": "b"}}}),
-            lambda: account.objects("Secret", "snugfit"),
+            lambda: account.objects("Secret", TRIAL),
             lambda: account.objects("ConfigMap", "kube-system"),
         ):
             with pytest.raises(ApiError) as error:
                 refused()
             assert error.value.status == 403
         assert account.objects("Node") == []
-    assert "lease_name: snugfit-extender" in chart.files["extender.yaml"]
+    assert "lease_name: trial-snugfit-extender" in chart.files["extender.yaml"]
 
 
 def _snugfit(*args: str | Path, code: int = 0) -> Any:
@@ -362,7 +392,13 @@ def test_doctor_finds_a_good_installation_good(installed, cluster, administrator
     chart.scheduler(extender)
     cluster.create([gpu_pod("p", 1, scheduler="snugfit"), gpu_pod("q", 1, scheduler="snugfit")])
     cluster.all_bound(2)
-    flags = (*administrator, "--account", "snugfit/snugfit", "--extender", extender.url)
+    flags = (
+        *administrator,
+        "--account",
+        f"{TRIAL}/{Installed.account}",
+        "--extender",
+        extender.url,
+    )
     report = _snugfit("doctor", *flags)
     assert {check["state"] for check in report["checks"]} == {"ok"}
     assert any("filter was called" in check["answer"] for check in report["checks"])
@@ -375,7 +411,7 @@ def test_doctor_names_missing_rights_and_ambiguous_nodes(installed, cluster, adm
     for part in ("capacity", "allocatable"):
         mixed["status"][part] |= {"nvidia.com/gpu": "2"}
     cluster.create([mixed])
-    report = _snugfit("doctor", *administrator, "--account", "snugfit/snugfit", code=1)
+    report = _snugfit("doctor", *administrator, "--account", f"{TRIAL}/{Installed.account}", code=1)
     (failed,) = (check for check in report["checks"] if check["state"] == "failed")
     assert "create pods/binding" in failed["answer"] and failed["remedy"]
     (node,) = report["nodes"]

@@ -18,7 +18,7 @@ from tests.e2e.harness.api import eventually
 from tests.e2e.harness.controlplane import serves
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
 from tests.e2e.harness.process import Daemon, free_port
-from tests.e2e.test_chart import Helm, Installed
+from tests.e2e.test_chart import TRIAL, Helm, Installed
 
 pytestmark = pytest.mark.e2e
 
@@ -101,10 +101,10 @@ def helm(assets, tmp_path) -> Helm:
 
 
 def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> None:
-    documents = helm.render(VALUES)
+    documents = helm.render(VALUES, TRIAL)
     chart = Installed(cluster, documents)
-    server = _secret(documents, "snugfit-server-tls", tmp_path / "server")
-    client = _secret(documents, "snugfit-client-tls", tmp_path / "client")
+    server = _secret(documents, "trial-snugfit-server-tls", tmp_path / "server")
+    client = _secret(documents, "trial-snugfit-client-tls", tmp_path / "client")
     known = _context(client, server)
     try:
         cluster.create([gpu_node("whole", 8), fraction_node("parts", 1)])
@@ -138,9 +138,9 @@ def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> Non
         assert cluster.all_bound(4)["g"] == "parts"
 
         # Renewed under its feet, by an authority that it has not seen: the old client is out.
-        renewed = helm.render(VALUES)
-        _secret(renewed, "snugfit-server-tls", server)
-        fresh = _secret(renewed, "snugfit-client-tls", tmp_path / "fresh")
+        renewed = helm.render(VALUES, TRIAL)
+        _secret(renewed, "trial-snugfit-server-tls", server)
+        fresh = _secret(renewed, "trial-snugfit-client-tls", tmp_path / "fresh")
 
         def accepts_the_new_one() -> bool:
             try:

@@ -14,7 +14,6 @@ import trustme
 
 from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.server import ExtenderServer
 from scheduler.extender.status import split_address
 from tests.builders import node
 
@@ -78,28 +77,13 @@ def test_a_caller_without_a_certificate_is_refused(start, authority, tmp_path) -
 
 
 def test_renewed_certificates_are_read_without_a_restart(start, authority, tmp_path) -> None:
-    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    server = start([node(gpus=1)], tls_reload_s=0, **_issue(authority, tmp_path))
     context = _context(authority)
     _, before = _get(_port(server), context)
     _issue(authority, tmp_path)
     assert _get(_port(server), context)[1] == before
     server.server.reload_tls()
     assert _get(_port(server), context)[1] != before
-
-
-def test_files_that_change_are_read_again_without_a_signal(
-    start, authority, tmp_path, monkeypatch
-) -> None:
-    """As when the kubelet exchanges the files of a mounted secret."""
-    monkeypatch.setattr(ExtenderServer, "tls_look_s", 0.05)
-    server = start([node(gpus=1)], **_issue(authority, tmp_path))
-    context = _context(authority)
-    _, before = _get(_port(server), context)
-    _issue(authority, tmp_path)
-    deadline = time.monotonic() + 20
-    while _get(_port(server), context)[1] == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_path) -> None:
@@ -171,6 +155,33 @@ def test_a_broken_renewal_keeps_the_old_certificate(start, authority, tmp_path) 
     (tmp_path / "tls.crt").write_text("half written")
     server.server.reload_tls()
     assert _get(_port(server), context) == (200, before)
+
+
+def test_a_secret_that_is_renewed_in_place_is_noticed(start, authority, tmp_path) -> None:
+    """As the kubelet does it: a new folder, and a link that is switched over to it."""
+    data, folders = tmp_path / "data", [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+        _issue(authority, folder)
+
+    def switch(folder: Path) -> None:
+        (tmp_path / "next").symlink_to(folder)
+        (tmp_path / "next").rename(data)
+
+    switch(folders[0])
+    files = {f"tls_{key}": str(data / name) for key, name in
+             (("cert", "tls.crt"), ("key", "tls.key"), ("client_ca", "ca.crt"))}  # fmt: skip
+    server = start([node(gpus=1)], tls_reload_s=0.05, **files)
+    context = _context(authority)
+    _, before = _get(_port(server), context)
+    (folders[1] / "tls.key").write_text("half written")
+    switch(folders[1])
+    time.sleep(0.3)
+    assert _get(_port(server), context) == (200, before)
+    switch(folders[2])
+    until = time.monotonic() + 10
+    while _get(_port(server), context)[1] == before:
+        assert time.monotonic() < until, "never noticed"
 
 
 def test_unreadable_certificates_stop_the_start(start, tmp_path) -> None:

@@ -13,6 +13,7 @@ import yaml
 import scheduler
 from scheduler.extender.config import ExtenderConfig, load
 from scheduler.extender.status import split_address
+from scheduler.kube.doctor import RIGHTS
 from scheduler.kube.schedulerchecks import check
 from scheduler.kube.schedulerconfig import (
     SchedulerSetup,
@@ -131,14 +132,8 @@ def test_the_extender_may_read_what_it_watches_and_bind() -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    read = {("", r, v) for r in ("nodes", "pods") for v in ("get", "list", "watch")}
-    groups = {
-        ("scheduling.k8s.io", r, v)
-        for r in ("podgroups", "workloads")
-        for v in ("get", "list", "watch")
-    }
-    budgets = {("policy", "poddisruptionbudgets", v) for v in ("list", "watch")}
-    assert allowed == read | groups | budgets | {("", "pods/binding", "create")}
+    assert allowed == {(right.group, right.resource, right.verb) for right in RIGHTS}
+    assert ("", "pods/binding", "create") in allowed and ("", "nodes", "list") in allowed
     assert _one("sidecar", "ClusterRole", "snugfit-extender")["rules"] == rules
 
 

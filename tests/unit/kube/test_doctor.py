@@ -81,7 +81,7 @@ def test_missing_rights_are_named() -> None:
     assert lacking([], "me").state is State.OK
     check = lacking(RIGHTS[:1] + RIGHTS[-1:], "me")
     assert check.state is State.FAILED
-    assert "get nodes" in check.answer and "watch podgroups.scheduling.k8s.io" in check.answer
+    assert "list nodes" in check.answer and "watch podgroups.scheduling.k8s.io" in check.answer
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,12 +12,20 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
-from scheduler.core.prices import PRICE_SCALE
+from scheduler.core.model import Node
+from scheduler.core.prices import EFFECTIVE_SCALE, PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.planner.prices import prices
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
+from scheduler.simulator.workload import Workload
 from tests.builders import node, pod
+
+
+def _priced(state: ClusterState, mix: TypicalMix, weights: PriceWeights | None = None) -> Engine:
+    engine = Engine(state, "priced", mix=mix)
+    engine.set_prices(prices(state, mix, weights))
+    return engine
 
 
 def test_a_scarce_model_is_dear_for_those_who_do_not_need_it() -> None:
@@ -24,40 +33,153 @@ def test_a_scarce_model_is_dear_for_those_who_do_not_need_it() -> None:
     mix = TypicalMix.from_requests(
         [*(pod(count=1, products=("A100",)) for _ in range(5)), *(pod(count=1) for _ in range(9))]
     )
-    state = ClusterState(nodes)
+    engine = _priced(ClusterState(nodes), mix)
+    assert engine.best(pod(count=1)) != 0
+    assert engine.best(pod(count=1, products=("A100",))) == 0
+
+
+def test_gpus_without_cpu_are_worth_little() -> None:
+    """One core per GPU for pods that want four: three of four GPUs are stranded."""
+    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
+    state = ClusterState([node("a", cpu=16_000, gpus=4), node("b", cpu=16_000, gpus=4)])
     made = prices(state, mix)
     assert made is not None
-    rows = np.arange(len(nodes))
-    penalty = made.penalty(state, pod(count=1).shape, rows)
-    assert penalty[0] > 0 and not penalty[1:].any()
-    picky = made.penalty(state, pod(count=1, products=("A100",)).shape, rows[:1])
-    assert picky.tolist() == [0]
-    engine = Engine(state, "priced", mix=mix)
-    engine.set_prices(made)
-    assert engine.best(pod(count=1)) != 0
+    rich, poor = made.value(
+        state.product, np.array([16_000, 4_000]), np.array([4000, 4000]) * EFFECTIVE_SCALE
+    )
+    assert poor <= 0.3 * rich
+
+
+def test_a_pod_that_needs_much_cpu_leaves_balanced_nodes_alone() -> None:
+    """32 cores with one GPU go where 60 cores stand beside each GPU, whatever is tighter."""
+    mix = TypicalMix.from_requests(
+        [*(pod(count=1, cpu=8000) for _ in range(20)), pod(count=1, cpu=32_000)]
+    )
+    nodes = [node("even", cpu=64_000, gpus=8), node("rich", cpu=120_000, gpus=2)]
+    engine = _priced(ClusterState(nodes), mix)
+    assert engine.best(pod(count=1, cpu=32_000)) == 1
 
 
 def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
-    """Fractions of 500 prevail: cutting 300 off a half device costs more than 300."""
+    """Fractions of 500 prevail: 300 off a half device leave 200 that nobody fills."""
     mix = TypicalMix.from_requests([*(pod(milli=500) for _ in range(9)), pod(milli=300)])
     made = prices(ClusterState([node("a", gpus=8)]), mix)
     assert made is not None
-    assert made.remainder[0] == 0 and (np.diff(made.remainder) >= 0).all()
-    cut = made.cut(np.array([500, 1000]), np.array([300, 500]))
-    assert cut[0] > 300 * PRICE_SCALE and cut[1] <= 500 * PRICE_SCALE
+    assert made.effective[0] == 0 and (np.diff(made.effective) >= 0).all()
+    assert made.effective[1000] == 1000 * EFFECTIVE_SCALE
+    assert made.effective[200] < 200 * EFFECTIVE_SCALE <= 500 * EFFECTIVE_SCALE
+    assert made.effective[500] == 500 * EFFECTIVE_SCALE
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 1000))
-def test_the_order_of_nodes_changes_no_price(seed: int) -> None:
+def test_values_are_finite_and_never_fall(seed: int) -> None:
     workload = generate(GeneratorConfig(nodes=20, load=1.0, seed=seed))
+    made = prices(ClusterState(workload.nodes), TypicalMix.from_requests(workload.requests))
+    assert made is not None
+    assert (made.worth >= 0).all() and (made.effective >= 0).all()
+    assert (np.diff(made.worth, axis=1) >= 0).all() and (np.diff(made.worth, axis=2) >= 0).all()
+    again = prices(ClusterState(workload.nodes), TypicalMix.from_requests(workload.requests))
+    assert again is not None and again.objective == made.objective
+    assert again.worth.tobytes() == made.worth.tobytes()
+    assert again.effective.tobytes() == made.effective.tobytes()
+
+
+def _where(nodes: list[Node], workload: Workload) -> list[str]:
+    """Names of the nodes that the pods go to, with prices computed anew every 20 pods."""
+    mix = TypicalMix.from_requests(workload.requests)
+    state = ClusterState(nodes)
+    engine = Engine(state, "priced", mix=mix)
+    places = []
+    for number, request in enumerate(workload.requests):
+        if number % 20 == 0:
+            engine.set_prices(prices(state, mix))
+        row = engine.best(request)
+        chosen = state.nodes[row] if row >= 0 else None
+        places.append(chosen.name if chosen else "")
+        if chosen:
+            engine.reserve(request, chosen.name)
+    return places
+
+
+_SCENES = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+def _scene(seed: int) -> Workload:
+    workload = generate(GeneratorConfig(nodes=16, load=1.0, seed=seed))
+    return replace(workload, arrivals=workload.arrivals[:100])
+
+
+@_SCENES
+@given(st.integers(0, 1000))
+def test_names_of_nodes_change_no_decision(seed: int) -> None:
+    workload = _scene(seed)
+    named = {n.name: f"z{i:03d}" for i, n in enumerate(workload.nodes)}
+    renamed = [replace(n, name=named[n.name]) for n in workload.nodes]
+    assert _where(renamed, workload) == [
+        named.get(name, "") for name in _where(list(workload.nodes), workload)
+    ]
+
+
+@_SCENES
+@given(st.integers(0, 1000))
+def test_the_order_of_nodes_changes_no_kind_of_node(seed: int) -> None:
+    """Among equal nodes the first row wins, so that it is the choice of kind that must not move."""
+    workload = _scene(seed)
     mix = TypicalMix.from_requests(workload.requests)
     shuffled = list(workload.nodes)
     random.Random(seed).shuffle(shuffled)
-    one, two = (prices(ClusterState(listed), mix) for listed in (workload.nodes, shuffled))
-    assert one is not None and two is not None
-    assert (one.remainder == two.remainder).all() and (one.duals == two.duals).all()
-    assert (one.duals >= 0).all()
+    kinds = []
+    for listed in (list(workload.nodes), shuffled):
+        state = ClusterState(listed)
+        engine = _priced(state, mix)
+        chosen = [state.nodes[row] for r in workload.requests if (row := engine.best(r)) >= 0]
+        kinds.append([(n.cpu_milli, n.memory_mib, n.devices) for n in chosen if n])
+    assert kinds[0] == kinds[1]
+
+
+@_SCENES
+@given(st.integers(0, 1000))
+def test_a_node_that_can_host_nothing_changes_no_decision(seed: int) -> None:
+    workload = _scene(seed)
+    more = [*workload.nodes, node("useless", cpu=0, memory=0)]
+    assert _where(more, workload) == _where(list(workload.nodes), workload)
+
+
+@_SCENES
+@given(st.integers(0, 1000))
+def test_the_unit_of_memory_changes_no_decision(seed: int) -> None:
+    workload = _scene(seed)
+    nodes = [replace(n, memory_mib=4 * n.memory_mib) for n in workload.nodes]
+    arrivals = tuple(
+        replace(a, request=replace(a.request, memory_mib=4 * a.request.memory_mib))
+        for a in workload.arrivals
+    )
+    finer = replace(workload, arrivals=arrivals)
+    assert _where(nodes, finer) == _where(list(workload.nodes), workload)
+
+
+def test_solving_an_unchanged_cluster_again_changes_no_decision() -> None:
+    workload = _scene(5)
+    mix = TypicalMix.from_requests(workload.requests)
+    state = ClusterState(workload.nodes)
+    engine = _priced(state, mix)
+    rows = np.arange(len(state))
+    before = [engine.scores(request, rows).tolist() for request in workload.requests]
+    engine.set_prices(prices(state, mix))
+    assert [engine.scores(request, rows).tolist() for request in workload.requests] == before
+
+
+def test_prices_from_a_process_that_met_the_models_in_another_order() -> None:
+    a, b = node("a", gpus=2, product="A"), node("b", gpus=8, product="B")
+    mix = TypicalMix.from_requests([pod(count=1, products=("B",)), pod(count=1), pod(count=2)])
+    ours, theirs = ClusterState([a, b]), ClusterState([b, a])
+    engine = Engine(ours, "priced", mix=mix)
+    engine.set_prices(prices(theirs, mix))
+    at_home = _priced(ours, mix)
+    for request in (pod(count=1), pod(count=2)):
+        rows = np.arange(2)
+        assert engine.scores(request, rows).tolist() == at_home.scores(request, rows).tolist()
 
 
 @pytest.mark.parametrize("nodes", [[], [node("a", gpus=2)], [node("cpu")]])
@@ -67,7 +189,7 @@ def test_without_a_mix_or_without_gpus_there_are_no_prices(nodes) -> None:
         assert prices(ClusterState(nodes), TypicalMix.from_requests([pod(count=1)])) is None
 
 
-def test_without_prices_or_with_stale_ones_the_policy_is_fgd() -> None:
+def test_without_prices_or_for_an_unknown_model_the_policy_is_fgd() -> None:
     workload = generate(GeneratorConfig(nodes=30, load=0.8, seed=3))
     mix = TypicalMix.from_requests(workload.requests)
     state = ClusterState(workload.nodes)
@@ -79,8 +201,11 @@ def test_without_prices_or_with_stale_ones_the_policy_is_fgd() -> None:
             fgd.reserve(request, workload.nodes[row].name)
     priced.set_prices(prices(state, mix))
     assert priced.prices is not None
-    state.add_node(node("new", gpus=1))
+    state.add_node(replace(workload.nodes[0], name="more of the same"))
+    assert priced.prices is not None
+    state.add_node(node("new", gpus=1, product="never seen"))
     assert priced.prices is None
+    assert priced.best(workload.requests[90]) == fgd.best(workload.requests[90])
 
 
 def test_a_priced_run_repeats_and_packs_no_worse() -> None:

@@ -125,11 +125,10 @@ def test_the_same_replay_twice(learn: bool) -> None:
     runs = [
         replay(
             workload,
-            Experiment("fgd", 1),
+            Experiment("fgd", 1, mix="learnt" if learn else "given"),
             rate=0.05,
-            learn=learn,
             selector=lambda engine: EmulatedScheduler(engine, SchedulerProfile()),
-            observe=lambda now, _engine: seen.append(now),
+            observe=lambda now, _engine, _waiting: seen.append(now),
         )
         for _ in range(2)
     ]

@@ -108,6 +108,15 @@ extenders:
     {{- end }}
 {{- end -}}
 
+{{- /* Kinds that state the size of a gang; the role lets the extender list just these. */ -}}
+{{- define "snugfit.watchGroups" -}}
+{{- if hasKey .Values.extender.settings "watch_groups" -}}
+{{- .Values.extender.settings.watch_groups -}}
+{{- else -}}
+podgroups.scheduling.k8s.io
+{{- end -}}
+{{- end -}}
+
 {{- define "snugfit.extenderSettings" -}}
 {{- $settings := deepCopy .Values.extender.settings -}}
 {{- $_ := set $settings "status_listen" ":10263" -}}
@@ -122,8 +131,6 @@ extenders:
 {{- $_ := set $settings "lease_namespace" .Release.Namespace -}}
 {{- $_ := set $settings "lease_name" (include "snugfit.lease" .) -}}
 {{- end -}}
-{{- if not .Values.rbac.podGroups -}}
-{{- $_ := set $settings "watch_groups" "" -}}
-{{- end -}}
+{{- $_ := set $settings "watch_groups" (include "snugfit.watchGroups" .) -}}
 {{- toYaml $settings -}}
 {{- end -}}

@@ -1,0 +1,75 @@
+"""What runs beside the webhook, for the simulator: the learner of the mix, and the prices.
+
+The rules are the webhook's: the mix is learnt from pods as they arrive and put in force at the same
+counts, prices are computed anew after so many bindings and releases. The simulator waits for them;
+beside the webhook they arrive some tens of milliseconds later.
+"""
+
+from __future__ import annotations
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput
+from scheduler.core.mix import MixLearner
+from scheduler.core.model import PodRequest
+from scheduler.core.prices import PriceWeights
+from scheduler.planner.prices import prices
+
+__all__ = ["MIXES", "RELEARN_EVERY", "REPRICE_EVERY", "Pricing"]
+
+REPRICE_EVERY = 100
+"""Bindings and releases after which prices are computed anew, as in the extender's settings."""
+
+RELEARN_EVERY = 500
+"""Pods after which a learnt mix is put in force, as in the extender's settings."""
+
+MIXES = ("given", "learnt")
+"""Whether the mix is that of the whole workload, or learnt from the pods seen so far."""
+
+
+class Pricing:
+    """Keeps the mix and the prices of an engine up to date.
+
+    Parameters
+    ----------
+    engine
+        Whose mix and prices are set. Running pods are the first that the mix is learnt from.
+    mix
+        One of :data:`MIXES`.
+    weights
+        Of policy ``priced``; without meaning for any other.
+    """
+
+    def __init__(
+        self, engine: Engine, mix: str = "given", weights: PriceWeights | None = None
+    ) -> None:
+        if mix not in MIXES:
+            raise InvalidInput("mix", f"is {mix!r}", f"use {' or '.join(MIXES)}")
+        self._engine, self._weights = engine, weights
+        self._learner = MixLearner() if mix == "learnt" else None
+        self._priced_at: int | None = None
+        self.solved = 0
+        if self._learner is not None:
+            for placement in engine.state.placements.values():
+                self._learner.observe(placement.pod)
+            engine.set_mix(self._learner.mix())
+
+    def arrives(self, request: PodRequest) -> None:
+        """Learn from a pod that is seen for the first time."""
+        if self._learner is not None:
+            self._learner.observe(request)
+            if self._learner.due(RELEARN_EVERY):
+                self._engine.set_mix(self._learner.mix())
+
+    def refresh(self) -> None:
+        """Compute prices anew if enough has changed; the last good ones stay if there are none."""
+        engine = self._engine
+        if engine.policy.name != "priced":
+            return
+        now = engine.state.generation_now
+        if self._priced_at is not None and now - self._priced_at < REPRICE_EVERY:
+            return
+        made = prices(engine.state, engine.mix, self._weights)
+        if made is not None:
+            engine.set_prices(made)
+            self._priced_at = now
+            self.solved += 1

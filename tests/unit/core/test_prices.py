@@ -1,0 +1,70 @@
+"""Weights, policy files and the tables that prices are looked up in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.prices import EFFECTIVE_SCALE, WORTH_SHAPE, Prices, PriceWeights
+
+
+def test_a_policy_file_is_read_as_it_was_written() -> None:
+    weights = PriceWeights(near=7.5, cut=0.0)
+    assert PriceWeights.from_policy_file(weights.to_policy_file(source="mine")) == weights
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "no JSON"),
+        ("[]", "format"),
+        ('{"format": "snugfit-policy/v2"}', "format"),
+        ('{"format": "snugfit-policy/v1", "policy": "fgd"}', "only `priced`"),
+        ('{"format": "snugfit-policy/v1", "policy": "priced"}', "no mapping"),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"neer": 1}}',
+            "did you mean 'near'",
+        ),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": "1"}}',
+            "no number",
+        ),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": -1}}',
+            "use 0..100",
+        ),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": NaN}}',
+            "use 0..100",
+        ),
+    ],
+)
+def test_mistakes_in_a_policy_file_are_named(text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        PriceWeights.from_policy_file(text)
+
+
+def test_values_between_the_steps_and_beyond_the_table() -> None:
+    rows, columns = WORTH_SHAPE
+    worth = (np.arange(rows)[:, None] * 1000 + np.arange(columns) * 100)[None].astype(np.int64)
+    made = Prices(
+        0,
+        (("", ""),),
+        np.arange(1001) * EFFECTIVE_SCALE,
+        worth,
+        1000,
+        100,
+        PriceWeights(),
+        0.0,
+        1,
+        1,
+    )
+    code = np.zeros(1, dtype=np.int16)
+
+    def value(cpu: int, milli: int) -> int:
+        return int(made.value(code, np.array([cpu]), np.array([milli * EFFECTIVE_SCALE]))[0])
+
+    assert value(2000, 300) == 2300 and value(2500, 350) == 2850 and value(0, 0) == 0
+    assert value(-5, -5) == 0
+    assert value(10**9, 10**6) == value(rows * 1000, columns * 100) >= 127_999

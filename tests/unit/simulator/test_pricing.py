@@ -1,0 +1,89 @@
+"""Learner and prices beside the engine, as the simulator runs them."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput
+from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.state import ClusterState
+from scheduler.simulator.generate import GeneratorConfig, generate
+from scheduler.simulator.inflation import Experiment, run
+from scheduler.simulator.pricing import RELEARN_EVERY, REPRICE_EVERY, Pricing
+from tests.builders import node, pod
+
+SMALL = generate(GeneratorConfig(nodes=30, load=1.0, seed=6))
+
+
+def test_prices_are_computed_again_when_enough_has_changed() -> None:
+    mix = TypicalMix.from_requests(SMALL.requests)
+    engine = Engine(ClusterState(SMALL.nodes), "priced", mix=mix)
+    pricing = Pricing(engine)
+    for _ in range(3):
+        pricing.refresh()
+    assert pricing.solved == 1 and engine.prices is not None
+    requests = iter(SMALL.requests)
+    placed = 0
+    while placed <= REPRICE_EVERY:
+        request = next(requests)
+        row = engine.best(request)
+        if row >= 0:
+            engine.reserve(request, SMALL.nodes[row].name)
+            placed += 1
+        pricing.refresh()
+    assert pricing.solved == 2
+
+
+def test_the_last_good_prices_stay() -> None:
+    """Once no GPU is free there is nothing to price; what was good stays in force."""
+    mix = TypicalMix.from_requests([pod(count=1)])
+    engine = Engine(ClusterState([node("a", gpus=2)]), "priced", mix=mix)
+    pricing = Pricing(engine)
+    pricing.refresh()
+    good = engine.prices
+    for _ in range(REPRICE_EVERY):  # binding and releasing counts as change
+        engine.reserve(filler := pod(count=2), "a")
+        pricing.refresh()
+        engine.release(filler.uid)
+    engine.reserve(pod(count=2), "a")
+    pricing.refresh()
+    assert good is not None and engine.prices is not None
+
+
+def test_a_policy_without_prices_is_left_alone() -> None:
+    engine = Engine(ClusterState([node("a", gpus=2)]), "fgd")
+    pricing = Pricing(engine)
+    pricing.refresh()
+    assert pricing.solved == 0 and engine.prices is None
+
+
+def test_the_learnt_mix_is_what_the_webhook_would_have_learnt() -> None:
+    engine = Engine(ClusterState(SMALL.nodes), "fgd", mix=TypicalMix())
+    pricing, learner = Pricing(engine, "learnt"), MixLearner()
+    for number, request in enumerate(SMALL.requests[:70], start=1):
+        pricing.arrives(request)
+        learner.observe(request)
+        if number in (1, 2, 4, 8, 16, 32, 64):
+            assert learner.due(RELEARN_EVERY) and engine.mix == learner.mix()
+    assert not learner.due(RELEARN_EVERY) and engine.mix != learner.mix()
+
+
+def test_learning_starts_from_the_pods_that_run() -> None:
+    engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", mix=TypicalMix())
+    engine.reserve(pod(count=2), "a")
+    Pricing(engine, "learnt")
+    assert [shape.gpu.count for shape in engine.mix.shapes] == [2]
+
+
+@pytest.mark.parametrize("policy", ["fgd", "priced"])
+def test_a_run_with_a_learnt_mix_repeats_and_is_another_run(policy: str) -> None:
+    learnt = Experiment(policy, 1, "as-listed", mix="learnt")
+    one, two = (run(SMALL, learnt).to_json() | {"seconds": 0} for _ in range(2))
+    assert one == two and one["mix"] == "learnt"
+    assert learnt.config_hash != Experiment(policy, 1, "as-listed").config_hash
+
+
+def test_an_unknown_mix_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="mix"):
+        Pricing(Engine(ClusterState([])), "guessed")
