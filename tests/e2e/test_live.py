@@ -164,27 +164,39 @@ def test_preemption_takes_the_cheapest_and_respects_budgets(cluster, system):
     system.verify()
 
 
-def test_two_gangs_that_fit_alone_but_not_together(cluster, system):
+@pytest.mark.parametrize("killed", [False, True], ids=["undisturbed", "extender-killed"])
+def test_two_gangs_that_fit_alone_but_not_together(cluster, system, killed):
     if not cluster.plane.gangs:
         pytest.skip(f"Kubernetes {cluster.plane.assets.version} has no PodGroup v1beta1")
-    cluster.create([gpu_node(f"n{i}", 4) for i in range(3)])
+    nodes = [gpu_node(f"n{i}", 4) for i in range(2)] + [fraction_node("f", 4)]
+    cluster.create(nodes)
     system.start()
-    cluster.create([pod_group("red", 8), pod_group("blue", 8)])
-    members = [gpu_pod(f"{g}-{i}", group=g) for i in range(8) for g in ("red", "blue")]
+    cluster.create([pod_group("red", 9), pod_group("blue", 9)])
+    # Of each, six whole devices and three parts: eight devices, and four to be cut, are there.
+    members = [
+        gpu_pod(f"{g}-{i}", group=g) if i < 6 else fraction_pod(f"{g}-{i}", 800, group=g)
+        for i in range(9)
+        for g in ("red", "blue")
+    ]
     with Vigil(cluster.api):
         cluster.create(members)
+        if killed:
+            filters = 'verb="filter"'
+            eventually(lambda: system.metric(f"request_seconds_count.*{filters}") > 0, "asked", 60)
+            system.extender.kill()
+            system.extender.start()
         bound = eventually(
-            lambda: b if len(b := cluster.bound()) >= 8 else None, "one gang is complete", 90
+            lambda: b if len(b := cluster.bound()) >= 9 else None, "one gang is complete", 90
         )
         assert len({name.split("-")[0] for name in bound}) == 1
         winner = next(iter(bound)).split("-")[0]
         loser = "blue" if winner == "red" else "red"
         cluster.settle()
-        cluster.referee.check()
-        for i in range(8):
+        system.verify()
+        for i in range(9):
             cluster.api.delete("Pod", f"{winner}-{i}", "default")
         eventually(
-            lambda: {f"{loser}-{i}" for i in range(8)} <= set(cluster.bound()), "then the other", 90
+            lambda: {f"{loser}-{i}" for i in range(9)} <= set(cluster.bound()), "then the other", 90
         )
     system.verify()
 

@@ -64,19 +64,24 @@ class System:
         assert port is not None
         return Wire(port)
 
-    def add_extender(self, *flags: str, wire: Wire | None = None, **settings: object) -> Extender:
+    def add_extender(
+        self,
+        *flags: str,
+        wire: Wire | None = None,
+        kubeconfig: Path | None = None,
+        **settings: object,
+    ) -> Extender:
         """Start an extender, and wait until it knows the cluster.
 
-        ``settings`` change those that are shipped.
+        ``settings`` change those that are shipped; a kubeconfig replaces the account's own.
         """
         name = f"extender-{len(self.extenders)}"
         content = self.shipped.sidecar.extender_config | {"hold_ttl_s": HOLD_TTL_S} | settings
         content.pop("status_listen", None)  # two extenders on one machine cannot share that port
         path = self.cluster.plane.home / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
-        extender = live(
-            self.cluster.plane, self.kubeconfig(wire), "--config", str(path), *flags, name=name
-        )
+        user = kubeconfig or self.kubeconfig(wire)
+        extender = live(self.cluster.plane, user, "--config", str(path), *flags, name=name)
         self.extenders.append(extender)
         extender.start()
         return extender
