@@ -24,7 +24,7 @@ BoolArray = NDArray[np.bool_]
 PENDING = -2
 _STEP_WORK = 0.0002
 _TENURE = (4, 12)
-_MOST_PAIRS = 60_000
+_MOST_PAIRS = 20_000
 _NEVER = np.inf
 
 
