@@ -56,7 +56,7 @@ def _measure(urls: list[str], nodes: int, cycles: int) -> list[dict[str, list[fl
     too_large = msgspec.json.encode(pod_json(replace(pods[0], gpu=GpuRequest(count=9), uid="x")))
     loops = [SchedulingLoop(plain_client(url), names, seed=1) for url in urls]
     figures: list[dict[str, list[float]]] = [{call: [] for call in CALLS} for _ in urls]
-    turns = random.Random(1)  # noqa: S311 - reproducible
+    turns = random.Random(1)
     for number, pod in enumerate(pods):
         for which in turns.sample(range(len(urls)), len(urls)):
             loop, mine = loops[which], figures[which]

@@ -20,7 +20,7 @@ from ortools.linear_solver import pywraplp
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.planner.instance import Instance, Level
 
-__all__ = ["Relaxation"]
+__all__ = ["Relaxation", "alike"]
 
 IntArray = NDArray[np.int64]
 
@@ -35,6 +35,13 @@ class _Constraint:
 
     terms: Mapping[tuple[int, int], int]
     limit: int
+
+
+def alike(table: NDArray[np.generic]) -> IntArray:
+    """Code of each row of a table, equal for equal rows, in order of first appearance, (N,)."""
+    codes: dict[bytes, int] = {}
+    listed = np.ascontiguousarray(table)
+    return np.array([codes.setdefault(row.tobytes(), len(codes)) for row in listed], dtype=np.int64)
 
 
 class Relaxation:
@@ -87,8 +94,8 @@ class Relaxation:
         rows = np.flatnonzero(instance.most.any(axis=0))
         for table in (instance.most[:, rows], instance.most[:, rows] > 0,
                       instance.admissible[:, rows]):  # fmt: skip
-            _, codes = np.unique(table, axis=1, return_inverse=True)
-            if codes.size == 0 or int(codes.max()) < _MOST_GROUPS:
+            codes = alike(table.T)
+            if int(codes.max(initial=-1)) < _MOST_GROUPS:
                 return [rows[codes == code] for code in range(int(codes.max(initial=-1)) + 1)]
         return [rows]
 

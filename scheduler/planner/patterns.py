@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
 from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.planner.bounds import alike
 from scheduler.planner.budget import Budget
 from scheduler.planner.instance import Instance, Level
 from scheduler.planner.layout import Layout
@@ -261,8 +262,7 @@ class PatternBound:
             state.device_mem[rows], instance.most[types][:, rows].T,
         ]  # fmt: skip
         table = np.concatenate([np.asarray(column, dtype=np.int64) for column in columns], axis=1)
-        _, codes = np.unique(table, axis=0, return_inverse=True)
-        codes = codes.reshape(-1)
+        codes = alike(table)
         if int(codes.max()) >= _MOST_CLASSES:
             return []
         return [
