@@ -67,10 +67,10 @@ class PriceWeights:
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
     """
 
-    near: float = 3.0
-    far: float = 1.0
+    near: float = 6.0
+    far: float = 2.0
     far_demand: float = 2.0
-    cut: float = 5.0
+    cut: float = 10.0
     fragmentation: float = 1.0
     tightness: float = 50.0
 
