@@ -74,8 +74,8 @@ class ExtenderConfig:
     policy_file
         Weights of policy ``priced``, as ``snugfit tune`` writes them; empty for the built-in ones.
     reprice_bindings, reprice_s
-        With policy ``priced``: compute prices anew after so many bindings and releases, or so many
-        seconds if there were any.
+        With policy ``priced``: compute prices anew after so many bindings and releases (or one per
+        13 nodes, if that is more), or so many seconds if there were any.
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
