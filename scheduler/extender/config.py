@@ -77,8 +77,8 @@ class ExtenderConfig:
     policy_file
         Weights of policy ``priced``, as ``snugfit tune`` writes them; empty for the built-in ones.
     reprice_bindings, reprice_s
-        With policy ``priced``: compute prices anew after so many bindings and releases, or so many
-        seconds if there were any.
+        With policy ``priced``: compute prices anew after so many bindings and releases (or one per
+        13 nodes, if that is more), or so many seconds if there were any.
     kubeconfig, context
         How to reach the API server; empty is the service account of the pod that this runs in.
     bind

@@ -23,7 +23,7 @@ from typing import Any
 
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
-from scheduler.core.prices import PriceWeights
+from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService, PlanningView
@@ -127,7 +127,8 @@ class PlannerLoop:
         at, bindings, epoch = self._priced
         return (
             epoch != view.epoch
-            or abs(view.bindings - bindings) >= self._config.reprice_bindings
+            or abs(view.bindings - bindings)
+            >= reprice_after(len(view.nodes), self._config.reprice_bindings)
             or (view.bindings != bindings and time.monotonic() - at >= self._config.reprice_s)
         )
 
