@@ -95,6 +95,7 @@ class Adoption:
         self._reserve_after_s = reserve_after_s
         self._gangs: dict[GangKey, _Gang] = {}
         self._running: dict[GangKey, set[str]] = {}
+        self._expected: dict[GangKey, dict[str, PodRequest]] = {}
         self._pins: dict[str, tuple[str, float]] = {}
         self._serial = 0
         for uid, placement in engine.state.placements.items():
@@ -103,6 +104,16 @@ class Adoption:
 
     # -- facts -------------------------------------------------------------------------------
 
+    def expect(self, request: PodRequest) -> None:
+        """A pod exists and waits: its gang is planned with it before it asks itself.
+
+        Without that the first member of a gang of unlike ones would be answered as if all were
+        like it, be refused, and kube-scheduler would never come to the others.
+        """
+        key = request.gang
+        if key is not None and key.min_count > 1:
+            self._expected.setdefault(key, {})[request.uid] = request
+
     def bound(self, request: PodRequest) -> None:
         """A pod has been placed for good; its slot, if it had one, is used up."""
         self._pins.pop(request.uid, None)
@@ -110,6 +121,7 @@ class Adoption:
         if key is None:
             return
         self._running.setdefault(key, set()).add(request.uid)
+        self._expect_no_more(key, request.uid)
         gang = self._gangs.get(key)
         if gang is None:
             return
@@ -129,6 +141,7 @@ class Adoption:
         key = request.gang
         if key is None:
             return
+        self._expect_no_more(key, request.uid)
         running = self._running.get(key, set())
         running.discard(request.uid)
         if not running:
@@ -199,6 +212,11 @@ class Adoption:
             self._forget_oldest()
         gang = self._gangs.setdefault(key, _Gang())
         gang.members[request.uid] = request
+        expected = self._expected.get(key, {})
+        if len(gang.members) < len(expected):
+            gang.members.update(
+                (uid, member) for uid, member in expected.items() if uid not in gang.members
+            )
         if gang.holds_end is not None and gang.holds_end <= now:
             self._let_go(gang)
             gang.holds_end, gang.rests_until = None, now + self._ttl_s
@@ -390,6 +408,13 @@ class Adoption:
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _expect_no_more(self, key: GangKey, uid: str) -> None:
+        expected = self._expected.get(key)
+        if expected is not None:
+            expected.pop(uid, None)
+            if not expected:
+                del self._expected[key]
+
     def _missing(self, key: GangKey) -> int:
         return max(0, key.min_count - len(self._running.get(key, ())))
 
@@ -407,7 +432,7 @@ class Adoption:
     ) -> str:
         """Hold a place for every missing member; returns why that is not possible, or nothing.
 
-        Members that have not shown up yet are taken to be like this one.
+        Members that nobody has seen yet are taken to be like this one.
         """
         state = self._engine.state
         reserve = self._may_reserve(key, gang, request, now)
@@ -429,7 +454,9 @@ class Adoption:
             if match is not None:
                 wanted.remove(match)
         for member in sorted(wanted, key=lambda w: -w.gpu.requested_milli):
-            row = self._engine.best(member, known, selection=member.uid != request.uid)
+            # What was offered is where this one may go; unlike ones are told of by the state alone.
+            where = known if member.shape == request.shape else None
+            row = self._engine.best(member, where, selection=member.uid != request.uid)
             node = state.nodes[row] if row >= 0 else None
             if node is None:
                 break

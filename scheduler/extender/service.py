@@ -380,6 +380,8 @@ class ExtenderService:
     def unreserved(self, request: PodRequest) -> None:
         """A reservation came to nothing: the pod waits again. Within :meth:`exclusive`."""
         self._adoption.gone(request)
+        if self._mirror and request.uid in self._mirror.pending:
+            self._adoption.expect(request)
         self._waiting[request.uid] = (request, self._clock())
 
     # -- a live cluster ----------------------------------------------------------------------

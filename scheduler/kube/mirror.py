@@ -180,10 +180,18 @@ class Mirror:
         self._join_group(obj, uid)
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
-                self.pending[uid] = self._request(obj, key)[0]
+                self._wait(self._request(obj, key)[0])
             return
         self.pending.pop(uid, None)
         self._establish(self._fact(obj, key, obj.spec.node_name))
+
+    def _wait(self, request: PodRequest) -> None:
+        """A pod without a node; its gang counts on it."""
+        before = self.pending.get(request.uid)
+        if before is not None and before.gang != request.gang:
+            self._adoption.gone(before)
+        self.pending[request.uid] = request
+        self._adoption.expect(request)
 
     def pod_gone(self, uid: str) -> None:
         """A pod has ended or was deleted. Unknown ones are no error: the message is repeated."""
@@ -259,7 +267,7 @@ class Mirror:
             if fact is not None:
                 self._establish(replace(fact, request=_resized(known, known.gang, size)))
             else:
-                self.pending[uid] = _resized(known, known.gang, size)
+                self._wait(_resized(known, known.gang, size))
 
     # -- the oracle --------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ def jail(account):
         "metadata": {"name": "e2e-jail"},
         "spec": {
             "priorityLevelConfiguration": {"name": "e2e-jail"},
-            "matchingPrecedence": 1,
+            "matchingPrecedence": 2,
             "rules": [
                 {
                     "subjects": [

@@ -166,6 +166,29 @@ def test_an_unlike_member_is_planned_for_when_it_shows_up() -> None:
     assert cluster.ask(leader).row == 0 and cluster.ask(workers[0]).row == 0
 
 
+def test_unlike_members_that_are_known_are_planned_for_before_they_ask() -> None:
+    # Three like the first one would not fit; its two small ones go where it cannot.
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=1, product="T4"))
+    large = _member("g", 0, size=3, count=2)
+    small = [_member("g", n, size=3, milli=500, count=0) for n in (1, 2)]
+    assert cluster.ask(large).row == -1
+    for member in (large, *small):
+        cluster.adoption.expect(member)
+    assert cluster.ask(large, np.array([0])).row == 0  # it was offered nothing else
+    assert [cluster.bind(member) for member in (*small, large)] == ["b", "b", "a"]
+    assert cluster.free == 0
+
+
+def test_an_expected_member_that_is_gone_is_not_planned_for() -> None:
+    cluster = Cluster(node("a", gpus=3))
+    first, second = _member("g", 0, size=2), _member("g", 1, size=2, count=3)
+    cluster.adoption.expect(first)
+    cluster.adoption.expect(second)
+    assert cluster.ask(first).row == -1
+    cluster.adoption.gone(second)
+    assert cluster.ask(first).row == 0 and cluster.free == 1
+
+
 def test_surplus_members_wait_until_the_gang_is_whole() -> None:
     cluster = Cluster(node("a", gpus=3))
     members = [_member("g", number, size=2) for number in range(3)]
