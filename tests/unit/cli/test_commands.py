@@ -85,7 +85,7 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
             ),
             "No such option",
         ),
-        (("serve",), "use --offline --nodes FILE"),
+        (("serve",), "name a file with --kubeconfig"),
         (("serve", "--offline"), "--nodes: is missing"),
         (("serve", "--port", "-1", "--print-config"), "port: is -1"),
         (("generate", "--out", "x.json", "--nodes", "0"), "generate.nodes: is 0"),
