@@ -254,7 +254,7 @@ class KubeClient:
                     self.server + path + query,
                     body=body,
                     headers=headers,
-                    timeout=urllib3.Timeout(connect=min(_CONNECT_S, read_s), read=read_s),
+                    timeout=urllib3.Timeout(total=read_s, connect=min(_CONNECT_S, read_s)),
                     retries=False,
                     redirect=False,
                     preload_content=False,
