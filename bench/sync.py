@@ -184,7 +184,7 @@ class Api(BaseHTTPRequestHandler):
 
     def _tell(self) -> None:
         """Half of the events are news of a pod's status, the others its end and its return."""
-        chance, version, due = random.Random(0), 1_000_000, time.monotonic()  # noqa: S311
+        chance, version, due = random.Random(0), 1_000_000, time.monotonic()
         while True:
             if not self.rate[0]:
                 due = time.monotonic()
