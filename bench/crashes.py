@@ -70,7 +70,7 @@ def main(runs: int, pods: int, seed: int, minutes: float, logs: Path | None) -> 
             cluster.close()
             seconds.append(time.perf_counter() - started)
             content["runs"] += 1
-            sys.stderr.write(f"seed {number}: {seconds[-1]:.0f} s, {said}\n")
+            sys.stderr.write(f"seed {number}: {seconds[-1]:.0f} s, {dict(kills)} so far, {said}\n")
             for log in plane.home.glob("*.log"):
                 log.write_bytes(b"")  # so that the logs of a failed run are of that run alone
     content |= {

@@ -391,7 +391,7 @@ class ExtenderService:
 
         Who drives it asks the API before it drops one (:meth:`overdue`): the pod may be bound.
         """
-        mirror = Mirror(self._engine, self._adoption, names or self.names, settled=self.settled)
+        mirror = Mirror(self._engine, self._adoption, names or self.names, settled=self._known)
         self._mirror = mirror
         return mirror
 
@@ -405,6 +405,13 @@ class ExtenderService:
         """A pod has been placed, or is gone; it is not waiting any more."""
         self._waiting.pop(uid, None)
         self._bindings += 1
+
+    def _known(self, uid: str) -> None:
+        """The API says that a pod has been placed, or is gone; what is gone never asks again."""
+        self.settled(uid)
+        mirror = self._mirror
+        if mirror is not None and uid not in mirror.facts and uid not in mirror.pending:
+            self._seen.pop(uid, None)
 
     def seen(self, uid: str) -> PodRequest | None:
         """A pod that has asked, or is known to be pending. Within :meth:`exclusive`."""

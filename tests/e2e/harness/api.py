@@ -211,14 +211,17 @@ class Api:
         OSError
             The connection broke.
         """
-        answer = self._pool.request(
-            "GET",
-            self.url + self.path(version, kind),
-            fields={"watch": "1", "resourceVersion": since, "timeoutSeconds": str(timeout_s)},
-            headers=self._headers("application/json"),
-            preload_content=False,
-            timeout=urllib3.Timeout(connect=5, read=timeout_s + 5),
-        )
+        try:
+            answer = self._pool.request(
+                "GET",
+                self.url + self.path(version, kind),
+                fields={"watch": "1", "resourceVersion": since, "timeoutSeconds": str(timeout_s)},
+                headers=self._headers("application/json"),
+                preload_content=False,
+                timeout=urllib3.Timeout(connect=5, read=timeout_s + 5),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise ConnectionError(f"watch of {kind}: {error}") from error
         try:
             if answer.status >= 300:
                 raise ApiError("WATCH", kind, answer.status, answer.read())

@@ -16,7 +16,7 @@ from scheduler.core.state import ClusterState
 from scheduler.extender.binding import Binder
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
-from scheduler.extender.wire import BindArgs
+from scheduler.extender.wire import BindArgs, decode_filter
 from scheduler.kube.objects import NodeObject, PodObject
 from tests.fake_api import NODES, PODS, FakeApi, carry_out_and_drop, drop, refuse, serving
 from tests.kube_objects import node_json, pod_json
@@ -277,3 +277,16 @@ def test_every_way_ends_before_the_caller_gives_up(api) -> None:
     assert binding.bind("b")  # it has to be read first
     assert time.monotonic() - began < 2 * 0.4 + 0.6
     released.set()
+
+
+def test_a_pod_that_is_gone_is_forgotten(binding) -> None:
+    """What has asked is remembered for its bind call, and no longer than it exists."""
+    pod = binding.api.objects[PODS]["p"]
+    question = msgspec.json.encode({"Pod": pod, "Nodes": None, "NodeNames": ["a"]})
+    binding.service.filter(decode_filter(question))
+    assert binding.bind("a") == ""
+    binding.watch()
+    assert binding.service.seen("uid-p") is not None  # the call may be repeated
+    del binding.api.objects[PODS]["p"]
+    binding.watch()
+    assert binding.service.seen("uid-p") is None
