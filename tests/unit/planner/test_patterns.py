@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
 from scheduler.planner.bounds import Relaxation
 from scheduler.planner.budget import Budget
@@ -123,3 +124,15 @@ def test_rows_of_many_kinds_are_no_business_of_patterns() -> None:
     problem = Problem(ClusterState(nodes).snapshot(), tuple(pod(f"p{i}") for i in range(3)))
     layout = Layout(Instance(problem))
     assert not PatternBound(layout.instance).worthwhile(layout)
+
+
+def test_replicas_of_a_running_set_count_with_those_that_wait() -> None:
+    """Two nodes of 4 cpu, one replica waits, three run: a node may hold two of them."""
+    nodes = [node(f"n{i}", cpu=4000) for i in range(2)]
+    engine = Engine(ClusterState(nodes), "first-fit")
+    for number in range(3):
+        engine.reserve(pod(f"r{number}", cpu=2000), f"n{number // 2}")
+    movable = {uid: Disruption() for uid in engine.state.placements}
+    problem = Problem(engine.state.snapshot(), (pod("p", cpu=2000),), movable)
+    layout = Layout(Instance(problem))
+    assert PatternBound(layout.instance).bound(layout, 0, 9, Budget(1.0), 1.0) == 4
