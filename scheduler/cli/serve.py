@@ -32,7 +32,7 @@ __all__ = ["command"]
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one. [default: 10262]")
-@click.option("--policy", help="See `snugfit policies`. [default: fgd]")
+@click.option("--policy", help="See `snugfit policies`. [default: priced]")
 @click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
@@ -114,7 +114,7 @@ def command(
     )
     place_bound(engine, workload)
     service = ExtenderService(engine, config, offline=True)
-    loop = PlannerLoop(service, config) if config.planner else None
+    loop = PlannerLoop(service, config) if config.needs_planner_process else None
     server = ExtenderServer(create_app(service, loop), config)
     if loop:
         loop.start()
