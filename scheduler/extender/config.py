@@ -34,7 +34,8 @@ class ExtenderConfig:
         A second address, ``host:port`` or ``:port``, that answers health checks and metrics only,
         without TLS; empty for none.
     policy
-        Name of the scoring policy.
+        Name of the scoring policy. ``priced`` runs the planner process for its prices, also
+        without ``planner``; until there are some it is ``fgd``.
     seed
         For randomised policies.
     threads
@@ -114,7 +115,7 @@ class ExtenderConfig:
     host: str = "127.0.0.1"
     port: int = 10262
     status_listen: str = ""
-    policy: str = "fgd"
+    policy: str = "priced"
     seed: int = 0
     threads: int = 4
     keep_alive_s: int = 180
@@ -179,6 +180,11 @@ class ExtenderConfig:
                 )
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
+
+    @property
+    def needs_planner_process(self) -> bool:
+        """Whether anything has to be computed beside the webhook."""
+        return self.planner or self.policy == "priced"
 
     def price_weights(self) -> PriceWeights:
         """Weights of policy ``priced``; reads ``policy_file`` if there is one."""
