@@ -367,6 +367,7 @@ class ExtenderService:
 
     def reserve(self, request: PodRequest, node: str) -> Placement:
         """Place a pod for good; a member takes the room of its slot. Within :meth:`exclusive`."""
+        self._expire()
         self._adoption.take_slot(request, node)
         try:
             placement = self._engine.reserve(request, node)
