@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench-smoke lock clean
+.PHONY: help demo test kube e2e manifests lint format bench-smoke lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,8 +26,30 @@ $(VENV)/dev.done: requirements/dev.lock $(VENV)/runtime.done
 demo: $(VENV)/runtime.done ## Pack a synthetic cluster of 1,200 GPU nodes through the real webhook
 	$(BIN)/snugfit demo
 
+# Where Go is, the end-to-end tests are part of it; else pytest says in one line that they are not.
 test: $(VENV)/dev.done ## Run every test
+	@if command -v go >/dev/null; then $(MAKE) --no-print-directory kube; fi
 	$(BIN)/python -m pytest
+
+kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (minutes, once)
+	$(BIN)/python -m tests.e2e.harness.assets
+
+e2e: kube ## Run the end-to-end tests alone
+	$(BIN)/python -m pytest -m e2e tests/e2e
+
+HELM      ?= helm
+MANIFESTS ?= deploy/manifests
+KUBE      := 1.37.2
+
+manifests: ## Render the plain manifests from the chart (HELM=path)
+	@mkdir -p $(MANIFESTS)
+	@for topology in sidecar service; do \
+	    { echo "# Rendered from deploy/helm/snugfit by 'make manifests'. Give kube-scheduler's image the"; \
+	      echo "# version of your cluster, and snugfit's the name under which you have pushed it."; \
+	      $(HELM) template snugfit deploy/helm/snugfit --namespace snugfit --kube-version $(KUBE) \
+	          --set namespace.create=true --set topology=$$topology; \
+	    } > $(MANIFESTS)/$$topology.yaml || exit 1; \
+	done
 
 lint: $(VENV)/dev.done ## Style, types, import contracts
 	$(BIN)/ruff check .

@@ -18,10 +18,14 @@ from scheduler.core.errors import InvalidInput, SchedulerError, nearest
 __all__ = ["cli", "main"]
 
 _COMMANDS = {
+    "advertise": "Let nodes advertise fractions of their GPUs.",
     "bound": "Best possible GPU allocation of a workload on a cluster.",
     "bench": "Benchmarks: published figures beside ours, speed, latency.",
+    "config": "Write or check the configuration by which kube-scheduler calls us.",
     "demo": "Pack a synthetic cluster through the real webhook.",
+    "doctor": "Look at a live cluster: what Snugfit needs, and how its GPUs are understood.",
     "generate": "Write a synthetic workload to a file.",
+    "healthcheck": "Ask a running extender whether it is well.",
     "plan": "Plan the whole backlog of a cluster, with a proven bound.",
     "policies": "List the scoring policies.",
     "serve": "Run the extender webhook.",

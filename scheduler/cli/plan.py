@@ -47,6 +47,11 @@ def parse_budget(text: str) -> float:
     default="",
     help="Node label keys, narrowest first: a gang stays within one domain if it can.",
 )
+@click.option(
+    "--model-costs",
+    type=click.Path(path_type=Path),
+    help="JSON object: what a device of each model costs. Pods are kept off dear models.",
+)
 @click.option("--seed", default=0, show_default=True, help="Decides where the search looks.")
 @click.option("--deterministic", is_flag=True, help="Count work instead of time: repeatable.")
 @click.option("--explain", is_flag=True, help="Say for each pod where it goes, or why nowhere.")
@@ -57,6 +62,7 @@ def command(
     objective: str,
     moves: bool,
     topology: str,
+    model_costs: Path | None,
     seed: int,
     deterministic: bool,
     explain: bool,
@@ -74,12 +80,17 @@ def command(
     kubectl get nodes,pods,pdb,podgroups -A -o json > dump.json
     snugfit plan --snapshot dump.json --budget 10s --explain
     """
+    from dataclasses import replace
+
     from scheduler.cli.console import print_json
     from scheduler.planner.budget import Budget
     from scheduler.planner.planner import plan
 
     limit = parse_budget(budget)
-    problem = _problem(snapshot, objective, moves=moves, topology=topology)
+    costs = _model_costs(model_costs) if model_costs else {}
+    problem = replace(
+        _problem(snapshot, objective, moves=moves, topology=topology), model_costs=costs
+    )
     made = plan(problem, Budget(limit, deterministic=deterministic, seed=seed))
     if as_json:
         print_json(made.to_json())
@@ -109,7 +120,28 @@ def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Probl
         tuple(DisruptionBudget(b.name, b.uids & running.keys(), b.allowed) for b in dump.budgets),
         topology=tuple(key.strip() for key in topology.split(",") if key.strip()),
         objective=objective,
+        preferences=dump.preferences,
     )
+
+
+def _model_costs(path: Path) -> dict[str, int]:
+    """Costs by model name, as a JSON object of whole numbers."""
+    import json
+
+    from scheduler.core.errors import InvalidInput
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"--model-costs {path}", f"cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise InvalidInput(f"--model-costs {path}", "is no object", 'write {"H100": 10, "T4": 1}')
+    for name, cost in content.items():
+        if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
+            raise InvalidInput(
+                f"--model-costs {path}: {name}", f"is {cost!r}", "use a whole number, 0 or more"
+            )
+    return content
 
 
 def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
@@ -129,6 +161,9 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
         f"disruption {made.disruption} (at least {made.disruption_bound}), "
         f"{made.nodes_used} nodes used, {made.seconds:.2f} s"
     )
+    for objective in made.objectives[len(made.tiers) + 1 :]:
+        known = "" if objective.bound is None else f" (at least {objective.bound})"
+        click.echo(f"then {objective.name}: {objective.value}{known}")
     for text in made.relaxed:
         click.echo(f"note: {text}")
     for move in made.moves:

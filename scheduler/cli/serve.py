@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
+import socket
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +15,16 @@ import click
 
 if TYPE_CHECKING:
     from scheduler.core.model import PodRequest
+    from scheduler.extender.config import ExtenderConfig
+    from scheduler.kube.client import KubeClient
     from scheduler.simulator.workload import Workload
 
 __all__ = ["command"]
 
 
 @click.command("serve")
+@click.option("--kubeconfig", help="Cluster to follow. [default: the pod's service account]")
+@click.option("--context", help="Context of the kubeconfig.")
 @click.option("--offline", is_flag=True, help="Serve a cluster from a file; no Kubernetes.")
 @click.option(
     "--nodes",
@@ -40,6 +47,8 @@ __all__ = ["command"]
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option("--print-config", is_flag=True, help="Print the effective settings and stop.")
 def command(
+    kubeconfig: str | None,
+    context: str | None,
     offline: bool,
     nodes: Path | None,
     mix: Path | None,
@@ -59,25 +68,21 @@ def command(
     Settings come from defaults, then --config, then environment (SNUGFIT_PORT ...), then flags. An
     unknown setting is an error that names the nearest valid one.
 
+    It follows a live cluster by its API: answers begin once everything that exists is known, and
+    after a restart everything is learnt again.
+
     With --offline the cluster comes from --nodes, `POST /bind` is the truth, `DELETE
     /offline/pods/{uid}` releases, and `GET /debug/state` shows everything.
     """
     from dataclasses import asdict
 
     from scheduler.cli.console import print_json
-    from scheduler.core.engine import Engine
     from scheduler.core.errors import InvalidInput
-    from scheduler.core.mix import TypicalMix
-    from scheduler.core.state import ClusterState
-    from scheduler.extender.app import create_app
     from scheduler.extender.config import load
-    from scheduler.extender.planning import PlannerLoop
-    from scheduler.extender.server import ExtenderServer
-    from scheduler.extender.service import ExtenderService
-    from scheduler.simulator.files import load_workload
-    from scheduler.simulator.workload import place_bound
 
     flags = {
+        "kubeconfig": kubeconfig,
+        "context": context,
         "host": host,
         "port": port,
         "policy": policy,
@@ -92,16 +97,28 @@ def command(
     if print_config:
         print_json(asdict(config))
         return
-    if not offline:
-        raise InvalidInput(
-            "--offline",
-            "is missing; this version serves clusters from a file only",
-            "use --offline --nodes FILE",
-        )
-    if nodes is None:
+    if offline and nodes is None:
         raise InvalidInput("--nodes", "is missing", "name a cluster file")
+    if nodes is not None and not offline:
+        raise InvalidInput("--nodes", "is for --offline", "add --offline, or drop --nodes")
     _log_to_stderr(config.log_level, as_json=config.log_json)
-    workload = load_workload(nodes)
+    _serve(config, nodes, mix)
+
+
+def _serve(config: ExtenderConfig, nodes: Path | None, mix: Path | None) -> None:
+    from scheduler.core.engine import Engine
+    from scheduler.core.errors import InvalidInput
+    from scheduler.core.mix import TypicalMix
+    from scheduler.core.state import ClusterState
+    from scheduler.extender.app import create_app
+    from scheduler.extender.live import LiveCluster
+    from scheduler.extender.planning import PlannerLoop
+    from scheduler.extender.server import ExtenderServer
+    from scheduler.extender.service import ExtenderService
+    from scheduler.simulator.files import load_workload
+    from scheduler.simulator.workload import Workload, place_bound
+
+    workload = load_workload(nodes) if nodes else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
     known = _pods(load_workload(mix)) if mix else _pods(workload)
     if mix and not known:
@@ -113,9 +130,15 @@ def command(
         seed=config.seed,
     )
     place_bound(engine, workload)
-    service = ExtenderService(engine, config, offline=True)
+    service = ExtenderService(engine, config, offline=nodes is not None)
+    live = None if nodes else LiveCluster(service, _client(config), config, _identity())
     loop = PlannerLoop(service, config) if config.needs_planner_process else None
-    server = ExtenderServer(create_app(service, loop), config)
+    server = ExtenderServer(create_app(service, loop, live), config)
+    if live:
+        # What a cluster consists of lives long. Without this, each full collection would look at
+        # all of it again and hold up every request meanwhile.
+        live.on_synced = gc.freeze
+        live.start()
     if loop:
         loop.start()
     try:
@@ -123,6 +146,22 @@ def command(
     finally:
         if loop:
             loop.stop()
+        if live:
+            live.stop()
+
+
+def _client(config: ExtenderConfig) -> KubeClient:
+    from scheduler.kube.client import KubeClient
+
+    if config.kubeconfig or config.context:
+        path = Path(config.kubeconfig) if config.kubeconfig else None
+        return KubeClient.from_kubeconfig(path, config.context)
+    return KubeClient.in_cluster()
+
+
+def _identity() -> str:
+    """Unique per process; the host name is the pod's name in a cluster."""
+    return f"{socket.gethostname()}_{uuid.uuid4()}"
 
 
 def _pods(workload: Workload) -> list[PodRequest]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from scheduler.simulator.replay import ReplayOutcome
     from scheduler.simulator.timeline import Timeline
     from scheduler.simulator.workload import Workload
+
+    Run = tuple[Outcome | ReplayOutcome, Timeline | None]
 
 __all__ = ["command"]
 
@@ -60,6 +63,11 @@ __all__ = ["command"]
     default=0.0,
     help="Replay: let the planner plan the waiting pods every so many seconds.  [default: never]",
 )
+@click.option(
+    "--planner-lines",
+    is_flag=True,
+    help="With --plan-every: also without the planner, and the bound of an offline optimum.",
+)
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
@@ -75,6 +83,7 @@ def command(
     learn: bool,
     policy_file: Path | None,
     plan_every: float,
+    planner_lines: bool,
     report: Path | None,
     as_json: bool,
 ) -> None:
@@ -89,9 +98,11 @@ def command(
     snugfit simulate --compare best-fit,kube-default --report report.html
     snugfit simulate --nodes N.csv --pods P.csv --policy fgd-published --protocol inflation
     snugfit simulate --nodes N.csv --pods P.csv --protocol replay --rate 300
+    snugfit simulate --protocol replay --plan-every 60 --planner-lines --report report.html
     """
     from scheduler.cli.console import print_json
     from scheduler.cli.tune import read_weights
+    from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.inflation import Experiment
 
@@ -113,20 +124,38 @@ def command(
         )
         for name in policies
     ]
-    timing = (rate, plan_every)
-    runs = [_run(workload, experiment, timing, report) for experiment in experiments]
+    if planner_lines and not (protocol == "replay" and plan_every > 0):
+        raise InvalidInput(
+            "--planner-lines", "compares nothing", "use --protocol replay and --plan-every"
+        )
+    every = [0.0, plan_every] if planner_lines else [plan_every]
+    runs = [
+        _run(workload, experiment, (rate, k), report, bounded=planner_lines and k > 0)
+        for experiment in experiments
+        for k in every
+    ]
     if report:
         from scheduler.simulator.report import write_report
 
         write_report(report, workload, [(o, t) for o, t in runs if t])
     outcomes = [outcome for outcome, _ in runs]
     if as_json:
-        first, *others = (outcome.to_json() for outcome in outcomes)
+        first, *others = (_json(*each) for each in runs)
         print_json({**first, "compared": others} if others else first)
     elif protocol == "replay":
-        _print_replay(workload, outcomes)
+        _print_replay(workload, runs)
     else:
         _print_allocation(workload, outcomes)
+
+
+def _json(outcome: Outcome | ReplayOutcome, timeline: Timeline | None) -> dict[str, Any]:
+    content = outcome.to_json()
+    if timeline and timeline.ceiling:
+        content["offline_bound"] = [
+            {"at_s": round(at, 3), "percent": round(100 * share, 4)}
+            for at, share in timeline.ceiling
+        ]
+    return content
 
 
 def _run(
@@ -134,13 +163,15 @@ def _run(
     experiment: Experiment,
     timing: tuple[float, float],
     report: Path | None,
-) -> tuple[Outcome | ReplayOutcome, Timeline | None]:
+    *,
+    bounded: bool,
+) -> Run:
     from scheduler.cli.console import progress
     from scheduler.simulator.inflation import run
     from scheduler.simulator.replay import replay
     from scheduler.simulator.timeline import Timeline
 
-    timeline = Timeline() if report else None
+    timeline = Timeline(bounded=bounded) if report or bounded else None
     with progress(f"{experiment.policy} on {workload.source}") as bar:
         if experiment.protocol == "replay":
             observe = timeline.observe_time if timeline else None
@@ -180,20 +211,23 @@ def _print_allocation(workload: Workload, outcomes: Sequence[Outcome | ReplayOut
         )
 
 
-def _print_replay(workload: Workload, outcomes: Sequence[Outcome | ReplayOutcome]) -> None:
+def _print_replay(workload: Workload, runs: Sequence[Run]) -> None:
     from scheduler.cli.console import print_table
     from scheduler.simulator.replay import ReplayOutcome
 
-    listed = [outcome for outcome in outcomes if isinstance(outcome, ReplayOutcome)]
-    facts = (
+    listed = [outcome for outcome, _ in runs if isinstance(outcome, ReplayOutcome)]
+    ceilings = [_mean_ceiling(timeline) for _, timeline in runs]
+    bound = ("offline optimum, at most, % over time", ceilings)
+    facts: list[tuple[str, Sequence[object]]] = [
         ("GPU allocated, % over time", [o.allocation_percent for o in listed]),
+        *([bound] if any(mean is not None for mean in ceilings) else []),
         ("GPU asked for, % over time", [o.demand_percent for o in listed]),
         ("GPU allocated at the peak, %", [o.peak_percent for o in listed]),
         ("pods placed", [o.placed for o in listed]),
         ("pods starved", [o.pods - o.placed for o in listed]),
         ("gangs whole / half / none", [_gangs(o) for o in listed]),
         ("GPU hours held by half gangs", [o.half_gang_gpu_hours for o in listed]),
-    )
+    ]
     rows: list[tuple[object, ...]] = [(name, *values) for name, values in facts]
     for name in listed[0].waiting:
         waits = [o.waiting[name] for o in listed]
@@ -202,9 +236,19 @@ def _print_replay(workload: Workload, outcomes: Sequence[Outcome | ReplayOutcome
         )
     print_table(
         f"Replay of {workload.source}, arrivals x {listed[0].rate:g}",
-        ("", *(o.experiment.policy for o in listed)),
+        ("", *(o.label for o in listed)),
         rows,
     )
+
+
+def _mean_ceiling(timeline: Timeline | None) -> float | None:
+    """Mean over time of the offline bound, in percent; the larger end of each interval counts."""
+    points = timeline.ceiling if timeline else []
+    span = points[-1][0] - points[0][0] if points else 0.0
+    if not span:
+        return None
+    total = sum((end - at) * max(a, b) for (at, a), (end, b) in pairwise(points))
+    return 100 * total / span
 
 
 def _gangs(outcome: ReplayOutcome) -> str:

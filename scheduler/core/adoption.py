@@ -3,7 +3,13 @@
 A gang's plan is a list of *slots*: one place for each member that is still missing, all of them
 held together or none. Members are told the node of their slot and nothing else; who asks twice, or
 in another order, gets the same answer. Slots are holds with a common time limit, so that a gang
-that never comes gives everything back.
+that never comes gives everything back. One that comes again and again and is never bound, because
+something that only kube-scheduler knows is against it, gives everything back as well after some
+time, and goes on being told the same places without holding them.
+
+A slot moves where the caller does not offer its node, as kube-scheduler does when it tries one
+topology domain after another, or when a rule of its own excludes the node for this member. Whoever
+offers the same nodes again is told the same node again.
 
 A *pin* is a planned node for a single pod: the winner of its ranking as long as it fits there.
 
@@ -29,6 +35,8 @@ IntArray = NDArray[np.int64]
 
 _FITS = Reason.FITS.code
 _MOST_GANGS = 10_000
+_TERMS = 5  # a gang without progress keeps its places for so many time limits at most
+_MOST_OFFERS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +49,10 @@ class GangAnswer:
 
 @dataclass(slots=True)
 class _Slot:
-    """A place for one member. ``member`` is the uid that asked for it, empty while nobody has."""
+    """A place for one member. ``member`` is the uid that asked for it, empty while nobody has.
+
+    ``hold`` is the uid of the hold that keeps the place, empty while the gang rests.
+    """
 
     hold: str
     shape: Shape
@@ -59,6 +70,9 @@ class _Gang:
     complete: bool = False
     waiting_since: float | None = None
     refused: tuple[int, int, str] | None = None
+    told: dict[int, dict[str, str]] = field(default_factory=dict)  # node by offered rows and uid
+    holds_end: float | None = None
+    rests_until: float = 0.0
 
 
 class Adoption:
@@ -81,6 +95,7 @@ class Adoption:
         self._reserve_after_s = reserve_after_s
         self._gangs: dict[GangKey, _Gang] = {}
         self._running: dict[GangKey, set[str]] = {}
+        self._expected: dict[GangKey, dict[str, PodRequest]] = {}
         self._pins: dict[str, tuple[str, float]] = {}
         self._serial = 0
         for uid, placement in engine.state.placements.items():
@@ -89,6 +104,16 @@ class Adoption:
 
     # -- facts -------------------------------------------------------------------------------
 
+    def expect(self, request: PodRequest) -> None:
+        """A pod exists and waits: its gang is planned with it before it asks itself.
+
+        Without that the first member of a gang of unlike ones would be answered as if all were
+        like it, be refused, and kube-scheduler would never come to the others.
+        """
+        key = request.gang
+        if key is not None and key.min_count > 1:
+            self._expected.setdefault(key, {})[request.uid] = request
+
     def bound(self, request: PodRequest) -> None:
         """A pod has been placed for good; its slot, if it had one, is used up."""
         self._pins.pop(request.uid, None)
@@ -96,10 +121,12 @@ class Adoption:
         if key is None:
             return
         self._running.setdefault(key, set()).add(request.uid)
+        self._expect_no_more(key, request.uid)
         gang = self._gangs.get(key)
         if gang is None:
             return
         gang.members.pop(request.uid, None)
+        gang.holds_end, gang.rests_until = None, 0.0
         for slot in gang.slots:
             if slot.member == request.uid:  # it was bound elsewhere than planned
                 self._give_back([slot])
@@ -114,6 +141,7 @@ class Adoption:
         key = request.gang
         if key is None:
             return
+        self._expect_no_more(key, request.uid)
         running = self._running.get(key, set())
         running.discard(request.uid)
         if not running:
@@ -145,6 +173,7 @@ class Adoption:
         if hold and request.gang:
             gang = self._gangs[request.gang]
             gang.slots = [slot for slot in gang.slots if slot.hold != hold]
+            gang.told.clear()
             if hold in self._engine.holds:
                 self._engine.drop_hold(hold)
 
@@ -153,6 +182,10 @@ class Adoption:
         gang = self._gangs.get(request.gang) if request.gang else None
         if gang:
             self._forget_plan(gang)
+
+    def running(self, key: GangKey) -> frozenset[str]:
+        """Uids of the gang's members that are placed for good."""
+        return frozenset(self._running.get(key, ()))
 
     # -- answers -----------------------------------------------------------------------------
 
@@ -179,7 +212,26 @@ class Adoption:
             self._forget_oldest()
         gang = self._gangs.setdefault(key, _Gang())
         gang.members[request.uid] = request
+        expected = self._expected.get(key, {})
+        if len(gang.members) < len(expected):
+            gang.members.update(
+                (uid, member) for uid, member in expected.items() if uid not in gang.members
+            )
+        if gang.holds_end is not None and gang.holds_end <= now:
+            self._let_go(gang)
+            gang.holds_end, gang.rests_until = None, now + self._ttl_s
+        resting = gang.rests_until > now
+        if resting:
+            self._take_again(key, gang, now)
         self._drop_expired(gang)
+        answer = self._slot_answer(key, gang, request, rows, now)
+        if resting:
+            self._let_go(gang)
+        return answer
+
+    def _slot_answer(
+        self, key: GangKey, gang: _Gang, request: PodRequest, rows: IntArray, now: float
+    ) -> GangAnswer:
         if not gang.complete:
             problem = self._plan(key, gang, request, rows, now)
             if problem:
@@ -187,17 +239,98 @@ class Adoption:
                     gang.waiting_since = now
                 return GangAnswer(-1, problem)
         self._refresh(gang, now)
-        slot = self._slot_of(gang, request)
+        slot = self._slot_of(gang, request, rows)
         if slot is None and len(gang.members) <= self._missing(key):
             # Not like the members that the plan was made for: plan again, knowing more.
             self._forget_plan(gang)
             problem = self._plan(key, gang, request, rows, now)
             if problem:
                 return GangAnswer(-1, problem)
-            slot = self._slot_of(gang, request)
+            slot = self._slot_of(gang, request, rows)
         if slot is None:
             return GangAnswer(-1, "the gang's places are all taken by other members")
+        self._settle(gang, slot, request, rows, now)
         return GangAnswer(self._engine.state.row(slot.node))
+
+    def _settle(
+        self, gang: _Gang, slot: _Slot, request: PodRequest, rows: IntArray, now: float
+    ) -> None:
+        """Move the slot to a node that was offered, to the same one for the same offer."""
+        state = self._engine.state
+        offer = hash(np.sort(rows).tobytes())
+        told = gang.told.setdefault(offer, {})
+        if any(told.get(s.member, s.node) != s.node for s in gang.slots):
+            self._return_to(gang, told, rows, now)
+        if state.row(slot.node) not in rows:
+            row = self._engine.best(request, rows[rows >= 0])
+            node = state.nodes[row] if row >= 0 else None
+            if node is None or not self._put(slot, request, node.name, now):
+                return  # it stays where it is; nothing that was offered has room
+        told[request.uid] = slot.node
+        if len(gang.told) > _MOST_OFFERS:
+            del gang.told[next(iter(gang.told))]
+
+    def _return_to(self, gang: _Gang, told: dict[str, str], rows: IntArray, now: float) -> None:
+        """Have the slots where this offer's members were told they are, the others out of the way.
+
+        Should that be impossible by now, all stay where they are and may be told something else.
+        """
+        before = [slot.node for slot in gang.slots]
+        members = [self._engine.holds[slot.hold].placement.pod for slot in gang.slots]
+        self._give_back(gang.slots)
+        order = sorted(range(len(before)), key=lambda i: gang.slots[i].member not in told)
+        for i in order:
+            slot, member = gang.slots[i], members[i]
+            if self._put(slot, member, told.get(slot.member, slot.node), now):
+                continue
+            row = -1 if slot.member in told else self._engine.best(member, rows[rows >= 0])
+            node = self._engine.state.nodes[row] if row >= 0 else None
+            if node is None or not self._put(slot, member, node.name, now):
+                break
+        else:
+            return
+        told.clear()
+        self._give_back(gang.slots)
+        for slot, member, node_name in zip(gang.slots, members, before, strict=True):
+            self._put(slot, member, node_name, now)  # nothing else has changed, so it fits
+
+    def _put(self, slot: _Slot, member: PodRequest, node: str, now: float) -> bool:
+        """Hold the slot's place on a node; where that fails, it keeps the hold that it has."""
+        held = self._engine.holds.get(slot.hold)
+        name = held.placement.pod.name if held else member.name
+        stand_in = replace(member, uid=slot.hold, name=name, gang=None)
+        try:
+            self._engine.hold(stand_in, node, held.until if held else now + self._ttl_s)
+        except (CapacityConflict, UnknownNode):
+            return False
+        slot.node = node
+        return True
+
+    def _let_go(self, gang: _Gang) -> None:
+        """Keep the plan but not its places."""
+        self._give_back(gang.slots)
+        for slot in gang.slots:
+            slot.hold = ""
+
+    def _take_again(self, key: GangKey, gang: _Gang, now: float) -> None:
+        """Hold the places of a resting gang for the time of an answer, or forget its plan."""
+        waiting = gang.slots
+        gang.slots = []
+        for slot in waiting:
+            member = gang.members.get(slot.member) or next(
+                (m for m in gang.members.values() if m.shape == slot.shape), None
+            )
+            try:
+                if member is None:
+                    break
+                held = self._hold(key, member, slot.node, now)
+            except (CapacityConflict, UnknownNode):
+                break
+            held.member = slot.member
+            gang.slots.append(held)
+        else:
+            return
+        self._forget_plan(gang)
 
     def pinned(self, request: PodRequest, now: float) -> int:
         """Row that a plan has for a single pod, or -1. Whether it still fits is not checked."""
@@ -213,11 +346,13 @@ class Adoption:
     # -- plans from outside ------------------------------------------------------------------
 
     def adopt(
-        self, places: Sequence[tuple[PodRequest, str]], now: float
+        self, places: Sequence[tuple[PodRequest, str]], now: float, *, generation: int = -1
     ) -> tuple[int, Mapping[str, int]]:
         """Take over a plan for pending pods.
 
-        Each place is checked against the state of now. A gang is adopted whole or not at all.
+        Places on rows that have changed since the plan's generation are checked against the state
+        of now; on the others the planner has checked them. A gang is adopted whole or not at all,
+        by holding its places. A pin is checked once more whenever it is used.
 
         Parameters
         ----------
@@ -225,6 +360,8 @@ class Adoption:
             Pods and the nodes planned for them.
         now
             The driver's time.
+        generation
+            ``generation_now`` of the state that the plan was made for.
 
         Returns
         -------
@@ -242,7 +379,7 @@ class Adoption:
                 rejected["placed meanwhile"] = rejected.get("placed meanwhile", 0) + 1
             elif self.concerns(request) and request.gang:
                 gangs.setdefault(request.gang, []).append((request, node))
-            elif self._fits(request, node):
+            elif self._unchanged(node, generation) or self._fits(request, node):
                 self._pins[request.uid] = (node, now + self._ttl_s)
                 adopted += 1
             else:
@@ -271,8 +408,20 @@ class Adoption:
 
     # -- inside ------------------------------------------------------------------------------
 
+    def _expect_no_more(self, key: GangKey, uid: str) -> None:
+        expected = self._expected.get(key)
+        if expected is not None:
+            expected.pop(uid, None)
+            if not expected:
+                del self._expected[key]
+
     def _missing(self, key: GangKey) -> int:
         return max(0, key.min_count - len(self._running.get(key, ())))
+
+    def _unchanged(self, node: str, generation: int) -> bool:
+        state = self._engine.state
+        row = state.row_of.get(node, -1)
+        return row >= 0 and int(state.generation[row]) <= generation
 
     def _fits(self, request: PodRequest, node: str) -> bool:
         row = self._engine.state.row_of.get(node, -1)
@@ -283,45 +432,70 @@ class Adoption:
     ) -> str:
         """Hold a place for every missing member; returns why that is not possible, or nothing.
 
-        Members that have not shown up yet are taken to be like this one.
+        Members that nobody has seen yet are taken to be like this one.
         """
         state = self._engine.state
         reserve = self._may_reserve(key, gang, request, now)
-        question = hash((rows.tobytes(), tuple(gang.members), reserve))
+        offered = hash(np.sort(rows).tobytes())
+        question = hash((offered, tuple(gang.members), reserve))
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
-        missing = self._missing(key)
-        wanted = list(gang.members.values())[:missing]
-        wanted += [request] * (missing - len(wanted))
-        have = list(gang.slots)
+        missing, have = self._missing(key), list(gang.slots)
+        members = list(gang.members.values())[:missing]
+        known = rows[rows >= 0]
+        if not reserve and all(member.shape == request.shape for member in members):
+            # No need to try what cannot be: trying makes every other shape catch up.
+            found = min(missing, len(have) + self._room(request, known, missing - len(have)))
+            if found < missing:
+                return self._refuse(gang, question, _shortage(request, found, missing))
+        wanted = members + [request] * (missing - len(members))
         for slot in have:  # places that a reservation has kept already
             match = next((w for w in wanted if w.shape == slot.shape), None)
             if match is not None:
                 wanted.remove(match)
-        known = rows[rows >= 0]
         for member in sorted(wanted, key=lambda w: -w.gpu.requested_milli):
-            row = self._engine.best(member, known, selection=member.uid != request.uid)
+            # What was offered is where this one may go; unlike ones are told of by the state alone.
+            where = known if member.shape == request.shape else None
+            row = self._engine.best(member, where, selection=member.uid != request.uid)
             node = state.nodes[row] if row >= 0 else None
             if node is None:
                 break
             gang.slots.append(self._hold(key, member, node.name, now))
         else:
-            gang.complete, gang.waiting_since, gang.refused = True, None, None
+            self._completed(gang, now)
             return ""
         found = len(gang.slots)
-        text = (
-            f"{Reason.GANG_DOES_NOT_FIT.text}: {found} of {missing} missing members have a place, "
-            f"needs {_devices(request, missing - found)}"
-        )
+        text = _shortage(request, found, missing)
         if found and reserve:
             self._refresh(gang, now)
             text += f"; {found} places are reserved"
-        else:
-            self._give_back(gang.slots)
-            gang.slots = []
-        # Releasing the holds has changed the state; what counts is that nothing else has.
-        gang.refused = (state.generation_now, question, text)
+            # Releasing the holds has changed the state; what counts is that nothing else has.
+            gang.refused = (state.generation_now, question, text)
+            return text
+        return self._refuse(gang, question, text)
+
+    def _refuse(self, gang: _Gang, question: int, text: str) -> str:
+        """Hold nothing, and remember why as long as nothing changes."""
+        self._give_back(gang.slots)
+        gang.slots = []
+        gang.refused = (self._engine.state.generation_now, question, text)
         return text
+
+    def _room(self, request: PodRequest, rows: IntArray, enough: int) -> int:
+        """How many more pods like this one these rows take at most; exact for whole devices."""
+        state, gpu = self._engine.state, request.gpu
+        rows = rows[self._engine.filter(request, rows) == _FITS]
+        each = np.minimum(state.pods_free[rows], enough).astype(np.int64)
+        for free, needed in (
+            (state.cpu_free, request.cpu_milli),
+            (state.mem_free, request.memory_mib),
+            (state.full_free, gpu.count),
+        ):
+            if needed:
+                each = np.minimum(each, free[rows] // needed)
+        if gpu.milli:
+            each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
+        return min(enough, int(each.sum()))
 
     def _hold_all(
         self, key: GangKey, gang: _Gang, places: Sequence[tuple[PodRequest, str]], now: float
@@ -341,8 +515,13 @@ class Adoption:
             slot.member = request.uid
             gang.members[request.uid] = request
             gang.slots.append(slot)
-        gang.complete, gang.waiting_since, gang.refused = True, None, None
+        self._completed(gang, now)
         return True
+
+    def _completed(self, gang: _Gang, now: float) -> None:
+        gang.complete, gang.waiting_since, gang.refused = True, None, None
+        if gang.holds_end is None and gang.rests_until <= now:
+            gang.holds_end = now + _TERMS * self._ttl_s
 
     def _hold(self, key: GangKey, member: PodRequest, node: str, now: float) -> _Slot:
         self._serial += 1
@@ -352,9 +531,15 @@ class Adoption:
         return _Slot(uid, member.shape, member.selection, node)
 
     def _refresh(self, gang: _Gang, now: float) -> None:
+        until = now + self._ttl_s
+        if gang.holds_end is not None:
+            until = min(until, gang.holds_end)
+        holds = self._engine.holds
+        if gang.slots and min(holds[s.hold].until for s in gang.slots) > until - self._ttl_s / 20:
+            return  # large gangs ask often
         for slot in gang.slots:
             held = self._engine.holds[slot.hold].placement
-            self._engine.hold(held.pod, slot.node, now + self._ttl_s)
+            self._engine.hold(held.pod, slot.node, until)
 
     def _forget_oldest(self) -> None:
         """Make room: a gang without places is as new when it asks again."""
@@ -365,6 +550,7 @@ class Adoption:
     def _forget_plan(self, gang: _Gang) -> None:
         self._give_back(gang.slots)
         gang.slots, gang.complete, gang.refused = [], False, None
+        gang.told.clear()
 
     def _drop_expired(self, gang: _Gang) -> None:
         """Slots expire together; if one is gone, the others mean nothing any more."""
@@ -379,13 +565,16 @@ class Adoption:
             if slot.hold in self._engine.holds:
                 self._engine.drop_hold(slot.hold)
 
-    def _slot_of(self, gang: _Gang, request: PodRequest) -> _Slot | None:
-        free = None
+    def _slot_of(self, gang: _Gang, request: PodRequest, rows: IntArray) -> _Slot | None:
+        """The member's slot, or one that nobody has asked for, if possible on an offered node."""
+        free, offered = None, False
         for slot in gang.slots:
             if slot.member == request.uid:
                 return slot
-            if not slot.member and free is None and slot.shape == request.shape:
-                free = slot
+            if not slot.member and not offered and slot.shape == request.shape:
+                here = self._engine.state.row(slot.node) in rows
+                if free is None or here:
+                    free, offered = slot, here
         if free is not None:
             free.member = request.uid
         return free
@@ -405,10 +594,19 @@ class Adoption:
         return int(np.maximum(per_row, 1).sum()) >= self._missing(key)
 
 
+def _shortage(request: PodRequest, found: int, missing: int) -> str:
+    return (
+        f"{Reason.GANG_DOES_NOT_FIT.text}: needs {_devices(request, missing - found)}; "
+        f"{found} of {missing} missing members have a place"
+    )
+
+
 def _devices(request: PodRequest, members: int) -> str:
     """What so many more members need, in words."""
     gpu = request.gpu
-    model = f" of model {' or '.join(gpu.products)}" if gpu.products else ""
+    model = f"model {' or '.join(gpu.products)}" if gpu.products else "any model"
     if gpu.count:
-        return f"{members * gpu.count} more devices{model}"
-    return f"room for {members} more members{model}"
+        return f"{members * gpu.count} more devices of {model}"
+    if gpu.milli:
+        return f"{members} more fractions of {gpu.milli} milli-GPU on devices of {model}"
+    return f"room for {members} more members"

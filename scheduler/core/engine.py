@@ -13,7 +13,7 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -64,6 +64,7 @@ class _Evaluation:
     devices: NDArray[np.int16]
     position: int
     node_epoch: int
+    prices: Prices | None
 
 
 class Engine:
@@ -208,6 +209,15 @@ class Engine:
             return False
         return int(dynamic_reasons(excerpt, request.shape, np.array([0]))[0]) == _FITS
 
+    def excerpt(self, request: PodRequest, row: int) -> ClusterState | None:
+        """A what-if copy of one row without the pod itself; None if no eviction lets it fit there.
+
+        :func:`scheduler.core.feasibility.dynamic_reasons` says whether the pod fits on the copy.
+        """
+        if self._current(request.shape).static[row] != _FITS:
+            return None
+        return self.state.excerpt_without(row, {request.uid})
+
     def choose(self, request: PodRequest, node: str) -> Placement:
         """The placement that a reservation on this node would make; writes nothing.
 
@@ -292,9 +302,11 @@ class Engine:
         if uid in self.state.placements:  # else its node was removed, and the hold with it
             self.state.apply((Release(uid),))
 
-    def expire(self, now: float) -> int:
-        """Drop every hold whose time has passed; returns how many."""
+    def expire(self, now: float, *, spare: Callable[[str], bool] | None = None) -> int:
+        """Drop every hold whose time has passed, but those to be spared; returns how many."""
         over = [uid for uid, hold in self._holds.items() if hold.until <= now]
+        if spare is not None:
+            over = [uid for uid in over if not spare(uid)]
         for uid in over:
             self.drop_hold(uid)
         return len(over)
@@ -321,6 +333,7 @@ class Engine:
             evaluation.devices.copy(),
             evaluation.position,
             evaluation.node_epoch,
+            evaluation.prices,
         )
         salt = crc32(request.uid.encode()) ^ (self.seed * 0x9E3779B1)
         if not self.policy.cacheable:
@@ -349,7 +362,7 @@ class Engine:
         state = self.state
         tables = self.fragmentation
         evaluation = self._evaluations.get(shape)
-        if evaluation is None or evaluation.node_epoch != state.node_epoch:
+        if evaluation is None or not self._renewed(shape, evaluation):
             evaluation = self._fresh(shape)
             self._evaluations[shape] = evaluation
             if len(self._evaluations) > _MAX_SHAPES:
@@ -368,6 +381,25 @@ class Engine:
         assert tables is self._fragmentation
         return evaluation
 
+    def _renewed(self, shape: Shape, evaluation: _Evaluation) -> bool:
+        """Fit an evaluation to nodes that came, went or changed; False if that takes a new one.
+
+        Those rows are in the journal, so that their scores are computed again like any changed
+        row's; the others keep theirs, unless the prices in them are no longer in force.
+        """
+        state = self.state
+        if evaluation.prices is not self.prices:
+            return False
+        if evaluation.node_epoch != state.node_epoch:
+            evaluation.static = static_reasons(state, shape)
+            evaluation.node_epoch = state.node_epoch
+            more = len(state) - len(evaluation.reasons)
+            if more:
+                evaluation.reasons = np.pad(evaluation.reasons, (0, more))
+                evaluation.scores = np.pad(evaluation.scores, (0, more))
+                evaluation.devices = np.pad(evaluation.devices, (0, more))
+        return True
+
     def _fresh(self, shape: Shape) -> _Evaluation:
         count = len(self.state)
         _, position = self.state.changed_since(0)
@@ -378,12 +410,14 @@ class Engine:
             np.full(count, -1, dtype=np.int16),
             position,
             self.state.node_epoch,
+            self.prices,
         )
 
     def _refresh(self, shape: Shape, rows: IntArray, evaluation: _Evaluation) -> None:
         static = evaluation.static[rows]
         evaluation.reasons[rows] = static
         evaluation.scores[rows] = INFEASIBLE
+        evaluation.devices[rows] = -1
         possible = rows[static == _FITS]
         codes = dynamic_reasons(self.state, shape, possible)
         evaluation.reasons[possible] = codes

@@ -8,7 +8,8 @@
     ├── UnknownPod         a release of a pod that the state does not hold
     ├── CapacityConflict   a delta would over-commit a row; nothing was written
     ├── FrozenState        a write to a snapshot
-    └── SolverFault        a plan broke a rule of its problem; nothing of it may be used
+    ├── SolverFault        a plan broke a rule of its problem; nothing of it may be used
+    └── KubeApiError       the Kubernetes API refused, or could not be reached
 
 "Does not fit" is not an exception: it is a :class:`scheduler.core.model.Reason`.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "CapacityConflict",
     "FrozenState",
     "InvalidInput",
+    "KubeApiError",
     "SchedulerError",
     "SolverFault",
     "UnknownNode",
@@ -97,3 +99,41 @@ class FrozenState(SchedulerError):
 
 class SolverFault(SchedulerError):
     """A plan that the referee rejects. A fault of ours, never of the input."""
+
+
+class KubeApiError(SchedulerError):
+    """A call of the Kubernetes API that did not succeed.
+
+    Parameters
+    ----------
+    call
+        Method and path, without query and without credentials.
+    status
+        HTTP status; 0 if there was no answer, and then nobody knows whether the call took effect.
+    message
+        What the server or the transport said, cut to a line.
+    retry_after_s
+        How long the server asks to be left alone; 0 if it does not say.
+    """
+
+    def __init__(self, call: str, status: int, message: str, *, retry_after_s: float = 0.0) -> None:
+        self.call = call
+        self.status = status
+        self.message = " ".join(message.split())[:_LONGEST_MESSAGE]
+        self.retry_after_s = retry_after_s
+        super().__init__(f"{call}: {status or 'no answer'}: {self.message}{_remedy(status)}")
+
+
+_LONGEST_MESSAGE = 300
+
+
+def _remedy(status: int) -> str:
+    match status:
+        case 401:
+            return " (check the credentials of the kubeconfig or the service account)"
+        case 403:
+            return " (grant the verb to the service account; `snugfit doctor` lists what is needed)"
+        case 0:
+            return " (is the API server reachable from here?)"
+        case _:
+            return ""

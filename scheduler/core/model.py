@@ -393,7 +393,7 @@ class Reason(Enum):
     INSUFFICIENT_CPU = (16, True, "insufficient cpu")
     INSUFFICIENT_MEMORY = (17, True, "insufficient memory")
     INSUFFICIENT_PODS = (18, True, "too many pods on the node")
-    PLANNED_ELSEWHERE = (19, False, "pod is planned on another node")
+    PLANNED_ELSEWHERE = (19, False, "planned elsewhere")
     GANG_DOES_NOT_FIT = (20, False, "gang does not fit")
 
     def __init__(self, code: int, resolvable: bool, text: str) -> None:

@@ -79,13 +79,13 @@ _COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
     ("device_count", np.int16, 0, _PER_NODE),
     ("product", np.int16, 0, _PER_NODE),
     ("full_free", np.int16, 0, _PER_NODE),
-    ("most_free", np.int16, -1, _PER_NODE),
+    ("most_free", np.int32, -1, _PER_NODE),
     ("gpu_left", np.int32, 0, _PER_NODE),
     ("generation", np.int64, 0, _PER_NODE),
-    ("gpu_free", np.int16, -1, _PER_DEVICE),
+    ("gpu_free", np.int32, -1, _PER_DEVICE),
     ("device_mem_free", np.int32, 0, _PER_DEVICE),
     ("device_mem", np.int32, 0, _PER_DEVICE),
-    ("slots_free", np.int16, 0, _PER_DEVICE),
+    ("slots_free", np.int32, 0, _PER_DEVICE),
     ("device_code", np.int16, DeviceCode.ABSENT, _PER_DEVICE),
     ("replicas", np.int16, 1, _PER_DEVICE),
     ("affinity", np.int16, 0, _PER_KIND),
@@ -119,13 +119,14 @@ class ClusterState:
         Devices, healthy or not.
     product : (N,) int16
         Code of ``(resource, product)`` in ``products``; 0 for a node without devices.
-    full_free, most_free : (N,) int16
+    full_free, most_free : (N,) int16, int32
         Plain devices that are entirely free; milli-GPU free on the emptiest plain one (-1: none).
-    gpu_free : (N, D) int16
-        Milli-GPU left per plain device; -1 if absent, unhealthy, MIG or time-sliced.
+    gpu_free : (N, D) int32
+        Milli-GPU left per plain device; -1 if absent, unhealthy, MIG or time-sliced. Facts may
+        over-fill a device many times, hence no smaller type.
     device_mem, device_mem_free : (N, D) int32
         Device memory in MiB, 0 if unknown.
-    slots_free : (N, D) int16
+    slots_free : (N, D) int32
         Free MIG slots as a bit mask, or free replicas of a time-sliced device.
     device_code : (N, D) int16
         See :class:`DeviceCode`.
@@ -147,13 +148,13 @@ class ClusterState:
     device_count: NDArray[np.int16]
     product: NDArray[np.int16]
     full_free: NDArray[np.int16]
-    most_free: NDArray[np.int16]
+    most_free: NDArray[np.int32]
     gpu_left: NDArray[np.int32]
     generation: NDArray[np.int64]
-    gpu_free: NDArray[np.int16]
+    gpu_free: NDArray[np.int32]
     device_mem_free: NDArray[np.int32]
     device_mem: NDArray[np.int32]
-    slots_free: NDArray[np.int16]
+    slots_free: NDArray[np.int32]
     device_code: NDArray[np.int16]
     replicas: NDArray[np.int16]
     affinity: NDArray[np.int16]
@@ -371,9 +372,13 @@ class ClusterState:
             for placement, sign in reversed(done):
                 self._book(placement, -sign)
             raise
-        rows = {self._row_of[placement.node] for placement, _ in done}
+        rows: dict[int, bool] = {}
+        for placement, _ in done:
+            row = self._row_of[placement.node]
+            rows[row] = rows.get(row, False) or bool(placement.devices)
         for row in sorted(rows):
-            self._derive(row)
+            if rows[row]:
+                self._derive(row)
             self._touch(row)
 
     def _place(self, placement: Placement, *, enforce: bool) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -17,12 +17,14 @@ import msgspec
 import yaml
 from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import Placement
 from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
+from scheduler.extender.live import LiveCluster
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.service import ExtenderService
@@ -30,6 +32,9 @@ from scheduler.extender.service import ExtenderService
 __all__ = ["create_app", "openapi_document"]
 
 log = logging.getLogger(__name__)
+
+_Start = Callable[[str, list[tuple[str, str]]], object]
+_Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 _JSON = "application/json"
 _VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})
@@ -43,11 +48,15 @@ def openapi_document() -> dict[str, Any]:
     return document
 
 
-def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> Flask:
-    """The WSGI application of one service, with the planner beside it if there is one."""
+def create_app(
+    service: ExtenderService,
+    planner: PlannerLoop | None = None,
+    live: LiveCluster | None = None,
+) -> Flask:
+    """The WSGI application of one service, with what runs beside it, if anything does."""
     app = Flask("snugfit", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
-    metrics = ExtenderMetrics(service, planner)
+    metrics = ExtenderMetrics(service, planner, live)
 
     def filter_(body: bytes) -> bytes:
         return service.filter(wire.decode_filter(body))
@@ -64,26 +73,88 @@ def create_app(service: ExtenderService, planner: PlannerLoop | None = None) -> 
     def dry_run(body: bytes) -> bytes:
         return service.dry_run(wire.decode_filter(body))
 
-    for verb, handle in (
-        ("filter", filter_),
-        ("prioritize", prioritize),
-        ("bind", bind),
-        ("preempt", preempt),
-        ("filter-dryrun", dry_run),
-    ):
-        app.add_url_rule(f"/{verb}", verb, _verb_view(verb, handle, metrics), methods=["POST"])
-    _add_views(app, service, metrics)
+    verbs = {
+        "filter": filter_,
+        "prioritize": prioritize,
+        "bind": bind,
+        "preempt": preempt,
+        "filter-dryrun": dry_run,
+    }
+    for verb, handle in verbs.items():
+        view = _verb_view(verb, handle, service, metrics)
+        app.add_url_rule(f"/{verb}", verb, view, methods=["POST"])
+    _add_views(app, service, metrics, live)
     _add_refusals(app, metrics)
+    short = _ShortWay(app.wsgi_app, verbs, service, metrics)
+    setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
     return app
 
 
+class _ShortWay:
+    """Middleware: plain calls of verbs go to their handlers without Flask's machinery.
+
+    Routing, request and response objects cost more than a rejected pod's whole decision. What is
+    not a plain JSON POST of known length goes through Flask, which has the same handlers.
+    """
+
+    def __init__(
+        self,
+        flask: _Wsgi,
+        verbs: Mapping[str, Callable[[bytes], bytes]],
+        service: ExtenderService,
+        metrics: ExtenderMetrics,
+    ) -> None:
+        self._flask, self._service, self._metrics = flask, service, metrics
+        self._most = service.config.max_body_mib << 20
+        self._verbs = {
+            f"/{verb}": (verb, handle, metrics.latency.labels(verb))
+            for verb, handle in verbs.items()
+        }
+
+    def __call__(self, environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
+        known = self._verbs.get(environ["PATH_INFO"])
+        length = environ.get("CONTENT_LENGTH") or ""
+        if (
+            known is None
+            or environ["REQUEST_METHOD"] != "POST"
+            or environ.get("CONTENT_TYPE") != _JSON
+            or not length.isdecimal()
+            or int(length) > self._most
+            or not self._service.accepting()
+        ):
+            return self._flask(environ, start)
+        verb, handle, latency = known
+        started = time.perf_counter()
+        try:
+            answer = handle(environ["wsgi.input"].read(int(length)))
+        except Exception as error:  # noqa: BLE001 - every fault is a status code, see _code_of
+            code = _code_of(error, environ["PATH_INFO"])
+            self._metrics.errors.labels(verb, str(code)).inc()
+            start(f"{code} {HTTP_STATUS_CODES[code]}", [("Content-Length", "0")])
+            return [b""]
+        latency.observe(time.perf_counter() - started)
+        start("200 OK", [("Content-Type", _JSON), ("Content-Length", str(len(answer)))])
+        return [answer]
+
+
+def _code_of(error: Exception, path: str) -> int:
+    """Status code of a failed request, which is logged here."""
+    if isinstance(error, InvalidInput):
+        log.warning("%s: %s", path, error)
+        return 400
+    log.error("%s failed", path, exc_info=error)
+    return 500
+
+
 def _verb_view(
-    verb: str, handle: Callable[[bytes], bytes], metrics: ExtenderMetrics
+    verb: str, handle: Callable[[bytes], bytes], service: ExtenderService, metrics: ExtenderMetrics
 ) -> Callable[[], Response]:
     latency = metrics.latency.labels(verb)
 
     def view() -> Response:
         started = time.perf_counter()
+        if not service.accepting():
+            return _refuse(503, metrics)
         if request.mimetype != _JSON:
             return _refuse(415, metrics)
         answer = Response(handle(request.get_data(cache=False)), mimetype=_JSON)
@@ -93,19 +164,25 @@ def _verb_view(
     return view
 
 
-def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -> None:
+def _add_views(
+    app: Flask, service: ExtenderService, metrics: ExtenderMetrics, live: LiveCluster | None
+) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
         return Response("ok\n", mimetype="text/plain")
 
     @app.get("/readyz")
     def readyz() -> Response:
-        state, _ = service.snapshot()
-        nodes = sum(node is not None for node in state.nodes)
-        content: dict[str, Any] = {"ready": True, "nodes": nodes, "generation": service.generation}
-        if service.config.policy == "priced":
-            content["prices"] = "in force" if service.prices else "none: scoring as fgd"
-        return _json(content)
+        content = _readiness(service, live)
+        response = _json(content)
+        response.status_code = 200 if content["ready"] else 503
+        return response
+
+    @app.get("/activez")
+    def activez() -> Response:
+        active = service.accepting()
+        text = "active\n" if active else "not active\n"
+        return Response(text, 200 if active else 503, mimetype="text/plain")
 
     @app.get("/metrics")
     def exposition() -> Response:
@@ -141,31 +218,41 @@ def _add_views(app: Flask, service: ExtenderService, metrics: ExtenderMetrics) -
         return Response(status=204)
 
 
+def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, Any]:
+    """A replica that waits for its turn is ready to take it: only what it knows counts here."""
+    content: dict[str, Any] = {
+        "ready": live is None or live.synced,
+        "nodes": service.nodes,
+        "generation": service.generation,
+    }
+    if live is not None:
+        content |= live.detail()
+    if service.config.policy == "priced":
+        content["prices"] = "in force" if service.prices else "none: scoring as fgd"
+    return content
+
+
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def _add_refusals(app: Flask, metrics: ExtenderMetrics) -> None:
-    @app.errorhandler(InvalidInput)
-    def unreadable(error: InvalidInput) -> Response:
-        log.warning("%s: %s", request.path, error)
-        return _refuse(400, metrics)
-
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
         return _refuse(error.code or 500, metrics)
 
     @app.errorhandler(Exception)
     def fault(error: Exception) -> Response:
-        log.error("%s failed", request.path, exc_info=error)
-        return _refuse(500, metrics)
+        return _refuse(_code_of(error, request.path), metrics)
 
 
 def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
     verb = request.path.strip("/")
     metrics.errors.labels(verb if verb in _VERBS else "other", str(code)).inc()
     response = Response(status=code)
-    if code == 413:
-        response.headers["Connection"] = "close"  # the body was not read to its end
+    # 413: the body was not read to its end. 503: the next call is for the replica that acts, and a
+    # connection that is kept would lead kube-scheduler here again.
+    if code in (413, 503):
+        response.headers["Connection"] = "close"
     return response
 
 

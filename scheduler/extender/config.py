@@ -30,6 +30,9 @@ class ExtenderConfig:
     ----------
     host, port
         Where to listen; port 0 takes a free one.
+    status_listen
+        A second address, ``host:port`` or ``:port``, that answers health checks and metrics only,
+        without TLS; empty for none.
     policy
         Name of the scoring policy. ``priced`` runs the planner process for its prices, also
         without ``planner``; until there are some it is ``fgd``.
@@ -77,14 +80,41 @@ class ExtenderConfig:
     reprice_bindings, reprice_s
         With policy ``priced``: compute prices anew after so many bindings and releases (or one per
         13 nodes, if that is more), or so many seconds if there were any.
+    kubeconfig, context
+        How to reach the API server; empty is the service account of the pod that this runs in.
+    bind
+        Bind pods through the API, which records their devices. kube-scheduler calls us for that
+        only if its configuration names a ``bindVerb``.
+    bind_deadline_s
+        Longest time of one bind call; stay below kube-scheduler's ``httpTimeout``.
+    preempt_deadline_s
+        Time after which a preempt call answers with the nodes that it has victims for.
+    watch_groups
+        Kinds that state the size of a gang, as ``plural.api-group``, comma separated. Watching one
+        needs the permission to list it.
+    watch_read_s
+        Silence after which a watch connection is taken for dead; the API server sends something
+        about once a minute.
+    stale_after_s
+        Answer 503 once nodes or pods have not been heard of for so long; 0 goes on for ever.
+    gpu_mem_unit_mib
+        MiB per unit of ``aliyun.com/gpu-mem``: 1024 or 1, as its device plugin is configured.
+    recount_s
+        Seconds between two comparisons of the state with the facts; 0 never.
+    lease_namespace, lease_name, lease_s
+        Of several replicas only the holder of this Lease answers; it is lost after ``lease_s``
+        seconds without renewal. No name: always answer, as beside a kube-scheduler of our own.
     log_level, log_json
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
         Serve HTTPS with this certificate, and require client certificates of this CA.
+    tls_reload_s
+        Seconds between two looks at these files; changed ones are read again. 0 only on SIGHUP.
     """
 
     host: str = "127.0.0.1"
     port: int = 10262
+    status_listen: str = ""
     policy: str = "priced"
     seed: int = 0
     threads: int = 4
@@ -107,11 +137,25 @@ class ExtenderConfig:
     policy_file: str = ""
     reprice_bindings: int = 100
     reprice_s: float = 10.0
+    kubeconfig: str = ""
+    context: str = ""
+    bind: bool = True
+    bind_deadline_s: float = 1.5
+    preempt_deadline_s: float = 1.0
+    watch_groups: str = "podgroups.scheduling.k8s.io"
+    watch_read_s: float = 100.0
+    stale_after_s: float = 0.0
+    gpu_mem_unit_mib: int = 1024
+    recount_s: float = 60.0
+    lease_namespace: str = ""
+    lease_name: str = ""
+    lease_s: float = 15.0
     log_level: str = "info"
     log_json: bool = False
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    tls_reload_s: float = 5.0
 
     def __post_init__(self) -> None:
         policy_named(self.policy)
@@ -127,6 +171,13 @@ class ExtenderConfig:
             )
         if bool(self.tls_cert) != bool(self.tls_key):
             raise InvalidInput("tls_key", "and tls_cert go together", "give both or none")
+        if bool(self.lease_name) != bool(self.lease_namespace):
+            raise InvalidInput("lease_namespace", "and lease_name go together", "give both or none")
+        for group in filter(None, (g.strip() for g in self.watch_groups.split(","))):
+            if "." not in group.strip("."):
+                raise InvalidInput(
+                    "watch_groups", f"{group!r} names no API group", "write plural.api-group"
+                )
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
 
@@ -166,6 +217,14 @@ _RANGES = (
     ("planner_memory_mib", 256, 1_000_000),
     ("reprice_bindings", 1, 1_000_000),
     ("reprice_s", 0, 86_400),
+    ("bind_deadline_s", 0.1, 300),
+    ("preempt_deadline_s", 0.05, 300),
+    ("watch_read_s", 1, 3600),
+    ("stale_after_s", 0, 86_400),
+    ("gpu_mem_unit_mib", 1, 1024),
+    ("recount_s", 0, 86_400),
+    ("lease_s", 2, 3600),
+    ("tls_reload_s", 0, 86_400),
 )
 _TYPES: dict[str, type[Any]] = {field.name: type(field.default) for field in fields(ExtenderConfig)}
 

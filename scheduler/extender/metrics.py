@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from scheduler import __version__
 from scheduler.core.model import Reason
+from scheduler.extender.live import LiveCluster
 from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.service import ExtenderService
 
@@ -24,7 +26,12 @@ _BUCKETS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1,
 class ExtenderMetrics:
     """Counters and histograms of one service, in a registry of its own."""
 
-    def __init__(self, service: ExtenderService, planner: PlannerLoop | None = None) -> None:
+    def __init__(
+        self,
+        service: ExtenderService,
+        planner: PlannerLoop | None = None,
+        live: LiveCluster | None = None,
+    ) -> None:
         self.registry = CollectorRegistry()
         self._verdicts = Counter(
             "snugfit_verdicts", "Verdicts on nodes", ["verb", "reason"], registry=self.registry
@@ -43,7 +50,9 @@ class ExtenderMetrics:
         self.registry.register(_ClusterCollector(service))
         if planner is not None:
             self.registry.register(_PlannerCollector(planner))
-        service.on_verdicts = self.count
+        if live is not None:
+            self.registry.register(_LiveCollector(service, live))
+        service.log.on_verdicts = self.count
 
     def count(self, verb: str, counts: NDArray[np.int64]) -> None:
         """Add reason counts of one answer."""
@@ -106,6 +115,72 @@ class _ClusterCollector(Collector):
             gangs.add_metric([state], counts[state])
         yield gangs
         yield GaugeMetricFamily("snugfit_pins", "Pods with a planned node", value=counts["pins"])
+
+
+class _LiveCollector(Collector):
+    """How well the cluster is known."""
+
+    def __init__(self, service: ExtenderService, live: LiveCluster) -> None:
+        self._service, self._live = service, live
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing up front."""
+        return iter(())
+
+    def collect(self) -> Iterator[Metric]:
+        """One family per figure."""
+        live, figures = self._live, self._live.figures
+        with self._service.exclusive() as engine:
+            unreadable = Counts(key.split(" ")[0] for key in live.mirror.unreadable)
+            uncertain = len(live.mirror.uncertain_nodes)
+            ambiguous = len(live.mirror.ambiguous_nodes)
+            facts, pending = len(live.mirror.facts), len(live.mirror.pending)
+            assumed = len(live.binder.assumed)
+            state = engine.state
+            full = (state.cpu_free < 0) | (state.mem_free < 0) | (state.pods_free < 0)
+            overfull = int((full & (state.pods_alloc > 0)).sum())
+        for name, text, value in (
+            ("synced", "Whether the cluster is known completely", float(live.synced)),
+            ("active", "Whether verbs are answered", float(live.accepting())),
+            ("drift_rows", "Differences of state and facts at the last recount", figures.drift),
+            ("pods_running", "Pods that have a node", facts),
+            ("pods_pending", "Pods that have none", pending),
+            ("bindings_unconfirmed", "Bindings that the watch has not confirmed yet", assumed),
+            ("overfull_nodes", "Nodes with more requested than they offer", overfull),
+            ("uncertain_nodes", "Nodes where nobody knows what is free", uncertain),
+            ("ambiguous_nodes", "Nodes whose pods share by several protocols", ambiguous),
+        ):
+            yield GaugeMetricFamily(f"snugfit_{name}", text, value=value)
+        for name, text, count in (
+            ("recounts", "Comparisons of state and facts", figures.recounts),
+            ("drifts", "Comparisons that found a difference", figures.drifted),
+            ("watch_events", "Events applied", figures.events),
+            ("watch_faults", "Events that could not be applied", figures.faults),
+            ("readings", "Pods read because they were overdue", figures.readings),
+        ):
+            yield CounterMetricFamily(f"snugfit_{name}", text, value=count)
+        ages = GaugeMetricFamily(
+            "snugfit_watch_age_seconds", "Time since a kind was heard of", labels=["resource"]
+        )
+        for label, age in live.ages().items():
+            ages.add_metric([label], age)
+        yield ages
+        restarts = CounterMetricFamily(
+            "snugfit_watch_restarts", "Watch failures", labels=["resource", "cause"]
+        )
+        for (label, cause), count in sorted(live.restarts().items()):
+            restarts.add_metric([label, cause], count)
+        yield restarts
+        binds = CounterMetricFamily("snugfit_binds", "Bind calls", labels=["result"])
+        for result in ("bound", "already", "conflict", "no_room", "refused", "unknown", "fault"):
+            binds.add_metric([result], live.binder.results[result])
+        yield binds
+        objects = GaugeMetricFamily(
+            "snugfit_unreadable_objects", "Objects that cannot be read", labels=["kind"]
+        )
+        for kind in ("Node", "Pod"):
+            objects.add_metric([kind], unreadable[kind])
+        yield objects
 
 
 class _PlannerCollector(Collector):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -21,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.model import GangKey, Node, Placement, PodRequest
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
@@ -31,10 +32,11 @@ __all__ = ["PlannerFigures", "PlannerLoop"]
 
 log = logging.getLogger(__name__)
 
-_PIECE = 200
+_PIECE = 25  # what is serialised at once, without anybody else in the interpreter
 _GRACE_S = 5.0
 _POLL_S = 0.2
 _PRICES_LAST = 6  # times the longest wait between two pricings
+_NICE = 10
 
 
 @dataclass
@@ -80,6 +82,8 @@ class PlannerLoop:
         self._process: SpawnProcess | None = None
         self._pipe: Connection | None = None
         self._sent_epoch = -1
+        self._sent_nodes: Mapping[str, Node] = {}
+        self._sent_placements: Mapping[str, Placement] = {}
         self._priced = (0.0, 0, -1)  # when, after how many bindings, for which nodes
         self.figures = PlannerFigures()
 
@@ -113,7 +117,7 @@ class PlannerLoop:
                     seen = view.stamp
                     answer = self._ask(view, "plan", self._config.planner_budget_s)
                     if answer is not None:
-                        self._adopt(answer, {pod.uid: pod for pod in view.pending})
+                        self._adopt(answer, view)
             except Exception:  # the loop must outlive whatever a plan does
                 log.exception("planning failed; the webhook goes on without this plan")
                 self.figures.plans["failed"] += 1
@@ -155,11 +159,12 @@ class PlannerLoop:
         pipe = self._ensure_process()
         try:
             if view.epoch != self._sent_epoch:
-                pipe.send(("clear", None))
-                self._send(pipe, "nodes", view.nodes)
-                self._sent_epoch = view.epoch
-            pipe.send(("forget", None))
-            self._send(pipe, "placements", view.placements)
+                nodes = {node.name: node for node in view.nodes}
+                self._send_changes(pipe, "nodes", self._sent_nodes, nodes)
+                self._sent_nodes, self._sent_epoch = nodes, view.epoch
+            placed = {placement.pod.uid: placement for placement in view.placements}
+            self._send_changes(pipe, "placements", self._sent_placements, placed)
+            self._sent_placements = placed
             self._send(pipe, "pending", view.pending)
             pipe.send((what, content))
             answer = self._await(pipe)
@@ -175,6 +180,14 @@ class PlannerLoop:
             self._end_process()
         return answer
 
+    def _send_changes(
+        self, pipe: Connection, what: str, before: Mapping[str, Any], now: Mapping[str, Any]
+    ) -> None:
+        """Tell what has gone and what is new; the planner process remembers the rest."""
+        gone = [key for key, item in before.items() if now.get(key) is not item]
+        self._send(pipe, f"no {what}", gone)
+        self._send(pipe, what, [item for key, item in now.items() if before.get(key) is not item])
+
     def _send(self, pipe: Connection, what: str, items: Sequence[Any]) -> None:
         for start in range(0, len(items), _PIECE):
             pipe.send((what, items[start : start + _PIECE]))
@@ -188,18 +201,20 @@ class PlannerLoop:
                 return answer
         return None
 
-    def _adopt(self, answer: dict[str, Any], pending: dict[str, PodRequest]) -> None:
+    def _adopt(self, answer: dict[str, Any], view: PlanningView) -> None:
         figures = self.figures
         if "fault" in answer:
             log.error("the planner reports a fault: %s", answer["fault"])
             figures.plans["failed"] += 1
             return
+        pending = {pod.uid: pod for pod in view.pending}
         places = [(pending[uid], node) for uid, node in answer["places"] if uid in pending]
-        adopted, rejected = self._service.adopt(places)
+        for piece in _pieces(places):  # requests get in between
+            adopted, rejected = self._service.adopt(piece, view.generation)
+            figures.adopted += adopted
+            figures.rejected.update(rejected)
         figures.plans[answer["status"].lower()] += 1
         figures.planned += len(places)
-        figures.adopted += adopted
-        figures.rejected.update(rejected)
         figures.last_seconds, figures.last_gap = answer["seconds"], answer["gap"]
         figures.last_at = time.monotonic()
 
@@ -217,6 +232,7 @@ class PlannerLoop:
         self._process.start()
         theirs.close()
         self._pipe, self._sent_epoch = ours, -1
+        self._sent_nodes, self._sent_placements = {}, {}
         self.figures.restarts += 1
         return ours
 
@@ -229,30 +245,57 @@ class PlannerLoop:
         self._process = self._pipe = None
 
 
+def _pieces(places: Sequence[tuple[PodRequest, str]]) -> Iterator[list[tuple[PodRequest, str]]]:
+    """The places in pieces of about ``_PIECE``, each gang in one."""
+    gangs: dict[GangKey, list[tuple[PodRequest, str]]] = {}
+    piece: list[tuple[PodRequest, str]] = []
+    for request, node in places:
+        if request.gang is not None:
+            gangs.setdefault(request.gang, []).append((request, node))
+        else:
+            piece.append((request, node))
+        if len(piece) >= _PIECE:
+            yield piece
+            piece = []
+    for gang in gangs.values():
+        piece += gang
+        if len(piece) >= _PIECE:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
 def _serve(pipe: Connection, memory_mib: int) -> None:
     """Main of the planner process: collects a problem piece by piece, plans it, answers."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
-    nodes: list[Node] = []
-    placements: list[Placement] = []
+    os.nice(_NICE)  # a plan may take what the webhook leaves
+    nodes: dict[str, Node] = {}
+    placements: dict[str, Placement] = {}
     pending: list[PodRequest] = []
     with suppress(EOFError, BrokenPipeError):  # the web process has gone: so do we
         while True:
             what, content = pipe.recv()
             match what:
-                case "clear":
-                    nodes = []
-                case "forget":
-                    placements, pending = [], []
+                case "no nodes":
+                    for name in content:
+                        del nodes[name]
+                case "no placements":
+                    for uid in content:
+                        del placements[uid]
                 case "nodes":
-                    nodes += content
+                    nodes.update((node.name, node) for node in content)
                 case "placements":
-                    placements += content
+                    placements.update((placed.pod.uid, placed) for placed in content)
                 case "pending":
                     pending += content
                 case "price":
-                    pipe.send(_price(nodes, placements, *content))
+                    pipe.send(_price(list(nodes.values()), list(placements.values()), *content))
+                    pending = []
                 case _:
-                    pipe.send(_answer(nodes, placements, pending, content))
+                    cluster = list(nodes.values()), list(placements.values())
+                    pipe.send(_answer(*cluster, pending, content))
+                    pending = []
 
 
 def _price(

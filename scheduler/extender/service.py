@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,23 +30,25 @@ from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import ranks
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.wire import (
-    BindArgs,
-    FilterArgs,
-    Listed,
+from scheduler.extender.answers import (
     NodeFragments,
-    PreemptArgs,
     Ranking,
     Verdicts,
     encode_filter,
     encode_ranking,
 )
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.decisions import DecisionLog
+from scheduler.extender.listing import Listed
+from scheduler.extender.preemption import Candidate, choose_victims
+from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
+from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
+from scheduler.kube.protocols import who_picks
 
-__all__ = ["Decision", "ExtenderService", "PlanningView"]
+__all__ = ["ExtenderService", "PlanningView"]
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,6 @@ _WINNER = 10
 _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
-_RESOLVED_LISTS = 8
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 
@@ -73,34 +75,6 @@ for _reason in (
     Reason.INSUFFICIENT_REPLICAS,
 ):
     _SEEN_IN_TREE[_reason.code] = True
-_TEXTS = [Reason.of(code).text for code in range(len(Reason))]
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """One entry of the decision log."""
-
-    at: float
-    verb: str
-    pod: str
-    uid: str
-    candidates: int
-    reasons: dict[str, int]
-    top: list[tuple[str, int]]
-    detail: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {
-            "at": self.at,
-            "verb": self.verb,
-            "pod": self.pod,
-            "uid": self.uid,
-            "candidates": self.candidates,
-            "reasons": self.reasons,
-            "top": [{"node": node, "score": score} for node, score in self.top],
-            "detail": self.detail,
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +88,7 @@ class PlanningView:
     pending: tuple[PodRequest, ...]
     mix: TypicalMix
     bindings: int
+    generation: int
 
 
 class ExtenderService:
@@ -131,8 +106,13 @@ class ExtenderService:
         Resource names and labels.
     clock
         Monotonic seconds; holds expire by it.
-    on_verdicts
-        Called with verb and reason counts after every answer, for metrics.
+
+    Attributes
+    ----------
+    accepting
+        Whether verbs may be answered: the cluster is known, and it is our turn to act.
+    binder
+        Binds a pod through the Kubernetes API; None where kube-scheduler binds.
     """
 
     def __init__(
@@ -146,15 +126,17 @@ class ExtenderService:
     ) -> None:
         self.config = config
         self.offline = offline
-        self.names = names or ResourceNames()
-        self.on_verdicts: Callable[[str, NDArray[np.int64]], None] = lambda _verb, _counts: None
+        self.names = names or ResourceNames(share_unit_mib=config.gpu_mem_unit_mib)
+        self.accepting: Callable[[], bool] = lambda: True
+        self.binder: Callable[[BindArgs], str] | None = None
         self._engine = engine
+        self._mirror: Mirror | None = None
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
         self._bindings = 0
-        self._decisions: deque[Decision] = deque(maxlen=config.decisions)
+        self.log = DecisionLog(config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
         for placement in engine.state.placements.values():
             self._learner.observe(placement.pod)
@@ -163,7 +145,6 @@ class ExtenderService:
         )
         self._fragments: tuple[int, NodeFragments] | None = None
         self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
-        self._resolved: OrderedDict[bytes, tuple[int, Listed]] = OrderedDict()
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
 
@@ -189,12 +170,11 @@ class ExtenderService:
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(passing[0]))
             fragments = self._node_fragments()
-            epoch = engine.state.node_epoch
-        answer, names = encode_filter(verdicts, fragments, args.raw_nodes)
+        question = request.shape if args.raw_nodes is None else None
+        answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        with self._lock:
-            self._remember_list(names, epoch, Listed(passing, {}))
-        self._record("filter", request.key, request.uid, codes)
+        fragments.remember(names, Listed(passing, {}))
+        self.log.record("filter", request.key, request.uid, codes)
         return answer
 
     def prioritize(self, args: FilterArgs) -> bytes:
@@ -220,7 +200,7 @@ class ExtenderService:
             top = [(self._name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()]
             fragments = self._node_fragments()
         empty = np.zeros(0, dtype=np.int8)
-        self._record("prioritize", request.key, request.uid, empty, top=top, asked=len(scores))
+        self.log.record("prioritize", request.key, request.uid, empty, top=top, asked=len(scores))
         if self.config.answer_top_k:
             best = best[: self.config.answer_top_k]
             unknown = {
@@ -232,22 +212,27 @@ class ExtenderService:
         return encode_ranking(ranking, fragments)
 
     def bind(self, args: BindArgs) -> str:
-        """Place the pod offline; returns an error text, empty on success."""
-        if not self.offline:
-            return "bind is not configured: let kube-scheduler bind"
-        with self._lock:
-            request = self._seen.get(args.uid)
-            if request is None:
-                problem = f"pod {args.namespace}/{args.name} is not known; call filter first"
-            else:
-                try:
-                    self._reserve(request, args.node)
-                    problem = ""
-                except SchedulerError as error:
-                    problem = str(error)
-        detail = problem or f"bound to {args.node}"
+        """Bind the pod, offline by placing it; returns an error text, empty on success."""
+        if self.binder is not None:
+            problem = self.binder(args)
+        elif not self.offline:
+            problem = "bind is not configured here: let kube-scheduler bind"
+        else:
+            with self._lock:
+                request = self._seen.get(args.uid)
+                if request is None:
+                    problem = f"pod {args.namespace}/{args.name} is not known; call filter first"
+                else:
+                    try:
+                        self.reserve(request, args.node)
+                        problem = ""
+                    except SchedulerError as error:
+                        problem = str(error)
+        asked = self._seen.get(args.uid)
+        picks = who_picks(asked.gpu, self.names) if asked else ""
+        detail = problem or "; ".join(filter(None, (f"bound to {args.node}", picks)))
         empty = np.zeros(0, dtype=np.int8)
-        self._record("bind", f"{args.namespace}/{args.name}", args.uid, empty, detail=detail)
+        self.log.record("bind", f"{args.namespace}/{args.name}", args.uid, empty, detail=detail)
         return problem
 
     def release(self, uid: str) -> None:
@@ -263,25 +248,34 @@ class ExtenderService:
     def preempt(self, args: PreemptArgs) -> dict[str, tuple[list[str], int]]:
         """Victims per node that really make room for the pod; nodes where none do are left out.
 
-        kube-scheduler's victims are kept, since they may serve constraints that only it knows.
-        Where they do not free the right devices, further pods of lower priority on that node are
-        added, cheapest first. From 1.38 on candidates may come without victims: they pass as they
-        are if the pod fits, and get victims if it does not.
+        From 1.38 on candidates may come without victims: they pass as they are if the pod fits,
+        and get victims if it does not. See :func:`preemption.choose_victims`.
         """
+        sizes = self._mirror.gang_sizes if self._mirror else None
         try:
-            request = pod_request(args.pod, self.names)
+            request = pod_request(args.pod, self.names, sizes)
         except InvalidInput as error:
             log.warning("preempt: %s", error)
             return {}
-        answer = {}
-        with self._lock:
-            for name, (victims, violations) in args.candidates.items():
+        answer: dict[str, tuple[list[str], int]] = {}
+        until = self._clock() + self.config.preempt_deadline_s
+        for name, (victims, violations) in args.candidates.items():
+            if answer and self._clock() >= until:
+                log.info("preempt: %d of %d candidates in time", len(answer), len(args.candidates))
+                break  # some good places now are worth more than all of them too late
+            with self._lock:
                 row = self._engine.state.row_of.get(name, -1)
-                chosen = self._victims(request, row, victims) if row >= 0 else None
-                if chosen is not None:
-                    answer[name] = (chosen, violations)
+                candidate = self._candidate(request, row) if row >= 0 else None
+                budgets = list(self._mirror.budgets.values()) if self._mirror else []
+                pods = candidate.pods if candidate else []
+                labels = {p.pod.uid: self._labels_of(p.pod.uid) for p in pods} if budgets else {}
+            if candidate is None:
+                continue
+            chosen = choose_victims(candidate, victims, budgets=budgets, labels=labels.get)
+            if chosen is not None:
+                answer[name] = (list(chosen.uids), max(violations, chosen.violations))
         empty = np.zeros(0, dtype=np.int8)
-        self._record("preempt", request.key, request.uid, empty, asked=len(args.candidates))
+        self.log.record("preempt", request.key, request.uid, empty, asked=len(args.candidates))
         return answer
 
     def dry_run(self, args: FilterArgs) -> bytes:
@@ -312,14 +306,18 @@ class ExtenderService:
         return self._engine.state.generation_now
 
     @property
+    def nodes(self) -> int:
+        """Nodes known."""
+        return len(self._engine.state.row_of)
+
+    @property
     def holds(self) -> int:
         """Holds in force, expired ones included until the next call."""
         return len(self._engine.holds)
 
     def decisions(self, limit: int) -> list[dict[str, Any]]:
         """The latest decisions, newest first."""
-        latest = list(self._decisions)[-limit:] if limit > 0 else []
-        return [decision.to_json() for decision in reversed(latest)]
+        return self.log.latest(limit)
 
     def metrics(self) -> ClusterMetrics:
         """Cluster figures, computed on a snapshot, at most every few seconds."""
@@ -337,7 +335,7 @@ class ExtenderService:
     def snapshot(self) -> tuple[ClusterState, frozenset[str]]:
         """A frozen copy of the state, and the uids that are only held."""
         with self._lock:
-            self._engine.expire(self._clock())
+            self._expire()
             return self._engine.state.snapshot(), frozenset(self._engine.holds)
 
     # -- joint plans -------------------------------------------------------------------------
@@ -367,17 +365,77 @@ class ExtenderService:
         found = np.flatnonzero(rows == row) if row >= 0 else np.zeros(0, dtype=np.int64)
         return int(found[0]) if len(found) else -1
 
-    def _reserve(self, request: PodRequest, node: str) -> None:
-        """Place a pod for good; a member takes the room of its slot."""
+    def reserve(self, request: PodRequest, node: str) -> Placement:
+        """Place a pod for good; a member takes the room of its slot. Within :meth:`exclusive`."""
         self._adoption.take_slot(request, node)
         try:
-            self._engine.reserve(request, node)
+            placement = self._engine.reserve(request, node)
         except SchedulerError:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
-        self._waiting.pop(request.uid, None)
+        self.settled(request.uid)
+        return placement
+
+    def unreserved(self, request: PodRequest) -> None:
+        """A reservation came to nothing: the pod waits again. Within :meth:`exclusive`."""
+        self._adoption.gone(request)
+        if self._mirror and request.uid in self._mirror.pending:
+            self._adoption.expect(request)
+        self._waiting[request.uid] = (request, self._clock())
+
+    # -- a live cluster ----------------------------------------------------------------------
+
+    def attach(self, names: ResourceNames | None = None) -> Mirror:
+        """A mirror of a live cluster; holds of real pods no longer end by themselves.
+
+        Who drives it asks the API before it drops one (:meth:`overdue`): the pod may be bound.
+        """
+        mirror = Mirror(self._engine, self._adoption, names or self.names, settled=self._known)
+        self._mirror = mirror
+        return mirror
+
+    @contextmanager
+    def exclusive(self) -> Iterator[Engine]:
+        """The engine, with nobody else in it."""
+        with self._lock:
+            yield self._engine
+
+    def settled(self, uid: str) -> None:
+        """A pod has been placed, or is gone; it is not waiting any more."""
+        self._waiting.pop(uid, None)
         self._bindings += 1
+
+    def _known(self, uid: str) -> None:
+        """The API says that a pod has been placed, or is gone; what is gone never asks again."""
+        self.settled(uid)
+        mirror = self._mirror
+        if mirror is not None and uid not in mirror.facts and uid not in mirror.pending:
+            self._seen.pop(uid, None)
+
+    def seen(self, uid: str) -> PodRequest | None:
+        """A pod that has asked, or is known to be pending. Within :meth:`exclusive`."""
+        pending = self._mirror.pending.get(uid) if self._mirror else None
+        return self._seen.get(uid) or pending
+
+    def gangs_resized(self) -> None:
+        """What was read of pods may state an old gang size. Within :meth:`exclusive`."""
+        self._parsed.clear()
+
+    def overdue(self) -> list[PodRequest]:
+        """Pods whose hold is past its time; what stands for a gang's missing member is dropped."""
+        with self._lock:
+            self._expire()
+            now = self._clock()
+            return [h.placement.pod for h in self._engine.holds.values() if h.until <= now]
+
+    def _expire(self) -> None:
+        now = self._clock()
+        if self._mirror is None:
+            self._engine.expire(now)
+            return
+        pending = self._mirror.pending
+        self._engine.expire(now, spare=lambda uid: uid in pending or uid in self._seen)
 
     def planning_view(self) -> PlanningView:
         """What a planner needs to know.
@@ -387,7 +445,7 @@ class ExtenderService:
         """
         with self._lock:
             engine, now = self._engine, self._clock()
-            engine.expire(now)
+            self._expire()
             for uid, (_, asked) in list(self._waiting.items()):
                 if asked + _BACKLOG_AGE_S <= now:
                     del self._waiting[uid]
@@ -396,6 +454,7 @@ class ExtenderService:
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
             mix, bindings = engine.mix, self._bindings
+            generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
         return PlanningView(
@@ -406,6 +465,7 @@ class ExtenderService:
             pending,
             mix,
             bindings,
+            generation,
         )
 
     def set_prices(self, prices: Prices | None) -> None:
@@ -418,11 +478,13 @@ class ExtenderService:
         """Prices in force."""
         return self._engine.prices
 
-    def adopt(self, places: Sequence[tuple[PodRequest, str]]) -> tuple[int, Mapping[str, int]]:
+    def adopt(
+        self, places: Sequence[tuple[PodRequest, str]], generation: int = -1
+    ) -> tuple[int, Mapping[str, int]]:
         """Answer these pods from a plan from now on; see :meth:`Adoption.adopt`."""
         with self._lock:
-            self._engine.expire(self._clock())
-            return self._adoption.adopt(places, self._clock())
+            self._expire()
+            return self._adoption.adopt(places, self._clock(), generation=generation)
 
     def gang_counts(self) -> dict[str, int]:
         """Gangs planned, reserved and waiting, and pins."""
@@ -435,7 +497,8 @@ class ExtenderService:
         """What the pod asks for; a pod is parsed once for its filter and its prioritize."""
         request = self._parsed.get(args.pod)
         if request is None:
-            request = pod_request(args.pod_object(), self.names)
+            sizes = self._mirror.gang_sizes if self._mirror else None
+            request = pod_request(args.pod_object(), self.names, sizes)
             if len(args.pod) <= _PARSED_POD_BYTES:
                 self._parsed[args.pod] = request
                 if len(self._parsed) > _PARSED_PODS:
@@ -443,11 +506,11 @@ class ExtenderService:
         return request
 
     def _listed(self, args: FilterArgs) -> Listed:
-        """The nodes of a call, recognised where the list was our own answer."""
+        """The nodes of a call, without decoding their names where that can be avoided."""
         state = self._engine.state
-        known = self._resolved.get(args.names) if args.names else None
-        if known is not None and known[0] == state.node_epoch:
-            return known[1]
+        found = self._node_fragments().find(args.names) if args.names else None
+        if found is not None:
+            return found
         names = args.node_names()
         rows = state.rows_of(names)
         seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
@@ -460,16 +523,14 @@ class ExtenderService:
         node = self._engine.state.nodes[int(nodes.rows[position])]
         return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
 
-    def _remember_list(self, names: bytes, epoch: int, nodes: Listed) -> None:
-        self._resolved[names] = (epoch, nodes)
-        if len(self._resolved) > _RESOLVED_LISTS:
-            self._resolved.popitem(last=False)
-
     def _node_fragments(self) -> NodeFragments:
         state = self._engine.state
         if self._fragments is None or self._fragments[0] != state.node_epoch:
             names = [node.name if node else None for node in state.nodes]
-            self._fragments = (state.node_epoch, NodeFragments(names))
+            before = self._fragments[1] if self._fragments else None
+            same = before is not None and before.names == names  # a node has changed, not its name
+            fragments = before if before is not None and same else NodeFragments(names)
+            self._fragments = (state.node_epoch, fragments)
         return self._fragments[1]
 
     @staticmethod
@@ -487,7 +548,7 @@ class ExtenderService:
     def _prepare(self, request: PodRequest) -> Engine:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""
         engine = self._engine
-        engine.expire(self._clock())
+        self._expire()
         known = self._seen.get(request.uid)
         self._seen[request.uid] = request
         own = engine.state.placements.get(request.uid)
@@ -529,33 +590,24 @@ class ExtenderService:
             curable &= ~np.isin(rows, list(held))  # a hold is no pod that could be evicted
         return curable
 
-    def _victims(
-        self, request: PodRequest, row: int, suggested: tuple[str, ...]
-    ) -> list[str] | None:
-        engine = self._engine
-        chosen = list(dict.fromkeys(suggested))
-        if engine.fits_without(request, row, frozenset(chosen)):
-            return chosen
-        others = [
-            placement.pod
-            for placement in engine.state.pods_on(row)
-            if placement.pod.priority < request.priority
-            and placement.pod.uid not in chosen
-            and placement.pod.uid not in engine.holds
-        ]
-        others.sort(key=lambda pod: (pod.priority, pod.gpu.requested_milli, pod.uid))
-        added: list[str] = []
-        for pod in others:
-            added.append(pod.uid)
-            if engine.fits_without(request, row, frozenset([*chosen, *added])):
-                break
-        else:
-            return None
-        for uid in list(added):  # what was added in vain on the way is spared again
-            rest = [other for other in added if other != uid]
-            if engine.fits_without(request, row, frozenset([*chosen, *rest])):
-                added = rest
-        return chosen + added
+    def _candidate(self, request: PodRequest, row: int) -> Candidate:
+        state = self._engine.state
+        node = state.nodes[row]
+        assert node is not None  # the caller has looked the row up by name
+        gangs = {p.pod.gang for p in state.pods_on(row) if p.pod.gang}
+        elsewhere = {
+            gang
+            for gang in gangs
+            if any(
+                state.placements[uid].node != node.name
+                for uid in self._adoption.running(gang)
+                if uid in state.placements
+            )
+        }
+        return Candidate(self._engine, request, row, elsewhere)
+
+    def _labels_of(self, uid: str) -> Mapping[str, str] | None:
+        return self._mirror.labels_of(uid) if self._mirror else None
 
     def _template(self, args: FilterArgs, position: int) -> Node:
         assert args.nodes is not None
@@ -580,36 +632,9 @@ class ExtenderService:
         key = f"{metadata.namespace or 'default'}/{metadata.name}"
         codes = np.full(len(nodes.rows), Reason.REQUEST_INVALID.code, dtype=np.int8)
         log.warning("pod %s: %s", key, error)
-        self._record(verb, key, metadata.uid, codes, detail=str(error))
+        self.log.record(verb, key, metadata.uid, codes, detail=str(error))
         message = f"{Reason.REQUEST_INVALID.text}: {error}"
         return Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool), message)
-
-    def _record(
-        self,
-        verb: str,
-        pod: str,
-        uid: str,
-        codes: NDArray[Any],
-        *,
-        top: list[tuple[str, int]] | None = None,
-        detail: str = "",
-        asked: int | None = None,
-    ) -> None:
-        counts = np.bincount(codes, minlength=len(Reason))
-        self.on_verdicts(verb, counts)
-        reasons = {_TEXTS[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
-        self._decisions.append(
-            Decision(
-                time.time(),
-                verb,
-                pod,
-                uid,
-                len(codes) if asked is None else asked,
-                reasons,
-                top or [],
-                detail,
-            )
-        )
 
 
 def _only(

@@ -2,7 +2,7 @@
 
 kube-scheduler's extender types carry no JSON tags, so it sends ``Pod``, ``NodeNames`` ...; other
 clients send lower-camel names. Both are read. Only the exact capitalised names are written. Scores
-are integers. Arrays that may be long are joined from fragments encoded once per node.
+are integers. The long answers about nodes are written by :mod:`scheduler.extender.answers`.
 """
 
 from __future__ import annotations
@@ -12,28 +12,19 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Reason
 from scheduler.kube.objects import NodeObject, PodObject
 
 __all__ = [
     "BindArgs",
     "FilterArgs",
-    "Listed",
-    "NodeFragments",
     "PreemptArgs",
-    "Ranking",
-    "Verdicts",
     "decode_bind",
     "decode_filter",
     "decode_preempt",
     "encode_bind",
-    "encode_filter",
     "encode_preempt",
-    "encode_ranking",
 ]
 
 
@@ -42,7 +33,8 @@ T = TypeVar("T")
 
 _NULL = b"null"
 _ABSENT = msgspec.Raw(_NULL)
-_MAX_SCORE = 10
+_POD_FIRST = b'{"Pod":'
+_NAMES_NEXT = b',"Nodes":null,"NodeNames":'
 
 
 class _NodeList(msgspec.Struct):
@@ -124,53 +116,6 @@ class FilterArgs:
             return _decode_names.decode(self.names)
         except msgspec.DecodeError as error:
             raise InvalidInput("body.NodeNames", str(error)[:200]) from error
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The nodes that a call asks about, each once.
-
-    Attributes
-    ----------
-    rows : (R,) int64
-        Row of each, -1 if the name is unknown.
-    unknown : mapping of int to str
-        Name of each position whose row is -1. The others' names are those of their rows.
-    """
-
-    rows: NDArray[np.int64]
-    unknown: Mapping[int, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """A filter answer about R nodes.
-
-    Attributes
-    ----------
-    nodes
-        The nodes asked about.
-    codes : (R,) int8
-        Reason codes, 0 passes.
-    curable : (R,) bool
-        Whether a rejected node goes to ``FailedNodes`` (eviction may help) or to
-        ``FailedAndUnresolvableNodes``.
-    message : str
-        Replaces the reason's text if not empty.
-    """
-
-    nodes: Listed
-    codes: NDArray[np.int8]
-    curable: NDArray[np.bool_]
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """A prioritize answer: R nodes and their scores 0..10, (R,) int64."""
-
-    nodes: Listed
-    scores: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +215,12 @@ def decode_filter(body: bytes) -> FilterArgs:
     InvalidInput
         The body is no such document.
     """
+    if body.startswith(_POD_FIRST) and body.endswith(b"]}"):
+        # As kube-scheduler writes it. What stands left and right of the fields between pod and
+        # names is read as JSON of its own before it is used, so the document is not read for that.
+        end = body.find(_NAMES_NEXT)
+        if end > 0 and body.find(b"]", end) == len(body) - 2:
+            return FilterArgs(body[len(_POD_FIRST) : end], body[end + len(_NAMES_NEXT) : -1])
     args = _decoded(_decode_extender, body)
     pod, names = bytes(args.pod), bytes(args.node_names)
     if pod == _NULL or (names == _NULL and args.nodes is None):
@@ -319,118 +270,6 @@ def decode_preempt(body: bytes) -> PreemptArgs:
         violations = victims.num_pdb_violations if victims else 0
         candidates[name] = (tuple(pod.metadata.uid for pod in whole), violations)
     return PreemptArgs(args.pod, candidates)
-
-
-def _objects(pieces: list[bytes]) -> NDArray[np.object_]:
-    """An array that hands out the very objects, so that taking many is one C loop."""
-    array = np.empty(len(pieces), dtype=object)
-    array[:] = pieces
-    return array
-
-
-class NodeFragments:
-    """Pieces of JSON per row, encoded once, so that long answers are only joined.
-
-    Made for one node epoch of a state; a new one is needed when nodes come, go or move rows.
-
-    Parameters
-    ----------
-    names
-        Name of each row; None for an empty row.
-    """
-
-    def __init__(self, names: Sequence[str | None]) -> None:
-        self._quoted = _objects([_encoder.encode(name or "") for name in names])
-        self._scores: NDArray[np.object_] | None = None
-        self._reasons: dict[str, NDArray[np.object_]] = {}
-
-    def names(self, nodes: Listed, positions: NDArray[np.int64]) -> list[bytes]:
-        """``"name"`` of each position."""
-        return self._pieces(self._quoted, nodes, positions, b"")
-
-    def messages(self, nodes: Listed, positions: NDArray[np.int64], message: str) -> list[bytes]:
-        """``"name":"message"`` of each position."""
-        text = b":" + _encoder.encode(message)
-        table = self._reasons.get(message)
-        if table is None:
-            table = _objects([name + text for name in self._quoted.tolist()])
-            if len(self._reasons) < len(Reason):  # messages of unreadable requests are not kept
-                self._reasons[message] = table
-        return self._pieces(table, nodes, positions, text)
-
-    def scores(self, ranking: Ranking) -> list[bytes]:
-        """``{"Host":"name","Score":n}`` of each node."""
-        if self._scores is None:
-            quoted = self._quoted.tolist()
-            columns = [
-                _objects([b'{"Host":%b,"Score":%d}' % (name, score) for name in quoted])
-                for score in range(_MAX_SCORE + 1)
-            ]
-            self._scores = np.stack(columns, axis=1)
-        if not len(self._quoted):
-            pieces = [b""] * len(ranking.scores)
-        else:
-            pieces = self._scores[ranking.nodes.rows, ranking.scores].tolist()
-        for position, name in ranking.nodes.unknown.items():
-            host = _encoder.encode(name)
-            pieces[position] = b'{"Host":%b,"Score":%d}' % (host, ranking.scores[position])
-        return pieces
-
-    @staticmethod
-    def _pieces(
-        table: NDArray[np.object_], nodes: Listed, positions: NDArray[np.int64], end: bytes
-    ) -> list[bytes]:
-        rows = nodes.rows[positions]
-        pieces: list[bytes] = table[rows].tolist() if len(table) else [b""] * len(rows)
-        if nodes.unknown:
-            for place in np.flatnonzero(rows < 0).tolist():
-                name = nodes.unknown[int(positions[place])]
-                pieces[place] = _encoder.encode(name) + end
-        return pieces
-
-
-def encode_filter(
-    verdicts: Verdicts, fragments: NodeFragments, raw_nodes: Sequence[msgspec.Raw] | None = None
-) -> tuple[bytes, bytes]:
-    """An ``ExtenderFilterResult``, and in it the JSON array of the passing names.
-
-    ``Error`` stays empty: "does not fit" is not an error. With ``raw_nodes`` the passing nodes go
-    back whole.
-    """
-    passing = np.flatnonzero(verdicts.codes == 0)
-    listed = b"[" + b",".join(fragments.names(verdicts.nodes, passing)) + b"]"
-    if raw_nodes is None:
-        head = b'{"Nodes":null,"NodeNames":' + listed
-    else:
-        items = _encoder.encode([raw_nodes[position] for position in passing.tolist()])
-        head = b'{"Nodes":{"metadata":{},"items":' + items + b'},"NodeNames":null'
-    rejected = verdicts.codes != 0
-    return b"".join(
-        (
-            head,
-            b',"FailedNodes":',
-            _messages(verdicts, rejected & verdicts.curable, fragments),
-            b',"FailedAndUnresolvableNodes":',
-            _messages(verdicts, rejected & ~verdicts.curable, fragments),
-            b',"Error":""}',
-        )
-    ), listed
-
-
-def _messages(verdicts: Verdicts, chosen: NDArray[np.bool_], fragments: NodeFragments) -> bytes:
-    pieces: list[bytes] = []
-    for code in np.flatnonzero(np.bincount(verdicts.codes[chosen])).tolist():
-        positions = np.flatnonzero(chosen & (verdicts.codes == code))
-        message = verdicts.message or Reason.of(code).text
-        pieces += fragments.messages(verdicts.nodes, positions, message)
-    return b"{" + b",".join(pieces) + b"}"
-
-
-def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
-    """A ``HostPriorityList``: a bare array, integers only."""
-    if not len(ranking.scores):
-        return b"[]"
-    return b"[" + b",".join(fragments.scores(ranking)) + b"]"
 
 
 def encode_bind(error: str) -> bytes:

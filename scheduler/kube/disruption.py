@@ -6,7 +6,7 @@ node. Whoever wants a pod left alone says so by the annotations that the autosca
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -17,7 +17,7 @@ from scheduler.core.selection import selects
 from scheduler.kube.objects import Expression, Metadata, PodObject
 from scheduler.kube.pods import pod_uid
 
-__all__ = ["Budget", "BudgetObject", "budgets_of", "move_cost"]
+__all__ = ["Budget", "BudgetObject", "budgets_of", "covers", "move_cost"]
 
 BASE_COST = 2
 _MOST_EXTRA = 1000
@@ -49,6 +49,11 @@ class BudgetObject(msgspec.Struct, rename="camel"):
     metadata: Metadata
     spec: BudgetSpec | None = None
     status: BudgetStatus | None = None
+
+    @property
+    def key(self) -> str:
+        """``namespace/name``."""
+        return f"{self.metadata.namespace or 'default'}/{self.metadata.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,28 +92,28 @@ def move_cost(pod: PodObject) -> int | None:
 
 
 def budgets_of(budgets: Iterable[BudgetObject], pods: Iterable[PodObject]) -> list[Budget]:
-    """Budgets with the uids of the running pods that they select.
-
-    A budget without a selector selects no pod, one with an empty selector all of its namespace.
-    """
+    """Budgets with the uids of the running pods that they select."""
     running = [pod for pod in pods if pod.spec.node_name]
     made = []
     for budget in budgets:
-        selector = budget.spec.selector if budget.spec else None
-        namespace = budget.metadata.namespace or "default"
         uids = frozenset(
             pod_uid(pod)
             for pod in running
-            if selector is not None
-            and (pod.metadata.namespace or "default") == namespace
-            and _matches(selector, pod)
+            if covers(budget, pod.metadata.namespace or "default", pod.metadata.labels or {})
         )
         allowed = budget.status.disruptions_allowed if budget.status else 0
-        made.append(Budget(f"{namespace}/{budget.metadata.name}", uids, allowed))
+        made.append(Budget(budget.key, uids, allowed))
     return made
 
 
-def _matches(selector: LabelSelector, pod: PodObject) -> bool:
+def covers(budget: BudgetObject, namespace: str, labels: Mapping[str, str]) -> bool:
+    """Whether the budget is about pods with these labels.
+
+    A budget without a selector selects no pod, one with an empty selector all of its namespace.
+    """
+    selector = budget.spec.selector if budget.spec else None
+    if selector is None or (budget.metadata.namespace or "default") != namespace:
+        return False
     rules = tuple(
         Requirement(rule.key, rule.operator, tuple(rule.values or ()))
         for rule in selector.match_expressions or ()
@@ -116,5 +121,4 @@ def _matches(selector: LabelSelector, pod: PodObject) -> bool:
     selection = NodeSelection(
         tuple((selector.match_labels or {}).items()), (SelectorTerm(rules),) if rules else ()
     )
-    labelled = _Labelled("pod", 0, 0, labels=pod.metadata.labels or {})
-    return selects(selection, labelled)
+    return selects(selection, _Labelled("pod", 0, 0, labels=labels))

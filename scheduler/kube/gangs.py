@@ -22,6 +22,7 @@ __all__ = [
     "gang_ref",
     "gang_sizes",
     "group_size",
+    "size_key",
 ]
 
 SIZE_ANNOTATION = "snugfit.io/gang-size"
@@ -60,7 +61,14 @@ class GangSource:
     groups: tuple[str, ...] = ()
 
 
+# Every label and annotation that may name a gang: most pods have none of them, and looking them up
+# system by system would take longer than everything else that is read of a pod.
+_KEYS: set[str] = set()
+
+
 def _label(*keys: str) -> Callable[[PodObject], str]:
+    _KEYS.update(keys)
+
     def read(pod: PodObject) -> str:
         labels = pod.metadata.labels or {}
         return next((labels[key] for key in keys if labels.get(key)), "")
@@ -69,6 +77,8 @@ def _label(*keys: str) -> Callable[[PodObject], str]:
 
 
 def _annotation(*keys: str) -> Callable[[PodObject], str]:
+    _KEYS.update(keys)
+
     def read(pod: PodObject) -> str:
         annotations = pod.metadata.annotations or {}
         return next((annotations[key] for key in keys if annotations.get(key)), "")
@@ -95,6 +105,9 @@ def _workload(pod: PodObject) -> str:
     if ref is None or not ref.name:
         return ""
     return "/".join(part for part in (ref.name, ref.pod_group, ref.pod_group_replica_key) if part)
+
+
+_KEYS |= {"leaderworkerset.sigs.k8s.io/name", OPT_IN_ANNOTATION}
 
 
 def _leader_worker_set(pod: PodObject) -> str:
@@ -162,9 +175,20 @@ GANG_SOURCES = (
 """Conventions in the order in which they are tried: the most explicit one wins."""
 
 
+_stated = _number(_annotation(SIZE_ANNOTATION))
+
+
 def gang_ref(pod: PodObject) -> GangRef | None:
     """The gang that a pod names, or None. ``snugfit.io/gang-size`` overrides the size."""
-    stated = _number(_annotation(SIZE_ANNOTATION))(pod)
+    metadata, spec = pod.metadata, pod.spec
+    if (
+        spec.scheduling_group is None
+        and spec.workload_ref is None
+        and (not metadata.labels or _KEYS.isdisjoint(metadata.labels))
+        and (not metadata.annotations or _KEYS.isdisjoint(metadata.annotations))
+    ):
+        return None
+    stated = _stated(pod)
     for source in GANG_SOURCES:
         name = source.name(pod)
         if name:
@@ -245,7 +269,7 @@ def gang_sizes(
     sizes = dict(seen)
     for key in seen:
         system, namespace, name = key
-        shared = (system, namespace, "/".join(name.split("/")[:2]))
+        shared = (system, namespace, _without_replica(name))
         sizes[key] = groups.get(key) or groups.get(shared) or seen[key]
     return sizes
 
@@ -257,5 +281,15 @@ def gang_key(
     ref = gang_ref(pod)
     if ref is None:
         return None
-    size = ref.size or (sizes or {}).get((ref.source, ref.namespace, ref.name), 0) or 1
-    return GangKey(ref.namespace, ref.name, size)
+    known = sizes or {}
+    stated = known.get((ref.source, ref.namespace, ref.name)) or known.get(size_key(ref))
+    return GangKey(ref.namespace, ref.name, ref.size or stated or 1)
+
+
+def size_key(ref: GangRef) -> tuple[str, str, str]:
+    """Under which a group object states the size of this gang."""
+    return (ref.source, ref.namespace, _without_replica(ref.name))
+
+
+def _without_replica(name: str) -> str:
+    return "/".join(name.split("/")[:2])

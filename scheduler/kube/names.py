@@ -29,6 +29,11 @@ class ResourceNames:
         Node labels that state MiB per device, and replicas per device.
     devices_annotation
         Pod annotation that records assigned devices as ``index:milli:memory:slots,...``.
+    visible_annotation
+        Pod annotation with the indices of the assigned devices, for the container's environment.
+    share_memory, share_count, share_unit_mib
+        The gpushare device plugin's memory and device counts, and MiB per unit of the former
+        (its ``--memory-unit``: 1024 for GiB, 1 for MiB).
     """
 
     whole: tuple[str, ...] = (
@@ -50,3 +55,7 @@ class ResourceNames:
     memory_label: str = "nvidia.com/gpu.memory"
     replicas_label: str = "nvidia.com/gpu.replicas"
     devices_annotation: str = "snugfit.io/devices"
+    visible_annotation: str = "snugfit.io/visible-devices"
+    share_memory: str = "aliyun.com/gpu-mem"
+    share_count: str = "aliyun.com/gpu-count"
+    share_unit_mib: int = 1024

@@ -2,6 +2,7 @@
 
 How its GPUs are understood, first match wins:
 
+0. A foreign protocol that describes its devices: :mod:`scheduler.kube.protocols`.
 1. ``nvidia.com/mig-*``: partitioned devices whose fixed instances realise the advertised counts.
 2. ``nvidia.com/gpu.shared``, or a replicas label above 1: time-sliced devices.
 3. ``snugfit.io/gpu-milli``: plain devices, one per 1000.
@@ -17,6 +18,7 @@ from scheduler.core.mig import GEOMETRIES, geometry_for, layout_for
 from scheduler.core.model import DEVICE_MILLI, Device, Node, Taint
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, Quantities
+from scheduler.kube.protocols import registered
 from scheduler.kube.quantity import mebibytes, milli, whole
 
 __all__ = ["node_of"]
@@ -36,7 +38,11 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
     capacity = (obj.status.capacity if obj.status else None) or {}
     labels = obj.metadata.labels or {}
     path = f"node[{name}].status.allocatable"
-    devices, resource = _devices(_Advert(path, allocatable, capacity, labels, names))
+    foreign = registered(obj, names)
+    if foreign is not None:
+        devices, resource = tuple(one.device for one in foreign[0]), foreign[1]
+    else:
+        devices, resource = _devices(_Advert(path, allocatable, capacity, labels, names))
     conditions = (obj.status.conditions if obj.status else None) or []
     ready = next((c.status == "True" for c in conditions if c.type == "Ready"), True)
     return Node(

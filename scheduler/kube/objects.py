@@ -6,12 +6,16 @@ are skipped without being materialised, which is what makes decoding fast.
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 __all__ = [
     "Affinity",
     "Container",
+    "ContainerStatus",
     "Expression",
+    "GroupObject",
     "Metadata",
     "NodeObject",
     "ObjectList",
@@ -23,7 +27,7 @@ __all__ = [
 Quantities = dict[str, str | int | float]
 
 
-class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True):
+class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     """Wire shape: camelCase keys, unknown keys skipped."""
 
 
@@ -37,6 +41,7 @@ class Metadata(_Struct):
     name: str = ""
     namespace: str = ""
     uid: str = ""
+    resource_version: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     owner_references: list[OwnerReference] | None = None
@@ -70,9 +75,17 @@ class NodeSelectorObject(_Struct):
     node_selector_terms: list[SelectorTermObject] | None = None
 
 
+class PreferredTerm(_Struct):
+    weight: int = 0
+    preference: SelectorTermObject | None = None
+
+
 class NodeAffinity(_Struct):
     required: NodeSelectorObject | None = msgspec.field(
         default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
+    )
+    preferred: list[PreferredTerm] | None = msgspec.field(
+        default=None, name="preferredDuringSchedulingIgnoredDuringExecution"
     )
 
 
@@ -117,9 +130,26 @@ class PodSpec(_Struct):
     workload_ref: WorkloadRef | None = None
 
 
+class Condition(_Struct):
+    type: str = ""
+    status: str = ""
+    reason: str | None = None
+
+
+class ContainerStatus(_Struct):
+    name: str = ""
+    allocated_resources: Quantities | None = None
+    resources: Resources | None = None
+
+
 class PodStatus(_Struct):
     phase: str | None = None
     nominated_node_name: str | None = None
+    conditions: list[Condition] | None = None
+    container_statuses: list[ContainerStatus] | None = None
+    init_container_statuses: list[ContainerStatus] | None = None
+    allocated_resources: Quantities | None = None
+    resources: Resources | None = None
 
 
 class PodObject(_Struct):
@@ -140,11 +170,6 @@ class NodeSpec(_Struct):
     unschedulable: bool | None = None
 
 
-class Condition(_Struct):
-    type: str = ""
-    status: str = ""
-
-
 class NodeStatus(_Struct):
     allocatable: Quantities | None = None
     capacity: Quantities | None = None
@@ -156,6 +181,13 @@ class NodeObject(_Struct):
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
+
+
+class GroupObject(_Struct):
+    """Any object that states the size of a gang; its spec is read by :mod:`kube.gangs`."""
+
+    metadata: Metadata = msgspec.field(default_factory=Metadata)
+    spec: dict[str, Any] | None = None
 
 
 class ObjectList(_Struct):

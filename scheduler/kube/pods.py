@@ -4,19 +4,29 @@ Effective requests follow Kubernetes' own rules: containers and native sidecars 
 with ``restartPolicy: Always``) add up; an ordinary init container runs beside the sidecars started
 before it, and the larger of the two totals counts; pod-level resources replace cpu and memory;
 overhead comes on top. An extended resource that only has a limit requests that limit.
+
+While a pod is resized in place, each of its containers counts with the largest of what it asks for,
+what the kubelet has allocated and what is in force; a resize that the kubelet has found infeasible
+asks for nothing. kube-scheduler counts the same way (KEP-1287).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
+
+import msgspec
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
+    GpuKind,
     GpuRequest,
     NodeSelection,
+    Placement,
     PodRequest,
     Requirement,
     SelectorTerm,
@@ -24,13 +34,32 @@ from scheduler.core.model import (
 )
 from scheduler.kube.gangs import gang_key
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.objects import Container, PodObject, PodSpec, Quantities, Resources
+from scheduler.kube.objects import (
+    Container,
+    ContainerStatus,
+    PodObject,
+    PodSpec,
+    Quantities,
+    Resources,
+)
 from scheduler.kube.quantity import parse
 
-__all__ = ["device_shares", "pod_request", "pod_uid", "write_device_shares"]
+__all__ = [
+    "asks_for_devices",
+    "binding_annotations",
+    "device_shares",
+    "plain_request",
+    "pod_request",
+    "pod_uid",
+    "write_device_shares",
+]
 
 Totals = dict[str, Fraction]
 _MEBI = 1 << 20
+_MOST = 1 << 53
+"""Requests beyond this fit nowhere; clipped, so that sums of them stay within 64 bits."""
+_MOST_DEVICES = 1 << 10
+_MOST_MEMORY = 1 << 30
 
 
 def pod_uid(pod: PodObject) -> str:
@@ -59,22 +88,176 @@ def pod_request(
     InvalidInput
         A quantity cannot be read, or the GPU request contradicts itself. Names the field.
     """
-    names = names or ResourceNames()
-    totals = _effective(pod.spec)
-    selection = _selection(pod.spec)
-    gpu = _gpu(totals, selection, names)
+    demand = _demand(_template(pod), names or _DEFAULT_NAMES)
+    return _made(pod, demand, gangs)
+
+
+def plain_request(
+    pod: PodObject, gangs: Mapping[tuple[str, str, str], int] | None = None
+) -> PodRequest:
+    """What can be read of a request that as a whole cannot: cpu and memory, else nothing."""
+    try:
+        totals = _effective(pod.spec)
+        cpu, memory = _cpu_and_memory(totals)
+    except InvalidInput:
+        cpu = memory = 0
+    return _made(pod, _Demand(cpu, memory, GpuRequest(), NodeSelection()), gangs)
+
+
+def asks_for_devices(pod: PodObject, names: ResourceNames) -> bool:
+    """Whether any container names a resource that stands for devices."""
+    known = {*names.whole, names.shared, names.milli, names.memory, names.share_memory}
+    asked = (
+        name
+        for container in [*(pod.spec.containers or ()), *(pod.spec.init_containers or ())]
+        for listed in (container.resources and container.resources.requests,
+                       container.resources and container.resources.limits)
+        for name in listed or ()
+    )  # fmt: skip
+    return any(name in known or name.startswith(names.mig_prefix) for name in asked)
+
+
+def _made(
+    pod: PodObject, demand: _Demand, gangs: Mapping[tuple[str, str, str], int] | None
+) -> PodRequest:
     return PodRequest(
         uid=pod_uid(pod),
         namespace=pod.metadata.namespace or "default",
         name=pod.metadata.name,
-        cpu_milli=_ceil(totals.get("cpu", Fraction(0)) * 1000),
-        memory_mib=_ceil(totals.get("memory", Fraction(0)) / _MEBI),
-        gpu=gpu,
+        cpu_milli=demand.cpu_milli,
+        memory_mib=demand.memory_mib,
+        gpu=demand.gpu,
         priority=pod.spec.priority or 0,
-        selection=selection,
+        selection=demand.selection,
         gang=gang_key(pod, gangs),
         owner=_owner(pod),
     )
+
+
+_DEFAULT_NAMES = ResourceNames()
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What pods of one template ask for."""
+
+    cpu_milli: int
+    memory_mib: int
+    gpu: GpuRequest
+    selection: NodeSelection
+
+
+class _Resized(msgspec.Struct, omit_defaults=True):
+    """A container whose kubelet says something else than its spec."""
+
+    path: str
+    seen: list[Quantities]
+
+
+class _Template(msgspec.Struct, omit_defaults=True):
+    """The part of a pod that decides what it asks for; alike for all pods of one template."""
+
+    spec: PodSpec
+    resized: list[_Resized] = []
+    infeasible: bool = False
+
+
+def _template(pod: PodObject) -> bytes:
+    spec = pod.spec
+    resized = _all_resized(pod)
+    return msgspec.json.encode(
+        _Template(
+            PodSpec(
+                containers=spec.containers,
+                init_containers=spec.init_containers,
+                overhead=spec.overhead,
+                resources=spec.resources,
+                node_selector=spec.node_selector,
+                affinity=spec.affinity,
+                tolerations=spec.tolerations,
+            ),
+            resized,
+            bool(resized) and _infeasible(pod),
+        )
+    )
+
+
+def _all_resized(pod: PodObject) -> list[_Resized]:
+    """Containers, and the pod itself, where status and spec differ: none but during a resize."""
+    status = pod.status
+    if status is None or not pod.spec.node_name:
+        return []
+    found = []
+    for kind, containers, statuses in (
+        ("containers", pod.spec.containers, status.container_statuses),
+        ("initContainers", pod.spec.init_containers, status.init_container_statuses),
+    ):
+        if not statuses:
+            continue
+        by_name = {one.name: one for one in statuses}
+        for index, container in enumerate(containers or ()):
+            own = by_name.get(container.name)
+            if own is None or _agree(container.resources, own):
+                continue
+            if (
+                kind == "containers" or container.restart_policy == "Always"
+            ):  # others stay as they are
+                found += _differing(f"spec.{kind}[{index}]", container.resources, own)
+    if pod.spec.resources is None:
+        return found
+    whole = ContainerStatus(allocated_resources=status.allocated_resources,
+                            resources=status.resources)  # fmt: skip
+    return found + _differing("spec", pod.spec.resources, whole)
+
+
+def _agree(resources: Resources | None, status: ContainerStatus) -> bool:
+    """Whether the kubelet says nothing that the spec does not; so it is but during a resize."""
+    asked = resources.requests if resources else None
+    in_force = status.resources.requests if status.resources else None
+    return status.allocated_resources in (None, asked) and in_force in (None, asked)
+
+
+def _differing(path: str, resources: Resources | None, status: ContainerStatus) -> list[_Resized]:
+    asked = (resources.requests if resources else None) or {}
+    in_force = (status.resources.requests if status.resources else None) or {}
+    seen = []
+    for quantities in (status.allocated_resources or {}, in_force):
+        other = {n: q for n, q in quantities.items() if n in _RESIZABLE and asked.get(n) != q}
+        if other:
+            seen.append(other)
+    return [_Resized(path, seen)] if seen else []
+
+
+def _infeasible(pod: PodObject) -> bool:
+    conditions = (pod.status.conditions if pod.status else None) or ()
+    return any(
+        c.type == "PodResizePending" and c.status == "True" and c.reason == "Infeasible"
+        for c in conditions
+    )
+
+
+_RESIZABLE = ("cpu", "memory")
+
+
+@lru_cache(maxsize=8192)
+def _demand(template: bytes, names: ResourceNames) -> _Demand:
+    """Read the part of a spec that pods of one template share.
+
+    Exact arithmetic on quantities takes most of the time of reading a pod, and a cluster's pods
+    come from few templates; the values are shared between them, too.
+    """
+    content = msgspec.json.decode(template, type=_Template)
+    totals = _effective(
+        content.spec, {one.path: one.seen for one in content.resized}, infeasible=content.infeasible
+    )
+    selection = _selection(content.spec)
+    return _Demand(*_cpu_and_memory(totals), _gpu(totals, selection, names), selection)
+
+
+def _cpu_and_memory(totals: Totals) -> tuple[int, int]:
+    cpu = _ceil(totals.get("cpu", Fraction(0)) * 1000)
+    memory = _ceil(totals.get("memory", Fraction(0)) / _MEBI)
+    return min(cpu, _MOST), min(memory, _MOST)
 
 
 def _ceil(value: Fraction) -> int:
@@ -99,33 +282,59 @@ def _requests(resources: Resources | None, path: str) -> Totals:
 
 
 def _add(left: Totals, right: Mapping[str, Fraction]) -> Totals:
+    if not left or not right:  # nearly always: one container, no overhead
+        return dict(left or right)
     return {name: left.get(name, Fraction(0)) + right.get(name, 0) for name in {*left, *right}}
 
 
 def _larger(left: Totals, right: Totals) -> Totals:
+    if not left or not right:  # nothing is negative
+        return dict(left or right)
     zero = Fraction(0)
     return {name: max(left.get(name, zero), right.get(name, zero)) for name in {*left, *right}}
 
 
-def _effective(spec: PodSpec) -> Totals:
+def _effective(
+    spec: PodSpec,
+    seen: Mapping[str, list[Quantities]] | None = None,
+    *,
+    infeasible: bool = False,
+) -> Totals:
+    def requests(resources: Resources | None, path: str) -> Totals:
+        own = _requests(resources, path)
+        return _in_force(own, path, (seen or {}).get(path, ()), infeasible=infeasible)
+
     running: Totals = {}
     for path, container in _paths("containers", spec.containers):
-        running = _add(running, _requests(container.resources, path))
+        running = _add(running, requests(container.resources, path))
     sidecars: Totals = {}
     starting: Totals = {}
     for path, container in _paths("initContainers", spec.init_containers):
-        own = _requests(container.resources, path)
+        own = requests(container.resources, path)
         if container.restart_policy == "Always":
             sidecars = _add(sidecars, own)
             starting = _larger(starting, sidecars)
         else:
             starting = _larger(starting, _add(sidecars, own))
     totals = _larger(_add(running, sidecars), starting)
-    for name, value in _requests(spec.resources, "spec").items():
+    for name, value in requests(spec.resources, "spec").items():
         if name in ("cpu", "memory") or name.startswith("hugepages-"):
             totals[name] = value
     overhead = {n: parse(q, f"spec.overhead[{n}]") for n, q in (spec.overhead or {}).items()}
     return _add(totals, overhead)
+
+
+def _in_force(asked: Totals, path: str, seen: Iterable[Quantities], *, infeasible: bool) -> Totals:
+    """The largest of what is asked for and what the kubelet says of the same resources."""
+    found: Totals = {}
+    for quantities in seen:
+        read = {n: parse(q, f"status of {path}[{n}]") for n, q in quantities.items()}
+        found = _larger(found, read)
+    if infeasible:
+        return asked | found
+    return {n: max(v, found.get(n, v)) for n, v in asked.items()} | {
+        n: v for n, v in found.items() if n not in asked
+    }
 
 
 def _paths(kind: str, containers: list[Container] | None) -> Iterable[tuple[str, Container]]:
@@ -147,8 +356,10 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     }
     milli, memory = wanted.get(names.milli, 0), wanted.get(names.memory, 0)
     shared = wanted.get(names.shared, 0)
+    share = wanted.get(names.share_memory, 0)
     ways = [
         *whole,
+        *((names.share_memory,) if share else ()),
         *((names.milli,) if milli or memory else ()),
         *((names.shared,) if shared else ()),
     ]
@@ -161,6 +372,9 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     if whole:
         ((resource, count),) = whole.items()
         return GpuRequest(count=count, products=products, resource=resource)
+    if share:
+        mebibytes = min(share * names.share_unit_mib, _MOST_MEMORY)
+        return GpuRequest(memory_mib=mebibytes, products=products, resource=names.share_memory)
     if milli or memory:
         return _fraction(milli, memory, products, names)
     if mig or shared:
@@ -188,6 +402,7 @@ def _fraction(
         )
     if count and memory:
         raise InvalidInput(names.memory, "goes with a part of one GPU only", f"drop {names.memory}")
+    memory = min(memory, _MOST_MEMORY)
     return GpuRequest(count=count, milli=rest, memory_mib=memory, products=products)
 
 
@@ -256,6 +471,22 @@ def write_device_shares(shares: tuple[DeviceShare, ...]) -> str:
     return ",".join(f"{s.index}:{s.milli}:{s.memory_mib}:{s.slots}" for s in shares)
 
 
+def binding_annotations(placement: Placement, names: ResourceNames) -> dict[str, str]:
+    """What a Binding has to record: empty where the device plugin chooses the devices.
+
+    Requests of our own protocol get their devices from us. ``visible_annotation`` is what the
+    container's ``NVIDIA_VISIBLE_DEVICES`` takes through the downward API.
+    """
+    gpu = placement.pod.gpu
+    ours = gpu.kind is GpuKind.FRACTION or (gpu.kind is GpuKind.WHOLE and not gpu.resource)
+    if not ours:
+        return {}
+    return {
+        names.devices_annotation: write_device_shares(placement.devices),
+        names.visible_annotation: ",".join(str(share.index) for share in placement.devices),
+    }
+
+
 def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ...] | None:
     """Devices recorded on the pod, or None if there is no such annotation.
 
@@ -270,11 +501,27 @@ def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ..
     shares = []
     for part in filter(None, text.split(",")):
         numbers = part.split(":")
-        if not 2 <= len(numbers) <= 4 or not all(n.isdecimal() for n in numbers):
+        readable = 2 <= len(numbers) <= 4 and all(n.isdecimal() and len(n) < 10 for n in numbers)
+        share = DeviceShare(*map(int, numbers)) if readable else None
+        if share is None or not _possible(share):
             raise InvalidInput(
                 f"metadata.annotations[{names.devices_annotation}]",
                 f"{part!r} is no device share",
                 "write index:milli:memory:slots",
             )
-        shares.append(DeviceShare(*map(int, numbers)))
+        shares.append(share)
+    if len(shares) > _MOST_DEVICES or len({share.index for share in shares}) < len(shares):
+        raise InvalidInput(
+            f"metadata.annotations[{names.devices_annotation}]", "lists a device twice"
+        )
     return tuple(shares)
+
+
+def _possible(share: DeviceShare) -> bool:
+    """Whether any device can be shared like this; anything else would only upset the sums."""
+    return (
+        share.index < _MOST_DEVICES
+        and share.milli <= DEVICE_MILLI
+        and share.memory_mib < 1 << 24
+        and share.slots < 1 << 14
+    )

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from scheduler.core.errors import InvalidInput
 
-__all__ = ["Budget"]
+__all__ = ["CLOCKS", "Budget"]
+
+CLOCKS = {"wall": time.monotonic, "cpu": time.process_time}
+"""Clocks by name."""
 
 # Work that is done outside the solver is charged at this many units per pod or window, so that a
 # deterministic budget ends even if no solver call does anything.
@@ -31,7 +34,8 @@ class Budget:
     seed
         Decides which windows are looked at.
     clock
-        Seconds; only its differences matter.
+        Seconds; only its differences matter. ``time.process_time`` counts what this process has
+        been given by a machine that does other work as well.
     """
 
     limit: float
@@ -40,6 +44,7 @@ class Budget:
     seed: int = 0
     clock: Callable[[], float] = time.monotonic
     _started: float = field(default=0.0, repr=False)
+    _held_back: float = field(default=0.0, repr=False)
     _spent: float = field(default=0.0, repr=False)
 
     def __post_init__(self) -> None:
@@ -52,6 +57,11 @@ class Budget:
         self._started = self.clock()
 
     @property
+    def shared(self) -> bool:
+        """Whether processor time is counted, of which the wall clock says little."""
+        return self.clock is time.process_time
+
+    @property
     def spent(self) -> float:
         """What has been used so far."""
         return self._spent if self.deterministic else self.clock() - self._started
@@ -59,12 +69,16 @@ class Budget:
     @property
     def left(self) -> float:
         """What is left, at least 0."""
-        return max(0.0, self.limit - self.spent)
+        return max(0.0, self.limit - self._held_back - self.spent)
 
     @property
     def over(self) -> bool:
         """Whether nothing is left."""
         return self.left <= 0
+
+    def hold_back(self, share: float) -> None:
+        """Keep a share (0..1) of the whole for later; 0 gives it free again."""
+        self._held_back = share * self.limit
 
     def charge(self, work: float) -> None:
         """Count deterministic work; without effect on a wall-clock budget."""

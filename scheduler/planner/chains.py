@@ -12,18 +12,20 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, Placement, PodRequest
+from scheduler.core.model import Placement, PodRequest
 from scheduler.planner.budget import Budget
 from scheduler.planner.layout import Layout
+from scheduler.planner.relocate import is_simple, relocate
 
 __all__ = ["Chains"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-_PAIRS = 400_000
+_PAIRS = 40_000
+_BLOCKS = 10
 _TRIED = 32
-_SIMPLE = (GpuKind.NONE, GpuKind.WHOLE)
+_KINDS = 100
 
 
 class Chains:
@@ -38,11 +40,10 @@ class Chains:
         instance = layout.instance
         self.instance = instance
         shapes = [kind.shape for kind in instance.kinds]
+        self._simple = np.array([is_simple(instance, k) for k in range(len(shapes))], dtype=bool)
         self._need = np.array(
             [[s.cpu_milli, s.memory_mib, 1, s.gpu.count] for s in shapes], dtype=np.int64
         ).reshape(len(shapes), 4)
-        self._simple = np.array([s.gpu.kind in _SIMPLE for s in shapes], dtype=bool)
-        self._lone = np.array([kind.gang is None for kind in instance.kinds], dtype=bool)
         state = layout.state
         # Dividing by these makes leftovers of different resources comparable.
         scale = np.array(
@@ -55,7 +56,7 @@ class Chains:
         """Try to place the unplaced pods of these kinds; returns how many were."""
         placed = 0
         for kind in kinds:
-            if not (self._simple[kind] and self._lone[kind]):
+            if not self._simple[kind]:
                 continue
             for pod in list(self.layout.unplaced[kind].values()):
                 if self.budget.over:
@@ -79,7 +80,7 @@ class Chains:
         ]
         for uid, kind in instance.kind_of.items():
             placement = state.placements.get(uid)
-            if placement is None or not (self._simple[kind] and self._lone[kind]):
+            if placement is None or not self._simple[kind]:
                 continue
             disturbs = uid in instance.origin and not layout.moved(uid)
             if disturbs and any(spent[b] for b in instance.kinds[kind].budgets):
@@ -134,9 +135,13 @@ class Chains:
         """One pod goes to another row that has room for it."""
         seen: dict[int, IntArray] = {}
         tried = 0
+        roomy = (self._need[self._kind[helpers]] <= self._free.max(axis=0)).all(axis=1)
+        helpers = helpers[roomy]
         for helper in helpers.tolist():
             kind, row = int(self._kind[helper]), int(self._row[helper])
             if kind not in seen:
+                if len(seen) >= _KINDS:
+                    return
                 seen[kind] = np.flatnonzero(self._fits(kind))
             rows = seen[kind][seen[kind] != row]
             if len(rows):
@@ -149,10 +154,14 @@ class Chains:
         self, kind: int, helpers: IntArray
     ) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
         """A pod trades places with a smaller one of another row."""
-        most = max(1, _PAIRS // max(1, len(self._row)))
-        helpers = helpers[:most]
-        if not len(helpers):
-            return
+        # In blocks, so that an early find does not pay for all pairs.
+        block = max(1, _PAIRS // max(1, len(self._row)))
+        for start in range(0, min(len(helpers), _BLOCKS * block), block):
+            yield from self._trades(kind, helpers[start : start + block])
+
+    def _trades(
+        self, kind: int, helpers: IntArray
+    ) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
         need = self._need[kind]
         big = self._need[self._kind[helpers]]
         room = self._free[self._row[helpers]] + big - need  # what the trade may bring in
@@ -181,35 +190,10 @@ class Chains:
     def _carry_out(self, targets: list[tuple[PodRequest, int]]) -> bool:
         """Move these pods to these rows, if the result is better than before."""
         layout, state = self.layout, self.layout.state
-        leaving = [pod.uid for pod, _ in targets if pod.uid in state.placements]
-        before = [state.placements[uid] for uid in leaving]
-        free: dict[int, list[int]] = {}
-        for _, row in targets:
-            free[row] = np.flatnonzero(state.gpu_free[row] == DEVICE_MILLI).tolist()
-        for placement in before:
-            row = state.row_of[placement.node]
-            free.setdefault(row, [])
-            free[row] += [share.index for share in placement.devices]
-        placements = []
-        for pod, row in targets:
-            node = state.nodes[row]
-            assert node is not None
-            origin = self.instance.origin.get(pod.uid)
-            wanted, devices = pod.gpu.count, sorted(free[row])
-            if origin is not None and origin.node == node.name:
-                home = [share.index for share in origin.devices]
-                devices = home + [index for index in devices if index not in home]
-                if not set(home) <= set(free[row]):
-                    devices = sorted(free[row])
-            if len(devices) < wanted:
-                return False
-            chosen = sorted(devices[:wanted])
-            free[row] = [index for index in free[row] if index not in chosen]
-            memory = state.device_mem[row].tolist()
-            shares = tuple(DeviceShare(index, DEVICE_MILLI, memory[index]) for index in chosen)
-            placements.append(Placement(pod, node.name, shares))
+        before = [state.placements[pod.uid] for pod, _ in targets if pod.uid in state.placements]
         # Nobody loses a place and one pod gains one, so that this can only be better.
-        if not layout.exchange(leaving, placements):
+        placements = relocate(layout, targets)
+        if placements is None:
             return False
         if self.instance.problem.budgets:
             self._read()

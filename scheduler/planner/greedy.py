@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, PodRequest
 from scheduler.planner.layout import Layout
+from scheduler.planner.topology import domains
 
 __all__ = ["fill", "gang_missing"]
 
@@ -34,14 +34,7 @@ def fill(layout: Layout, *, by_size: bool = True) -> None:
     together or not at all.
     """
     instance = layout.instance
-    engine = Engine(
-        layout.state,
-        instance.problem.policy,
-        mix=TypicalMix.from_requests(
-            [pod for pods in instance.pods for pod in pods]
-            + [p.pod for p in layout.state.placements.values()]
-        ),
-    )
+    engine = Engine(layout.state, instance.problem.policy, mix=instance.mix)
     for priority in instance.priorities:
         for gang in _gangs(layout, priority):
             _fill_gang(layout, engine, gang)
@@ -110,7 +103,7 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
 
 
 def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
-    for rows in _domains(layout):
+    for rows in domains(layout, gang):
         placed = []
         for kind in sorted(layout.instance.gang_kinds[gang], key=lambda k: (_size(layout, k), k)):
             allowed = layout.instance.admissible[kind] & rows
@@ -119,23 +112,6 @@ def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
             return
         for uid in placed:
             layout.take(uid)
-
-
-def _domains(layout: Layout) -> Iterator[NDArray[np.bool_]]:
-    """Row masks to try: domains of each topology key, the fullest first, then the whole cluster."""
-    state = layout.state
-    present = np.array([node is not None for node in state.nodes], dtype=bool)
-    for key in layout.instance.problem.topology:
-        by_value: dict[str, list[int]] = defaultdict(list)
-        for row, node in enumerate(state.nodes):
-            if node is not None and key in node.labels:
-                by_value[node.labels[key]].append(row)
-        room = {value: int(state.gpu_left[rows].sum()) for value, rows in by_value.items()}
-        for value in sorted(by_value, key=lambda value: (room[value], value)):
-            mask = np.zeros(len(state), dtype=bool)
-            mask[by_value[value]] = True
-            yield mask
-    yield present
 
 
 def waiting(layout: Layout) -> list[PodRequest]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import static_reasons
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import (
     DEVICE_MILLI,
     GangKey,
@@ -134,8 +135,11 @@ class Instance:
             names = problem.candidates.get(pod.uid)
             add(
                 pod,
-                Kind(pod.shape, pod.selection, pod.priority, pod.gang, None, (), names),
-            )
+                Kind(
+                    pod.shape, pod.selection, pod.priority, pod.gang, None, (), names,
+                    problem.preferences.get(pod.uid, ()),
+                ),
+            )  # fmt: skip
         stay = 0
         broken = self._gangs_that_stay()
         for uid in sorted(problem.movable):
@@ -261,6 +265,12 @@ class Instance:
         return fixed
 
     # -- rows --------------------------------------------------------------------------------
+
+    @cached_property
+    def mix(self) -> TypicalMix:
+        """The typical mix: all pods that run or wait."""
+        running = [placement.pod for placement in self.state.placements.values()]
+        return TypicalMix.from_requests([*self.problem.pending, *running])
 
     @cached_property
     def base(self) -> Residual:

@@ -16,6 +16,7 @@ __all__ = [
     "DisruptionBudget",
     "Kind",
     "Move",
+    "Objective",
     "Plan",
     "Problem",
     "Status",
@@ -94,6 +95,11 @@ class Problem:
         What a tier maximises: ``pods`` placed, or ``gpu`` milli-GPU placed, then pods.
     policy
         Policy of the greedy incumbent.
+    preferences
+        By uid of a pending pod: node rules that it would like to see met, with their weights.
+    model_costs
+        What using a device of this model costs, by product name; others cost nothing. A pod that
+        any device could serve is kept off the dear ones.
     """
 
     state: ClusterState
@@ -104,6 +110,8 @@ class Problem:
     topology: tuple[str, ...] = ()
     objective: str = "pods"
     policy: str = "fgd"
+    preferences: Mapping[str, tuple[tuple[NodeSelection, int], ...]] = field(default_factory=dict)
+    model_costs: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -117,6 +125,9 @@ class Problem:
         for uid in self.movable:
             if uid not in self.state.placements:
                 raise InvalidInput(f"movable pod {uid}", "is not running")
+        for product, cost in self.model_costs.items():
+            if cost < 0:
+                raise InvalidInput(f"model_costs.{product}", f"is {cost}", "use 0 or more")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +144,7 @@ class Kind:
     disruption: Disruption | None
     budgets: tuple[int, ...]
     candidates: frozenset[str] | None
+    preferences: tuple[tuple[NodeSelection, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +182,23 @@ class Tier:
 
 
 @dataclass(frozen=True, slots=True)
+class Objective:
+    """One of the lexicographic objectives: the value of the plan, and a proved bound on it.
+
+    ``bound`` is None where none is known; it holds for plans that reach the values of all
+    objectives before this one.
+    """
+
+    name: str
+    value: int
+    bound: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"name": self.name, "value": self.value, "bound": self.bound}
+
+
+@dataclass(frozen=True, slots=True)
 class Unplaced:
     """A pending pod without a node in the plan, and why."""
 
@@ -199,6 +228,8 @@ class Plan:
         Pending pods that stay pending.
     nodes_used
         Nodes that host any pod once the plan is carried out.
+    objectives
+        All objectives, most important first: tiers, disruption, and what is improved among equals.
     relaxed
         What the planner did not look at, in plain words.
     statistics
@@ -216,7 +247,7 @@ class Plan:
     disruption_bound: int
     unplaced: tuple[Unplaced, ...]
     nodes_used: int
-    objectives: tuple[str, ...]
+    objectives: tuple[Objective, ...]
     relaxed: tuple[str, ...] = ()
     statistics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -230,7 +261,7 @@ class Plan:
         """The interface of ``snugfit plan --json``."""
         return {
             "status": self.status.value,
-            "objectives": list(self.objectives),
+            "objectives": [objective.to_json() for objective in self.objectives],
             "tiers": [
                 {
                     "priority": tier.priority,

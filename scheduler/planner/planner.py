@@ -15,12 +15,15 @@ from scheduler.planner.check import check
 from scheduler.planner.greedy import fill, gang_missing, waiting
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout, Value
-from scheduler.planner.model import Move, Plan, Problem, Status, Tier, Unplaced
+from scheduler.planner.model import Move, Objective, Plan, Problem, Status, Tier, Unplaced
+from scheduler.planner.refine import Refiner
 from scheduler.planner.search import Search
+from scheduler.planner.topology import widened
 
 __all__ = ["plan"]
 
 _SECOND_START = 5
+_FOR_REFINING = 0.1
 
 
 def plan(problem: Problem, budget: Budget) -> Plan:
@@ -28,8 +31,8 @@ def plan(problem: Problem, budget: Budget) -> Plan:
 
     Priorities are tiers: a pod of a higher one is worth any number of lower ones. The objectives
     are lexicographic: per tier the most pods (or milli-GPU) placed; then the least disruption of
-    running pods. Among equals the greedy incumbent's policy decides, which minimises the expected
-    fragmentation.
+    running pods; then, as far as a last look at the placed pods finds it, the node preferences of
+    pods, cheap device models, the least expected fragmentation and the fewest nodes in use.
 
     Parameters
     ----------
@@ -59,13 +62,19 @@ def plan(problem: Problem, budget: Budget) -> Plan:
         budget.charge(0.0)
         layout = max(layout, other, key=Layout.value)
     greedy = layout.value()
+    if Refiner.worthwhile(instance):
+        budget.hold_back(_FOR_REFINING)
     search = Search(layout, budget)
     search.run()
+    budget.hold_back(0.0)
+    refiner = Refiner(layout)
+    refiner.run(budget)
     check(problem, layout.state.placements)
-    return _plan(search, greedy, started, first_s)
+    return _plan(search, refiner, greedy, (started, first_s))
 
 
-def _plan(search: Search, greedy: Value, started: float, first_s: float) -> Plan:
+def _plan(search: Search, refiner: Refiner, greedy: Value, times: tuple[float, float]) -> Plan:
+    started, first_s = times
     layout, instance = search.layout, search.instance
     problem, state = instance.problem, layout.state
     moved = [uid for uid in sorted(instance.origin) if layout.moved(uid)]
@@ -89,21 +98,32 @@ def _plan(search: Search, greedy: Value, started: float, first_s: float) -> Plan
         disruption_bound=search.disruption_bound,
         unplaced=tuple(Unplaced(pod, _why(layout, pod)) for pod in waiting(layout)),
         nodes_used=len({placement.node for placement in state.placements.values()}),
-        objectives=(
-            f"most {'pods' if problem.objective == 'pods' else 'GPU'} placed, tier by tier",
-            "least disruption of running pods",
-            f"least fragmentation (heuristic: policy {problem.policy})",
-        ),
-        relaxed=tuple(instance.relaxed),
+        objectives=_objectives(search, refiner),
+        relaxed=(*instance.relaxed, *widened(layout), *search.scope()),
         statistics={
             "kinds": len(instance.kinds),
             "chained": search.chained,
+            "repaired": search.repaired,
+            "calmed": search.calmed,
             "windows": search.windows,
             "windows_improved": search.improved,
             "whole_solves": search.whole_solves,
             "first_plan_seconds": round(first_s, 4),
         },
         seconds=time.perf_counter() - started,
+    )
+
+
+def _objectives(search: Search, refiner: Refiner) -> tuple[Objective, ...]:
+    what = "pods" if search.instance.problem.objective == "pods" else "milli-GPU"
+    disruption = search.layout.disruption()
+    return (
+        *(
+            Objective(f"most {what} placed, priority {tier.priority}", tier.value, tier.bound)
+            for tier in _tiers(search)
+        ),
+        Objective("least disruption of running pods", disruption, search.disruption_bound),
+        *refiner.objectives(),
     )
 
 
@@ -115,7 +135,7 @@ def _status(search: Search, greedy: Value) -> Status:
         return Status.INFEASIBLE_PROVED if nothing else Status.PROVED
     if value > greedy:
         return Status.IMPROVED
-    if search.windows or search.whole_solves:
+    if search.windows or search.whole_solves or search.attempts:
         return Status.KEPT_GREEDY
     return Status.TIMED_OUT
 

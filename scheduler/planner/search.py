@@ -1,4 +1,4 @@
-"""The search: windows over the incumbent, then the whole problem at once where it is small enough.
+"""The search: chains, repair and windows over the incumbent; the whole problem where it is small.
 
 A window is a few rows and the unplaced pods; everything in it is decided again exactly. Windows
 grow while they fail and shrink when they succeed. What a window finds is written into the layout
@@ -8,6 +8,7 @@ only if it is better, so the incumbent is never lost.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,7 +20,9 @@ from scheduler.planner.chains import Chains
 from scheduler.planner.disruption import least_disruption, prove_disruption
 from scheduler.planner.greedy import gang_missing
 from scheduler.planner.instance import Level
-from scheduler.planner.layout import Layout
+from scheduler.planner.layout import Layout, Value
+from scheduler.planner.patterns import PatternBound
+from scheduler.planner.repair import Repair
 from scheduler.planner.window import Window
 
 __all__ = ["Search"]
@@ -33,6 +36,11 @@ _NARROW, _WIDE = 2, 16
 _WINDOW_LIMIT = 0.15
 _PATIENCE = 24
 _OFFERED = 64
+_REPAIR_SHARES = (0.2, 0.5)
+_REPAIR_FAILURES = 40
+_CALM_SHARE = 0.4
+_CALM_FAILURES = 80
+_BOUND_SHARE = 0.3
 
 
 @dataclass
@@ -59,28 +67,34 @@ class Search:
     improved: int = 0
     whole_solves: int = 0
     chained: int = 0
+    repaired: int = 0
+    calmed: int = 0
+    attempts: int = 0
 
     def __post_init__(self) -> None:
         self.instance = self.layout.instance
         self._random = random.Random(f"windows/{self.budget.seed}")  # noqa: S311 - reproducible
         self._relaxation = Relaxation(self.instance)
-        self._proved_at: tuple[int, ...] | None = None
+        self._patterns = PatternBound(self.instance)
+        self._repair = Repair(self.layout, self.budget)
+        self._strengthened: Value | None = None
         self.refresh_bounds()
 
     # -- what is known -----------------------------------------------------------------------
 
     def refresh_bounds(self) -> None:
-        """Bound every level, given what the levels before it have reached."""
+        """Bound every level, given what the levels before it have reached.
+
+        A bound stays valid when levels before its own reach more.
+        """
         value = self.layout.value()
         achieved: list[tuple[Level, int]] = []
-        self.bounds = []
-        for level, reached in zip(self.instance.levels, value, strict=False):
-            bound = (
-                reached
-                if not level.reported
-                else max(reached, self._relaxation.bound(level, achieved))
-            )
-            self.bounds.append(bound)
+        known, self.bounds = self.bounds, []
+        for index, (level, reached) in enumerate(zip(self.instance.levels, value, strict=False)):
+            bound = self._relaxation.bound(level, achieved) if level.reported else reached
+            if level.reported and known:
+                bound = min(bound, known[index])
+            self.bounds.append(max(reached, bound))
             achieved.append((level, reached))
         self._bounded_at = value[:-1]
         self.disruption_bound = min(-value[-1], least_disruption(self.instance, value))
@@ -95,6 +109,22 @@ class Search:
         """Whether nothing better exists."""
         return self.levels_met and self.layout.disruption() == self.disruption_bound
 
+    def scope(self) -> Iterator[str]:
+        """What was not looked at, in plain words."""
+        if self._whole_size() > _WHOLE_PROBLEM and not self.proved:
+            rows = int(self.instance.most.any(axis=0).sum())
+            yield (
+                f"{rows} nodes are too many to be modelled at once: the search looked at chains of "
+                f"moves over all of them and decided exactly about at most {_WIDE} at a time"
+            )
+        topology = self.instance.problem.topology
+        if topology and any(self.instance.kinds[k].gang for k, _ in self._waiting()):
+            yield "gangs that wait were tried domain by domain, not searched for room by moving"
+
+    def _waiting(self) -> list[tuple[int, int]]:
+        """Kinds with unplaced pods, and how many."""
+        return [(kind, len(pods)) for kind, pods in enumerate(self.layout.unplaced) if pods]
+
     # -- running -----------------------------------------------------------------------------
 
     def run(self) -> None:
@@ -106,7 +136,12 @@ class Search:
         idle = 0
         while not self._finished and idle < _ROUNDS:
             before = self.layout.value()
-            self._run_windows()
+            for share in _REPAIR_SHARES:
+                self._run_repair(share)
+                self._strengthen_bounds()
+            self._run_calm()
+            if not self._finished:
+                self._run_windows()
             if not self._finished and self.levels_met:
                 self._prove_disruption()
             if not self._finished and whole <= _WHOLE_PROBLEM:
@@ -116,6 +151,51 @@ class Search:
     @property
     def _finished(self) -> bool:
         return self.budget.over or self.proved
+
+    def _run_repair(self, share: float) -> None:
+        """Insert unplaced pods, important ones first, until many attempts in a row have failed."""
+        end = self.budget.spent + share * self.budget.left
+        failures = 0
+        while not self.levels_met and failures < _REPAIR_FAILURES and self.budget.spent < end:
+            kinds = [k for k in self._open_kinds() if self._repair.usable(k)]
+            if not kinds:
+                return
+            top = max(self.instance.kinds[kind].priority for kind in kinds)
+            first = [kind for kind in kinds if self.instance.kinds[kind].priority == top]
+            kind = self._random.choice(first if self._random.random() < 0.7 else kinds)
+            self.attempts += 1
+            if self._repair.insert(kind):
+                failures = 0
+                self.repaired += 1
+                self.refresh_bounds()
+            else:
+                failures += 1
+
+    def _run_calm(self) -> None:
+        """Disturb fewer pods, until many attempts in a row have failed."""
+        end = self.budget.spent + _CALM_SHARE * self.budget.left
+        failures = 0
+        while failures < _CALM_FAILURES and self.budget.spent < end and not self.proved:
+            if self._repair.calm():
+                failures = 0
+                self.calmed += 1
+            else:
+                failures += 1
+
+    def _strengthen_bounds(self) -> None:
+        """Bound the levels that are still open by column generation."""
+        value = self.layout.value()
+        if self.levels_met or value == self._strengthened:
+            return
+        if not self._patterns.worthwhile(self.layout):
+            return
+        self._strengthened = value
+        limit = _BOUND_SHARE * self.budget.left
+        for index, level in enumerate(self.instance.levels):
+            if level.reported and value[index] < self.bounds[index]:
+                self.bounds[index] = self._patterns.bound(
+                    self.layout, index, self.bounds[index], self.budget, limit
+                )
 
     def _run_windows(self) -> None:
         """Windows until many in a row have failed."""
@@ -188,22 +268,9 @@ class Search:
 
     def _room(self, width: int) -> Window | None:
         """Rows where an unplaced pod of the most important open tier might get room."""
-        value = self.layout.value()
-        open_tiers = {
-            level.tier
-            for index, level in enumerate(self.instance.levels)
-            if value[index] < self.bounds[index]
-        }
         instance = self.instance
         tier_of = {priority: tier for tier, priority in enumerate(instance.priorities)}
-        wanted = [
-            kind
-            for kind, pods in enumerate(self.layout.unplaced)
-            if pods
-            and instance.most[kind].any()
-            and tier_of[instance.kinds[kind].priority] in open_tiers
-            and self._offerable(kind)
-        ]
+        wanted = [kind for kind in self._open_kinds() if self._offerable(kind)]
         if not wanted:
             return None
         best = min(tier_of[instance.kinds[kind].priority] for kind in wanted)
@@ -211,6 +278,22 @@ class Search:
         target = self._random.choice(first if self._random.random() < 0.8 else wanted)
         rows = self._rows_for(target, width)
         return Window(self.layout, rows, self._offers(target, rows))
+
+    def _open_kinds(self) -> list[int]:
+        """Unplaced kinds of the tiers that do not meet their bounds."""
+        value, instance = self.layout.value(), self.instance
+        open_priorities = {
+            instance.priorities[level.tier]
+            for index, level in enumerate(instance.levels)
+            if value[index] < self.bounds[index]
+        }
+        return [
+            kind
+            for kind, pods in enumerate(self.layout.unplaced)
+            if pods
+            and instance.most[kind].any()
+            and instance.kinds[kind].priority in open_priorities
+        ]
 
     def _offerable(self, kind: int) -> bool:
         gang = self.instance.kinds[kind].gang

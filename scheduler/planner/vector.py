@@ -20,21 +20,19 @@ from ortools.sat.python import cp_model
 
 from scheduler.core.errors import InvalidInput, SolverFault
 from scheduler.planner.budget import Budget
+from scheduler.planner.packing import Eliminator, Portfolio
+from scheduler.planner.pricing import Bin, Pattern
 from scheduler.planner.window import solver_for
 
 __all__ = ["VectorInstance", "VectorPlan", "pack_bins"]
 
 IntArray = NDArray[np.int64]
-Pattern = tuple[int, ...]
-"""Count of each item in one bin."""
-
 _SCALE = 1_000_000
 _GREEDY_TRIES = 24
+_HEURISTIC_WORK = 0.01
 _WINDOW_LIMIT = 0.3
 _MOST_ITEMS = 60
-_BEAM = 1500
-_COLUMNS = 120
-_PER_ITEM = 6
+_ELIMINATIONS = 12
 _DIVE_PRICINGS = 2
 
 
@@ -149,8 +147,11 @@ class _Packer:
 
     def __post_init__(self) -> None:
         self._random = random.Random(f"bins/{self.budget.seed}")  # noqa: S311 - reproducible
-        # Sizes as shares of a bin; what the heuristics look at.
-        self._share = self.instance.sizes / self.instance.capacity
+        demand = self.instance.demand
+        self._bin = Bin(self.instance.capacity, self.instance.sizes, demand)
+        self._share = self._bin.share
+        self._portfolio = Portfolio(self._bin, self._random)
+        self._eliminator = Eliminator(self._bin, self.budget, self._random)
 
     @property
     def _finished(self) -> bool:
@@ -159,7 +160,7 @@ class _Packer:
     def run(self) -> None:
         demand = self.instance.demand
         volume = (self.instance.sizes * demand[:, None]).sum(axis=0)
-        self.bound = int(-(-volume // self.instance.capacity).max(initial=0))
+        self.bound = int((-(-volume // self.instance.capacity)).max(initial=0))
         self._greedy()
         if self._finished:
             return
@@ -168,6 +169,7 @@ class _Packer:
         while not self._finished and rounds < 3:
             before = len(self.best)
             self._dive()
+            self._eliminate(self.budget.left / 4)
             self._combine()
             self._windows()
             rounds = 0 if len(self.best) < before else rounds + 1
@@ -181,39 +183,24 @@ class _Packer:
     # -- heuristics --------------------------------------------------------------------------
 
     def _greedy(self) -> None:
-        dimensions = self._share.shape[1]
-        average = (self._share * self.instance.demand[:, None]).sum(axis=0)
-        weights = [np.ones(dimensions), average / average.sum() if average.sum() else average]
-        weights += [
-            np.array([self._random.random() ** 2 for _ in range(dimensions)])
-            for _ in range(_GREEDY_TRIES)
-        ]
-        for weight in weights:
-            if self.best and (self.budget.over or len(self.best) == self.bound):
-                return
-            self._keep(self._bin_by_bin(weight))
-            self.budget.charge(0.01)
+        """The portfolio, for a quarter of the budget, then bins dissolved for another one."""
+        end = self.budget.spent + self.budget.left / 4
+        for patterns in self._portfolio.packings(_GREEDY_TRIES):
+            self._keep(patterns)
+            self.budget.charge(_HEURISTIC_WORK)
+            if self._finished or self.budget.spent > end:
+                break
+        self._eliminate(self.budget.left / 4)
 
-    def _bin_by_bin(
-        self, weight: NDArray[np.float64], demand: IntArray | None = None
-    ) -> list[Pattern]:
-        """Fill bins one after another with the items that match what is left of them best."""
-        left = (self.instance.demand if demand is None else demand).copy()
-        patterns = []
-        while left.any():
-            room = self.instance.capacity.copy()
-            pattern = np.zeros(len(left), dtype=np.int64)
-            while True:
-                fits = (left > 0) & (self.instance.sizes <= room).all(axis=1)
-                if not fits.any():
-                    break
-                match = self._share @ (weight * room / self.instance.capacity)
-                item = int(np.where(fits, match, -1.0).argmax())
-                pattern[item] += 1
-                left[item] -= 1
-                room -= self.instance.sizes[item]
-            patterns.append(tuple(pattern.tolist()))
-        return patterns
+    def _eliminate(self, limit: float) -> None:
+        """Dissolve bins of the best packing until that has failed a few times in a row."""
+        end = self.budget.spent + limit
+        failures = 0
+        while failures < _ELIMINATIONS and self.budget.spent < end and not self._finished:
+            packed = self._eliminator.one_less(self.best)
+            failures = failures + 1 if packed is None else 0
+            if packed is not None:
+                self._keep(packed)
 
     # -- column generation -------------------------------------------------------------------
 
@@ -226,9 +213,9 @@ class _Packer:
             if prices is None:
                 return
             self.budget.charge(0.005)
-            found = self._price_quickly(prices)
+            found = self._bin.good(prices, _SCALE + _SCALE // 1000, self.columns)
             if not found:
-                missing, most = self._price_exactly(prices, end)
+                missing, most = self._bin.best(prices, self.budget, end - self.budget.spent)
                 if most is not None and most > 0:
                     worth = int((prices * self.instance.demand).sum())
                     self.bound = max(self.bound, -(-worth // max(most, _SCALE)))
@@ -256,7 +243,7 @@ class _Packer:
                 if prices is None or self.budget.over:
                     break
                 self.budget.charge(0.005)
-                found = self._price_quickly(prices)
+                found = self._bin.good(prices, _SCALE + _SCALE // 1000, self.columns)
                 self._add(found)
                 if not found:
                     break
@@ -276,82 +263,9 @@ class _Packer:
                     patterns.append(tuple(taken.tolist()))
         self.master.demand(self.instance.demand)
         if left.any():
-            patterns += self._bin_by_bin(np.ones(len(self.instance.capacity)), left)
+            weight = np.ones(len(self.instance.capacity))
+            patterns += self._portfolio.bin_by_bin(weight, demand=left)
         self._keep(patterns)
-
-    def _price_quickly(self, prices: IntArray) -> list[Pattern]:
-        """Patterns worth more than a bin, by beam search over growing patterns.
-
-        Items are added in one order, so that no pattern is met twice; of each length the most
-        promising patterns survive: worth so far, and what their room could still be worth.
-        """
-        order = np.argsort(-prices / (1e-9 + self._share.mean(axis=1)), kind="stable")
-        order = order[prices[order] > 0]
-        sizes, worth = self.instance.sizes[order], prices[order]
-        demand = self.instance.demand[order]
-        rate = float(worth.sum()) / max(1e-9, float(self._share[order].mean(axis=1).sum()))
-        capacity = self.instance.capacity
-        members = np.arange(len(order))[:, None]
-        room, value = capacity - sizes, worth.copy()
-        ends: list[tuple[IntArray, IntArray]] = []
-        while len(members):
-            ends.append((value, members))
-            hope = value + rate * (room / capacity).min(axis=1)
-            keep = np.argsort(-hope, kind="stable")[:_BEAM]
-            members, room, value = members[keep], room[keep], value[keep]
-            last = members[:, -1]
-            fits = np.arange(len(order))[None, :] >= last[:, None]
-            for axis in range(len(capacity)):
-                fits &= sizes[None, :, axis] <= room[:, None, axis]
-            again = (members == last[:, None]).sum(axis=1) >= demand[last]
-            fits[np.flatnonzero(again), last[again]] = False
-            states, added = np.nonzero(fits)
-            members = np.concatenate((members[states], added[:, None]), axis=1)
-            room, value = room[states] - sizes[added], value[states] + worth[added]
-        return self._choose(order, ends)
-
-    def _choose(self, order: IntArray, ends: Sequence[tuple[IntArray, IntArray]]) -> list[Pattern]:
-        """The best of these patterns, few with the same item, so that prices move everywhere."""
-        ranked: list[tuple[int, tuple[int, ...]]] = []
-        for value, members in ends:
-            better = np.flatnonzero(value > _SCALE + _SCALE // 1000)
-            best = better[np.argsort(-value[better], kind="stable")[:_COLUMNS]]
-            ranked += [(int(value[i]), tuple(members[i].tolist())) for i in best.tolist()]
-        ranked.sort(key=lambda pair: (-pair[0], pair[1]))
-        seen = np.zeros(len(order), dtype=np.int64)
-        found: list[Pattern] = []
-        for _, chosen in ranked:
-            if len(found) >= _COLUMNS or max(seen[list(chosen)]) >= _PER_ITEM:
-                continue
-            pattern = [0] * len(self.instance.demand)
-            for position in chosen:
-                pattern[int(order[position])] += 1
-            if tuple(pattern) not in self.columns:
-                found.append(tuple(pattern))
-                seen[list(set(chosen))] += 1
-        return found
-
-    def _price_exactly(self, prices: IntArray, end: float) -> tuple[Pattern | None, int | None]:
-        """The most valuable pattern, and an upper bound on the value of any."""
-        model = cp_model.CpModel()
-        priced = np.flatnonzero(prices).tolist()
-        amount = {i: model.new_int_var(0, int(self.instance.demand[i]), "") for i in priced}
-        for axis, capacity in enumerate(self.instance.capacity.tolist()):
-            sizes = self.instance.sizes[:, axis].tolist()
-            model.add(sum(sizes[i] * amount[i] for i in priced if sizes[i]) <= capacity)
-        model.maximize(sum(int(prices[i]) * amount[i] for i in priced))
-        left = end - self.budget.spent
-        if left <= 0:
-            return None, None
-        solver = solver_for(self.budget, left)
-        status = solver.solve(model)
-        self.budget.charge(solver.response_proto.deterministic_time)
-        if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
-            return None, None
-        pattern = [0] * len(prices)
-        for item in priced:
-            pattern[item] = solver.value(amount[item])
-        return tuple(pattern), int(solver.best_objective_bound + 0.5)
 
     # -- integer packings --------------------------------------------------------------------
 

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ortools.sat.python import cp_model
 
-from scheduler.core.devices import replica_counts
-from scheduler.core.mig import MigType
 from scheduler.core.model import (
     DEVICE_MILLI,
-    DeviceShare,
     GangKey,
     GpuKind,
     Placement,
     PodRequest,
 )
-from scheduler.core.state import DeviceCode
 from scheduler.planner.budget import Budget
+from scheduler.planner.handout import Handout
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout, Value
+from scheduler.planner.topology import gang_levels, torn
 
 __all__ = ["Window", "solver_for"]
 
@@ -69,12 +67,10 @@ class Window:
         self.rows = list(rows)
         self.model = cp_model.CpModel()
         self._pool: dict[int, list[PodRequest]] = defaultdict(list)
-        self._here: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
         for row in self.rows:
             for placement in layout.in_play(row):
-                kind = self.instance.kind_of[placement.pod.uid]
-                self._pool[kind].append(placement.pod)
-                self._here[row][kind] += 1
+                self._pool[self.instance.kind_of[placement.pod.uid]].append(placement.pod)
+        self._count()
         for kind, most in offered.items():
             self._pool[kind] += list(layout.unplaced[kind].values())[:most]
         self._vars = {row: self._row(row) for row in self.rows}
@@ -87,6 +83,13 @@ class Window:
         self._gangs()
         self._disruption = self._disruptions()
         self._hint()
+
+    def _count(self) -> None:
+        """Pods in play by row and kind, as the layout has them now."""
+        self._here: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        for row in self.rows:
+            for placement in self.layout.in_play(row):
+                self._here[row][self.instance.kind_of[placement.pod.uid]] += 1
 
     @property
     def size(self) -> int:
@@ -368,6 +371,73 @@ class Window:
         bounds += [None] * (len(terms) - len(bounds))
         return found is not None and self._apply(found, before), bounds
 
+    def cheapen(
+        self, costs: Sequence[Mapping[tuple[int, int], int]], budget: Budget, limit: float
+    ) -> list[int | None]:
+        """Lower linear costs one after another; all levels and the disruption stay as they are.
+
+        Parameters
+        ----------
+        costs
+            Most important first: by kind and row, what one pod there costs. 0 where left out.
+        budget
+            Charged with the work done.
+        limit
+            Most of the budget that this may take.
+
+        Returns
+        -------
+        list of int or None
+            Per cost a proved lower bound for this window, given the values of those before it;
+            None where nothing was proved.
+        """
+        terms = self._terms()
+        before = self.layout.value()
+        for level, (term, _) in enumerate(terms[:-1]):
+            self.model.add(term >= self._now(level))
+        self.model.add(terms[-1][0] >= -self._disruption_now())
+        bounds: list[int | None] = []
+        end = budget.spent + limit
+        for cost in costs:
+            if not cost:
+                bounds.append(0)
+                continue
+            total = sum(
+                price * made.counts[kind]
+                for (kind, row), price in cost.items()
+                if (made := self._vars.get(row)) is not None and kind in made.counts
+            )
+            now = sum(
+                cost.get((kind, row), 0) * count
+                for row, here in self._here.items()
+                for kind, count in here.items()
+            )
+            solver, status = self._maximize(-total, budget, end - budget.spent)
+            if solver is None:
+                break
+            found = self._of(solver, total)
+            bounds.append(max(0, math.ceil(-solver.best_objective_bound - 1e-6)))
+            if found < now and not self._exchange(solver, before):
+                break
+            self.model.add(total <= min(found, now))
+            self._count()
+            if status != cp_model.OPTIMAL:
+                break
+        return bounds + [None] * (len(costs) - len(bounds))
+
+    def _disruption_now(self) -> int:
+        """Disruption of the running pods of this window at present."""
+        total = 0
+        for kind, pods in self._pool.items():
+            costs = self.instance.kinds[kind].disruption
+            for pod in pods if costs else ():
+                assert costs is not None
+                if pod.uid not in self.layout.state.placements:
+                    total += costs.evict or 0
+                elif self.layout.moved(pod.uid):
+                    total += costs.move
+        return total
+
     def _maximize(
         self, objective: Expr, budget: Budget, limit: float
     ) -> tuple[cp_model.CpSolver | None, cp_model.CpSolverStatus]:
@@ -442,11 +512,19 @@ class Window:
 
     def _apply(self, solver: cp_model.CpSolver, before: Value) -> bool:
         """Write the solution into the layout if that makes it better."""
+        return self._exchange(solver, before, strictly=True)
+
+    def _exchange(
+        self, solver: cp_model.CpSolver, before: Value, *, strictly: bool = False
+    ) -> bool:
         placements = self._decode(solver)
         undo = [placement for row in self.rows for placement in self.layout.in_play(row)]
+        near = gang_levels(self.layout)
         if not self.layout.exchange([placement.pod.uid for placement in undo], placements):
             return False
-        if self.layout.value() > before:
+        value = self.layout.value()
+        good = value > before or (value == before and not strictly)
+        if good and not (near and torn(near, gang_levels(self.layout))):
             return True
         self.layout.exchange([placement.pod.uid for placement in placements], undo)
         return False
@@ -501,7 +579,7 @@ class Window:
         instance = self.instance
         node = instance.state.nodes[row]
         assert node is not None
-        devices = _Devices(instance, row, settled)
+        devices = Handout(instance, row, settled)
         stay: dict[int, int] = defaultdict(int)
         stay_on: dict[tuple[int, int], int] = defaultdict(int)
         for placement in settled:
@@ -538,91 +616,14 @@ class Window:
         return next(iter(pods))
 
 
-class _Devices:
-    """Hands out the devices of one row to the pods that come."""
-
-    def __init__(self, instance: Instance, row: int, settled: Sequence[Placement]) -> None:
-        self._instance, self._row = instance, row
-        state = instance.state
-        taken = {share.index for placement in settled for share in placement.devices}
-        free = instance.base.milli[row].tolist()
-        self._whole = [
-            index
-            for index, milli in enumerate(free)
-            if milli == DEVICE_MILLI and index not in taken
-        ]
-        self._memory: list[int] = state.device_mem[row].tolist()
-        codes = state.device_code[row].tolist()
-        slots = instance.base.slots[row].tolist()
-        self._replicas = [
-            max(0, count) if code == DeviceCode.SHARED else 0
-            for count, code in zip(slots, codes, strict=True)
-        ]
-        self._types: tuple[MigType | None, ...] = state.mig_types_of(row)
-        self._cuts: dict[str, list[tuple[int, int]]] = {}
-
-    def allow_whole(self, devices: set[int]) -> None:
-        """Only these devices may be taken whole; the others host fractions."""
-        self._whole = [index for index in self._whole if index in devices]
-
-    def allow_instances(self, chosen: Sequence[tuple[str, int, int]]) -> None:
-        """MIG instances that were cut: profile, device, slot mask."""
-        self._cuts = defaultdict(list)
-        for profile, device, mask in sorted(chosen):
-            self._cuts[profile].append((device, mask))
-
-    def take(self, pod: PodRequest, kind: int, device: int) -> tuple[DeviceShare, ...]:
-        """Shares of one more pod; the model has made sure that they are there."""
-        gpu = pod.gpu
-        match gpu.kind:
-            case GpuKind.NONE:
-                return ()
-            case GpuKind.WHOLE:
-                chosen, self._whole = self._whole[: gpu.count], self._whole[gpu.count :]
-                return tuple(
-                    DeviceShare(index, DEVICE_MILLI, self._memory[index]) for index in chosen
-                )
-            case GpuKind.FRACTION:
-                milli, memory = self._instance.fraction(kind, self._row)
-                return (DeviceShare(device, milli, memory),)
-            case GpuKind.SHARED:
-                return self._take_replicas(gpu.replicas)
-            case GpuKind.MIG:
-                return self._take_instances(pod)
-
-    def _take_replicas(self, wanted: int) -> tuple[DeviceShare, ...]:
-        counts = replica_counts(tuple(self._replicas), wanted)
-        assert counts is not None  # the sum was bounded by the model
-        state = self._instance.state
-        shares = []
-        for index, count in counts:
-            self._replicas[index] -= count
-            milli = count * DEVICE_MILLI // int(state.replicas[self._row, index])
-            shares.append(DeviceShare(index, milli, 0, count))
-        return tuple(shares)
-
-    def _take_instances(self, pod: PodRequest) -> tuple[DeviceShare, ...]:
-        masks: dict[int, int] = defaultdict(int)
-        for profile, count in pod.gpu.mig:
-            for _ in range(count):
-                device, mask = self._cuts[profile].pop()
-                masks[device] |= mask
-        shares = []
-        for device, mask in sorted(masks.items()):
-            mig = self._types[device]
-            assert mig is not None  # cuts were made on MIG devices
-            shares.append(DeviceShare(device, mig.milli(mask), 0, mask))
-        return tuple(shares)
-
-
 def solver_for(budget: Budget, left: float) -> cp_model.CpSolver:
     """A solver that stops within what is left, reproducibly if the budget asks for that."""
     solver = cp_model.CpSolver()
     parameters = solver.parameters
     parameters.num_workers = budget.workers
     parameters.random_seed = budget.seed
-    if budget.deterministic:
-        parameters.max_deterministic_time = left
+    if budget.deterministic or budget.shared:
+        parameters.max_deterministic_time = left  # the solver knows no clock of processor time
     else:
         parameters.max_time_in_seconds = left
     return solver

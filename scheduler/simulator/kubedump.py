@@ -7,7 +7,7 @@ arrives. Creation timestamps become arrival times, counted from the earliest one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, ObjectList, PodObject
 from scheduler.kube.pods import device_shares, pod_request, write_device_shares
+from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.simulator.workload import Arrival, BoundPod, Workload
 
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
@@ -45,12 +46,15 @@ class Dump:
         By uid, for the running pods that may be disturbed.
     budgets
         PodDisruptionBudgets.
+    preferences
+        Soft node affinity by uid, for the pending pods that state any.
     """
 
     workload: Workload
     gated: tuple[PodRequest, ...]
     move_costs: Mapping[str, int]
     budgets: tuple[Budget, ...]
+    preferences: Mapping[str, tuple[Preference, ...]] = field(default_factory=dict)
 
 
 def read(path: Path, names: ResourceNames | None = None) -> Workload:
@@ -76,6 +80,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     times = [_created(path, pod) for pod in alive]
     first = min((t for t in times if t is not None), default=0.0)
     arrivals, bound, gated, costs = [], [], [], {}
+    preferences: dict[str, tuple[Preference, ...]] = {}
     for pod, created in zip(alive, times, strict=True):
         try:
             request = pod_request(pod, names, sizes)
@@ -88,12 +93,14 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
                 gated.append(request)
             else:
                 arrivals.append(Arrival(request, (first if created is None else created) - first))
+                if wishes := node_preferences(pod):
+                    preferences[request.uid] = wishes
         except InvalidInput as error:
             where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
             raise InvalidInput(where, str(error)) from error
     arrivals.sort(key=lambda arrival: arrival.at_s)
     workload = Workload(tuple(nodes), tuple(arrivals), tuple(bound), path.name)
-    return Dump(workload, tuple(gated), costs, tuple(budgets_of(budgets, alive)))
+    return Dump(workload, tuple(gated), costs, tuple(budgets_of(budgets, alive)), preferences)
 
 
 def _items(

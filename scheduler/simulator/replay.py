@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
@@ -84,6 +84,8 @@ class ReplayOutcome:
         Gangs of which all members ran at one time; some but never all; none.
     half_gang_gpu_hours
         GPU time held by members of gangs that were not whole at that time.
+    planned
+        Whether a planner planned the waiting pods from time to time.
     """
 
     experiment: Experiment
@@ -101,11 +103,18 @@ class ReplayOutcome:
     gangs_none: int
     half_gang_gpu_hours: float
     seconds: float
+    planned: bool = False
+
+    @property
+    def label(self) -> str:
+        """What to call this run beside others."""
+        return f"{self.experiment.policy}{' + planner' if self.planned else ''}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {
             "policy": self.experiment.policy,
+            "planned": self.planned,
             "seed": self.experiment.seed,
             "config_hash": self.experiment.config_hash,
             "protocol": "replay",
@@ -157,7 +166,7 @@ def replay(
     selector: Callable[[Engine], Selector] | None = None,
     plan_every_s: float = 0.0,
     progress: Callable[[int, int], None] | None = None,
-    observe: Callable[[float, Engine], None] | None = None,
+    observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None = None,
 ) -> ReplayOutcome:
     """Run the workload's own arrivals and departures.
 
@@ -177,7 +186,7 @@ def replay(
     progress
         Called with events of arrival done and in all.
     observe
-        Called with the simulated time and the engine, about 200 times.
+        Called with the simulated time, the engine and the pods that wait, about 200 times.
 
     Raises
     ------
@@ -258,7 +267,7 @@ class _Run:
         arrivals: list[Arrival],
         rate: float,
         progress: Callable[[int, int], None] | None,
-        observe: Callable[[float, Engine], None] | None,
+        observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None,
     ) -> ReplayOutcome:
         times = [arrival.at_s for arrival in arrivals]
         begin, end = min(times, default=0.0), max(times, default=0.0)
@@ -273,7 +282,7 @@ class _Run:
             clock.advance(now, self.allocated, self.demanded, self.half_gang_milli)
             self._turn(pods, now)
             if observe and next_sample <= now <= end:
-                observe(now, self.engine)
+                observe(now, self.engine, [pod.arrival.request for pod in self.pool.values()])
                 next_sample = now + step
             if progress and self.arrived % 200 == 0:
                 progress(self.arrived, len(pods))
@@ -457,6 +466,7 @@ class _Run:
             none,
             clock.half_gang / 3_600_000,
             seconds,
+            self.plan_every_s > 0,
         )
 
 

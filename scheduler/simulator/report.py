@@ -17,6 +17,7 @@ from scheduler.simulator.timeline import Timeline
 from scheduler.simulator.workload import Workload
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["write_report"]
@@ -85,7 +86,7 @@ def write_report(path: Path, workload: Workload, runs: Sequence[Run]) -> None:
             ("fragmentation", _curves(runs, "fragmented", "GPUs fragmented, %")),
         ],
         stranding=_stranding(runs),
-        maps=[(outcome.experiment.policy, _heat_map(timeline)) for outcome, timeline in runs],
+        maps=[(_label(outcome), _heat_map(timeline)) for outcome, timeline in runs],
     )
     try:
         path.write_text(content, encoding="utf-8")
@@ -114,7 +115,7 @@ def _row(outcome: Outcome | ReplayOutcome) -> tuple[object, ...]:
         shown = "-" if at_full is None else f"{at_full:.2f}"
         figures = (f"{share:.2f}", shown, outcome.placed, outcome.dropped)
     of = outcome.experiment
-    return (of.policy, of.seed, *figures, f"{outcome.seconds:.2f}", of.config_hash)
+    return (_label(outcome), of.seed, *figures, f"{outcome.seconds:.2f}", of.config_hash)
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Any]:
@@ -141,7 +142,9 @@ def _curves(runs: Sequence[Run], key: str, label: str) -> str:
         timed = isinstance(outcome, ReplayOutcome)
         along = [sample["at"] / 3600 if timed else 100 * sample["at"] for sample in samples]
         shares = [100 * sample[key] for sample in samples]
-        axes.plot(along, shares, label=outcome.experiment.policy, linewidth=2)
+        axes.plot(along, shares, label=_label(outcome), linewidth=2)
+        if key == "allocated" and timeline.ceiling:
+            _ceiling(axes, timeline.ceiling)
     if isinstance(runs[0][0], ReplayOutcome):
         axes.set_xlabel("hours")
     else:
@@ -155,9 +158,20 @@ def _curves(runs: Sequence[Run], key: str, label: str) -> str:
     return _picture(figure)
 
 
+def _ceiling(axes: Axes, points: Sequence[tuple[float, float]]) -> None:
+    """What any scheduler could have in use at best: all pods at once, nobody in the way."""
+    hours = [at / 3600 for at, _ in points]
+    shares = [100 * share for _, share in points]
+    axes.plot(hours, shares, label="offline optimum, at most", linestyle="--", linewidth=1.5)
+
+
+def _label(outcome: Outcome | ReplayOutcome) -> str:
+    return outcome.label if isinstance(outcome, ReplayOutcome) else outcome.experiment.policy
+
+
 def _stranding(runs: Sequence[Run]) -> str:
     figure, axes = _figure(13.0, 1.2 + 0.4 * len(runs))
-    names = [outcome.experiment.policy for outcome, _ in runs]
+    names = [_label(outcome) for outcome, _ in runs]
     left = [0.0] * len(runs)
     finals = [timeline.finish() for _, timeline in runs]
     for cause in CAUSES:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scheduler.core.engine import Engine
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
+from scheduler.core.model import PodRequest
+from scheduler.planner.offline import most_gpu
 
 __all__ = ["Sample", "Timeline"]
 
 _STEP = 0.02
+_CEILING_EVERY = 4  # each costs a linear programme
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +41,19 @@ class Timeline:
 
     Attributes
     ----------
+    bounded : bool
+        Whether the ceiling is wanted too.
     samples : list of Sample
+    ceiling : list of (float, float)
+        Time in seconds, and the most GPU that any scheduler could have had in use at that time with
+        the pods that were in the system, as a share of the capacity; empty unless asked for.
     devices : list of list of int
         Milli-GPU in use per node and device, as of the last pod; only nodes with devices.
     """
 
     samples: list[Sample] = field(default_factory=list)
+    ceiling: list[tuple[float, float]] = field(default_factory=list)
+    bounded: bool = False
     _engine: Engine | None = None
 
     def observe(self, _number: int, requested: float, engine: Engine) -> None:
@@ -51,10 +62,16 @@ class Timeline:
         if not self.samples or requested >= self.samples[-1].at + _STEP:
             self.samples.append(Sample(requested, cluster_metrics(engine.state, engine.mix)))
 
-    def observe_time(self, now_s: float, engine: Engine) -> None:
+    def observe_time(self, now_s: float, engine: Engine, waiting: Sequence[PodRequest]) -> None:
         """Hook for :func:`scheduler.simulator.replay.replay`."""
         self._engine = engine
         self.samples.append(Sample(now_s, cluster_metrics(engine.state, engine.mix)))
+        if self.bounded and len(self.samples) % _CEILING_EVERY == 1:
+            state = engine.state
+            nodes = [node for node in state.nodes if node is not None]
+            pods = [placement.pod for placement in state.placements.values()]
+            capacity = self.samples[-1].metrics.capacity_milli or 1
+            self.ceiling.append((now_s, most_gpu(nodes, [*pods, *waiting]) / capacity))
 
     def finish(self) -> ClusterMetrics:
         """Figures of the final state."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, Node, Placement, PodRequest
+from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.occupancy import running
 
 __all__ = ["Arrival", "BoundPod", "Workload", "place_bound"]
 
@@ -58,10 +59,7 @@ class Workload:
 
 
 def place_bound(engine: Engine, workload: Workload) -> None:
-    """Record the running pods of a workload in the engine's state.
-
-    Recorded devices are facts. Where none are recorded the engine chooses; a pod that then fits
-    nowhere on its node counts with its cpu and memory, and the node is over-full.
+    """Record the running pods of a workload in the engine's state: :func:`occupancy.running`.
 
     Raises
     ------
@@ -73,9 +71,5 @@ def place_bound(engine: Engine, workload: Workload) -> None:
             raise InvalidInput(
                 f"pod {bound.request.key}", f"runs on {bound.node!r}", "list that node too"
             )
-        devices = bound.devices
-        if devices is None:
-            row = engine.state.row(bound.node)
-            if not engine.filter(bound.request)[row]:
-                devices = engine.choose(bound.request, bound.node).devices
-        engine.state.apply([Placement(bound.request, bound.node, devices or ())], enforce=False)
+        placement = running(engine, bound.request, bound.node, bound.devices)
+        engine.state.apply([placement], enforce=False)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from collections.abc import Callable
@@ -14,6 +13,8 @@ import msgspec
 import pytest
 
 from scheduler.core.model import GangKey, PodRequest
+from scheduler.extender.metrics import ExtenderMetrics
+from scheduler.extender.planning import PlannerLoop
 from scheduler.simulator.kubedump import pod_json
 from tests.builders import node, pod
 from tests.server.conftest import Running
@@ -79,36 +80,11 @@ def test_members_are_pinned_and_the_others_rejected_with_the_reason(start) -> No
     passing, failed = _filter(server, members[0])
     assert len(passing) == 1
     other = ({"a", "b"} - set(passing)).pop()
-    assert failed[other] == "pod is planned on another node"
+    assert failed[other] == "planned elsewhere"
     assert "no device" in failed["cpu-only"]
     body = msgspec.json.encode(pod_json(members[0]))
     scores = server.client.prioritize(body, _names(server))
     assert scores == {passing[0]: 10, other: 0, "cpu-only": 0}
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_storm_of_hypothetical_calls_leaves_nothing_behind(start, seed: int) -> None:
-    """Group cycles ask for members x placements, shuffled and repeated, and roll back silently."""
-    server = start([node(f"n{i}", gpus=4) for i in range(6)], gang_ttl_s=30.0)
-    gangs = [_gang(name, 4, count=2) for name in ("g", "h", "i", "j")]
-    members = [member for gang in gangs for member in gang]
-    names = _names(server)
-    domains = [names, names[:3], names[3:]]
-    rng = random.Random(seed)
-    answers: dict[str, set[str]] = {}
-    for _ in range(400):
-        member, domain = rng.choice(members), rng.choice(domains)
-        body = msgspec.json.encode(pod_json(member))
-        passing, _ = server.client.filter(body, rng.sample(domain, len(domain)))
-        if passing:
-            answers.setdefault(member.uid, set()).update(passing)
-            scores = server.client.prioritize(body, passing)
-            assert scores[passing[0]] == 10
-    assert all(len(nodes) == 1 for nodes in answers.values())
-    assert server.engine.state.check() == []
-    server.skipped_s += 31.0  # nobody has bound anything
-    server.service.snapshot()
-    assert not server.engine.holds and int(server.engine.state.full_free.sum()) == 24
 
 
 def test_a_member_that_dies_does_not_leave_half_a_gang_forever(start) -> None:
@@ -215,3 +191,67 @@ def test_when_the_planner_keeps_dying_the_policy_is_fgd_again(start) -> None:
     _until(dead_and_forgotten)
     assert server.client.get("/readyz")["prices"] == "none: scoring as fgd"
     assert server.planner.figures.priced_at is None
+
+
+def test_the_metrics_say_what_became_of_plans(start) -> None:
+    """The loop is not started: a plan is handed over as the planner process would, but late."""
+    server = start([node("a", gpus=2), node("b", gpus=2), node("c", gpus=1)], gang_ttl_s=60.0)
+    planner = PlannerLoop(server.service, server.config)
+    registry = ExtenderMetrics(server.service, planner)
+    waiting = [pod("x", count=2), pod("y", count=2), pod("z", count=1), *_gang("g", 2)]
+    for request in waiting:
+        _filter(server, request)
+    view = server.service.planning_view()
+    assert {request.uid for request in view.pending} == {request.uid for request in waiting}
+    server.skipped_s += 61.0
+    server.service.snapshot()  # the gang has not come back; its places are free
+    assert server.client.bind(waiting[2], "c") == "" and _bind(server, pod("quick", count=2))
+    taken = {p.node for p in server.engine.state.placements.values() if p.pod.gpu.count == 2}
+    places = [("x", "a"), ("y", "b"), ("z", "c"), ("g-0", "a"), ("g-1", "b"), ("stranger", "a")]
+    made = {"status": "IMPROVED", "places": places, "seconds": 0.25, "gap": 0.125}
+    planner._adopt(made, view)
+    said = registry.exposition().decode()
+    values = dict(line.rsplit(" ", 1) for line in said.splitlines() if line[:1] != "#")
+    assert values['snugfit_planner_plans_total{status="improved"}'] == "1.0"
+    assert values["snugfit_planner_plan_seconds"] == "0.25"
+    assert values["snugfit_planner_plan_gap"] == "0.125"
+    assert 0 <= float(values["snugfit_planner_plan_age_seconds"]) < 60
+    assert values["snugfit_planner_pods_planned_total"] == "5.0"  # nobody waits for the stranger
+    assert values['snugfit_planner_pods_rejected_total{cause="placed meanwhile"}'] == "1.0"
+    assert values['snugfit_planner_pods_rejected_total{cause="no longer fits"}'] == "1.0"
+    assert values['snugfit_planner_pods_rejected_total{cause="gang no longer fits"}'] == "2.0"
+    assert values["snugfit_planner_pods_adopted_total"] == "1.0"
+    assert values["snugfit_pins"] == "1.0"
+    pinned = next(uid for uid, name in places[:2] if name not in taken)
+    body = msgspec.json.encode(pod_json(pod(pinned, count=2)))
+    free = dict(places[:2])[pinned]
+    assert server.client.prioritize(body, _names(server))[free] == 10
+
+
+def test_the_planner_process_is_told_what_changes(start) -> None:
+    """Of placements and nodes only the difference is handed over, from plan to plan."""
+    server = start([node("a", gpus=1), node("b", gpus=1)], hold_ttl_s=0)
+    loop = PlannerLoop(server.service, server.config)
+    _filter(server, pod("x", count=1))
+
+    def planned() -> list[tuple[str, str]]:
+        answer = loop._ask(server.service.planning_view(), "plan", 0.3)
+        assert answer is not None and "fault" not in answer
+        return answer["places"]
+
+    try:
+        assert len(planned()) == 1
+        for taken, left in (("a", "b"), ("b", "a"), ("a", "b")):
+            running = pod(f"on-{taken}", count=1)
+            _filter(server, running)
+            assert server.client.bind(running, taken) == ""
+            assert planned() == [("x", left)]
+            server.client.release(running.uid)
+        server.engine.state.remove_node("a")
+        assert planned() == [("x", "b")]
+        server.engine.state.update_node(node("b", gpus=0))
+        assert planned() == []
+        server.engine.state.add_node(node("c", gpus=1))
+        assert planned() == [("x", "c")]
+    finally:
+        loop._end_process()

@@ -14,6 +14,7 @@ import trustme
 
 from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.status import split_address
 from tests.builders import node
 
 pytestmark = pytest.mark.server
@@ -76,13 +77,75 @@ def test_a_caller_without_a_certificate_is_refused(start, authority, tmp_path) -
 
 
 def test_renewed_certificates_are_read_without_a_restart(start, authority, tmp_path) -> None:
-    server = start([node(gpus=1)], **_issue(authority, tmp_path))
+    server = start([node(gpus=1)], tls_reload_s=0, **_issue(authority, tmp_path))
     context = _context(authority)
     _, before = _get(_port(server), context)
     _issue(authority, tmp_path)
     assert _get(_port(server), context)[1] == before
     server.server.reload_tls()
     assert _get(_port(server), context)[1] != before
+
+
+def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_path) -> None:
+    """Probes and Prometheus have no client certificate; verbs stay behind it."""
+    server = start([node(gpus=1)], status_listen="127.0.0.1:0", **_issue(authority, tmp_path))
+    connection = http.client.HTTPConnection("127.0.0.1", server.server.status.port, timeout=10)
+    answers = {}
+    for method, path in (
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/activez"),
+        ("GET", "/metrics"),
+        ("POST", "/filter"),
+        ("POST", "/bind"),
+        ("GET", "/debug/state"),
+        ("DELETE", "/offline/pods/x"),
+    ):
+        connection.request(method, path)
+        response = connection.getresponse()
+        answers[path] = response.status
+        assert (b"snugfit_nodes" in response.read()) == (path == "/metrics")
+    connection.close()
+    assert answers == {
+        "/healthz": 200,
+        "/readyz": 200,
+        "/activez": 200,
+        "/metrics": 200,
+        "/filter": 404,
+        "/bind": 404,
+        "/debug/state": 404,
+        "/offline/pods/x": 404,
+    }
+
+
+def test_a_replica_that_waits_for_its_turn_sends_callers_elsewhere(start) -> None:
+    """A connection kept alive would lead kube-scheduler to it again, past the Service."""
+    server = start([node(gpus=1)])
+    server.service.accepting = lambda: False
+    connection = http.client.HTTPConnection("127.0.0.1", _port(server), timeout=10)
+    statuses = {}
+    for method, path in (("GET", "/activez"), ("GET", "/healthz"), ("POST", "/filter")):
+        connection.request(method, path)
+        response = connection.getresponse()
+        response.read()
+        statuses[path] = (response.status, response.getheader("Connection"))
+    connection.close()
+    assert statuses == {
+        "/activez": (503, None),
+        "/healthz": (200, None),
+        "/filter": (503, "close"),
+    }
+
+
+@pytest.mark.parametrize("text", ["10263", "host:", "host:port", ":70000", ""])
+def test_a_status_address_without_a_port_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="host:port"):
+        split_address(text)
+
+
+def test_a_status_address_without_a_host_means_every_address() -> None:
+    assert split_address(":10263")[0] in ("::", "0.0.0.0")
+    assert split_address("[::1]:0") == ("::1", 0)
 
 
 def test_a_broken_renewal_keeps_the_old_certificate(start, authority, tmp_path) -> None:
@@ -92,6 +155,33 @@ def test_a_broken_renewal_keeps_the_old_certificate(start, authority, tmp_path) 
     (tmp_path / "tls.crt").write_text("half written")
     server.server.reload_tls()
     assert _get(_port(server), context) == (200, before)
+
+
+def test_a_secret_that_is_renewed_in_place_is_noticed(start, authority, tmp_path) -> None:
+    """As the kubelet does it: a new folder, and a link that is switched over to it."""
+    data, folders = tmp_path / "data", [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        folder.mkdir()
+        _issue(authority, folder)
+
+    def switch(folder: Path) -> None:
+        (tmp_path / "next").symlink_to(folder)
+        (tmp_path / "next").rename(data)
+
+    switch(folders[0])
+    files = {f"tls_{key}": str(data / name) for key, name in
+             (("cert", "tls.crt"), ("key", "tls.key"), ("client_ca", "ca.crt"))}  # fmt: skip
+    server = start([node(gpus=1)], tls_reload_s=0.05, **files)
+    context = _context(authority)
+    _, before = _get(_port(server), context)
+    (folders[1] / "tls.key").write_text("half written")
+    switch(folders[1])
+    time.sleep(0.3)
+    assert _get(_port(server), context) == (200, before)
+    switch(folders[2])
+    until = time.monotonic() + 10
+    while _get(_port(server), context)[1] == before:
+        assert time.monotonic() < until, "never noticed"
 
 
 def test_unreadable_certificates_stop_the_start(start, tmp_path) -> None:

@@ -78,6 +78,7 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
         (("simulate", "--policy", "fdg"), "did you mean 'fgd'"),
         (("simulate", "--pods", "x.csv"), "--pods: needs --nodes"),
         (("simulate", "--nodes", "absent.csv"), "absent.csv: cannot be read"),
+        (("simulate", "--planner-lines"), "use --protocol replay and --plan-every"),
         (
             (
                 "simulate",
@@ -85,7 +86,7 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
             ),
             "No such option",
         ),
-        (("serve",), "use --offline --nodes FILE"),
+        (("serve",), "name a file with --kubeconfig"),
         (("serve", "--offline"), "--nodes: is missing"),
         (("serve", "--port", "-1", "--print-config"), "port: is -1"),
         (("generate", "--out", "x.json", "--nodes", "0"), "generate.nodes: is 0"),

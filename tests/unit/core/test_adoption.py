@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import GangKey, PodRequest
+from scheduler.core.model import Device, GangKey, PodRequest
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 
@@ -166,6 +166,29 @@ def test_an_unlike_member_is_planned_for_when_it_shows_up() -> None:
     assert cluster.ask(leader).row == 0 and cluster.ask(workers[0]).row == 0
 
 
+def test_unlike_members_that_are_known_are_planned_for_before_they_ask() -> None:
+    # Three like the first one would not fit; its two small ones go where it cannot.
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=1, product="T4"))
+    large = _member("g", 0, size=3, count=2)
+    small = [_member("g", n, size=3, milli=500, count=0) for n in (1, 2)]
+    assert cluster.ask(large).row == -1
+    for member in (large, *small):
+        cluster.adoption.expect(member)
+    assert cluster.ask(large, np.array([0])).row == 0  # it was offered nothing else
+    assert [cluster.bind(member) for member in (*small, large)] == ["b", "b", "a"]
+    assert cluster.free == 0
+
+
+def test_an_expected_member_that_is_gone_is_not_planned_for() -> None:
+    cluster = Cluster(node("a", gpus=3))
+    first, second = _member("g", 0, size=2), _member("g", 1, size=2, count=3)
+    cluster.adoption.expect(first)
+    cluster.adoption.expect(second)
+    assert cluster.ask(first).row == -1
+    cluster.adoption.gone(second)
+    assert cluster.ask(first).row == 0 and cluster.free == 1
+
+
 def test_surplus_members_wait_until_the_gang_is_whole() -> None:
     cluster = Cluster(node("a", gpus=3))
     members = [_member("g", number, size=2) for number in range(3)]
@@ -263,3 +286,125 @@ def test_gangs_that_wait_for_ever_are_forgotten_one_day(monkeypatch) -> None:
         assert cluster.ask(_gang(f"big{number}", 4)[0]).row == -1
     assert sum(cluster.adoption.counts().values()) == 3
     assert cluster.adoption.counts()["planned"] == 1
+
+
+def test_rows_unchanged_since_the_plan_need_no_check_and_others_get_one() -> None:
+    """The plan takes what is merely held as free; that is no change of the row."""
+    cluster = Cluster(node("a", gpus=1), node("b", gpus=1))
+    state = cluster.engine.state
+    cluster.engine.hold(pod("waiting", count=1), "a", TTL)
+    generation = state.generation_now
+    one, two = pod("one", count=1), pod("two", count=1)
+    assert cluster.adoption.adopt([(one, "a")], 0.0, generation=generation) == (1, {})
+    assert cluster.adoption.adopt([(one, "a")], 0.0, generation=generation - 1)[0] == 0
+    cluster.engine.reserve(pod("quick", count=1), "b")
+    adopted, rejected = cluster.adoption.adopt([(two, "b")], 0.0, generation=generation)
+    assert adopted == 0 and rejected == {"no longer fits": 1}
+    assert cluster.adoption.pinned(two, 0.0) == -1
+
+
+def test_a_gang_is_checked_even_where_nothing_has_changed() -> None:
+    cluster = Cluster(node("a", gpus=1))
+    generation = cluster.engine.state.generation_now
+    members = _gang("g", 2)
+    places = [(member, "a") for member in members]
+    adopted, rejected = cluster.adoption.adopt(places, 0.0, generation=generation)
+    assert adopted == 0 and rejected == {"gang no longer fits": 2} and cluster.free == 1
+
+
+def test_a_slot_moves_to_a_node_that_is_offered() -> None:
+    """A rule that only kube-scheduler knows, such as one member a node, takes nodes away."""
+    cluster = Cluster(*(node(f"n{i}", gpus=2) for i in range(3)))
+    members = _gang("g", 3)
+    taken: list[int] = []
+    for member in members:
+        offered = np.array([row for row in range(3) if row not in taken])
+        row = cluster.ask(member, offered).row
+        assert row in offered
+        assert cluster.ask(member, offered[::-1]).row == row
+        taken.append(row)
+    assert sorted(taken) == [0, 1, 2] and cluster.free == 3
+    assert [cluster.ask(member).row for member in members] == taken
+    for member, row in zip(members, taken, strict=True):
+        assert cluster.bind(member) == f"n{row}"
+
+
+def test_a_last_member_with_one_node_left_gets_it_or_keeps_its_place() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
+    members = _gang("g", 2)
+    assert [cluster.ask(member).row for member in members] == [0, 0]
+    assert cluster.ask(members[1], np.array([1])).row == 1  # moved
+    cluster.engine.reserve(pod("other", count=1), "a")
+    assert cluster.free == 1
+    cluster.engine.reserve(pod("another", count=1), "b")
+    assert cluster.ask(members[1], np.array([0])).row == 1  # a is full: planned elsewhere
+    assert cluster.ask(members[0]).row == 0 and cluster.free == 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_same_offer_gets_the_same_answer_across_topology_domains(seed: int) -> None:
+    """Members x placements, shuffled: one answer per member and domain, and never more held."""
+    cluster = Cluster(*(node(f"n{i}", gpus=4) for i in range(4)))
+    members = _gang("g", 4, count=2)
+    domains = [np.array([0, 1]), np.array([2, 3]), np.arange(4)]
+    answers: dict[tuple[str, int], int] = {}
+    rng = random.Random(seed)
+    for _ in range(80):
+        member, which = rng.choice(members), rng.randrange(3)
+        rows = domains[which].copy()
+        rng.shuffle(rows)
+        row = cluster.ask(member, rows).row
+        assert row in rows and answers.setdefault((member.uid, which), row) == row
+        assert cluster.free == 8 and cluster.engine.state.check() == []
+
+
+def test_a_gang_that_asks_for_ever_and_is_never_bound_lets_go() -> None:
+    """A fifth member that kube-scheduler rejects by itself: everything is rolled back silently."""
+    cluster = Cluster(*(node(f"n{i}", gpus=1) for i in range(5)))
+    members = _gang("g", 5)
+    said: list[list[int]] = []
+    held_s = 0
+    for second in range(0, 1200, 10):
+        cluster.now = float(second)
+        said.append([cluster.ask(member).row for member in members[:4]])
+        held_s += 10 * (cluster.free == 0)
+    assert all(rows == said[0] for rows in said)
+    assert 0 < held_s < 1200
+    cluster.now = 5 * TTL + 15.0
+    while cluster.free == 0:  # until it rests
+        cluster.ask(members[0])
+        cluster.now += 10.0
+    small = pod("small", count=1)
+    cluster.engine.reserve(small, "n0")  # somebody else may have the place meanwhile
+    assert cluster.ask(members[0]).row == -1 and cluster.free == 4
+    cluster.engine.release(small.uid)
+    assert all(cluster.bind(member) for member in members)
+    assert not cluster.engine.holds
+
+
+def test_the_gang_that_does_not_fit_is_told_without_any_change() -> None:
+    """So that a storm of its questions makes nobody else's answers slower."""
+    cluster = Cluster(*(node(f"n{i}", gpus=4, product="T4") for i in range(3)))
+    members = _gang("g", 4, count=3, products=("T4",))
+    generation = cluster.engine.state.generation_now
+    for member in members:
+        answer = cluster.ask(member, np.array([2, 0, 1]))
+        assert answer.message == (
+            "gang does not fit: needs 3 more devices of model T4; "
+            "3 of 4 missing members have a place"
+        )
+    assert cluster.engine.state.generation_now == generation
+
+
+@pytest.mark.parametrize("gpu", [{"milli": 400}, {"count": 1}, {"replicas": 1}])
+def test_room_is_never_underestimated(gpu: dict) -> None:
+    """Else a gang that fits would be turned away."""
+    for size in range(2, 12):
+        nodes = [
+            node("a", gpus=2, cpu=4000),
+            node("b", devices=(Device("T4", replicas=3),), cpu=64_000, pods=3),
+        ]
+        cluster = Cluster(*nodes)
+        kinds = {"replicas": 3, "milli": 4, "count": 2}
+        most = kinds[next(iter(gpu))]
+        assert (cluster.ask(_gang("g", size, **gpu)[0]).row >= 0) == (size <= most), size

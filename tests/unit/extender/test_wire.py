@@ -10,7 +10,8 @@ import pytest
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Reason
-from scheduler.extender import wire
+from scheduler.extender import answers, wire
+from scheduler.extender.listing import Listed
 
 POD = {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": []}}
 
@@ -75,23 +76,25 @@ def test_node_names_are_a_list_of_strings(names: str) -> None:
         wire.decode_filter(b'{"Pod": {}, "NodeNames": %b}' % names.encode()).node_names()
 
 
-def _verdicts(names: list[str], codes: list[int], curable: list[bool], **rest) -> wire.Verdicts:
-    return wire.Verdicts(_listed(names), np.array(codes, dtype=np.int8), np.array(curable), **rest)
+def _verdicts(names: list[str], codes: list[int], curable: list[bool], **rest) -> answers.Verdicts:
+    return answers.Verdicts(
+        _listed(names), np.array(codes, dtype=np.int8), np.array(curable), **rest
+    )
 
 
-def _listed(names: list[str]) -> wire.Listed:
+def _listed(names: list[str]) -> Listed:
     rows = np.array([{"a": 0, "b": 1, 'we"ird': 2}.get(name, -1) for name in names], dtype=np.int64)
-    return wire.Listed(rows, {i: name for i, name in enumerate(names) if rows[i] < 0})
+    return Listed(rows, {i: name for i, name in enumerate(names) if rows[i] < 0})
 
 
-FRAGMENTS = wire.NodeFragments(["a", "b", 'we"ird', None])
+FRAGMENTS = answers.NodeFragments(["a", "b", 'we"ird', None])
 
 
 def test_filter_answers_have_go_names_and_no_error() -> None:
     cpu, model = Reason.INSUFFICIENT_CPU, Reason.MODEL_NOT_ALLOWED
     codes = [0, cpu.code, model.code, Reason.NODE_UNKNOWN.code]
     verdicts = _verdicts(["a", "b", 'we"ird', "ghost"], codes, [False, True, False, False])
-    answer, listed = wire.encode_filter(verdicts, FRAGMENTS)
+    answer, listed = answers.encode_filter(verdicts, FRAGMENTS)
     assert json.loads(answer) == {
         "Nodes": None,
         "NodeNames": ["a"],
@@ -105,31 +108,31 @@ def test_filter_answers_have_go_names_and_no_error() -> None:
 def test_a_message_of_its_own_replaces_the_reason() -> None:
     for number in range(40):
         verdicts = _verdicts(["a"], [Reason.REQUEST_INVALID.code], [False], message=f"why {number}")
-        answer = json.loads(wire.encode_filter(verdicts, FRAGMENTS)[0])
+        answer = json.loads(answers.encode_filter(verdicts, FRAGMENTS)[0])
         assert answer["FailedAndUnresolvableNodes"] == {"a": f"why {number}"}
 
 
 def test_whole_nodes_go_back_as_they_came() -> None:
     raw = [msgspec.Raw(b'{"metadata":{"name":"a"},"x":1}'), msgspec.Raw(b"{}")]
     verdicts = _verdicts(["a", "b"], [0, Reason.INSUFFICIENT_CPU.code], [False, True])
-    answer = json.loads(wire.encode_filter(verdicts, FRAGMENTS, raw)[0])
+    answer = json.loads(answers.encode_filter(verdicts, FRAGMENTS, raw)[0])
     assert answer["NodeNames"] is None
     assert answer["Nodes"]["items"] == [{"metadata": {"name": "a"}, "x": 1}]
 
 
 def test_scores_are_integers_in_a_bare_array() -> None:
-    ranking = wire.Ranking(_listed(['we"ird', "b", "ghost"]), np.array([10, 0, 3]))
+    ranking = answers.Ranking(_listed(['we"ird', "b", "ghost"]), np.array([10, 0, 3]))
     for _ in range(2):
-        listed = json.loads(wire.encode_ranking(ranking, FRAGMENTS))
-        assert listed == [
-            {"Host": 'we"ird', "Score": 10},
+        listed = json.loads(answers.encode_ranking(ranking, FRAGMENTS))
+        assert sorted(listed, key=lambda entry: entry["Score"]) == [
             {"Host": "b", "Score": 0},
             {"Host": "ghost", "Score": 3},
+            {"Host": 'we"ird', "Score": 10},
         ]
-    empty = wire.Ranking(_listed([]), np.zeros(0, np.int64))
-    assert wire.encode_ranking(empty, FRAGMENTS) == b"[]"
-    nobody = wire.Ranking(_listed(["x"]), np.array([0]))
-    assert json.loads(wire.encode_ranking(nobody, wire.NodeFragments([]))) == [
+    empty = answers.Ranking(_listed([]), np.zeros(0, np.int64))
+    assert answers.encode_ranking(empty, FRAGMENTS) == b"[]"
+    nobody = answers.Ranking(_listed(["x"]), np.array([0]))
+    assert json.loads(answers.encode_ranking(nobody, answers.NodeFragments([]))) == [
         {"Host": "x", "Score": 0}
     ]
 

@@ -7,14 +7,20 @@ from collections.abc import Iterator
 
 from scheduler.core.mig import MigType, pack
 from scheduler.core.model import GpuKind, Node, Placement, PodRequest, Reason
-from scheduler.core.selection import admits
+from scheduler.core.selection import admits, selects
 from scheduler.planner.model import Problem
 
 Value = tuple[int, ...]
+Merits = tuple[int, int, int]
+"""Unmet preferences, cost of models, nodes in use: each the least on its own."""
 
 
-def optimum(problem: Problem) -> Value:
-    """Best value: pods per tier, highest first, then the negative disruption."""
+def optimum(problem: Problem) -> tuple[Value, Merits]:
+    """Best value (pods per tier, highest first, then the negative disruption) and what it allows.
+
+    The second part says how little each of the further objectives could be, looked at alone,
+    among all plans of that value; of preferences and cost together the least pair is taken.
+    """
     running = dict(problem.state.placements)
     movable = [running[uid] for uid in problem.movable]
     fixed = [placed for uid, placed in running.items() if uid not in problem.movable]
@@ -22,12 +28,44 @@ def optimum(problem: Problem) -> Value:
     tiers = sorted({pod.priority for pod in pods}, reverse=True)
     nodes = [node for node in problem.state.nodes if node is not None]
     best: Value | None = None
+    costs: list[tuple[int, int]] = []
+    used: list[int] = []
     for choice in itertools.product(*(_options(problem, pod, nodes) for pod in pods)):
         value = _value(problem, pods, choice, tiers)
-        if (best is None or value > best) and _possible(problem, pods, choice, nodes, fixed):
+        if (best is None or value >= best) and _possible(problem, pods, choice, nodes, fixed):
+            if value != best:
+                costs, used = [], []
             best = value
+            costs.append(_costs(problem, pods, choice))
+            used.append(_nodes_used(problem, pods, choice, fixed))
     assert best is not None  # leaving everything as it is is always possible
-    return best
+    return best, (*min(costs), min(used))
+
+
+def _costs(problem: Problem, pods: list[PodRequest], choice: tuple[str, ...]) -> tuple[int, int]:
+    unmet = dear = 0
+    named = {node.name: node for node in problem.state.nodes if node is not None}
+    for pod, where in zip(pods, choice, strict=True):
+        if where and pod.uid not in problem.movable:
+            node = named[where]
+            unmet += sum(
+                weight
+                for wish, weight in problem.preferences.get(pod.uid, ())
+                if not selects(wish, node)
+            )
+            milli = pod.gpu.count * 1000 or pod.gpu.milli
+            dear += problem.model_costs.get(node.product, 0) * milli
+    return unmet, dear
+
+
+def _nodes_used(
+    problem: Problem, pods: list[PodRequest], choice: tuple[str, ...], fixed: list[Placement]
+) -> int:
+    used = {placed.node for placed in fixed}
+    for pod, where in zip(pods, choice, strict=True):
+        if where:
+            used.add(problem.state.placements[pod.uid].node if where == "stay" else where)
+    return len(used)
 
 
 def _options(problem: Problem, pod: PodRequest, nodes: list[Node]) -> Iterator[str]:

@@ -8,14 +8,30 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
-from scheduler.core.model import Device, GangKey, Node, Taint
+from scheduler.core.model import (
+    Device,
+    GangKey,
+    Node,
+    NodeSelection,
+    Requirement,
+    SelectorTerm,
+    Taint,
+)
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
+from scheduler.planner.greedy import fill
+from scheduler.planner.instance import Instance
+from scheduler.planner.layout import Layout
 from scheduler.planner.model import Disruption, DisruptionBudget, Problem, Status
+from scheduler.planner.patterns import PatternBound
 from scheduler.planner.planner import plan
 from tests.builders import node, pod
 from tests.unit.planner.oracle import optimum
 
+_WISHES = (
+    SelectorTerm(fields=(Requirement("metadata.name", "In", ("n0",)),)),
+    SelectorTerm(fields=(Requirement("metadata.name", "NotIn", ("n0",)),)),
+)
 _GANGS = (GangKey("default", "g2", 2), GangKey("default", "g3", 3))
 
 
@@ -98,7 +114,20 @@ def problems(draw) -> Problem:
     candidates = {}
     if pending and draw(st.integers(0, 4)) == 0:
         candidates[pending[0].uid] = frozenset(["n0"])
-    return Problem(state.snapshot(), pending, movable, budgets, candidates)
+    preferences = {
+        request.uid: ((NodeSelection(terms=(_WISHES[draw(st.integers(0, 1))],)), 10),)
+        for request in pending
+        if draw(st.integers(0, 3)) == 0
+    }
+    return Problem(
+        state.snapshot(),
+        pending,
+        movable,
+        budgets,
+        candidates,
+        preferences=preferences,
+        model_costs=draw(st.sampled_from([{}, {"A10": 3}, {"A10": 1, "T4": 2}])),
+    )
 
 
 @settings(
@@ -110,7 +139,7 @@ def problems(draw) -> Problem:
 @given(problems())
 def test_plans_against_every_possible_plan(problem: Problem) -> None:
     made = plan(problem, Budget(1.0, deterministic=True))
-    best = optimum(problem)
+    best, merits = optimum(problem)
     values = (*(tier.value for tier in made.tiers), -made.disruption)
     assert values <= best
     if made.status in (Status.PROVED, Status.INFEASIBLE_PROVED):
@@ -123,3 +152,30 @@ def test_plans_against_every_possible_plan(problem: Problem) -> None:
         assert made.disruption_bound <= -best[-1]
     # Problems as small as these are always solved to the end.
     assert made.status in (Status.PROVED, Status.INFEASIBLE_PROVED)
+    _check_patterns(problem, best)
+    said = {objective.name.split(",")[0]: objective for objective in made.objectives}
+    for name, least in zip(
+        ("least weight of unmet node preferences", "cheapest device models"), merits, strict=False
+    ):
+        if name not in said:
+            assert least == 0
+            continue
+        # Bounds are never wrong, and problems this small are solved to the end.
+        assert said[name].bound == said[name].value == least
+    nodes = said["fewest nodes in use"]
+    assert nodes.bound <= merits[2] <= nodes.value == made.nodes_used
+
+
+def _check_patterns(problem: Problem, best: tuple[int, ...]) -> None:
+    """The bound of column generation, which problems this small would never get to."""
+    layout = Layout(Instance(problem))
+    fill(layout)
+    value, patterns = layout.value(), PatternBound(layout.instance)
+    for index, level in enumerate(layout.instance.levels):
+        if value[:index] == best[:index]:
+            trivial = sum(
+                int(level.weights[kind]) * len(pods)
+                for kind, pods in enumerate(layout.instance.pods)
+            )
+            budget = Budget(1.0, deterministic=True)
+            assert best[index] <= patterns.bound(layout, index, trivial, budget, 1.0) <= trivial

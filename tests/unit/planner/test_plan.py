@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SolverFault
-from scheduler.core.model import Device, GangKey, Placement
+from scheduler.core.model import Device, GangKey, NodeSelection, Placement
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
 from scheduler.planner.chains import Chains
@@ -238,3 +238,39 @@ def test_chains_of_moves_place_what_the_default_scheduler_left() -> None:
     assert (columns[0] == chains._free).all() and len(columns[1]) == len(pods)
     assert sorted(columns[1].tolist()) == sorted(chains._row.tolist())
     assert int(columns[2].sum()) == int(chains._disturbs.sum())
+
+
+def test_a_gang_falls_from_the_rack_to_the_zone_to_the_cluster_and_the_plan_says_so() -> None:
+    """Racks of two nodes in zones of two racks; a node takes one member."""
+    nodes = [
+        node(f"n{i}", gpus=2, labels={"rack": f"r{i // 2}", "zone": f"z{i // 4}"}) for i in range(8)
+    ]
+
+    def spread(size: int) -> tuple[set[str], set[str], tuple[str, ...]]:
+        key = GangKey("default", "g", size)
+        gang = [pod(f"g{i}", count=2, gang=key) for i in range(size)]
+        made = _plan(_running(nodes, []), gang, topology=("rack", "zone"))
+        hosts = [nodes[int(p.node[1:])].labels for p in made.placements]
+        assert len(hosts) == size
+        return {h["rack"] for h in hosts}, {h["zone"] for h in hosts}, made.relaxed
+
+    racks, zones, said = spread(2)
+    assert len(racks) == 1 and not said
+    racks, zones, said = spread(3)
+    assert len(racks) == 2 and len(zones) == 1
+    assert said == ("gang default/g found no single rack and is spread over one zone",)
+    racks, zones, said = spread(5)
+    assert len(zones) == 2
+    assert said == ("gang default/g found no single rack and is spread over the whole cluster",)
+
+
+def test_a_gang_that_is_near_together_is_not_torn_apart_to_place_one_more() -> None:
+    """A pod of the wrong size for the other rack; only moving a member would make room."""
+    nodes = [node(f"n{i}", gpus=2, labels={"rack": f"r{i // 2}"}) for i in range(4)]
+    key = GangKey("default", "g", 2)
+    gang = [pod(f"g{i}", count=2, gang=key) for i in range(2)]
+    picky = pod("picky", count=1, selection=NodeSelection((("rack", "r0"),)))
+    state = _running(nodes, [(pod("busy", count=1), "n2")])
+    made = _plan(state, [*gang, picky], topology=("rack",))
+    racks = {nodes[int(p.node[1:])].labels["rack"] for p in made.placements if p.pod.gang}
+    assert racks == {"r0"} and made.status is not Status.PROVED

@@ -234,7 +234,8 @@ def test_running_pods_are_charged_with_or_without_recorded_devices() -> None:
     )
     engine = Engine(ClusterState(workload.nodes))
     place_bound(engine, workload)
-    assert engine.state.gpu_free[0, 0] == 0 and engine.state.cpu_free[0] == 2000 - 6500
+    # The third one does not fit, but it runs: its device is claimed twice rather than ignored.
+    assert engine.state.gpu_free[0, 0] == -1000 and engine.state.cpu_free[0] == 2000 - 6500
     with pytest.raises(InvalidInput, match="list that node too"):
         place_bound(engine, Workload((), bound=(BoundPod(pod("x"), "nowhere"),)))
 

@@ -128,7 +128,7 @@ def test_the_same_replay_twice(learn: bool) -> None:
             Experiment("fgd", 1, mix="learnt" if learn else "given"),
             rate=0.05,
             selector=lambda engine: EmulatedScheduler(engine, SchedulerProfile()),
-            observe=lambda now, _engine: seen.append(now),
+            observe=lambda now, _engine, _waiting: seen.append(now),
         )
         for _ in range(2)
     ]

@@ -1,0 +1,194 @@
+"""Does the simulator tell the truth? The same stream through a real kube-scheduler.
+
+The openb trace under the inflation protocol, once in the simulator and once through kube-apiserver,
+kube-scheduler and the running extender: the same nodes in the same order, the same pods in the same
+order, fractions and whole devices by ``snugfit.io/gpu-milli``, models by node affinity. Beside it
+the same stream through kube-scheduler alone. A referee that reads the API alone checks the end.
+
+    python -m bench.reality --trace default --seed 0
+
+Needs Go for the first run (the control plane is built once), and the public traces.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from scheduler.core.engine import Engine
+from scheduler.core.model import Node, PodRequest, Reason
+from scheduler.core.state import ClusterState
+from scheduler.kube.names import ResourceNames
+from scheduler.simulator import kubedump, openb
+from scheduler.simulator.inflation import Experiment, inflate, run
+from scheduler.simulator.workload import Arrival, Workload
+from tests.e2e.harness.assets import find
+from tests.e2e.harness.cluster import Cluster
+from tests.e2e.harness.controlplane import ControlPlane
+from tests.e2e.harness.extender import live
+from tests.e2e.harness.scheduling import extended, stock
+
+NAMES = ResourceNames()
+
+
+@click.command()
+@click.option("--trace", default="default", show_default=True)
+@click.option("--seed", default=0, show_default=True)
+@click.option("--policy", default="fgd", show_default=True)
+@click.option("--arrival", default=1.0, show_default=True, help="Requested share of the GPUs.")
+@click.option("--most-nodes", default=0, help="Only so many nodes and a share of the pods.")
+def main(trace: str, seed: int, policy: str, arrival: float, most_nodes: int) -> None:
+    """Print allocation in the simulator, through Snugfit, and through kube-scheduler alone."""
+    workload = _workload(trace, seed, arrival, most_nodes)
+    rows = [_simulated(workload, policy, seed)]
+    with ControlPlane(find()) as plane:
+        rows.append(_real(plane, workload, policy))
+        rows.append(_real(plane, workload, None))
+    truth = rows[0].pop("where")
+    where = rows[1].pop("where")
+    rows[2].pop("where")
+    both = [pod for pod in truth if pod in where]
+    first = next((pod for pod in truth if truth[pod] != where.get(pod)), None)
+    content = {
+        "trace": trace,
+        "seed": seed,
+        "policy": policy,
+        "nodes": len(workload.nodes),
+        "pods": len(workload.arrivals),
+        "rows": rows,
+        "same_node_percent": round(100 * sum(truth[p] == where[p] for p in both) / len(both), 2),
+        "only_simulated": len([p for p in truth if p not in where]),
+        "only_real": len([p for p in where if p not in truth]),
+        "first_difference": first and [first, truth[first], where.get(first)],
+    }
+    json.dump(content, sys.stdout, indent=1)
+    sys.stdout.write("\n")
+
+
+def _workload(trace: str, seed: int, arrival: float, most_nodes: int) -> Workload:
+    """The stream of the protocol under names that Kubernetes accepts, nodes in row order."""
+    folder = Path(os.environ.get("SNUGFIT_DATA", "../shared/data"), "openb")
+    nodes = openb.read_nodes(folder / "openb_node_list_gpu_node.csv")
+    pods = openb.read_pods(folder / f"openb_pod_list_{trace}.csv")
+    if most_nodes:
+        nodes, pods = nodes[:: len(nodes) // most_nodes], pods[:: len(nodes) // most_nodes]
+    stream = inflate(Workload(nodes, pods), seed=seed, arrival=arrival)
+    renamed = tuple(
+        replace(node, name=f"node-{number:05d}") for number, node in enumerate(stream.nodes)
+    )
+    arrivals = [
+        Arrival(replace(pod, uid=name, name=name, namespace="default"))
+        for number, pod in enumerate(stream.requests)
+        if (name := f"p{number:05d}-{re.sub('[^a-z0-9]+', '-', pod.name)}")
+    ]
+    return Workload(renamed, tuple(arrivals), source=trace)
+
+
+def _simulated(workload: Workload, policy: str, seed: int) -> dict[str, Any]:
+    ends: dict[str, Engine] = {}
+    outcome = run(
+        workload,
+        Experiment(policy, seed, protocol="as-listed"),
+        observe=lambda _number, _share, engine: ends.update(engine=engine),
+    )
+    placements = ends["engine"].state.placements.values()
+    return {
+        "who": "simulator",
+        "allocated_percent": round(
+            100 * outcome.allocated_gpu_milli / outcome.capacity_gpu_milli, 3
+        ),
+        "placed": outcome.placed,
+        "seconds": round(outcome.seconds, 1),
+        "where": {placement.pod.name: placement.node for placement in placements},
+    }
+
+
+def _real(plane: ControlPlane, workload: Workload, policy: str | None) -> dict[str, Any]:
+    cluster = Cluster(plane)
+    cluster.create(_node(node) for node in workload.nodes)
+    mix = plane.home / "mix.json"
+    kubedump.write(Workload((), workload.arrivals), mix)
+    config = stock()
+    if policy:
+        user = plane.kubeconfig(plane.tokens["admin"], "extender")
+        extender = live(plane, user, "--policy", policy, "--mix", mix)
+        extender.start()
+        config = extended(extender.url, bindVerb="bind")
+        del config["extenders"][0]["managedResources"]  # pods without GPUs come to us, too
+    cluster.scheduler(config)
+    started = time.perf_counter()
+    # One connection, so that kube-scheduler sees the pods in this order.
+    cluster.create((_pod(arrival.request) for arrival in workload.arrivals), connections=1)
+    where = cluster.settle(patience_s=1800, quiet_s=6.0)
+    seconds = time.perf_counter() - started
+    requests = {arrival.request.name: arrival.request for arrival in workload.arrivals}
+    if policy:
+        cluster.referee.check()
+    else:
+        where = _with_devices(workload, where, requests)
+    allocated = sum(requests[pod].gpu.requested_milli for pod in where)
+    row: dict[str, Any] = {
+        "who": f"snugfit ({policy})" if policy else "kube-scheduler alone",
+        "allocated_percent": round(100 * allocated / workload.gpu_milli, 3),
+        "placed": len(where),
+        "seconds": round(seconds, 1),
+        "where": where,
+    }
+    if policy:
+        metrics = extender.metrics()
+        row["drift"] = metrics["snugfit_drift_rows"]
+        row["binds"] = {k: v for k, v in metrics.items() if k.startswith("snugfit_binds_total")}
+    cluster.close()
+    return row
+
+
+def _with_devices(
+    workload: Workload, where: dict[str, str], requests: dict[str, PodRequest]
+) -> dict[str, str]:
+    """The pods for which their node has a device, in the order of their creation.
+
+    kube-scheduler alone counts milli-GPU per node: it binds fractions that no device can host.
+    """
+    engine = Engine(ClusterState(workload.nodes), "best-fit")
+    kept = {}
+    for pod, node in sorted(where.items()):
+        row = engine.state.row(node)
+        if int(engine.filter(requests[pod], np.array([row]))[0]) == Reason.FITS.code:
+            engine.reserve(requests[pod], node)
+            kept[pod] = node
+    return kept
+
+
+def _node(node: Node) -> dict[str, Any]:
+    allocatable = {
+        "cpu": f"{node.cpu_milli}m",
+        "memory": f"{node.memory_mib}Mi",
+        "pods": str(node.pods),
+    }
+    if node.devices:
+        allocatable[NAMES.milli] = str(node.gpu_milli)
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": node.name, "labels": {NAMES.product_labels[0]: node.product}},
+        "status": {"allocatable": allocatable, "capacity": allocatable},
+    }
+
+
+def _pod(request: PodRequest) -> dict[str, Any]:
+    body = kubedump.pod_json(request, NAMES)
+    del body["metadata"]["uid"], body["spec"]["priority"]
+    return body
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+{{- /* What `snugfit config kube-scheduler` prints, with the reasons for each line. A test holds the
+two together. */ -}}
+{{- define "snugfit.kubeSchedulerConfiguration" -}}
+{{- $sidecar := eq .Values.topology "sidecar" -}}
+{{- $packing := eq .Values.scheduler.profile "packing" -}}
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+clientConnection:
+  qps: 200
+  burst: 400
+leaderElection:
+  leaderElect: true
+  {{- if $sidecar }}
+  resourceName: {{ .Values.scheduler.name }}
+  resourceNamespace: {{ .Release.Namespace }}
+  {{- else }}
+  resourceName: kube-scheduler
+  resourceNamespace: kube-system
+  {{- end }}
+percentageOfNodesToScore: 100
+profiles:
+  {{- if not $sidecar }}
+  {{- if ne .Values.scheduler.name "default-scheduler" }}
+  - schedulerName: default-scheduler
+  {{- else if $packing }}
+  {{- fail "profile packing would take scoring away from every pod of the cluster: set scheduler.profile=stock or another scheduler.name" }}
+  {{- end }}
+  {{- else if eq .Values.scheduler.name "default-scheduler" }}
+  {{- fail "default-scheduler is served by the control plane: set another scheduler.name" }}
+  {{- end }}
+  - schedulerName: {{ .Values.scheduler.name }}
+  {{- if $packing }}
+    plugins:
+      {{- if .Values.scheduler.fallback }}
+      preScore:
+        disabled: [{name: '*'}]
+        enabled: [{name: NodeResourcesFit}]
+      score:
+        disabled: [{name: '*'}]
+        enabled: [{name: NodeResourcesFit, weight: 1}]
+    pluginConfig:
+      - name: NodeResourcesFit
+        args:
+          scoringStrategy:
+            type: MostAllocated
+            resources:
+              - {name: cpu, weight: 1}
+              - {name: memory, weight: 1}
+              {{- range .Values.scheduler.managedResources }}
+              {{- if has . (list "nvidia.com/gpu" "amd.com/gpu" "snugfit.io/gpu-milli") }}
+              - {name: {{ . }}, weight: 10}
+              {{- end }}
+              {{- end }}
+      {{- else }}
+      preScore:
+        disabled: [{name: '*'}]
+      score:
+        disabled: [{name: '*'}]
+      {{- end }}
+  {{- end }}
+{{- $whole := list }}
+{{- $ours := list }}
+{{- range .Values.scheduler.managedResources }}
+{{- if or (hasPrefix "snugfit.io/" .) (hasPrefix "aliyun.com/" .) }}
+{{- $ours = append $ours . }}
+{{- else }}
+{{- $whole = append $whole . }}
+{{- end }}
+{{- end }}
+extenders:
+  {{- with $whole }}
+  {{- include "snugfit.extender" (dict "root" $ "resources" . "bind" false) | nindent 2 }}
+  {{- end }}
+  {{- with $ours }}
+  # The same extender again, for the pods that it has to bind itself: their Binding names the device.
+  {{- include "snugfit.extender" (dict "root" $ "resources" . "bind" true) | nindent 2 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "snugfit.extender" -}}
+{{- $values := .root.Values -}}
+{{- if eq $values.topology "sidecar" -}}
+- urlPrefix: http://127.0.0.1:10262
+{{- else -}}
+{{- $address := $values.service.clusterIP | default (include "snugfit.serviceHost" .root) -}}
+- urlPrefix: https://{{ ternary (printf "[%s]" $address) $address (contains ":" $address) }}:{{ $values.service.port }}
+  tlsConfig:
+    caFile: /etc/kubernetes/snugfit/ca.crt
+    certFile: /etc/kubernetes/snugfit/tls.crt
+    keyFile: /etc/kubernetes/snugfit/tls.key
+    {{- if $values.service.clusterIP }}
+    serverName: {{ include "snugfit.serviceHost" .root }}
+    {{- end }}
+{{- end }}
+  filterVerb: filter
+  prioritizeVerb: prioritize
+  preemptVerb: preempt
+  {{- if .bind }}
+  bindVerb: bind
+  {{- end }}
+  nodeCacheCapable: true
+  weight: {{ $values.scheduler.weight }}
+  httpTimeout: {{ $values.scheduler.httpTimeout }}
+  ignorable: false
+  managedResources:
+    {{- range .resources }}
+    - {name: {{ . }}, ignoredByScheduler: false}
+    {{- end }}
+{{- end -}}
+
+{{- /* Kinds that state the size of a gang; the role lets the extender list just these. */ -}}
+{{- define "snugfit.watchGroups" -}}
+{{- if hasKey .Values.extender.settings "watch_groups" -}}
+{{- .Values.extender.settings.watch_groups -}}
+{{- else -}}
+podgroups.scheduling.k8s.io
+{{- end -}}
+{{- end -}}
+
+{{- define "snugfit.extenderSettings" -}}
+{{- $settings := deepCopy .Values.extender.settings -}}
+{{- $_ := set $settings "status_listen" ":10263" -}}
+{{- $_ := set $settings "port" 10262 -}}
+{{- if eq .Values.topology "sidecar" -}}
+{{- $_ := set $settings "host" "127.0.0.1" -}}
+{{- else -}}
+{{- $_ := set $settings "host" .Values.extender.host -}}
+{{- $_ := set $settings "tls_cert" "/etc/snugfit-tls/tls.crt" -}}
+{{- $_ := set $settings "tls_key" "/etc/snugfit-tls/tls.key" -}}
+{{- $_ := set $settings "tls_client_ca" "/etc/snugfit-tls/ca.crt" -}}
+{{- $_ := set $settings "lease_namespace" .Release.Namespace -}}
+{{- $_ := set $settings "lease_name" (include "snugfit.lease" .) -}}
+{{- end -}}
+{{- $_ := set $settings "watch_groups" (include "snugfit.watchGroups" .) -}}
+{{- toYaml $settings -}}
+{{- end -}}

@@ -1,0 +1,132 @@
+"""``snugfit config``: kube-scheduler's side of the webhook, written and checked."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+__all__ = ["command"]
+
+
+@click.group("config")
+def command() -> None:
+    """Write, or check, the configuration by which kube-scheduler calls the extender."""
+
+
+@command.command("kube-scheduler")
+@click.option(
+    "--topology",
+    type=click.Choice(["sidecar", "service"]),
+    default="sidecar",
+    show_default=True,
+    help="Extender beside a second scheduler, or behind a Service for the control plane's own.",
+)
+@click.option(
+    "--profile",
+    type=click.Choice(["packing", "stock"]),
+    default="packing",
+    show_default=True,
+    help="Without in-tree scoring, or with all of it.",
+)
+@click.option("--scheduler-name", default="snugfit", show_default=True, help="spec.schedulerName.")
+@click.option("--namespace", default="snugfit", show_default=True, help="Of lease and Service.")
+@click.option("--url", default="", help="Of the extender. [default: as the Helm chart has it]")
+@click.option("--server-name", default="", help="Name in the extender's certificate.")
+@click.option(
+    "--tls-folder",
+    default="/etc/kubernetes/snugfit",
+    show_default=True,
+    help="Folder of ca.crt, tls.crt and tls.key, as kube-scheduler sees it.",
+)
+@click.option("--resources", help="Exact names, comma separated. [default: all we understand]")
+@click.option(
+    "--bind/--no-bind",
+    default=None,
+    help="The extender binds all of these pods, or none. [default: those that need it]",
+)
+@click.option("--fallback", is_flag=True, help="packing: keep NodeResourcesFit as MostAllocated.")
+@click.option("--weight", type=int, default=15, show_default=True, help="Of our scores.")
+@click.option("--kubeconfig", default="", help="Path for kube-scheduler. [default: in-cluster]")
+def kube_scheduler(
+    topology: str,
+    profile: str,
+    scheduler_name: str,
+    namespace: str,
+    url: str,
+    server_name: str,
+    tls_folder: str,
+    resources: str | None,
+    bind: bool | None,
+    fallback: bool,
+    weight: int,
+    kubeconfig: str,
+) -> None:
+    """Print a KubeSchedulerConfiguration in which every trap of the protocol is avoided.
+
+    Each line that matters says why it is as it is. `snugfit config check` finds nothing in it.
+    """
+    from scheduler.kube.schedulerconfig import (
+        Profile,
+        SchedulerSetup,
+        Topology,
+        kube_scheduler_config,
+        managed_resources,
+    )
+
+    named = tuple(part.strip() for part in resources.split(",")) if resources is not None else None
+    setup = SchedulerSetup(
+        topology=Topology(topology),
+        profile=Profile(profile),
+        scheduler_name=scheduler_name,
+        namespace=namespace,
+        url=url,
+        server_name=server_name,
+        tls_folder=tls_folder,
+        resources=managed_resources() if named is None else named,
+        bind=bind,
+        fallback=fallback,
+        weight=weight,
+        kubeconfig=kubeconfig,
+    )
+    sys.stdout.write(kube_scheduler_config(setup))
+
+
+@command.command("check")
+@click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(file: Path, as_json: bool) -> None:
+    """Name every trap in a KubeSchedulerConfiguration; exit code 1 if there is one.
+
+    FILE is YAML or JSON, - for standard input. ConfigMaps that carry a configuration are read too.
+    """
+    from scheduler.cli.console import message, print_json, print_table
+    from scheduler.core.errors import InvalidInput
+    from scheduler.kube.schedulerchecks import RULES
+    from scheduler.kube.schedulerchecks import check as find
+    from scheduler.kube.schedulerconfig import KIND
+    from scheduler.kube.yamlfile import yaml_files
+
+    name = str(file)
+    try:
+        text = sys.stdin.read() if name == "-" else file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(name, f"cannot be read: {error}", "name a readable file") from error
+    documents = yaml_files(text, name)
+    # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
+    meant = [document for document in documents if document.get(("kind",)) == KIND]
+    findings = [finding for document in meant or documents[:1] for finding in find(document)]
+    if as_json:
+        print_json({"file": name, "findings": [asdict(finding) for finding in findings]})
+    elif findings:
+        print_table(
+            f"Traps in {name}: {len(findings)}",
+            ("line", "where", "rule", "what happens", "remedy"),
+            [(f.line, f.path, f.rule, f.problem, f.remedy) for f in findings],
+        )
+    else:
+        message(f"{name}: no trap found ({len(RULES)} rules)")
+    if findings:
+        raise click.exceptions.Exit(1)

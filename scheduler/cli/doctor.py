@@ -1,0 +1,181 @@
+"""``snugfit doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from scheduler.kube.client import KubeClient
+    from scheduler.kube.doctor import Check
+
+__all__ = ["command"]
+
+
+@click.command("doctor")
+@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Default: as kubectl.")
+@click.option("--context", "context_name", help="Context of the kubeconfig.")
+@click.option("--in-cluster", is_flag=True, help="Use the service account of this pod.")
+@click.option(
+    "--account",
+    default="",
+    help="namespace/name of the extender's service account. [default: whoever asks]",
+)
+@click.option("--scheduler-name", default="snugfit", show_default=True, help="spec.schedulerName.")
+@click.option(
+    "--extender", default="", help="URL of a running extender, such as forwarded by kubectl."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def command(
+    kubeconfig: Path | None,
+    context_name: str | None,
+    in_cluster: bool,
+    account: str,
+    scheduler_name: str,
+    extender: str,
+    as_json: bool,
+) -> None:
+    """Look at a live cluster: is everything there that Snugfit needs, and how is it understood?
+
+    Changes nothing. Checks reachability, permissions, versions, each node's GPUs and what is
+    ambiguous about them, and with --extender whether kube-scheduler calls it. Exit code 1 if
+    something fails.
+    """
+    from scheduler.cli.console import message, print_json, print_table
+    from scheduler.kube.client import KubeClient
+    from scheduler.kube.doctor import State, node_reports
+    from scheduler.kube.listing import list_objects
+    from scheduler.kube.objects import NodeObject
+
+    client = (
+        KubeClient.in_cluster()
+        if in_cluster
+        else KubeClient.from_kubeconfig(kubeconfig, context_name)
+    )
+    checks = _cluster_checks(client, account)
+    reports = node_reports(list_objects(client, "/api/v1/nodes", NodeObject))
+    if extender:
+        checks += _extender_checks(client, extender, scheduler_name)
+    failed = [check for check in checks if check.state is State.FAILED]
+    failed_nodes = [report for report in reports if report.state is State.FAILED]
+    if as_json:
+        print_json(
+            {
+                "server": client.server,
+                "checks": [asdict(check) for check in checks],
+                "nodes": [asdict(report) for report in reports],
+            }
+        )
+    else:
+        print_table(
+            f"Cluster {client.server}",
+            ("", "question", "answer", "remedy"),
+            [(c.state.value, c.question, c.answer, c.remedy) for c in checks],
+        )
+        shown = [report for report in reports if report.devices or report.state is not State.OK]
+        print_table(
+            f"GPUs of {len(shown)} nodes ({len(reports) - len(shown)} have none)",
+            ("", "node", "understood as", "offered by", "remark"),
+            [(r.state.value, r.node, r.devices, ", ".join(r.protocols), r.remark) for r in shown],
+        )
+        if not extender:
+            message("--extender URL also checks whether kube-scheduler calls it")
+    if failed or failed_nodes:
+        raise click.exceptions.Exit(1)
+
+
+def _cluster_checks(client: KubeClient, account: str) -> list[Check]:
+    """Reachability, versions, permissions."""
+    import msgspec
+
+    from scheduler.core.errors import InvalidInput
+    from scheduler.kube.doctor import RIGHTS, Check, State, lacking, versions
+    from scheduler.kube.listing import list_objects
+
+    version: dict[str, Any] = msgspec.json.decode(client.get("/version"))
+    checks = [Check("is the API server reachable?", State.OK, f"yes, {client.server}")]
+    pods = list_objects(
+        client, "/api/v1/pods", dict[str, Any], "app.kubernetes.io/component=extender"
+    )
+    images = {
+        f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": str(container["image"])
+        for pod in pods
+        for container in pod["spec"]["containers"]
+        if container["name"] == "kube-scheduler"
+    }
+    checks += versions(str(version.get("gitVersion", "")), images)
+    if account:
+        namespace, _, name = account.partition("/")
+        if not namespace or not name:
+            raise InvalidInput("--account", f"{account!r} is none", "write namespace/name")
+        missing = [r for r in RIGHTS if not _account_may(client, namespace, name, r)]
+    else:
+        missing = [r for r in RIGHTS if not client.allowed(r.verb, r.group, r.resource)]
+    checks.append(lacking(missing, account or "the user of this kubeconfig"))
+    return checks
+
+
+def _account_may(client: KubeClient, namespace: str, name: str, right: Any) -> bool:  # noqa: ANN401
+    import msgspec
+
+    resource, _, sub = right.resource.partition("/")
+    review = {
+        "apiVersion": "authorization.k8s.io/v1",
+        "kind": "SubjectAccessReview",
+        "spec": {
+            "user": f"system:serviceaccount:{namespace}:{name}",
+            "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}"],
+            "resourceAttributes": {
+                "verb": right.verb,
+                "group": right.group,
+                "resource": resource,
+                "subresource": sub,
+            },
+        },
+    }
+    answer = client.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    content: dict[str, Any] = msgspec.json.decode(answer)
+    return bool((content.get("status") or {}).get("allowed"))
+
+
+def _extender_checks(client: KubeClient, url: str, scheduler_name: str) -> list[Check]:
+    """Readiness, and whether it is called."""
+    from scheduler.kube.doctor import Check, State, called, calls
+    from scheduler.kube.listing import list_objects
+    from scheduler.kube.objects import PodObject
+    from scheduler.kube.schedulerconfig import managed_resources
+
+    status, detail = _get(url.rstrip("/") + "/readyz")
+    question = f"is the extender at {url} ready?"
+    if status == 0:
+        return [Check(question, State.FAILED, f"it does not answer: {detail}")]
+    checks = [
+        Check(question, State.OK if status == 200 else State.FAILED, detail.strip() or str(status))
+    ]
+    status, page = _get(url.rstrip("/") + "/metrics")
+    if status != 200:
+        checks.append(Check("does it show metrics?", State.FAILED, f"{status} {page[:80]}"))
+        return checks
+    pods = list_objects(client, "/api/v1/pods", PodObject)
+    return [*checks, *called(calls(page), pods, scheduler_name, set(managed_resources()))]
+
+
+def _get(url: str) -> tuple[int, str]:
+    """Status and body; status 0 and the reason if there is no answer."""
+    import urllib.error
+    import urllib.request
+
+    from scheduler.core.errors import InvalidInput
+
+    if not url.startswith(("http://", "https://")):
+        raise InvalidInput("--extender", f"{url!r} is no URL", "write http://127.0.0.1:10263")
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - checked above
+            return int(answer.status), answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, refusal.read().decode(errors="replace")
+    except (urllib.error.URLError, OSError) as error:
+        return 0, str(error)

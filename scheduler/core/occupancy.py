@@ -1,0 +1,83 @@
+"""Pods that run already: what they take, whether or not anybody recorded their devices.
+
+A running pod is a fact. It is recorded even where it over-fills its node, and what it holds is
+never counted as free only because nobody knows which device it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from scheduler.core.devices import fraction_need, shares_of
+from scheduler.core.engine import Engine
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    DeviceShare,
+    GpuKind,
+    Placement,
+    PodRequest,
+    Reason,
+)
+from scheduler.core.state import DeviceCode
+
+__all__ = ["running"]
+
+_MOST_REPLICAS = 1 << 14  # no device is cut so often; a column must not overflow all the same
+
+
+def running(
+    engine: Engine, request: PodRequest, node: str, devices: tuple[DeviceShare, ...] | None = None
+) -> Placement:
+    """The placement of a pod that runs on a node; writes nothing.
+
+    Parameters
+    ----------
+    engine
+        Chooses devices where none are recorded, as it would have itself.
+    request
+        The pod.
+    node
+        A node that the state knows.
+    devices
+        Recorded devices, or None. Recorded ones are taken as they are.
+
+    Returns
+    -------
+    Placement
+        To be applied with ``enforce=False``. Where the devices do not suffice, those with most
+        left are claimed beyond what they have, so that nothing else is placed on them.
+    """
+    if devices is not None:
+        return Placement(request, node, devices)
+    row = engine.state.row(node)
+    if request.gpu.kind is not GpuKind.FRACTION:  # only that is a choice of the policy
+        shares = shares_of(engine.state, request.gpu, row, -1)
+        return Placement(
+            request, node, _claimed(engine, request, row) if shares is None else shares
+        )
+    if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
+        return engine.choose(request, node)
+    return Placement(request, node, _claimed(engine, request, row))
+
+
+def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare, ...]:
+    """Devices for a pod that does not fit: the emptiest ones of its kind."""
+    state, gpu = engine.state, request.gpu
+    codes = state.device_code[row]
+    if gpu.kind is GpuKind.SHARED:
+        shared = np.flatnonzero(codes == DeviceCode.SHARED)
+        if not len(shared):
+            return ()
+        freest = int(shared[np.argmax(state.slots_free[row, shared])])
+        claimed = min(gpu.replicas, _MOST_REPLICAS)
+        milli = claimed * DEVICE_MILLI // int(state.replicas[row, freest])
+        return (DeviceShare(freest, milli, 0, claimed),)
+    plain = np.flatnonzero(codes == DeviceCode.PLAIN)
+    emptiest = plain[np.argsort(-state.gpu_free[row, plain], kind="stable")].tolist()
+    if gpu.kind is GpuKind.WHOLE:
+        sizes = state.device_mem[row].tolist()
+        return tuple(DeviceShare(i, DEVICE_MILLI, sizes[i]) for i in sorted(emptiest[: gpu.count]))
+    if gpu.kind is GpuKind.FRACTION and emptiest:
+        part, memory_mib = fraction_need(state, gpu, np.array([row]))
+        return (DeviceShare(emptiest[0], int(part[0]), int(memory_mib[0])),)
+    return ()  # no device, or MIG instances that the node does not have

@@ -1,0 +1,103 @@
+"""The latest decisions, for ``/debug/decisions``, and their counts, for metrics."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.model import Reason
+
+__all__ = ["Decision", "DecisionLog"]
+
+_TEXTS = [Reason.of(code).text for code in range(len(Reason))]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One entry of the log; ``at`` is seconds since the epoch, ``top`` the best nodes."""
+
+    at: float
+    verb: str
+    pod: str
+    uid: str
+    candidates: int
+    reasons: dict[str, int]
+    top: list[tuple[str, int]]
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "at": self.at,
+            "verb": self.verb,
+            "pod": self.pod,
+            "uid": self.uid,
+            "candidates": self.candidates,
+            "reasons": self.reasons,
+            "top": [{"node": node, "score": score} for node, score in self.top],
+            "detail": self.detail,
+        }
+
+
+class DecisionLog:
+    """Keeps the latest decisions.
+
+    Parameters
+    ----------
+    size
+        How many.
+
+    Attributes
+    ----------
+    on_verdicts
+        Called with verb and reason counts, (reasons,) int64, after every answer.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.on_verdicts: Callable[[str, NDArray[np.int64]], None] = lambda _verb, _counts: None
+        self._decisions: deque[Decision] = deque(maxlen=size)
+
+    def latest(self, limit: int) -> list[dict[str, Any]]:
+        """The latest decisions, newest first."""
+        latest = list(self._decisions)[-limit:] if limit > 0 else []
+        return [decision.to_json() for decision in reversed(latest)]
+
+    def record(
+        self,
+        verb: str,
+        pod: str,
+        uid: str,
+        codes: NDArray[Any],
+        *,
+        top: list[tuple[str, int]] | None = None,
+        detail: str = "",
+        asked: int | None = None,
+    ) -> None:
+        """Add a decision.
+
+        Parameters
+        ----------
+        verb, pod, uid
+            What was asked, for whom.
+        codes : (nodes,) integers
+            Reason codes; empty where the verb gives none.
+        top
+            Best nodes and their scores.
+        detail
+            Free text.
+        asked
+            Number of candidates, where it is not the number of codes.
+        """
+        counts = np.bincount(codes, minlength=len(Reason))
+        self.on_verdicts(verb, counts)
+        reasons = {_TEXTS[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
+        candidates = len(codes) if asked is None else asked
+        self._decisions.append(
+            Decision(time.time(), verb, pod, uid, candidates, reasons, top or [], detail)
+        )

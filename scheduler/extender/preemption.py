@@ -1,0 +1,230 @@
+"""Victims that really make room: the right model, the same device, gangs whole or not at all.
+
+kube-scheduler chooses victims by counts per node and asks an extender to correct the choice; it
+checks neither priorities nor budgets of what comes back. Its own victims are kept, since they may
+serve constraints that only it knows; what is missing is added, cheapest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+import numpy as np
+
+from scheduler.core.engine import Engine
+from scheduler.core.feasibility import dynamic_reasons
+from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
+from scheduler.core.state import ClusterState
+from scheduler.kube.disruption import BudgetObject, covers
+
+__all__ = ["Candidate", "Victims", "choose_victims"]
+
+Labels = Callable[[str], Mapping[str, str] | None]
+Unit = tuple[Placement, ...]
+
+_ROW = np.array([0])
+_FITS = Reason.FITS.code
+
+
+class Candidate:
+    """One node as it was when the call came, to be thought about without holding anybody up.
+
+    Parameters
+    ----------
+    engine
+        Read now, and never again.
+    request
+        The pod that needs room.
+    row
+        Row of the node.
+    elsewhere
+        Gangs with members on other nodes: a member of one is never a victim, since the rest of
+        its gang would be left running for nothing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: PodRequest,
+        row: int,
+        elsewhere: AbstractSet[GangKey] = frozenset(),
+    ) -> None:
+        self.request, self.elsewhere = request, elsewhere
+        self.pods = engine.state.pods_on(row)
+        self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
+        self._state: ClusterState | None = engine.excerpt(request, row)
+
+    @property
+    def possible(self) -> bool:
+        """Whether evictions can help at all."""
+        return self._state is not None
+
+    def fits(self) -> bool:
+        """Whether the pod fits with what has been taken out."""
+        assert self._state is not None  # callers look at possible
+        return int(dynamic_reasons(self._state, self.request.shape, _ROW)[0]) == _FITS
+
+    def take_out(self, unit: Unit) -> None:
+        """Imagine that these pods are gone."""
+        assert self._state is not None  # callers look at possible
+        self._state.apply([Release(placement.pod.uid) for placement in unit])
+
+    def put_back(self, unit: Unit) -> None:
+        """Imagine that they are not."""
+        assert self._state is not None  # callers look at possible
+        self._state.apply(unit, enforce=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Victims:
+    """Pods of one node to be evicted, and how many of them their budgets do not allow for."""
+
+    uids: tuple[str, ...]
+    violations: int
+
+
+def choose_victims(
+    candidate: Candidate,
+    suggested: Sequence[str],
+    *,
+    budgets: Iterable[BudgetObject] = (),
+    labels: Labels = lambda _uid: None,
+) -> Victims | None:
+    """The cheapest victims on a node that make the pod fit there, or None.
+
+    Cheapest: fewest violated budgets, then the lowest priority that has to go, then fewest pods,
+    then least GPU. A set that is kept from 1.38 on may be empty: the pod fits as it is.
+
+    Parameters
+    ----------
+    candidate
+        The node; only pods of lower priority than the one that asks are ever victims.
+    suggested
+        kube-scheduler's victims.
+    budgets, labels
+        PodDisruptionBudgets, and the labels of a running pod.
+    """
+    if not candidate.possible:
+        return None
+    units = _units(candidate)
+    of_uid = {p.pod.uid: unit for unit in units for p in unit}
+    on_node = {placement.pod.uid for placement in candidate.pods}
+    base: list[Unit] = []
+    for uid in dict.fromkeys(suggested):
+        if uid not in of_uid:
+            if uid in on_node:
+                return None  # protected: of equal priority by now, or part of a gang elsewhere
+            continue  # gone in the meantime: kube-scheduler will see that, too
+        if of_uid[uid] not in base:
+            base.append(of_uid[uid])
+    gone = tuple(uid for uid in dict.fromkeys(suggested) if uid not in on_node)
+    costs = _Costs(list(budgets), labels)
+    best: tuple[tuple[int, ...], list[Unit]] | None = None
+    rest = [unit for unit in units if unit not in base]
+    for unit in base:
+        candidate.take_out(unit)
+    for order in _orders(rest, costs):
+        found = _enough(candidate, order)
+        if found is None:
+            break  # not even all of them make room, whatever the order
+        found = [*base, *found]
+        cost = costs.of(found)
+        if best is None or cost < best[0]:
+            best = (cost, found)
+    if best is None:
+        return None
+    uids = tuple(p.pod.uid for unit in best[1] for p in unit)
+    return Victims(gone + uids, best[0][0])
+
+
+def _units(candidate: Candidate) -> list[Unit]:
+    """What can be evicted from a node: pods one by one, gangs as a whole."""
+    singles: list[Unit] = []
+    gangs: dict[GangKey, list[Placement]] = {}
+    protected = set(candidate.elsewhere)
+    asking = candidate.request
+    for placement in candidate.pods:
+        pod = placement.pod
+        if pod.uid == asking.uid:
+            continue
+        evictable = pod.priority < asking.priority and pod.uid not in candidate.held
+        key = pod.gang if pod.gang and pod.gang.min_count > 1 else None
+        if key is None:
+            if evictable:
+                singles.append((placement,))
+        elif evictable:
+            gangs.setdefault(key, []).append(placement)
+        else:
+            protected.add(key)
+    whole = [tuple(members) for key, members in gangs.items() if key not in protected]
+    return singles + whole
+
+
+def _orders(units: Sequence[Unit], costs: _Costs) -> Iterable[list[Unit]]:
+    """Orders in which to try: by priority and size, and once per device with its pods first.
+
+    Pods that their budgets protect come last in each of them.
+    """
+    protected = {unit[0].pod.uid for unit in units if costs.of([unit])[0]}
+
+    def general(unit: Unit) -> tuple[bool, int, int, int, str]:
+        return (
+            unit[0].pod.uid in protected,
+            max(p.pod.priority for p in unit),
+            len(unit),
+            sum(p.gpu_milli for p in unit),
+            unit[0].pod.uid,
+        )
+
+    yield sorted(units, key=general)
+    for device in sorted({s.index for unit in units for p in unit for s in p.devices}):
+        yield sorted(
+            units,
+            key=lambda unit, device=device: (  # type: ignore[misc] # mypy infers no lambda default
+                not any(s.index == device for p in unit for s in p.devices),
+                general(unit),
+            ),
+        )
+
+
+def _enough(candidate: Candidate, order: Sequence[Unit]) -> list[Unit] | None:
+    """The first units of an order that suffice, less those taken in vain; all are put back."""
+    out: list[Unit] = []
+    fits = candidate.fits()
+    for unit in order:
+        if fits:
+            break
+        candidate.take_out(unit)
+        out.append(unit)
+        fits = candidate.fits()
+    needed = []
+    for unit in sorted(out, key=lambda unit: -max(p.pod.priority for p in unit)):
+        candidate.put_back(unit)
+        if fits and not candidate.fits():
+            candidate.take_out(unit)
+            needed.append(unit)
+    for unit in needed:
+        candidate.put_back(unit)
+    return needed if fits else None
+
+
+class _Costs:
+    """What a set of victims costs."""
+
+    def __init__(self, budgets: Sequence[BudgetObject], labels: Labels) -> None:
+        self._budgets, self._labels = budgets, labels
+
+    def of(self, units: Sequence[Unit]) -> tuple[int, ...]:
+        pods = [placement for unit in units for placement in unit]
+        left = {b.key: b.status.disruptions_allowed if b.status else 0 for b in self._budgets}
+        violations = 0
+        for placement in pods:
+            own = self._labels(placement.pod.uid) or {}
+            hit = [b.key for b in self._budgets if covers(b, placement.pod.namespace, own)]
+            violations += any(left[key] <= 0 for key in hit)
+            for key in hit:
+                left[key] -= 1
+        priority = max((p.pod.priority for p in pods), default=-(1 << 31))
+        return (violations, priority, len(pods), sum(p.gpu_milli for p in pods))

@@ -1,0 +1,307 @@
+"""What is wrong with an installation, as far as the cluster's own objects say.
+
+Pure functions from what was read to checks; who reads, and how, is the caller's business.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import Device
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.nodes import node_of
+from scheduler.kube.objects import NodeObject, PodObject
+
+__all__ = [
+    "RIGHTS",
+    "Check",
+    "NodeReport",
+    "Right",
+    "State",
+    "called",
+    "calls",
+    "lacking",
+    "node_reports",
+    "versions",
+]
+
+OLDEST_MINOR = 34
+FOREIGN_PREFIXES = (
+    "aliyun.com/gpu-",
+    "nvidia.com/gpumem",
+    "nvidia.com/gpucores",
+    "nvidia.com/vgpu-",
+    "volcano.sh/gpu-",
+    "volcano.sh/vgpu-",
+    "koordinator.sh/gpu",
+    "tencent.com/vcuda-",
+)
+"""Resources of other sharing protocols."""
+
+
+class State(StrEnum):
+    """Result of a check."""
+
+    OK = "ok"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One question and its answer."""
+
+    question: str
+    state: State
+    answer: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One permission: ``resource`` may name a subresource."""
+
+    verb: str
+    group: str
+    resource: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
+
+
+RIGHTS = (
+    *(Right(verb, "", "nodes") for verb in ("list", "watch")),
+    *(Right(verb, "", "pods") for verb in ("get", "list", "watch")),
+    Right("create", "", "pods/binding"),
+    *(Right(verb, "policy", "poddisruptionbudgets") for verb in ("list", "watch")),
+    *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("list", "watch")),
+)
+"""What the extender needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeReport:
+    """How the GPUs of a node are understood.
+
+    Parameters
+    ----------
+    node
+        Its name.
+    devices
+        In words; empty without GPUs.
+    protocols
+        Ways in which it offers them.
+    state, remark
+        Whether that is unambiguous, and if not, why.
+    """
+
+    node: str
+    devices: str
+    protocols: tuple[str, ...]
+    state: State
+    remark: str = ""
+
+
+def lacking(missing: Iterable[Right], account: str) -> Check:
+    """Whether an account may do what it has to."""
+    names = ", ".join(str(right) for right in missing)
+    question = f"may {account} do what the extender does?"
+    if not names:
+        return Check(question, State.OK, "yes")
+    return Check(question, State.FAILED, f"not allowed: {names}", "install the chart's roles")
+
+
+def versions(server: str, schedulers: Mapping[str, str]) -> list[Check]:
+    """Whether versions go together.
+
+    Parameters
+    ----------
+    server
+        ``gitVersion`` of the API server.
+    schedulers
+        Image of kube-scheduler by pod, for schedulers that run beside the extender.
+    """
+    minor = _minor(server)
+    question = f"is Kubernetes {server} supported?"
+    if minor is None:
+        return [Check(question, State.WARNING, "the version cannot be read")]
+    supported = minor >= OLDEST_MINOR
+    checks = [
+        Check(
+            question,
+            State.OK if supported else State.FAILED,
+            "yes" if supported else f"it is older than 1.{OLDEST_MINOR}",
+        )
+    ]
+    for pod, image in sorted(schedulers.items()):
+        own = _minor(image.rpartition(":")[2])
+        question = f"does {image} in {pod} go with it?"
+        if own is None:
+            checks.append(Check(question, State.WARNING, "its tag states no version"))
+        elif minor - own in (0, 1):
+            checks.append(Check(question, State.OK, "yes"))
+        else:
+            answer = "it is newer" if own > minor else f"it is {minor - own} minor versions older"
+            remedy = f"upgrade the chart, or set scheduler.image.tag to a 1.{minor} version"
+            checks.append(Check(question, State.FAILED, answer, remedy))
+    return checks
+
+
+def _minor(version: str) -> int | None:
+    found = re.match(r"v?1\.(\d+)", version)
+    return int(found[1]) if found else None
+
+
+def node_reports(
+    nodes: Iterable[NodeObject], names: ResourceNames | None = None
+) -> list[NodeReport]:
+    """How each node's GPUs are understood, and what is ambiguous about it."""
+    names = names or ResourceNames()
+    return [_report(node, names) for node in nodes]
+
+
+def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
+    protocols = _protocols(node, names)
+    name = node.metadata.name
+    try:
+        understood = node_of(node, names)
+    except InvalidInput as error:
+        return NodeReport(name, "", protocols, State.FAILED, f"gets no pods: {error}")
+    words = _words(understood.devices)
+    if len(protocols) > 1:
+        remark = (
+            "devices are offered in several ways that do not know of each other; we count those "
+            "of one only"
+        )
+        return NodeReport(name, words, protocols, State.WARNING, remark)
+    if protocols and not words:
+        remark = f"{protocols[0]} is not understood: its devices are invisible to us"
+        return NodeReport(name, words, protocols, State.WARNING, remark)
+    if any(not device.product for device in understood.devices):
+        remark = "no label states the model: pods that want a certain one are not placed here"
+        return NodeReport(name, words, protocols, State.WARNING, remark)
+    return NodeReport(name, words, protocols, State.OK)
+
+
+def _protocols(node: NodeObject, names: ResourceNames) -> tuple[str, ...]:
+    status = node.status
+    offered = [
+        resource
+        for resource, quantity in ((status.allocatable if status else None) or {}).items()
+        if str(quantity) != "0"
+    ]
+    found = [resource for resource in offered if resource in (*names.whole, names.shared)]
+    if any(resource.startswith(names.mig_prefix) for resource in offered):
+        found.append(names.mig_prefix + "*")
+    if names.milli in offered or names.memory in offered:
+        found.append(names.milli)
+    foreign = [r for r in offered if r.startswith(FOREIGN_PREFIXES)]
+    if foreign:
+        found.append(" + ".join(sorted(foreign)))
+    return tuple(sorted(found))
+
+
+def _words(devices: tuple[Device, ...]) -> str:
+    kinds = Counter(_kind(device) for device in devices)
+    return ", ".join(f"{count} x {kind}" for kind, count in kinds.items())
+
+
+def _kind(device: Device) -> str:
+    parts = [device.product or "unknown model"]
+    if device.memory_mib:
+        parts.append(f"{device.memory_mib / 1024:.0f} GiB")
+    if device.mig:
+        parts.append("MIG " + "+".join(profile for profile, _ in device.mig_layout))
+    if device.replicas > 1:
+        parts.append(f"{device.replicas} replicas")
+    if not device.healthy:
+        parts.append("unhealthy")
+    return " ".join(parts)
+
+
+def calls(exposition: str) -> dict[str, float]:
+    """Calls and errors in a metrics page: by verb, and by ``verb code``."""
+    found: dict[str, float] = {}
+    for line in exposition.splitlines():
+        match = re.match(
+            r'snugfit_request_(?:seconds_count\{verb="(?P<verb>[^"]+)"\}'
+            r"|errors_total\{(?P<labels>[^}]*)\}) (?P<value>\S+)",
+            line,
+        )
+        if match is None:
+            continue
+        key = match["verb"]
+        if key is None:
+            labels = dict(re.findall(r'(\w+)="([^"]*)"', match["labels"]))
+            key = f"{labels.get('verb', '')} {labels.get('code', '')}"
+        found[key] = found.get(key, 0.0) + float(match["value"])
+    return found
+
+
+def called(
+    counts: Mapping[str, float], pods: Iterable[PodObject], scheduler: str, resources: set[str]
+) -> list[Check]:
+    """Whether kube-scheduler really asks the extender.
+
+    Parameters
+    ----------
+    counts
+        Of :func:`calls`.
+    pods
+        Pods of the cluster.
+    scheduler
+        Name that pods give as ``spec.schedulerName``.
+    resources
+        Names that bring a pod to the extender.
+    """
+    ours = [pod for pod in pods if pod.spec.scheduler_name == scheduler and _asks(pod, resources)]
+    question = f"does kube-scheduler call us for pods of {scheduler}?"
+    asked = counts.get("filter", 0)
+    placed = sum(bool(pod.spec.node_name) for pod in ours)
+    if asked:
+        checks = [Check(question, State.OK, f"filter was called {asked:.0f} times")]
+    elif placed:
+        checks = [
+            Check(
+                question,
+                State.FAILED,
+                f"no, although {placed} such pods are placed (perhaps before it was started)",
+                "check managedResources and urlPrefix: snugfit config check",
+            )
+        ]
+    elif ours:
+        checks = [
+            Check(
+                question,
+                State.FAILED,
+                f"no, and {len(ours)} such pods are pending",
+                "does kube-scheduler hold its lease, and does any node pass its own filters?",
+            )
+        ]
+    else:
+        checks = [Check(question, State.WARNING, "nobody knows: no pod has asked for it yet")]
+    refused = {key: n for key, n in counts.items() if " " in key and n and key.split()[0] in _VERBS}
+    if refused:
+        said = ", ".join(f"{key}: {n:.0f}" for key, n in sorted(refused.items()))
+        checks.append(
+            Check("are calls answered?", State.WARNING, f"refused {said}", "see the extender's log")
+        )
+    return checks
+
+
+_VERBS = frozenset({"filter", "prioritize", "bind", "preempt"})
+
+
+def _asks(pod: PodObject, resources: set[str]) -> bool:
+    containers = [*(pod.spec.containers or ()), *(pod.spec.init_containers or ())]
+    stated: list[Mapping[str, Any] | None] = []
+    for container in containers:
+        if container.resources is not None:
+            stated += [container.resources.requests, container.resources.limits]
+    return any(resources & set(part or {}) for part in stated)

@@ -1,0 +1,98 @@
+"""Does a state equal the facts? The question that nobody should have to ask, asked all the time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.state import ClusterState
+from scheduler.kube.protocols import Record
+
+__all__ = ["Fact", "Image"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """A pod on a node.
+
+    Parameters
+    ----------
+    request, node
+        What it asked for and where it is.
+    devices
+        Recorded devices; None where nobody recorded them.
+    labels
+        The pod's labels.
+    doubt
+        Why nobody can say which devices it has, although it has some; empty if that is clear.
+    record
+        What a foreign protocol has recorded of its devices.
+    """
+
+    request: PodRequest
+    node: str
+    devices: tuple[DeviceShare, ...] | None
+    labels: Mapping[str, str]
+    doubt: str = ""
+    record: Record | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """Nodes and running pods, as the API has told of them.
+
+    Attributes
+    ----------
+    nodes : mapping of str to Node
+        Nodes as they should stand in the state.
+    facts : mapping of str to Fact
+        Pods that have a node, by uid.
+    """
+
+    nodes: Mapping[str, Node]
+    facts: Mapping[str, Fact]
+
+    def differences(
+        self, snapshot: ClusterState, held: AbstractSet[str], assumed: AbstractSet[str]
+    ) -> list[str]:
+        """Where a state departs from the facts; an empty list is good.
+
+        The columns are compared with a state that is rebuilt from nodes and pods alone.
+
+        Parameters
+        ----------
+        snapshot
+            The engine's state at the same moment.
+        held, assumed
+            Pods in it that are no facts: tentative ones, and those whose binding is under way.
+        """
+        found = [*self._nodes(snapshot), *self._pods(snapshot)]
+        for uid, placed in snapshot.placements.items():
+            if uid not in self.facts and uid not in held and uid not in assumed:
+                found.append(f"pod {placed.pod.key}: is placed, but has no node or is gone")
+        return found + snapshot.check()
+
+    def _nodes(self, snapshot: ClusterState) -> Iterator[str]:
+        for name, node in self.nodes.items():
+            row = snapshot.row_of.get(name, -1)
+            if row < 0:
+                yield f"node {name}: is missing from the state"
+            elif snapshot.nodes[row] != node:
+                yield f"node {name}: is described differently in the state"
+        for name in snapshot.row_of:
+            if name not in self.nodes:
+                yield f"node {name}: does not exist"
+
+    def _pods(self, snapshot: ClusterState) -> Iterator[str]:
+        for uid, fact in self.facts.items():
+            placed = snapshot.placements.get(uid)
+            if fact.node not in self.nodes:
+                if placed is not None:
+                    yield f"pod {fact.request.key}: is placed, its node does not exist"
+            elif placed is None or placed.node != fact.node or placed.pod != fact.request:
+                where = placed.node if placed else "nowhere"
+                yield f"pod {fact.request.key}: runs on {fact.node}, the state says {where}"
+            elif fact.devices is not None and placed.devices != fact.devices:
+                yield f"pod {fact.request.key}: has other devices in the state"

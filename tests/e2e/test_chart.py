@@ -1,0 +1,437 @@
+"""The chart, rendered by real Helm and shown to a real API server."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scheduler.kube.schedulerchecks import check
+from scheduler.kube.schedulerconfig import (
+    Profile,
+    SchedulerSetup,
+    Topology,
+    kube_scheduler_config,
+)
+from scheduler.kube.yamlfile import yaml_files
+from tests.e2e.harness.api import ApiError
+from tests.e2e.harness.extender import Extender
+from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
+from tests.e2e.harness.process import free_port
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parents[2]
+CHART = ROOT / "deploy/helm/snugfit"
+MONITORING = (
+    "serviceMonitor.enabled=true",
+    "prometheusRule.enabled=true",
+    "dashboard.enabled=true",
+)
+# Of operators; a bare API server does not serve them.
+FOREIGN = {"monitoring.coreos.com/v1", "cert-manager.io/v1"}
+
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "sidecar": (),
+    "sidecar-stock": ("scheduler.profile=stock", "scheduler.weight=141"),
+    "sidecar-fallback": ("scheduler.fallback=true",),
+    "sidecar-all": (
+        *MONITORING,
+        "advertise.enabled=true",
+        "advertise.selector=gpu=true",
+        "namespace.create=true",
+        "extender.settings.planner=true",
+        "extender.settings.policy=priced",
+        "scheduler.extraArgs={--feature-gates=GenericWorkload=true}",
+        "imagePullSecrets[0].name=registry",
+        "priorityClassName=system-cluster-critical",
+        "podLabels.team=ml",
+        "podAnnotations.note=x",
+        "serviceAccount.annotations.note=x",
+        "tolerations[0].operator=Exists",
+    ),
+    "sidecar-small": (
+        "replicas=1",
+        "podDisruptionBudget.enabled=false",
+        "networkPolicy.enabled=false",
+        "extender.settings.watch_groups=",
+        "scheduler.managedResources={nvidia.com/gpu}",
+        "image.digest=sha256:" + "0" * 64,
+    ),
+    "sidecar-named": ("fullnameOverride=gpu", "scheduler.name=gpus", "serviceAccount.name=other"),
+    "service": ("topology=service",),
+    "service-generate": ("topology=service", "tls.mode=generate", "service.clusterIP=10.96.0.50"),
+    "service-cert-manager": ("topology=service", "tls.mode=certManager", "tls.issuerRef.name=ca"),
+    "service-default-scheduler": (
+        "topology=service",
+        "scheduler.name=default-scheduler",
+        "scheduler.profile=stock",
+    ),
+    "service-guarded": (
+        "topology=service",
+        *MONITORING,
+        "networkPolicy.schedulerFrom[0].ipBlock.cidr=192.0.2.0/24",
+        "networkPolicy.egress[0].ports[0].port=6443",
+    ),
+    "without-rights": ("rbac.create=false", "serviceAccount.create=false"),
+}
+
+
+class Helm:
+    """Real Helm."""
+
+    def __init__(self, program: Path, home: Path, version: str) -> None:
+        self.program, self._home, self._version = program, home, version
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={"HOME": str(self._home), "PATH": "/usr/bin:/bin"},
+        )
+
+    def render(self, values: tuple[str, ...], release: str = "snugfit") -> list[dict[str, Any]]:
+        done = self.run(*self._template(values, release))
+        assert done.returncode == 0, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    def refusal(self, values: tuple[str, ...]) -> str:
+        done = self.run(*self._template(values, "snugfit"))
+        assert done.returncode != 0, done.stdout[:500]
+        return done.stderr
+
+    def _template(self, values: tuple[str, ...], release: str) -> list[str]:
+        flags = [part for value in values for part in ("--set", value)]
+        return [
+            "template", release, str(CHART), "--namespace", release,
+            "--kube-version", self._version, *flags,
+        ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def helm(assets, tmp_path_factory) -> Helm:
+    return Helm(assets.program("helm"), tmp_path_factory.mktemp("helm"), assets.version)
+
+
+def _config_map(documents: list[dict[str, Any]]) -> dict[str, str]:
+    (found,) = (
+        d["data"] for d in documents if d["kind"] == "ConfigMap" and "extender.yaml" in d["data"]
+    )
+    return found
+
+
+def test_lint_finds_nothing_wrong(helm) -> None:
+    done = helm.run("lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout
+    for word in ("[ERROR]", "[WARNING]"):
+        assert word not in done.stdout
+
+
+def test_the_plain_manifests_are_the_rendered_chart(helm, tmp_path) -> None:
+    done = subprocess.run(
+        ["make", "--silent", "manifests", f"HELM={helm.program}", f"MANIFESTS={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    committed = {p.name: p.read_text() for p in (ROOT / "deploy/manifests").glob("*.yaml")}
+    assert set(committed) == {"sidecar.yaml", "service.yaml"}
+    assert {p.name: p.read_text() for p in tmp_path.glob("*.yaml")} == committed
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_api_server_accepts_every_variant(helm, cluster, name: str) -> None:
+    """Server-side dry run: schema, defaults and validation of the real thing."""
+    api = cluster.api
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "snugfit"}})
+    documents = helm.render(VARIANTS[name])
+    accepted = []
+    for document in documents:
+        if document["apiVersion"] in FOREIGN:
+            continue
+        answer = api.apply(document, dry_run=True)
+        assert answer["metadata"]["name"] == document["metadata"]["name"]
+        accepted.append(document["kind"])
+    assert {"ConfigMap", "Deployment", "Service"} <= set(accepted)
+    assert "Deployment" not in {d["kind"] for d in api.objects("Deployment", version="apps/v1")}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_variant_walks_into_a_trap(helm, name: str) -> None:
+    text = _config_map(helm.render(VARIANTS[name]))["kube-scheduler.yaml"]
+    assert check(yaml_files(text, name)[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("topology", "profile", "fallback"),
+    [
+        (topology, profile, fallback)
+        for topology, profile, fallback in itertools.product(Topology, Profile, (False, True))
+        if profile is Profile.PACKING or not fallback
+    ],
+)
+def test_chart_and_generator_agree(helm, topology, profile, fallback: bool) -> None:
+    values = (
+        f"topology={topology}",
+        f"scheduler.profile={profile}",
+        f"scheduler.fallback={json.dumps(fallback)}",
+    )
+    text = _config_map(helm.render(values))["kube-scheduler.yaml"]
+    setup = SchedulerSetup(topology=topology, profile=profile, fallback=fallback)
+    assert yaml.safe_load(text) == yaml.safe_load(kube_scheduler_config(setup))
+
+
+def test_kube_schedulers_version_is_the_clusters_without_what_a_vendor_appends(helm) -> None:
+    done = helm.run("template", "x", str(CHART), "--kube-version", "v1.35.3-eks-3025e55")
+    (deployment,) = (d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert container["image"].endswith("/kube-scheduler:v1.35.3")
+    old = helm.run("template", "x", str(CHART), "--kube-version", "v1.33.0")
+    assert old.returncode != 0 and "incompatible" in old.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "groups"),
+    [
+        ("", {"scheduling.k8s.io": ["podgroups"]}),
+        ("extender.settings.watch_groups=", {}),
+        (
+            r"extender.settings.watch_groups=jobs.batch\, workloads.scheduling.k8s.io",
+            {"batch": ["jobs"], "scheduling.k8s.io": ["workloads"]},
+        ),
+    ],
+)
+def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -> None:
+    documents = helm.render((value,) if value else ())
+    (role,) = (
+        d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("er")
+    )
+    found = {rule["apiGroups"][0]: rule["resources"] for rule in role["rules"]}
+    assert {name: r for name, r in found.items() if name not in ("", "policy")} == groups
+    settings = yaml.safe_load(_config_map(documents)["extender.yaml"])
+    assert bool(settings["watch_groups"]) == bool(groups)
+
+
+def test_generated_certificates_are_of_one_authority(helm) -> None:
+    documents = helm.render(VARIANTS["service-generate"])
+    secrets = [d["data"] for d in documents if d["kind"] == "Secret"]
+    assert len(secrets) == 2 and secrets[0]["ca.crt"] == secrets[1]["ca.crt"]
+    assert secrets[0]["tls.key"] != secrets[1]["tls.key"]
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        (("topology=both",), "topology"),
+        (("extender.settings.polcy=fgd",), "polcy"),
+        (("extender.settings.port=1",), "port"),
+        (("replica=3",), "replica"),
+        (("scheduler.weight=14",), "weight"),
+        (("scheduler.managedResources={nvidia.com/mig-*}",), "managedResources"),
+        (("scheduler.name=default-scheduler",), "another scheduler.name"),
+        (("topology=service", "scheduler.name=default-scheduler"), "every pod of the cluster"),
+        (("topology=service", "tls.mode=certManager"), "issuerRef"),
+    ],
+    ids=str,
+)
+def test_harmful_or_mistyped_values_are_refused(helm, values, complaint: str) -> None:
+    assert complaint in helm.refusal(values)
+
+
+# -- what the chart ships, running -------------------------------------------------------------
+
+ACCOUNT_KINDS = {
+    "Namespace",
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "Role",
+    "RoleBinding",
+}
+
+
+TRIAL = "trial"
+
+
+class Installed:
+    """The chart's accounts and rights in the API server, its settings in our hands.
+
+    A release of its own, in a namespace of its own: rights are taken away in the end.
+    """
+
+    account = "trial-snugfit"
+
+    def __init__(self, cluster, documents: list[dict[str, Any]]) -> None:
+        self.cluster = cluster
+        self._applied = [d for d in documents if d["kind"] in ACCOUNT_KINDS]
+        for document in self._applied:
+            cluster.api.apply(document)
+        self.files = _config_map(documents)
+        token = cluster.api.issue_token(TRIAL, self.account)
+        self.kubeconfig = cluster.plane.kubeconfig(token, "chart")
+
+    def remove(self) -> None:
+        """Take the rights away again; the namespace stays, nobody is there to empty it."""
+        for document in self._applied:
+            if document["kind"] != "Namespace":
+                self.cluster.api.request("DELETE", self.cluster.api.path_of(document))
+
+    def extender(self) -> Extender:
+        """The chart's settings, on ports of our own."""
+        settings = yaml.safe_load(self.files["extender.yaml"])
+        settings["status_listen"] = f"127.0.0.1:{free_port()}"
+        file = self.cluster.plane.home / "extender.yaml"
+        file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        made = Extender(
+            self.cluster.plane, ["--config", file, "--kubeconfig", self.kubeconfig], name="chart"
+        )
+        made.start()
+        return made
+
+    def scheduler(self, extender: Extender) -> None:
+        """The chart's configuration, but for the address of the extender."""
+        text = self.files["kube-scheduler.yaml"]
+        config = yaml.safe_load(text.replace("http://127.0.0.1:10262", extender.url))
+        self.cluster.scheduler(config, kubeconfig=self.kubeconfig, name="chart-scheduler")
+
+
+@pytest.fixture
+def installed(helm, cluster):
+    made = []
+
+    def install(*values: str) -> Installed:
+        made.append(Installed(cluster, helm.render(("namespace.create=true", *values), TRIAL)))
+        return made[-1]
+
+    yield install
+    for one in made:
+        one.remove()
+
+
+@pytest.mark.parametrize("values", [(), ("scheduler.fallback=true",), ("scheduler.profile=stock",)])
+def test_the_second_scheduler_places_pods_with_the_charts_rights(installed, cluster, values):
+    """Every permission that is used is granted: nothing is refused, nothing restarts."""
+    chart = installed(*values)
+    cluster.create([gpu_node("whole", 2), fraction_node("parts", 1)])
+    extender = chart.extender()
+    chart.scheduler(extender)
+    cluster.create(
+        [
+            gpu_pod("two", 2, scheduler="snugfit"),
+            fraction_pod("quarter", 250, scheduler="snugfit"),
+            pod("plain", scheduler="snugfit"),
+            gpu_pod("foreign", 1),
+        ]
+    )
+    placed = cluster.all_bound(3)
+    assert placed["two"] == "whole" and placed["quarter"] == "parts"
+    assert "foreign" not in placed  # default-scheduler is somebody else's
+    notes = cluster.api.get("Pod", "quarter", "default")["metadata"]["annotations"]
+    assert notes["snugfit.io/visible-devices"] == "0"
+    two = cluster.api.get("Pod", "two", "default")["metadata"].get("annotations") or {}
+    assert "snugfit.io/devices" not in two  # bound by kube-scheduler; the device plugin chooses
+    metrics = extender.metrics()
+    assert metrics['snugfit_binds_total{result="bound"}'] == 1
+    assert metrics["snugfit_synced"] == 1
+    assert not [name for name in metrics if name.startswith("snugfit_watch_restarts_total")]
+    lease = cluster.api.get("Lease", "snugfit", TRIAL, "coordination.k8s.io/v1")
+    assert lease["spec"]["holderIdentity"]
+
+
+def test_the_charts_rights_end_where_they_should(installed, cluster):
+    chart = installed("topology=service")
+    token = cluster.api.issue_token(TRIAL, chart.account)
+    with cluster.api.as_user(token) as account:
+        for refused in (
+            lambda: account.delete("Pod", "x", "default"),
+            lambda: account.create(gpu_pod("x", 1)),
+            lambda: account.patch("Node", "x", {"metadata": {"labels": {"a": "b"}}}),
+            lambda: account.objects("Secret", TRIAL),
+            lambda: account.objects("ConfigMap", "kube-system"),
+        ):
+            with pytest.raises(ApiError) as error:
+                refused()
+            assert error.value.status == 403
+        assert account.objects("Node") == []
+    assert "lease_name: trial-snugfit-extender" in chart.files["extender.yaml"]
+
+
+def _snugfit(*args: str | Path, code: int = 0) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler.cli.main", *map(str, args), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture
+def administrator(cluster) -> tuple[str, Path]:
+    return "--kubeconfig", cluster.plane.kubeconfig(cluster.api.token, "administrator")
+
+
+def test_doctor_finds_a_good_installation_good(installed, cluster, administrator) -> None:
+    chart = installed()
+    cluster.create([gpu_node("whole", 2)])
+    extender = chart.extender()
+    chart.scheduler(extender)
+    cluster.create([gpu_pod("p", 1, scheduler="snugfit"), gpu_pod("q", 1, scheduler="snugfit")])
+    cluster.all_bound(2)
+    flags = (
+        *administrator,
+        "--account",
+        f"{TRIAL}/{Installed.account}",
+        "--extender",
+        extender.url,
+    )
+    report = _snugfit("doctor", *flags)
+    assert {check["state"] for check in report["checks"]} == {"ok"}
+    assert any("filter was called" in check["answer"] for check in report["checks"])
+    assert [node["devices"] for node in report["nodes"]] == ["2 x NVIDIA-A100-SXM4-80GB 80 GiB"]
+
+
+def test_doctor_names_missing_rights_and_ambiguous_nodes(installed, cluster, administrator) -> None:
+    installed("rbac.create=false")
+    mixed = fraction_node("mixed", 2)
+    for part in ("capacity", "allocatable"):
+        mixed["status"][part] |= {"nvidia.com/gpu": "2"}
+    cluster.create([mixed])
+    report = _snugfit("doctor", *administrator, "--account", f"{TRIAL}/{Installed.account}", code=1)
+    (failed,) = (check for check in report["checks"] if check["state"] == "failed")
+    assert "create pods/binding" in failed["answer"] and failed["remedy"]
+    (node,) = report["nodes"]
+    assert node["state"] == "warning" and len(node["protocols"]) == 2
+
+
+def test_nodes_advertise_fractions_and_forget_them(cluster, administrator) -> None:
+    node = gpu_node("n", 4)
+    cluster.create([node])
+    before = cluster.api.get("Node", "n")["status"]
+    planned = _snugfit("advertise", *administrator)
+    assert planned["applied"] is False and planned["nodes"][0]["action"] == "set"
+    assert cluster.api.get("Node", "n")["status"]["allocatable"] == before["allocatable"]
+    _snugfit("advertise", "--apply", *administrator)
+    status = cluster.api.get("Node", "n")["status"]
+    assert status["allocatable"]["snugfit.io/gpu-milli"] == "4k"
+    assert _snugfit("advertise", *administrator)["nodes"][0]["action"] == "keep"
+    _snugfit("advertise", "--undo", "--apply", *administrator)
+    status = cluster.api.get("Node", "n")["status"]
+    assert (status["capacity"], status["allocatable"]) == (
+        before["capacity"],
+        before["allocatable"],
+    )

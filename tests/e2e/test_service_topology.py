@@ -1,0 +1,155 @@
+"""The chart's second topology: mutual TLS, one active replica by lease, certificates renewed."""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+import pytest
+import yaml
+
+from tests.e2e.harness.api import eventually
+from tests.e2e.harness.controlplane import serves
+from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
+from tests.e2e.harness.process import Daemon, free_port
+from tests.e2e.test_chart import TRIAL, Helm, Installed
+
+pytestmark = pytest.mark.e2e
+
+VALUES = (
+    "topology=service",
+    "tls.mode=generate",
+    "service.clusterIP=127.0.0.1",
+    "namespace.create=true",
+)
+
+
+class Replica(Daemon):
+    """An extender with the chart's settings, on ports of our own."""
+
+    def __init__(self, name: str, chart: Installed, certificates: Path) -> None:
+        plane = chart.cluster.plane
+        self.port, self.status = free_port(), f"http://127.0.0.1:{(status := free_port())}"
+        text = chart.files["extender.yaml"].replace("/etc/snugfit-tls", str(certificates))
+        settings = yaml.safe_load(text) | {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "status_listen": f"127.0.0.1:{status}",
+            "lease_s": 3.0,
+        }
+        file = plane.home / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        super().__init__(
+            name,
+            [
+                sys.executable, "-m", "scheduler.cli.main", "serve",
+                "--config", file, "--kubeconfig", chart.kubeconfig,
+            ],
+            plane.home,
+            lambda: serves(self.status + "/readyz"),
+        )  # fmt: skip
+        plane.add(self)
+
+    @property
+    def active(self) -> bool:
+        try:
+            return serves(self.status + "/activez")
+        except (URLError, OSError):
+            return False
+
+    def ask(self, context: ssl.SSLContext) -> int:
+        """Status of a filter call."""
+        body = json.dumps({"Pod": gpu_pod("x", 1), "NodeNames": ["whole"]}).encode()
+        request = Request(
+            f"https://127.0.0.1:{self.port}/filter", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urlopen(request, timeout=10, context=context) as answer:
+                return int(answer.status)
+        except HTTPError as refusal:
+            refusal.close()
+            return refusal.code
+
+
+def _secret(documents: list[dict[str, Any]], name: str, folder: Path) -> Path:
+    """A secret as the kubelet would mount it."""
+    (data,) = (
+        d["data"] for d in documents if d["kind"] == "Secret" and d["metadata"]["name"] == name
+    )
+    folder.mkdir(exist_ok=True)
+    for key, value in data.items():
+        (folder / key).write_bytes(base64.b64decode(value))
+    return folder
+
+
+def _context(client: Path | None, authority: Path) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=str(authority / "ca.crt"))
+    if client:
+        context.load_cert_chain(str(client / "tls.crt"), str(client / "tls.key"))
+    return context
+
+
+@pytest.fixture
+def helm(assets, tmp_path) -> Helm:
+    return Helm(assets.program("helm"), tmp_path, assets.version)
+
+
+def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> None:
+    documents = helm.render(VALUES, TRIAL)
+    chart = Installed(cluster, documents)
+    server = _secret(documents, "trial-snugfit-server-tls", tmp_path / "server")
+    client = _secret(documents, "trial-snugfit-client-tls", tmp_path / "client")
+    known = _context(client, server)
+    try:
+        cluster.create([gpu_node("whole", 8), fraction_node("parts", 1)])
+        replicas = [Replica(name, chart, server) for name in ("one", "two")]
+        cluster.start(*replicas)
+        eventually(lambda: sum(r.active for r in replicas) == 1, "one replica is active", 30)
+        acting, waiting = sorted(replicas, key=lambda replica: not replica.active)
+        assert (acting.ask(known), waiting.ask(known)) == (200, 503)
+        with pytest.raises((URLError, OSError)):
+            acting.ask(_context(None, server))  # a caller without a certificate
+
+        # The Service would lead to the replica that is ready; here an address stands for that.
+        def configured(replica: Replica) -> dict[str, Any]:
+            text = chart.files["kube-scheduler.yaml"]
+            text = text.replace("/etc/kubernetes/snugfit", str(client))
+            return yaml.safe_load(text.replace("127.0.0.1:10262", f"127.0.0.1:{replica.port}"))
+
+        first = cluster.scheduler(configured(acting))
+        cluster.create(
+            [gpu_pod("a", 1, scheduler="snugfit"), fraction_pod("f", 300, scheduler="snugfit")]
+        )
+        assert cluster.all_bound(2)["f"] == "parts"
+        first.kill()
+        acting.kill()
+        eventually(lambda: waiting.active, "the other replica takes over", 30)
+        assert waiting.ask(known) == 200
+        cluster.scheduler(configured(waiting))
+        cluster.create(
+            [gpu_pod("b", 1, scheduler="snugfit"), fraction_pod("g", 600, scheduler="snugfit")]
+        )
+        assert cluster.all_bound(4)["g"] == "parts"
+
+        # Renewed under its feet, by an authority that it has not seen: the old client is out.
+        renewed = helm.render(VALUES, TRIAL)
+        _secret(renewed, "trial-snugfit-server-tls", server)
+        fresh = _secret(renewed, "trial-snugfit-client-tls", tmp_path / "fresh")
+
+        def accepts_the_new_one() -> bool:
+            try:
+                return waiting.ask(_context(fresh, server)) == 200
+            except (URLError, OSError):
+                return False
+
+        eventually(accepts_the_new_one, "the new certificate is accepted", 30)
+        with pytest.raises((URLError, OSError)):
+            waiting.ask(_context(client, server))
+    finally:
+        chart.remove()

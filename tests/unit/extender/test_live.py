@@ -1,0 +1,283 @@
+"""A service that follows a cluster, with a fake API server for a cluster."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from scheduler.core.engine import Engine
+from scheduler.core.state import ClusterState
+from scheduler.extender.app import create_app
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.live import LiveCluster
+from scheduler.extender.service import ExtenderService
+from scheduler.extender.wire import BindArgs
+from tests.builders import pod
+from tests.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refuse, say, serving
+from tests.kube_objects import node_json, pod_json
+
+BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
+GROUPS = "/apis/g.io/v1/podgroups"
+MILLI = "snugfit.io/gpu-milli"
+
+
+class Following:
+    """A live cluster over a fake API server."""
+
+    def __init__(self, api: FakeApi, identity: str = "me", **settings: Any) -> None:
+        self.api = api
+        settings = {"watch_groups": "", "recount_s": 0.0, "watch_read_s": 5.0, **settings}
+        config = ExtenderConfig(**settings)
+        self.service = ExtenderService(Engine(ClusterState()), config, offline=False)
+        self.live = LiveCluster(self.service, api.client(), config, identity)
+        self.web = create_app(self.service, None, self.live).test_client()
+
+    def start(self) -> Following:
+        self.live.start()
+        eventually(lambda: self.live.synced)
+        return self
+
+    def equal(self) -> None:
+        """Wait until the state is what the API server has."""
+
+        def holds() -> bool:
+            with self.service.exclusive() as engine:
+                known = {u: p.node for u, p in engine.state.placements.items()
+                         if u not in engine.holds}  # fmt: skip
+                nodes = set(engine.state.row_of)
+            exists = {
+                obj["metadata"]["uid"]: obj["spec"]["nodeName"]
+                for obj in self.api.objects[PODS].values()
+                if obj["spec"].get("nodeName") in nodes and obj["status"]["phase"] != "Succeeded"
+            }
+            return nodes == set(self.api.objects[NODES]) and known == exists
+
+        eventually(holds)
+        assert self.live.recount() == []
+
+    def metric(self, name: str) -> float:
+        lines = self.web.get("/metrics").get_data(as_text=True).splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+
+@pytest.fixture
+def api() -> Iterator[FakeApi]:
+    with serving() as made:
+        made.objects[BUDGETS] = {}
+        made.put(NODES, node_json("a", allocatable={MILLI: "2000"}))
+        made.put(NODES, node_json("b", gpus=4))
+        yield made
+
+
+@pytest.fixture
+def follow(api) -> Iterator[Callable[..., Following]]:
+    made: list[Following] = []
+
+    def begin(**settings: Any) -> Following:
+        made.append(Following(api, **settings))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.live.stop()
+
+
+def _verb(following: Following, verb: str = "filter") -> int:
+    body = {"Pod": pod_json("asking"), "NodeNames": ["a", "b"]}
+    return following.web.post(f"/{verb}", json=body).status_code
+
+
+def test_verbs_and_readiness_wait_for_the_first_sync(api, follow) -> None:
+    for number in range(5):
+        api.put(PODS, pod_json(f"p{number}", node="b", requests={"nvidia.com/gpu": "1"}))
+    api.next("GET", PODS, refuse(503), drop)
+    following = follow()
+    assert following.web.get("/readyz").status_code == 503 and _verb(following) == 503
+    following.start()
+    assert following.web.get("/readyz").status_code == 200 and _verb(following) == 200
+    following.equal()
+
+
+def test_it_follows_through_turbulence(api, follow) -> None:
+    following = follow().start()
+    for turn in range(4):
+        name = f"p{turn}"
+        api.put(PODS, pod_json(name))
+        api.put(PODS, pod_json(name, node="ab"[turn % 2], requests={MILLI: "100"}))
+        following.equal()
+        with api.changed:
+            following.live.interrupt()
+            api.cut("broken")
+            api.put(NODES, node_json(f"n{turn}", gpus=turn))
+            if turn:
+                api.delete(PODS, f"p{turn - 1}")
+            if turn % 2:
+                api.compact()
+        following.equal()
+    api.delete(NODES, "a")
+    following.equal()
+    api.put(PODS, pod_json("p3", node="b", phase="Succeeded"))
+    following.equal()
+    assert following.live.figures.faults == 0
+
+
+def test_what_is_unreadable_in_a_list_keeps_its_room(api, follow) -> None:
+    api.put(PODS, pod_json("p", node="b", requests={"nvidia.com/gpu": "4"}))
+    following = follow().start()
+    following.equal()
+    with api.changed:
+        following.live.interrupt()
+        broken = pod_json("p", node="b")
+        broken["spec"]["containers"] = 5
+        api.put(PODS, broken)
+        api.put(PODS, pod_json("q", node="b"))
+        api.compact()
+    eventually(lambda: "uid-q" in following.live.mirror.facts)
+    with following.service.exclusive() as engine:
+        assert engine.explain(pod("x", count=1), "b").name == "INSUFFICIENT_DEVICES"
+
+
+def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypatch) -> None:
+    """A fault of ours: told of, counted, and mended once it is gone."""
+    following = follow()
+    apply = following.live.mirror.pod
+    faulty = True
+
+    def apply_or_fail(obj: Any) -> None:
+        if obj.metadata.name == "p1" and faulty:
+            raise ZeroDivisionError
+        apply(obj)
+
+    monkeypatch.setattr(following.live.mirror, "pod", apply_or_fail)
+    for number in range(3):
+        api.put(PODS, pod_json(f"p{number}", node="b"))
+    following.start()
+    assert set(following.live.mirror.facts) == {"uid-p0", "uid-p2"}
+    assert following.live.figures.faults == 1 and following.metric("snugfit_watch_faults_total")
+    faulty = False
+    api.put(PODS, pod_json("p1", node="b"))
+    following.equal()
+
+
+def test_drift_is_found_told_of_and_mended(api, follow) -> None:
+    api.put(PODS, pod_json("p", node="b", requests={"nvidia.com/gpu": "1"}))
+    following = follow().start()
+    following.equal()
+    with following.service.exclusive() as engine:
+        engine.release("uid-p")
+    assert following.live.recount()
+    assert following.metric("snugfit_drifts_total") == 1
+    assert following.live.recount() == []
+    following.equal()
+
+
+def test_a_stale_watch_stops_the_answers_if_that_is_configured(api, follow) -> None:
+    following = follow(stale_after_s=0.4, watch_groups="podgroups.nowhere.io").start()
+    assert _verb(following) in (200, 503)
+    api.muted = True
+    eventually(lambda: _verb(following) == 503)
+    assert following.web.get("/readyz").status_code == 200, "what it knows is still known"
+    api.muted = False
+    for path in (NODES, PODS):
+        api.bookmark(path)
+    eventually(lambda: _verb(following) == 200)
+
+
+def test_a_kind_that_is_not_served_makes_nothing_stale(api, follow) -> None:
+    del api.objects[BUDGETS]
+    following = follow(stale_after_s=0.5).start()
+    for _ in range(10):
+        for path in (NODES, PODS):
+            api.bookmark(path)
+        eventually(lambda: _verb(following) == 200)
+        eventually(lambda: max(following.live.ages()[k] for k in ("nodes", "pods")) < 0.4)
+
+
+def test_gangs_learn_their_size_from_group_objects(api, follow) -> None:
+    api.objects[GROUPS] = {}
+    group = {
+        "metadata": {"name": "g", "namespace": "ns"},
+        "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}},
+    }
+    served = '{"resources": [{"name": "podgroups", "kind": "PodGroup"}]}'
+    api.next("GET", "/apis/scheduling.k8s.io/v1", say(served))
+    api.next("GET", "/apis/scheduling.k8s.io",
+             say('{"versions": [{"groupVersion": "scheduling.k8s.io/v1"}]}'))  # fmt: skip
+    path = "/apis/scheduling.k8s.io/v1/podgroups"
+    api.objects[path] = {}
+    api.put(PODS, pod_json("m", spec={"schedulingGroup": {"podGroupName": "g"}}))
+    following = follow(watch_groups="podgroups.scheduling.k8s.io").start()
+
+    def size() -> int:
+        with following.service.exclusive():
+            gang = following.live.mirror.pending["uid-m"].gang
+        return gang.min_count if gang else 0
+
+    assert size() == 1
+    api.put(path, group)
+    eventually(lambda: size() == 3)
+    api.delete(path, "g")
+    eventually(lambda: size() == 1)
+
+
+def test_an_expired_hold_of_a_pod_that_is_bound_is_never_freed(api, follow) -> None:
+    """The watch says nothing; the pod itself is asked before its room is given away."""
+    api.put(PODS, pod_json("p", requests={MILLI: "600"}))
+    api.put(PODS, pod_json("q", requests={MILLI: "600"}))
+    following = follow().start()
+    api.muted = True
+    api.put(PODS, pod_json("p", node="a", requests={MILLI: "600"}))
+    with following.service.exclusive() as engine:
+        waiting = dict(following.live.mirror.pending)
+        for request in waiting.values():
+            engine.hold(request, "a", 0.0)  # both are overdue at once
+    eventually(lambda: not following.service.holds)
+    with following.service.exclusive() as engine:
+        assert set(engine.state.placements) == {"uid-p"}
+    api.muted = False
+    api.bookmark(PODS)
+    following.equal()
+
+
+def test_only_the_holder_of_the_lease_answers(api, follow) -> None:
+    first = follow(lease_namespace="ns", lease_name="snugfit", lease_s=2.0).start()
+    eventually(lambda: _verb(first) == 200)
+    second = follow(
+        identity="another", lease_namespace="ns", lease_name="snugfit", lease_s=2.0
+    ).start()
+    eventually(lambda: api.count(LEASES) > 4)
+    assert _verb(second) == 503 and second.web.get("/readyz").status_code == 200
+    first.live.stop()
+    assert _verb(first) == 503
+    eventually(lambda: _verb(second) == 200)
+
+
+def test_stopping_ends_every_thread_even_where_the_queue_is_full(api, follow, monkeypatch) -> None:
+    monkeypatch.setattr("scheduler.extender.live._MOST_QUEUED", 1)
+    before = set(threading.enumerate())
+    following = follow(lease_namespace="ns", lease_name="snugfit", lease_s=2.0).start()
+    with following.service.exclusive():  # nothing is applied meanwhile
+        for number in range(5):
+            api.put(PODS, pod_json(f"p{number}"))
+        eventually(following.live._items.full)
+        following.live._stop.set()
+    following.live.stop()
+    ours = [
+        thread
+        for thread in set(threading.enumerate()) - before
+        if not thread.name.startswith("Thread-")  # those serve the fake
+    ]
+    eventually(lambda: not any(thread.is_alive() for thread in ours))
+
+
+def test_a_bind_through_the_verb_ends_on_the_pod_and_in_the_state(api, follow) -> None:
+    following = follow().start()
+    api.put(PODS, pod_json("p", requests={MILLI: "500"}))
+    eventually(lambda: "uid-p" in following.live.mirror.pending)
+    assert following.service.bind(BindArgs("p", "ns", "uid-p", "a")) == ""
+    eventually(lambda: "uid-p" in following.live.mirror.facts)
+    following.equal()
+    assert following.metric('snugfit_binds_total{result="bound"}') == 1

@@ -1,0 +1,123 @@
+"""Advertising fractions: what is written on which node, and the way back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from scheduler.kube.advertise import Action, adverts, withdrawals
+from scheduler.kube.listing import list_objects
+from scheduler.kube.nodes import node_of
+from scheduler.kube.objects import NodeObject
+
+
+def _node(labels: dict[str, str] | None = None, **allocatable: str) -> dict[str, Any]:
+    resources = {"cpu": "8", "memory": "32Gi", "pods": "110"} | allocatable
+    return {
+        "metadata": {"name": "n", "labels": labels or {}},
+        "status": {"capacity": dict(resources), "allocatable": dict(resources)},
+    }
+
+
+def _object(node: dict[str, Any]) -> NodeObject:
+    return msgspec.convert(node, NodeObject)
+
+
+def _patched(node: dict[str, Any], patch: tuple[dict[str, Any], ...]) -> dict[str, Any]:
+    """What the API server makes of it: JSON patch, add and remove."""
+    made = msgspec.json.decode(msgspec.json.encode(node))
+    for change in patch:
+        *parents, last = (
+            step.replace("~1", "/").replace("~0", "~") for step in change["path"][1:].split("/")
+        )
+        target = made
+        for step in parents:
+            target = target[step]
+        if change["op"] == "remove":
+            del target[last]
+        else:
+            target[last] = change["value"]
+    return made
+
+
+def test_a_labelled_node_gets_a_thousand_per_gpu_and_all_of_its_memory() -> None:
+    node = _node({"nvidia.com/gpu.count": "4", "nvidia.com/gpu.memory": "16384"})
+    (advert,) = adverts([_object(node)])
+    assert (advert.action, advert.gpus, advert.note) == (Action.SET, 4, "")
+    after = _patched(node, advert.patch)
+    for part in ("capacity", "allocatable"):
+        assert after["status"][part]["snugfit.io/gpu-milli"] == "4000"
+        assert after["status"][part]["snugfit.io/gpu-memory-mib"] == "65536"
+    understood = node_of(_object(after))
+    assert [(d.memory_mib, d.healthy) for d in understood.devices] == [(16384, True)] * 4
+
+
+def test_doing_it_twice_changes_nothing_and_undo_leaves_no_trace() -> None:
+    node = _node({"nvidia.com/gpu.count": "8"})
+    (advert,) = adverts([_object(node)])
+    after = _patched(node, advert.patch)
+    after["status"]["allocatable"]["snugfit.io/gpu-milli"] = "8k"  # as the API server writes it
+    (again,) = adverts([_object(after)])
+    assert (again.action, again.patch) == (Action.KEEP, ())
+    (back,) = withdrawals([_object(after)])
+    assert back.action is Action.REMOVE and _patched(after, back.patch) == node
+    (nothing,) = withdrawals([_object(node)])
+    assert (nothing.action, nothing.patch) == (Action.KEEP, ())
+
+
+def test_a_changed_number_of_gpus_is_corrected() -> None:
+    node = _node({"nvidia.com/gpu.count": "2"}, **{"snugfit.io/gpu-milli": "4000"})
+    (advert,) = adverts([_object(node)])
+    assert advert.action is Action.SET
+    assert _patched(node, advert.patch)["status"]["capacity"]["snugfit.io/gpu-milli"] == "2000"
+
+
+def test_a_node_without_a_status_gets_one() -> None:
+    bare = {"metadata": {"name": "n", "labels": {"nvidia.com/gpu.count": "1"}}, "status": {}}
+    (advert,) = adverts([_object(bare)])
+    assert _patched(bare, advert.patch)["status"]["allocatable"] == {"snugfit.io/gpu-milli": "1000"}
+
+
+def test_a_device_plugin_beside_it_is_worth_a_warning() -> None:
+    (advert,) = adverts([_object(_node(None, **{"nvidia.com/gpu": "2"}))])
+    assert (advert.action, advert.gpus) == (Action.SET, 2)
+    assert "hands out nvidia.com/gpu by itself" in advert.note
+
+
+@pytest.mark.parametrize(
+    ("labels", "resources", "why"),
+    [
+        ({}, {}, "no GPU"),
+        ({}, {"nvidia.com/mig-1g.5gb": "7"}, "MIG"),
+        ({"nvidia.com/gpu.replicas": "4"}, {"nvidia.com/gpu": "8"}, "time-sliced"),
+        ({}, {"nvidia.com/gpu.shared": "8"}, "time-sliced"),
+        ({}, {"nvidia.com/gpu": "1", "amd.com/gpu": "1"}, "which are these devices"),
+        ({}, {"nvidia.com/gpu": "1.5"}, "not whole"),
+    ],
+)
+def test_nodes_where_fractions_make_no_sense_are_left_alone(labels, resources, why: str) -> None:
+    (advert,) = adverts([_object(_node(labels, **resources))])
+    assert advert.action is Action.SKIP and not advert.patch and why in advert.note
+
+
+class _Pages:
+    """An API that hands out one object a page."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, str]] = []
+
+    def get(self, path: str, params=None) -> bytes:
+        self.asked.append(dict(params))
+        index = int(params.get("continue", "0"))
+        following = str(index + 1) if index < 2 else ""
+        item = {"metadata": {"name": f"{path}-{index}"}}
+        return msgspec.json.encode({"metadata": {"continue": following}, "items": [item]})
+
+
+def test_lists_are_read_to_the_last_page() -> None:
+    pages = _Pages()
+    found = list_objects(pages, "/nodes", NodeObject, "gpu=true")
+    assert [node.metadata.name for node in found] == ["/nodes-0", "/nodes-1", "/nodes-2"]
+    assert all(asked["labelSelector"] == "gpu=true" for asked in pages.asked)

@@ -1,0 +1,145 @@
+"""Checks of an installation, from what a cluster says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from scheduler.kube.doctor import (
+    RIGHTS,
+    State,
+    called,
+    calls,
+    lacking,
+    node_reports,
+    versions,
+)
+from scheduler.kube.objects import NodeObject, PodObject
+
+
+def _node(labels: dict[str, str] | None = None, **allocatable: str) -> NodeObject:
+    return msgspec.convert(
+        {
+            "metadata": {"name": "n", "labels": labels or {}},
+            "status": {"allocatable": {"cpu": "8", "memory": "32Gi"} | allocatable},
+        },
+        NodeObject,
+    )
+
+
+A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB", "nvidia.com/gpu.memory": "40960"}
+
+
+@pytest.mark.parametrize(
+    ("labels", "resources", "words"),
+    [
+        ({}, {}, ""),
+        (A100, {"nvidia.com/gpu": "8"}, "8 x NVIDIA-A100-SXM4-40GB 40 GiB"),
+        (A100, {"snugfit.io/gpu-milli": "2k"}, "2 x NVIDIA-A100-SXM4-40GB 40 GiB"),
+        (
+            A100 | {"nvidia.com/gpu.replicas": "4"},
+            {"nvidia.com/gpu.shared": "8"},
+            "2 x NVIDIA-A100-SXM4-40GB 40 GiB 4 replicas",
+        ),
+    ],
+)
+def test_a_clear_node_is_told_in_words(labels, resources, words: str) -> None:
+    (report,) = node_reports([_node(labels, **resources)])
+    assert (report.state, report.devices) == (State.OK, words)
+
+
+def test_partitions_are_spelt_out() -> None:
+    (report,) = node_reports([_node(A100, **{"nvidia.com/mig-3g.20gb": "2"})])
+    assert report.state is State.OK and report.devices.endswith("MIG 3g.20gb+3g.20gb")
+    assert report.protocols == ("nvidia.com/mig-*",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "resources", "state", "remark"),
+    [
+        (
+            A100,
+            {"nvidia.com/gpu": "2", "snugfit.io/gpu-milli": "2000"},
+            State.WARNING,
+            "several ways",
+        ),
+        (A100, {"nvidia.com/gpu": "10", "nvidia.com/gpumem": "900"}, State.WARNING, "several ways"),
+        ({}, {"nvidia.com/gpu": "1"}, State.WARNING, "no label states the model"),
+        ({}, {"volcano.sh/vgpu-number": "10"}, State.WARNING, "not understood"),
+        (A100, {"snugfit.io/gpu-milli": "1500"}, State.FAILED, "multiple of 1000"),
+        (A100, {"nvidia.com/mig-9g.99gb": "1"}, State.FAILED, "no known device"),
+    ],
+)
+def test_a_doubtful_node_is_told_with_the_reason(labels, resources, state, remark: str) -> None:
+    (report,) = node_reports([_node(labels, **resources)])
+    assert report.state is state and remark in report.remark
+
+
+def test_missing_rights_are_named() -> None:
+    assert lacking([], "me").state is State.OK
+    check = lacking(RIGHTS[:1] + RIGHTS[-1:], "me")
+    assert check.state is State.FAILED
+    assert "list nodes" in check.answer and "watch podgroups.scheduling.k8s.io" in check.answer
+
+
+@pytest.mark.parametrize(
+    ("server", "image", "states"),
+    [
+        ("v1.37.2", "registry/kube-scheduler:v1.37.2", [State.OK, State.OK]),
+        ("v1.35.0-eks-1", "registry/kube-scheduler:v1.34.9", [State.OK, State.OK]),
+        ("v1.36.0", "registry/kube-scheduler:v1.34.0", [State.OK, State.FAILED]),
+        ("v1.36.0", "registry/kube-scheduler:v1.37.0", [State.OK, State.FAILED]),
+        ("v1.36.0", "registry/kube-scheduler@sha256:abc", [State.OK, State.WARNING]),
+        ("v1.33.4", "", [State.FAILED]),
+        ("unknown", "registry/kube-scheduler:v1.36.0", [State.WARNING]),
+    ],
+)
+def test_versions_that_do_not_go_together_are_named(server: str, image: str, states) -> None:
+    pods = {"snugfit/a": image} if image else {}
+    assert [check.state for check in versions(server, pods)] == states
+
+
+METRICS = """
+# TYPE snugfit_request_seconds histogram
+snugfit_request_seconds_count{verb="filter"} 12.0
+snugfit_request_seconds_count{verb="prioritize"} 10.0
+snugfit_request_errors_total{code="503",verb="filter"} 3.0
+snugfit_request_errors_total{code="404",verb="other"} 1.0
+snugfit_nodes 4.0
+"""
+
+
+def _pod(node: str = "", scheduler: str = "snugfit", **limits: Any) -> PodObject:
+    return msgspec.convert(
+        {
+            "metadata": {"name": "p"},
+            "spec": {
+                "schedulerName": scheduler,
+                "nodeName": node,
+                "containers": [{"name": "c", "resources": {"limits": limits}}],
+            },
+        },
+        PodObject,
+    )
+
+
+def test_calls_are_read_from_the_metrics_page() -> None:
+    assert calls(METRICS) == {"filter": 12, "prioritize": 10, "filter 503": 3, "other 404": 1}
+
+
+def test_a_scheduler_that_never_asks_is_found() -> None:
+    gpu = {"nvidia.com/gpu": "1"}
+    managed = {"nvidia.com/gpu"}
+    asked, refused = called(calls(METRICS), [_pod("n", **gpu)], "snugfit", managed)
+    assert asked.state is State.OK and "12 times" in asked.answer
+    assert refused.state is State.WARNING and refused.answer == "refused filter 503: 3"
+    for pods, state, word in (
+        ([_pod("n", **gpu)], State.FAILED, "placed"),
+        ([_pod(**gpu)], State.FAILED, "pending"),
+        ([_pod("n")], State.WARNING, "nobody knows"),
+        ([_pod("n", scheduler="other", **gpu)], State.WARNING, "nobody knows"),
+    ):
+        (check,) = called({}, pods, "snugfit", managed)
+        assert check.state is state and word in check.answer
