@@ -15,7 +15,7 @@ import click
 if TYPE_CHECKING:
     from scheduler.simulator.client import ExtenderClient
 
-__all__ = ["command", "plain_client"]
+__all__ = ["command", "filled_cluster", "plain_client"]
 
 _PIECE = 1 << 20
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
@@ -74,7 +74,7 @@ def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any
     names = [node.name for node in workload.nodes]
     with tempfile.TemporaryDirectory() as folder, progress(f"{size} nodes") as bar:
         cluster = Path(folder, "cluster.json")
-        native.write(_filled(workload, flags[1]), cluster)
+        native.write(filled_cluster(workload, flags[1]), cluster)
         with running_server(cluster, *flags) as url:
             client = plain_client(url)
             loop = SchedulingLoop(client, names, seed=1)
@@ -134,7 +134,7 @@ def plain_client(url: str) -> ExtenderClient:
     return Plain(url)
 
 
-def _filled(workload: Any, policy: str) -> Any:  # noqa: ANN401 - Workload, imported lazily
+def filled_cluster(workload: Any, policy: str) -> Any:  # noqa: ANN401 - Workload, imported lazily
     """The workload with its pods running, placed by the policy itself."""
     from scheduler.core.engine import Engine
     from scheduler.core.mix import TypicalMix

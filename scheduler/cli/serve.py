@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -38,7 +39,7 @@ __all__ = ["command"]
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one. [default: 10262]")
-@click.option("--policy", help="See `snugfit policies`. [default: fgd]")
+@click.option("--policy", help="See `snugfit policies`. [default: priced]")
 @click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
@@ -131,9 +132,12 @@ def _serve(config: ExtenderConfig, nodes: Path | None, mix: Path | None) -> None
     place_bound(engine, workload)
     service = ExtenderService(engine, config, offline=nodes is not None)
     live = None if nodes else LiveCluster(service, _client(config), config, _identity())
-    loop = PlannerLoop(service, config) if config.planner else None
+    loop = PlannerLoop(service, config) if config.needs_planner_process else None
     server = ExtenderServer(create_app(service, loop, live), config)
     if live:
+        # What a cluster consists of lives long. Without this, each full collection would look at
+        # all of it again and hold up every request meanwhile.
+        live.on_synced = gc.freeze
         live.start()
     if loop:
         loop.start()

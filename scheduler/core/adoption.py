@@ -440,20 +440,19 @@ class Adoption:
         question = hash((offered, tuple(gang.members), reserve))
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
-        missing = self._missing(key)
-        wanted = list(gang.members.values())[:missing]
-        wanted += [request] * (missing - len(wanted))
-        have = list(gang.slots)
+        missing, have = self._missing(key), list(gang.slots)
+        members = list(gang.members.values())[:missing]
+        known = rows[rows >= 0]
+        if not reserve and all(member.shape == request.shape for member in members):
+            # No need to try what cannot be: trying makes every other shape catch up.
+            found = min(missing, len(have) + self._room(request, known, missing - len(have)))
+            if found < missing:
+                return self._refuse(gang, question, _shortage(request, found, missing))
+        wanted = members + [request] * (missing - len(members))
         for slot in have:  # places that a reservation has kept already
             match = next((w for w in wanted if w.shape == slot.shape), None)
             if match is not None:
                 wanted.remove(match)
-        known = rows[rows >= 0]
-        alike = {member.shape for member in wanted} == {request.shape}
-        room = self._room(request, known, len(wanted)) if alike and not reserve else len(wanted)
-        if room < len(wanted):  # no need to try; trying would make every other shape catch up
-            found = len(have) + room
-            return self._refuse(gang, question, _shortage(request, found, missing))
         for member in sorted(wanted, key=lambda w: -w.gpu.requested_milli):
             # What was offered is where this one may go; unlike ones are told of by the state alone.
             where = known if member.shape == request.shape else None
@@ -535,6 +534,9 @@ class Adoption:
         until = now + self._ttl_s
         if gang.holds_end is not None:
             until = min(until, gang.holds_end)
+        holds = self._engine.holds
+        if gang.slots and min(holds[s.hold].until for s in gang.slots) > until - self._ttl_s / 20:
+            return  # large gangs ask often
         for slot in gang.slots:
             held = self._engine.holds[slot.hold].placement
             self._engine.hold(held.pod, slot.node, until)

@@ -209,6 +209,15 @@ class Engine:
             return False
         return int(dynamic_reasons(excerpt, request.shape, np.array([0]))[0]) == _FITS
 
+    def excerpt(self, request: PodRequest, row: int) -> ClusterState | None:
+        """A what-if copy of one row without the pod itself; None if no eviction lets it fit there.
+
+        :func:`scheduler.core.feasibility.dynamic_reasons` says whether the pod fits on the copy.
+        """
+        if self._current(request.shape).static[row] != _FITS:
+            return None
+        return self.state.excerpt_without(row, {request.uid})
+
     def choose(self, request: PodRequest, node: str) -> Placement:
         """The placement that a reservation on this node would make; writes nothing.
 

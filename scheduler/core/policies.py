@@ -230,15 +230,26 @@ def _priced(candidates: Candidates) -> Scored:
     product, cpu = state.product[rows], state.cpu_free[rows]
     devices = prices.effective_of(candidates.gpu)
     gpu = prices.node_effective(state, rows, devices)
-    before = prices.value(product, cpu, gpu)[:, None]
     if candidates.shape.gpu.kind is GpuKind.FRACTION:
-        lost = devices - prices.effective_of(candidates.gpu - candidates.need[0][:, None])
-        cut = weights.scaled("cut") * lost * (PRICE_SCALE // EFFECTIVE_SCALE)
+        # Only devices that can take it are looked up; on the others the cost is never read.
+        row, device = np.nonzero(candidates.hosts)
+        left_on = candidates.gpu[row, device] - candidates.need[0][row]
+        lost = devices[row, device] - prices.effective_of(left_on)
+        cut = weights.scaled("cut") * (PRICE_SCALE // EFFECTIVE_SCALE) * lost
+        shape = devices.shape
     else:
-        lost = candidates.gpu_taken[:, None] * EFFECTIVE_SCALE
-        cut = np.zeros_like(lost)
-    after = prices.value(product[:, None], candidates.cpu_left[:, None], gpu[:, None] - lost)
-    cost = (before - after) * WEIGHT_SCALE + cut
+        row, device = np.arange(len(rows)), np.zeros(1, dtype=np.int64)
+        lost = candidates.gpu_taken * EFFECTIVE_SCALE
+        cut = np.zeros(1, dtype=np.int64)
+        shape = (len(rows), 1)
+    # One look-up for all: nodes as they are, then what each choice would leave.
+    values = prices.value(
+        np.concatenate((product, product[row])),
+        np.concatenate((cpu, candidates.cpu_left[row])),
+        np.concatenate((gpu, gpu[row] - lost)),
+    )
+    cost = np.zeros(shape, dtype=np.int64)
+    cost[row, device] = (values[row] - values[len(rows) :]) * WEIGHT_SCALE + cut
     left = candidates.cpu_left * _MAX_GPU_MILLI + candidates.gpu_left * _MAX_CPU_MILLI
     left = left * weights.scaled("tightness") // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
     total = candidates.fragmentation.total_weight

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
-from scheduler.core.model import DEVICE_MILLI
 from scheduler.core.state import ClusterState
 
 __all__ = [
@@ -28,6 +27,7 @@ __all__ = [
     "WORTH_SHAPE",
     "PriceWeights",
     "Prices",
+    "reprice_after",
 ]
 
 IntArray = NDArray[np.int64]
@@ -45,6 +45,19 @@ WEIGHT_SCALE = 64
 """Weights are charged in steps of one over this."""
 
 _FORMAT = "snugfit-policy/v1"
+
+
+_REPRICE_AT_LEAST = 100
+_REPRICE_NODES = 13
+
+
+def reprice_after(nodes: int, at_least: int = _REPRICE_AT_LEAST) -> int:
+    """Bindings and releases after which prices of a cluster of this size are computed anew.
+
+    The same number of pods changes a large cluster less, and costs it more: after each pricing
+    every shape is scored again on every node.
+    """
+    return max(at_least, nodes // _REPRICE_NODES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +80,10 @@ class PriceWeights:
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
     """
 
-    near: float = 3.0
-    far: float = 1.0
+    near: float = 6.0
+    far: float = 2.0
     far_demand: float = 2.0
-    cut: float = 5.0
+    cut: float = 10.0
     fragmentation: float = 1.0
     tightness: float = 50.0
 
@@ -187,7 +200,7 @@ class Prices:
 
     def effective_of(self, free: IntArray) -> IntArray:
         """Effective milli-GPU of devices by their free milli-GPU; same shape. None counts 0."""
-        return np.asarray(self.effective[np.clip(free, 0, DEVICE_MILLI)])
+        return np.asarray(self.effective[np.maximum(free, 0)])
 
     def value(self, product: NDArray[np.int16], cpu: IntArray, gpu: IntArray) -> IntArray:
         """Value of nodes, bilinear between the steps of the table.
@@ -199,8 +212,8 @@ class Prices:
         """
         rows, columns = WORTH_SHAPE
         cpu_unit, gpu_unit = self.cpu_step, self.gpu_step * EFFECTIVE_SCALE
-        cpu = np.clip(cpu, 0, (rows - 1) * cpu_unit - 1)
-        gpu = np.clip(gpu, 0, (columns - 1) * gpu_unit - 1)
+        cpu = np.minimum(np.maximum(cpu, 0), (rows - 1) * cpu_unit - 1)
+        gpu = np.minimum(np.maximum(gpu, 0), (columns - 1) * gpu_unit - 1)
         row, column = cpu // cpu_unit, gpu // gpu_unit
         cpu_rest, gpu_rest = cpu - row * cpu_unit, gpu - column * gpu_unit
         at = (product.astype(np.int64) * rows + row) * columns + column

@@ -34,7 +34,8 @@ class ExtenderConfig:
         A second address, ``host:port`` or ``:port``, that answers health checks and metrics only,
         without TLS; empty for none.
     policy
-        Name of the scoring policy.
+        Name of the scoring policy. ``priced`` runs the planner process for its prices, also
+        without ``planner``; until there are some it is ``fgd``.
     seed
         For randomised policies.
     threads
@@ -77,8 +78,8 @@ class ExtenderConfig:
     policy_file
         Weights of policy ``priced``, as ``snugfit tune`` writes them; empty for the built-in ones.
     reprice_bindings, reprice_s
-        With policy ``priced``: compute prices anew after so many bindings and releases, or so many
-        seconds if there were any.
+        With policy ``priced``: compute prices anew after so many bindings and releases (or one per
+        13 nodes, if that is more), or so many seconds if there were any.
     kubeconfig, context
         How to reach the API server; empty is the service account of the pod that this runs in.
     bind
@@ -86,6 +87,8 @@ class ExtenderConfig:
         only if its configuration names a ``bindVerb``.
     bind_deadline_s
         Longest time of one bind call; stay below kube-scheduler's ``httpTimeout``.
+    preempt_deadline_s
+        Time after which a preempt call answers with the nodes that it has victims for.
     watch_groups
         Kinds that state the size of a gang, as ``plural.api-group``, comma separated. Watching one
         needs the permission to list it.
@@ -112,7 +115,7 @@ class ExtenderConfig:
     host: str = "127.0.0.1"
     port: int = 10262
     status_listen: str = ""
-    policy: str = "fgd"
+    policy: str = "priced"
     seed: int = 0
     threads: int = 4
     keep_alive_s: int = 180
@@ -138,6 +141,7 @@ class ExtenderConfig:
     context: str = ""
     bind: bool = True
     bind_deadline_s: float = 1.5
+    preempt_deadline_s: float = 1.0
     watch_groups: str = "podgroups.scheduling.k8s.io"
     watch_read_s: float = 100.0
     stale_after_s: float = 0.0
@@ -177,6 +181,11 @@ class ExtenderConfig:
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
 
+    @property
+    def needs_planner_process(self) -> bool:
+        """Whether anything has to be computed beside the webhook."""
+        return self.planner or self.policy == "priced"
+
     def price_weights(self) -> PriceWeights:
         """Weights of policy ``priced``; reads ``policy_file`` if there is one."""
         if not self.policy_file:
@@ -209,6 +218,7 @@ _RANGES = (
     ("reprice_bindings", 1, 1_000_000),
     ("reprice_s", 0, 86_400),
     ("bind_deadline_s", 0.1, 300),
+    ("preempt_deadline_s", 0.05, 300),
     ("watch_read_s", 1, 3600),
     ("stale_after_s", 0, 86_400),
     ("gpu_mem_unit_mib", 1, 1024),

@@ -137,6 +137,8 @@ class LiveCluster:
         Carries out the bind verb.
     lease : LeaseHolder or None
         Says whose turn it is, where that is not decided by somebody else.
+    on_synced
+        Called once, when everything that existed at the start is known and before it is answered.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class LiveCluster:
         self._kinds: dict[str, _Kind] = {}
         self._stop = threading.Event()
         self._synced = threading.Event()
+        self.on_synced: Callable[[], None] = lambda: None
         self._started = time.monotonic()
         self.mirror: Mirror = service.attach()
         self.binder = Binder(service, self.mirror, client, deadline_s=config.bind_deadline_s)
@@ -404,6 +407,7 @@ class LiveCluster:
     def _note_synced(self) -> None:
         if not self.synced and all(kind.listed for kind in self._kinds.values()):
             self.figures.synced_s = time.monotonic() - self._started
+            self.on_synced()
             self._synced.set()
             log.info(
                 "synced %d nodes and %d running pods in %.1f s",

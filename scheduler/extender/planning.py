@@ -23,7 +23,7 @@ from typing import Any
 
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
-from scheduler.core.prices import PriceWeights
+from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService, PlanningView
@@ -36,6 +36,7 @@ _PIECE = 25  # what is serialised at once, without anybody else in the interpret
 _GRACE_S = 5.0
 _POLL_S = 0.2
 _NICE = 10
+_PRICES_LAST = 6  # times the longest wait between two pricings
 
 
 @dataclass
@@ -112,7 +113,7 @@ class PlannerLoop:
             try:
                 if self._config.policy == "priced" and self._reprice_due(view):
                     self._reprice(view)
-                if view.pending and view.stamp != seen:
+                if self._config.planner and view.pending and view.stamp != seen:
                     seen = view.stamp
                     answer = self._ask(view, "plan", self._config.planner_budget_s)
                     if answer is not None:
@@ -127,22 +128,31 @@ class PlannerLoop:
         at, bindings, epoch = self._priced
         return (
             epoch != view.epoch
-            or abs(view.bindings - bindings) >= self._config.reprice_bindings
+            or abs(view.bindings - bindings)
+            >= reprice_after(len(view.nodes), self._config.reprice_bindings)
             or (view.bindings != bindings and time.monotonic() - at >= self._config.reprice_s)
         )
 
     def _reprice(self, view: PlanningView) -> None:
         answer = self._ask(view, "price", (view.mix, self._weights))
-        if answer is None:
-            return
-        if "fault" in answer:
-            log.error("prices could not be computed: %s", answer["fault"])
+        if answer is None or "fault" in answer:
+            if answer is not None:
+                log.error("prices could not be computed: %s", answer["fault"])
+            self._drop_old_prices()
             return
         self._priced = (time.monotonic(), view.bindings, view.epoch)
         self.figures.price_seconds = answer["seconds"]
         if answer["prices"] is not None:  # else the last good ones stay
             self._service.set_prices(answer["prices"])
             self.figures.priced_at = time.monotonic()
+
+    def _drop_old_prices(self) -> None:
+        """Without new prices the last good ones stay for a while; then the policy is ``fgd``."""
+        made, longest = self.figures.priced_at, _PRICES_LAST * max(1.0, self._config.reprice_s)
+        if made is not None and time.monotonic() - made > longest:
+            log.warning("no prices for %.0f s; scoring as fgd until there are some", longest)
+            self._service.set_prices(None)
+            self.figures.priced_at = None
 
     def _ask(self, view: PlanningView, what: str, content: Any) -> dict[str, Any] | None:  # noqa: ANN401 - what the question takes
         """Hand the cluster over and wait for the answer; None if there was none."""

@@ -11,13 +11,70 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
+import numpy as np
+
 from scheduler.core.engine import Engine
-from scheduler.core.model import GangKey, Placement, PodRequest
+from scheduler.core.feasibility import dynamic_reasons
+from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
+from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
 
-__all__ = ["Victims", "choose_victims"]
+__all__ = ["Candidate", "Victims", "choose_victims"]
 
 Labels = Callable[[str], Mapping[str, str] | None]
+Unit = tuple[Placement, ...]
+
+_ROW = np.array([0])
+_FITS = Reason.FITS.code
+
+
+class Candidate:
+    """One node as it was when the call came, to be thought about without holding anybody up.
+
+    Parameters
+    ----------
+    engine
+        Read now, and never again.
+    request
+        The pod that needs room.
+    row
+        Row of the node.
+    elsewhere
+        Gangs with members on other nodes: a member of one is never a victim, since the rest of
+        its gang would be left running for nothing.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: PodRequest,
+        row: int,
+        elsewhere: AbstractSet[GangKey] = frozenset(),
+    ) -> None:
+        self.request, self.elsewhere = request, elsewhere
+        self.pods = engine.state.pods_on(row)
+        self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
+        self._state: ClusterState | None = engine.excerpt(request, row)
+
+    @property
+    def possible(self) -> bool:
+        """Whether evictions can help at all."""
+        return self._state is not None
+
+    def fits(self) -> bool:
+        """Whether the pod fits with what has been taken out."""
+        assert self._state is not None  # callers look at possible
+        return int(dynamic_reasons(self._state, self.request.shape, _ROW)[0]) == _FITS
+
+    def take_out(self, unit: Unit) -> None:
+        """Imagine that these pods are gone."""
+        assert self._state is not None  # callers look at possible
+        self._state.apply([Release(placement.pod.uid) for placement in unit])
+
+    def put_back(self, unit: Unit) -> None:
+        """Imagine that they are not."""
+        assert self._state is not None  # callers look at possible
+        self._state.apply(unit, enforce=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +86,32 @@ class Victims:
 
 
 def choose_victims(
-    engine: Engine,
-    request: PodRequest,
-    row: int,
+    candidate: Candidate,
     suggested: Sequence[str],
     *,
-    elsewhere: AbstractSet[GangKey] = frozenset(),
     budgets: Iterable[BudgetObject] = (),
     labels: Labels = lambda _uid: None,
 ) -> Victims | None:
-    """The cheapest victims on a row that make the pod fit there, or None.
+    """The cheapest victims on a node that make the pod fit there, or None.
 
     Cheapest: fewest violated budgets, then the lowest priority that has to go, then fewest pods,
     then least GPU. A set that is kept from 1.38 on may be empty: the pod fits as it is.
 
     Parameters
     ----------
-    engine
-        Read only.
-    request
-        The pod that needs room; only pods of lower priority are ever victims.
-    row
-        Row of the node.
+    candidate
+        The node; only pods of lower priority than the one that asks are ever victims.
     suggested
         kube-scheduler's victims.
-    elsewhere
-        Gangs with members on other nodes: a member of one is never a victim, since the rest of
-        its gang would be left running for nothing.
     budgets, labels
         PodDisruptionBudgets, and the labels of a running pod.
     """
-    units = _units(engine, request, row, elsewhere)
-    if units is None:
+    if not candidate.possible:
         return None
+    units = _units(candidate)
     of_uid = {p.pod.uid: unit for unit in units for p in unit}
-    on_node = {placement.pod.uid for placement in engine.state.pods_on(row)}
-    base: list[tuple[Placement, ...]] = []
+    on_node = {placement.pod.uid for placement in candidate.pods}
+    base: list[Unit] = []
     for uid in dict.fromkeys(suggested):
         if uid not in of_uid:
             if uid in on_node:
@@ -74,12 +121,15 @@ def choose_victims(
             base.append(of_uid[uid])
     gone = tuple(uid for uid in dict.fromkeys(suggested) if uid not in on_node)
     costs = _Costs(list(budgets), labels)
-    best: tuple[tuple[int, ...], list[tuple[Placement, ...]]] | None = None
+    best: tuple[tuple[int, ...], list[Unit]] | None = None
     rest = [unit for unit in units if unit not in base]
+    for unit in base:
+        candidate.take_out(unit)
     for order in _orders(rest, costs):
-        found = _enough(engine, request, row, base, order)
+        found = _enough(candidate, order)
         if found is None:
             break  # not even all of them make room, whatever the order
+        found = [*base, *found]
         cost = costs.of(found)
         if best is None or cost < best[0]:
             best = (cost, found)
@@ -89,16 +139,17 @@ def choose_victims(
     return Victims(gone + uids, best[0][0])
 
 
-def _units(
-    engine: Engine, request: PodRequest, row: int, elsewhere: AbstractSet[GangKey]
-) -> list[tuple[Placement, ...]] | None:
-    """What can be evicted from a row: pods one by one, gangs as a whole."""
-    singles: list[tuple[Placement, ...]] = []
+def _units(candidate: Candidate) -> list[Unit]:
+    """What can be evicted from a node: pods one by one, gangs as a whole."""
+    singles: list[Unit] = []
     gangs: dict[GangKey, list[Placement]] = {}
-    protected = set(elsewhere)
-    for placement in engine.state.pods_on(row):
+    protected = set(candidate.elsewhere)
+    asking = candidate.request
+    for placement in candidate.pods:
         pod = placement.pod
-        evictable = pod.priority < request.priority and pod.uid not in engine.holds
+        if pod.uid == asking.uid:
+            continue
+        evictable = pod.priority < asking.priority and pod.uid not in candidate.held
         key = pod.gang if pod.gang and pod.gang.min_count > 1 else None
         if key is None:
             if evictable:
@@ -111,16 +162,14 @@ def _units(
     return singles + whole
 
 
-def _orders(
-    units: Sequence[tuple[Placement, ...]], costs: _Costs
-) -> Iterable[list[tuple[Placement, ...]]]:
+def _orders(units: Sequence[Unit], costs: _Costs) -> Iterable[list[Unit]]:
     """Orders in which to try: by priority and size, and once per device with its pods first.
 
     Pods that their budgets protect come last in each of them.
     """
     protected = {unit[0].pod.uid for unit in units if costs.of([unit])[0]}
 
-    def general(unit: tuple[Placement, ...]) -> tuple[bool, int, int, int, str]:
+    def general(unit: Unit) -> tuple[bool, int, int, int, str]:
         return (
             unit[0].pod.uid in protected,
             max(p.pod.priority for p in unit),
@@ -140,31 +189,25 @@ def _orders(
         )
 
 
-def _enough(
-    engine: Engine,
-    request: PodRequest,
-    row: int,
-    base: Sequence[tuple[Placement, ...]],
-    order: Sequence[tuple[Placement, ...]],
-) -> list[tuple[Placement, ...]] | None:
-    """The first units of an order that suffice beside the base, less those taken in vain."""
-
-    def fits(units: Iterable[tuple[Placement, ...]]) -> bool:
-        uids = frozenset(p.pod.uid for unit in units for p in unit)
-        return engine.fits_without(request, row, uids)
-
-    added: list[tuple[Placement, ...]] = []
+def _enough(candidate: Candidate, order: Sequence[Unit]) -> list[Unit] | None:
+    """The first units of an order that suffice, less those taken in vain; all are put back."""
+    out: list[Unit] = []
+    fits = candidate.fits()
     for unit in order:
-        if fits([*base, *added]):
+        if fits:
             break
-        added.append(unit)
-    if not fits([*base, *added]):
-        return None
-    for unit in sorted(added, key=lambda unit: -max(p.pod.priority for p in unit)):
-        spared = [other for other in added if other is not unit]
-        if fits([*base, *spared]):
-            added = spared
-    return [*base, *added]
+        candidate.take_out(unit)
+        out.append(unit)
+        fits = candidate.fits()
+    needed = []
+    for unit in sorted(out, key=lambda unit: -max(p.pod.priority for p in unit)):
+        candidate.put_back(unit)
+        if fits and not candidate.fits():
+            candidate.take_out(unit)
+            needed.append(unit)
+    for unit in needed:
+        candidate.put_back(unit)
+    return needed if fits else None
 
 
 class _Costs:
@@ -173,7 +216,7 @@ class _Costs:
     def __init__(self, budgets: Sequence[BudgetObject], labels: Labels) -> None:
         self._budgets, self._labels = budgets, labels
 
-    def of(self, units: Sequence[tuple[Placement, ...]]) -> tuple[int, ...]:
+    def of(self, units: Sequence[Unit]) -> tuple[int, ...]:
         pods = [placement for unit in units for placement in unit]
         left = {b.key: b.status.disruptions_allowed if b.status else 0 for b in self._budgets}
         violations = 0

@@ -40,7 +40,7 @@ from scheduler.extender.answers import (
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.listing import Listed
-from scheduler.extender.preemption import Victims, choose_victims
+from scheduler.extender.preemption import Candidate, choose_victims
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
@@ -257,13 +257,23 @@ class ExtenderService:
         except InvalidInput as error:
             log.warning("preempt: %s", error)
             return {}
-        answer = {}
-        with self._lock:
-            for name, (victims, violations) in args.candidates.items():
+        answer: dict[str, tuple[list[str], int]] = {}
+        until = self._clock() + self.config.preempt_deadline_s
+        for name, (victims, violations) in args.candidates.items():
+            if answer and self._clock() >= until:
+                log.info("preempt: %d of %d candidates in time", len(answer), len(args.candidates))
+                break  # some good places now are worth more than all of them too late
+            with self._lock:
                 row = self._engine.state.row_of.get(name, -1)
-                chosen = self._victims(request, row, victims) if row >= 0 else None
-                if chosen is not None:
-                    answer[name] = (list(chosen.uids), max(violations, chosen.violations))
+                candidate = self._candidate(request, row) if row >= 0 else None
+                budgets = list(self._mirror.budgets.values()) if self._mirror else []
+                pods = candidate.pods if candidate else []
+                labels = {p.pod.uid: self._labels_of(p.pod.uid) for p in pods} if budgets else {}
+            if candidate is None:
+                continue
+            chosen = choose_victims(candidate, victims, budgets=budgets, labels=labels.get)
+            if chosen is not None:
+                answer[name] = (list(chosen.uids), max(violations, chosen.violations))
         empty = np.zeros(0, dtype=np.int8)
         self.log.record("preempt", request.key, request.uid, empty, asked=len(args.candidates))
         return answer
@@ -357,6 +367,7 @@ class ExtenderService:
 
     def reserve(self, request: PodRequest, node: str) -> Placement:
         """Place a pod for good; a member takes the room of its slot. Within :meth:`exclusive`."""
+        self._expire()
         self._adoption.take_slot(request, node)
         try:
             placement = self._engine.reserve(request, node)
@@ -580,8 +591,8 @@ class ExtenderService:
             curable &= ~np.isin(rows, list(held))  # a hold is no pod that could be evicted
         return curable
 
-    def _victims(self, request: PodRequest, row: int, suggested: tuple[str, ...]) -> Victims | None:
-        state, mirror = self._engine.state, self._mirror
+    def _candidate(self, request: PodRequest, row: int) -> Candidate:
+        state = self._engine.state
         node = state.nodes[row]
         assert node is not None  # the caller has looked the row up by name
         gangs = {p.pod.gang for p in state.pods_on(row) if p.pod.gang}
@@ -594,15 +605,10 @@ class ExtenderService:
                 if uid in state.placements
             )
         }
-        return choose_victims(
-            self._engine,
-            request,
-            row,
-            suggested,
-            elsewhere=elsewhere,
-            budgets=mirror.budgets.values() if mirror else (),
-            labels=mirror.labels_of if mirror else (lambda _uid: None),
-        )
+        return Candidate(self._engine, request, row, elsewhere)
+
+    def _labels_of(self, uid: str) -> Mapping[str, str] | None:
+        return self._mirror.labels_of(uid) if self._mirror else None
 
     def _template(self, args: FilterArgs, position: int) -> Node:
         assert args.nodes is not None

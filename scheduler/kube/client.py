@@ -3,7 +3,7 @@
 The official client knows every way to find a cluster (kubeconfig, contexts, exec plugins, service
 accounts with rotating tokens, proxies) and keeps that knowledge current; its connection pool and
 its authorisation are used as they are. Objects are not: decoding only the fields that Snugfit reads
-from the bytes is much faster than the client's own models, see ``snugfit bench decode``.
+from the bytes is some fifty times faster than the client's own models (``bench/sync.py``).
 
 What this module refuses to do: retry (who calls knows whether a call may be repeated), interpret.
 """
@@ -254,7 +254,7 @@ class KubeClient:
                     self.server + path + query,
                     body=body,
                     headers=headers,
-                    timeout=urllib3.Timeout(connect=min(_CONNECT_S, read_s), read=read_s),
+                    timeout=urllib3.Timeout(total=read_s, connect=min(_CONNECT_S, read_s)),
                     retries=False,
                     redirect=False,
                     preload_content=False,

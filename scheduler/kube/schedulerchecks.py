@@ -104,16 +104,16 @@ def check(file: YamlFile) -> list[Finding]:
 
 
 def _extenders(file: YamlFile) -> Iterator[tuple[Path, dict[str, Any]]]:
-    listed = file.get(("extenders",))
-    for index, entry in enumerate(listed if isinstance(listed, list) else ()):
+    for index, entry in enumerate(_items(file.get(("extenders",)))):
         if isinstance(entry, dict):
             yield ("extenders", index), entry
 
 
 def _profiles(file: YamlFile) -> Iterator[tuple[Path, dict[str, Any]]]:
-    listed = file.get(("profiles",))
     found: list[tuple[Path, dict[str, Any]]] = [
-        (("profiles", i), p) for i, p in enumerate(listed or ()) if isinstance(p, dict)
+        (("profiles", i), p)
+        for i, p in enumerate(_items(file.get(("profiles",))))
+        if isinstance(p, dict)
     ]
     yield from found or [(("profiles",), {})]
 
@@ -123,15 +123,17 @@ def _names(file: YamlFile) -> set[str]:
 
 
 def _resources(entry: dict[str, Any]) -> Iterator[tuple[int, str, bool]]:
-    listed = entry.get("managedResources")
-    for index, item in enumerate(listed if isinstance(listed, list) else ()):
+    for index, item in enumerate(_items(entry.get("managedResources"))):
         if isinstance(item, dict):
             yield index, str(item.get("name", "")), bool(item.get("ignoredByScheduler"))
 
 
 def _url(entry: dict[str, Any]) -> tuple[str, str]:
     """Scheme and host."""
-    parts = urlsplit(str(entry.get("urlPrefix") or ""))
+    try:
+        parts = urlsplit(str(entry.get("urlPrefix") or ""))
+    except ValueError:
+        return "", ""  # such as half an IPv6 address; the rule on addresses names it
     return parts.scheme, parts.hostname or ""
 
 
@@ -157,13 +159,23 @@ def _seconds(text: object) -> float | None:
     return sum(float(number) * units[unit] for number, unit in parts)
 
 
+def _items(listed: object) -> list[Any]:
+    """A list, if it is one; whatever else stands there is kube-scheduler's to refuse."""
+    return listed if isinstance(listed, list) else []
+
+
+def _mappings(listed: object) -> list[dict[str, Any]]:
+    """The mappings in a list."""
+    return [item for item in _items(listed) if isinstance(item, dict)]
+
+
 def _plugin_sets(profile: dict[str, Any], point: str) -> tuple[dict[str, Any], set[str]]:
     """Enabled plugins by name, and names of disabled ones, at one extension point."""
     plugins = profile.get("plugins")
     at = plugins.get(point) if isinstance(plugins, dict) else None
     at = at if isinstance(at, dict) else {}
-    enabled = {p["name"]: p for p in at.get("enabled") or () if isinstance(p, dict) and "name" in p}
-    disabled = {str(p.get("name")) for p in at.get("disabled") or () if isinstance(p, dict)}
+    enabled = {str(p["name"]): p for p in _mappings(at.get("enabled")) if "name" in p}
+    disabled = {str(p.get("name")) for p in _mappings(at.get("disabled"))}
     return enabled, disabled
 
 
@@ -177,7 +189,8 @@ def _in_tree_points(profile: dict[str, Any]) -> int:
         weights = {name: w for name, w in weights.items() if name not in disabled}
         for name, plugin in enabled.items():
             if point == "score" or name in _SCORE_WEIGHTS:
-                weights[name] = int(plugin.get("weight") or 1)
+                weight = plugin.get("weight")
+                weights[name] = weight if isinstance(weight, int) and weight > 0 else 1
     return 100 * sum(weights.values())
 
 
@@ -314,11 +327,11 @@ def _uncounted(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
                     "without the filter NodeResourcesFit kube-scheduler counts no resource at all",
                     "leave NodeResourcesFit enabled",
                 )
-        for index, config in enumerate(profile.get("pluginConfig") or ()):
+        for index, config in enumerate(_items(profile.get("pluginConfig"))):
             args = config.get("args") if isinstance(config, dict) else None
             args = args if isinstance(args, dict) else {}
-            groups = {str(g) for g in args.get("ignoredResourceGroups") or ()}
-            hidden = {str(r) for r in args.get("ignoredResources") or ()} & managed
+            groups = {str(g) for g in _items(args.get("ignoredResourceGroups"))}
+            hidden = {str(r) for r in _items(args.get("ignoredResources"))} & managed
             if hidden or groups & {name.split("/")[0] for name in managed}:
                 yield (*path, "pluginConfig", index), problem, "leave the managed resources out"
 

@@ -66,6 +66,7 @@ def managed_resources(names: ResourceNames | None = None) -> tuple[str, ...]:
         *names.whole,
         names.milli,
         names.memory,
+        names.share_memory,
         names.shared,
         *(names.mig_prefix + name.replace("+", ".") for name in sorted(profiles)),
     )
@@ -179,8 +180,12 @@ class SchedulerSetup:
                 "use --profile stock, or another --scheduler-name",
             )
         scheme = "http" if self.topology is Topology.SIDECAR else "https"
-        parts = urlsplit(self.url)
-        if self.url and (parts.scheme != scheme or not parts.hostname):
+        try:
+            parts = urlsplit(self.url)
+            suits = parts.scheme == scheme and bool(parts.hostname)
+        except ValueError:  # such as half an IPv6 address
+            suits = False
+        if self.url and not suits:
             raise InvalidInput(
                 "url",
                 f"{self.url!r} does not suit topology {self.topology}",

@@ -73,8 +73,8 @@ def yaml_files(text: str, name: str) -> list[YamlFile]:
             if node is not None
             for document in _documents(node, name, 0)
         ]
-    except yaml.YAMLError as error:
-        raise InvalidInput(name, f"is no YAML: {error}") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidInput(name, f"is no YAML that can be used: {error}") from error
     if not found:
         raise InvalidInput(name, "is empty", "name a KubeSchedulerConfiguration")
     return found
@@ -112,6 +112,9 @@ def _value(node: yaml.Node, path: Path, lines: dict[Path, int], before: int, nam
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                where = key_node.start_mark.line + 1 + before
+                raise InvalidInput(f"{name}:{where}", "a key is no word", "write key: value")
             key = key_node.value
             at = key_node.start_mark.line + 1 + before
             if key in mapping:

@@ -20,13 +20,14 @@ from ortools.linear_solver import pywraplp
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.planner.instance import Instance, Level
 
-__all__ = ["Relaxation"]
+__all__ = ["Relaxation", "alike"]
 
 IntArray = NDArray[np.int64]
 
 _DUAL_SCALE = 1 << 60  # duals of byte-sized capacities are tiny; Python integers do not mind
 _MOST_GROUPS = 200
 _STEPS = (1, 2, 3, 4)
+_PIECES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,13 @@ class _Constraint:
 
     terms: Mapping[tuple[int, int], int]
     limit: int
+
+
+def alike(table: NDArray[np.generic]) -> IntArray:
+    """Code of each row of a table, equal for equal rows, in order of first appearance, (N,)."""
+    codes: dict[bytes, int] = {}
+    listed = np.ascontiguousarray(table)
+    return np.array([codes.setdefault(row.tobytes(), len(codes)) for row in listed], dtype=np.int64)
 
 
 class Relaxation:
@@ -87,8 +95,8 @@ class Relaxation:
         rows = np.flatnonzero(instance.most.any(axis=0))
         for table in (instance.most[:, rows], instance.most[:, rows] > 0,
                       instance.admissible[:, rows]):  # fmt: skip
-            _, codes = np.unique(table, axis=1, return_inverse=True)
-            if codes.size == 0 or int(codes.max()) < _MOST_GROUPS:
+            codes = alike(table.T)
+            if int(codes.max(initial=-1)) < _MOST_GROUPS:
                 return [rows[codes == code] for code in range(int(codes.max(initial=-1)) + 1)]
         return [rows]
 
@@ -119,7 +127,7 @@ class Relaxation:
         made = [_Constraint({(k, group): n for k, n in need.items() if n}, int(free.sum()))]
         capacity = int(free[0]) if len(free) else 0
         if capacity <= 0 or not (free == capacity).all():
-            return made
+            return made + self._pieces(group, free, need)
         for step in _STEPS:
             terms = {}
             for kind, n in need.items():
@@ -129,6 +137,32 @@ class Relaxation:
                 if value:
                     terms[kind, group] = value
             made.append(_Constraint(terms, step * capacity * len(free)))
+        return made
+
+    def _pieces(
+        self,
+        group: int,
+        free: NDArray[np.integer],
+        need: Mapping[int, int],
+        whole: Mapping[int, int] | None = None,
+    ) -> list[_Constraint]:
+        """How many pieces of some sizes all parts of a capacity can be cut into.
+
+        For any m, floor(x / m) is superadditive: what is cut from one part sums to no more under
+        it than the part itself. ``free`` has an entry for each part, which may differ; ``whole``
+        are those that take so many entire devices.
+        """
+        sizes = sorted({n for n in need.values() if n > 0})
+        if not sizes:
+            return []
+        picked = {sizes[(len(sizes) - 1) * number // (_PIECES - 1)] for number in range(_PIECES)}
+        made = []
+        for step in sorted(picked):
+            terms = {(kind, group): n // step for kind, n in need.items() if n >= step}
+            for kind, count in (whole or {}).items():
+                if step <= DEVICE_MILLI:
+                    terms[kind, group] = count * (DEVICE_MILLI // step)
+            made.append(_Constraint(terms, int((free // step).sum())))
         return made
 
     def _on_devices(self, group: int, rows: IntArray, kinds: Sequence[int]) -> list[_Constraint]:
@@ -161,8 +195,10 @@ class Relaxation:
         )
         made = self._volume(group, base.whole[rows], whole) if whole else []
         if milli:
-            free = int(np.maximum(base.milli[rows], 0).sum())
-            made.append(_Constraint({(k, group): n for k, n in milli.items()}, free))
+            free = np.maximum(base.milli[rows], 0)
+            made.append(_Constraint({(k, group): n for k, n in milli.items()}, int(free.sum())))
+            fractions = {k: n for k, n in milli.items() if k not in whole}
+            made += self._pieces(group, free, fractions, whole)
         if replicas:
             made += self._volume(group, base.replicas[rows], replicas)
         if slots:

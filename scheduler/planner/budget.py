@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from scheduler.core.errors import InvalidInput
 
-__all__ = ["Budget"]
+__all__ = ["CLOCKS", "Budget"]
+
+CLOCKS = {"wall": time.monotonic, "cpu": time.process_time}
+"""Clocks by name."""
 
 # Work that is done outside the solver is charged at this many units per pod or window, so that a
 # deterministic budget ends even if no solver call does anything.
@@ -31,7 +34,8 @@ class Budget:
     seed
         Decides which windows are looked at.
     clock
-        Seconds; only its differences matter.
+        Seconds; only its differences matter. ``time.process_time`` counts what this process has
+        been given by a machine that does other work as well.
     """
 
     limit: float
@@ -51,6 +55,11 @@ class Budget:
         if self.deterministic:
             self.workers = 1
         self._started = self.clock()
+
+    @property
+    def shared(self) -> bool:
+        """Whether processor time is counted, of which the wall clock says little."""
+        return self.clock is time.process_time
 
     @property
     def spent(self) -> float:

@@ -22,8 +22,10 @@ __all__ = ["Chains"]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
-_PAIRS = 400_000
+_PAIRS = 40_000
+_BLOCKS = 10
 _TRIED = 32
+_KINDS = 100
 
 
 class Chains:
@@ -133,9 +135,13 @@ class Chains:
         """One pod goes to another row that has room for it."""
         seen: dict[int, IntArray] = {}
         tried = 0
+        roomy = (self._need[self._kind[helpers]] <= self._free.max(axis=0)).all(axis=1)
+        helpers = helpers[roomy]
         for helper in helpers.tolist():
             kind, row = int(self._kind[helper]), int(self._row[helper])
             if kind not in seen:
+                if len(seen) >= _KINDS:
+                    return
                 seen[kind] = np.flatnonzero(self._fits(kind))
             rows = seen[kind][seen[kind] != row]
             if len(rows):
@@ -148,10 +154,14 @@ class Chains:
         self, kind: int, helpers: IntArray
     ) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
         """A pod trades places with a smaller one of another row."""
-        most = max(1, _PAIRS // max(1, len(self._row)))
-        helpers = helpers[:most]
-        if not len(helpers):
-            return
+        # In blocks, so that an early find does not pay for all pairs.
+        block = max(1, _PAIRS // max(1, len(self._row)))
+        for start in range(0, min(len(helpers), _BLOCKS * block), block):
+            yield from self._trades(kind, helpers[start : start + block])
+
+    def _trades(
+        self, kind: int, helpers: IntArray
+    ) -> Iterator[tuple[int, list[tuple[PodRequest, int]]]]:
         need = self._need[kind]
         big = self._need[self._kind[helpers]]
         room = self._free[self._row[helpers]] + big - need  # what the trade may bring in

@@ -26,6 +26,8 @@ __all__ = ["least_disruption", "prove_disruption"]
 
 IntArray = NDArray[np.int64]
 
+_NEVER = 1 << 40
+
 
 def least_disruption(instance: Instance, value: Value) -> int:
     """Disruption that every plan with these level values has at least.
@@ -168,11 +170,12 @@ def _least_removals(instance: Instance, misfits: list[int], most: int) -> list[i
     for uid, origin in instance.origin.items():
         row = state.row_of[origin.node]
         leaving.setdefault(row, []).append(_needs(instance, instance.kind_of[uid]))
-    fewest: list[int | None] = [0] + [None] * most
+    fewest = np.full(most + 1, _NEVER, dtype=np.int64)
+    fewest[0] = 0
     for row, needs in sorted(leaving.items()):
         hosted = _hosted(_free(instance, row), np.array(needs, dtype=np.int64), smallest, most)
-        fewest = _combine(fewest, hosted, most)
-    return fewest
+        fewest = _combine(fewest, hosted)
+    return [count if count < _NEVER else None for count in fewest.tolist()]
 
 
 def _hosted(
@@ -190,20 +193,13 @@ def _hosted(
     return counts
 
 
-def _combine(fewest: list[int | None], hosted: list[int], most: int) -> list[int | None]:
+def _combine(fewest: IntArray, hosted: list[int]) -> IntArray:
     """Add one row to the knapsack."""
-    # Only the first removal that allows a number of misfits matters.
-    options = []
+    total = np.arange(len(fewest))
+    combined = fewest.copy()
     best = 0
     for left, count in enumerate(hosted, start=1):
-        if count > best:
-            options.append((count, left))
+        if count > best:  # only the first removal that allows a number of misfits matters
             best = count
-    combined = list(fewest)
-    for count, left in options:
-        for total in range(most + 1):
-            before = fewest[max(0, total - count)]
-            now = combined[total]
-            if before is not None and (now is None or before + left < now):
-                combined[total] = before + left
+            np.minimum(combined, fewest[np.maximum(0, total - count)] + left, out=combined)
     return combined

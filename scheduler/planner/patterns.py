@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
 from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.planner.bounds import alike
 from scheduler.planner.budget import Budget
 from scheduler.planner.instance import Instance, Level
 from scheduler.planner.layout import Layout
@@ -120,6 +121,9 @@ class PatternBound:
         self._supply = np.bincount(
             self._type_of, [len(pods) for pods in instance.pods], len(types)
         ).astype(np.int64)
+        # A type's pods may be of several kinds, each with a limit of its own.
+        self._most = np.zeros((len(types), instance.most.shape[1]), dtype=np.int64)
+        np.add.at(self._most, self._type_of, instance.most)
         self._classes = self._make_classes()
 
     def worthwhile(self, layout: Layout) -> bool:
@@ -250,19 +254,17 @@ class PatternBound:
 
     def _make_classes(self) -> list[_Class]:
         instance, state, base = self.instance, self.instance.state, self.instance.base
-        types = self._first
         rows = np.flatnonzero(instance.most.any(axis=0))
-        if not len(rows) or not types:
+        if not len(rows):
             return []
         columns = [
             base.cpu[rows, None], base.mem[rows, None], base.pods[rows, None],
             np.sort(base.milli[rows], axis=1), np.sort(base.memory[rows], axis=1),
             base.slots[rows], base.replicas[rows, None], state.device_code[rows],
-            state.device_mem[rows], instance.most[types][:, rows].T,
+            state.device_mem[rows], self._most[:, rows].T,
         ]  # fmt: skip
         table = np.concatenate([np.asarray(column, dtype=np.int64) for column in columns], axis=1)
-        _, codes = np.unique(table, axis=0, return_inverse=True)
-        codes = codes.reshape(-1)
+        codes = alike(table)
         if int(codes.max()) >= _MOST_CLASSES:
             return []
         return [
@@ -284,7 +286,7 @@ class PatternBound:
             for item, need in needs.items():
                 sizes[item, axis] = need
         capacity = np.array([max(0, room) for room, _ in axes], dtype=np.int64)
-        most = instance.most[self._first, row]
+        most = self._most[:, row]
         return _Class(rows, Bin(capacity, sizes, np.minimum(most, self._supply)))
 
     def _device_axes(self, row: int) -> list[tuple[int, Mapping[int, int]]]:

@@ -19,7 +19,6 @@ from math import log
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.linear_solver import pywraplp
 
 from scheduler.core.feasibility import allowed_products
 from scheduler.core.mix import TypicalMix
@@ -32,7 +31,8 @@ from scheduler.core.prices import (
     PriceWeights,
 )
 from scheduler.core.state import ClusterState
-from scheduler.planner.worth import leftover_values
+from scheduler.planner.linear import Program
+from scheduler.planner.worth import Item, leftover_values
 
 __all__ = ["prices"]
 
@@ -199,50 +199,36 @@ def _pod_prices(
     A pod's price is its worth less what one more of it in the demand would add: what it costs
     at least, wherever it runs.
     """
-    solver = pywraplp.Solver.CreateSolver("GLOP")
-    assert solver is not None  # GLOP is part of every OR-Tools build
-    infinity = solver.infinity()
-    # Shares of the cluster instead of amounts: no unit of cpu or memory changes a digit of this.
-    totals = [max(1, int(column.sum())) for column in (groups.cpu, groups.memory, groups.gpu)]
     columns = (groups.cpu, groups.memory, groups.gpu)
+    # Shares of the cluster instead of amounts: no unit of cpu or memory changes a digit of this.
+    totals = [max(1, int(column.sum())) for column in columns]
     supply = [
-        [
-            solver.Constraint(-infinity, int(column[group]) / total)
-            for column, total in zip(columns, totals, strict=True)
-        ]
+        int(column[group]) / total
         for group in range(len(groups))
+        for column, total in zip(columns, totals, strict=True)
     ]
-    demand = [solver.Constraint(-infinity, kind.weight * scales[0]) for kind in kinds]
-    objective = solver.Objective()
-    objective.SetMaximization()
-    for kind, limit in zip(kinds, demand, strict=True):
-        asked = (kind.cpu_milli, kind.memory_mib, kind.takes)
-        need = [amount / total for amount, total in zip(asked, totals, strict=True)]
+    program = Program([kind.weight * scales[0] for kind in kinds] + supply)
+    worth = [kind.worth for kind in kinds]
+    for number, kind in enumerate(kinds):
         hosts = np.ones(len(groups), dtype=bool)
         if kind.gpu.requested_milli:
             hosts = allowed_products(state, kind.gpu)[groups.product]
             hosts &= (groups.most_full >= kind.gpu.count) & (2 * groups.gpu >= kind.takes)
+        asked = (kind.cpu_milli, kind.memory_mib, kind.takes)
+        needs = [(at, n / t) for at, (n, t) in enumerate(zip(asked, totals, strict=True)) if n]
+        factors = [1.0, *(amount for _, amount in needs)]
         for group in np.flatnonzero(hosts).tolist():
-            placed = solver.NumVar(0.0, infinity, "")
-            objective.SetCoefficient(placed, kind.worth)
-            limit.SetCoefficient(placed, 1.0)
-            for constraint, amount in zip(supply[group], need, strict=True):
-                if amount:
-                    constraint.SetCoefficient(placed, amount)
+            first = len(kinds) + len(columns) * group
+            program.column(worth[number], [number, *(first + at for at, _ in needs)], factors)
+    objective = 0.0
     found: list[FloatArray] = []
-    first = 0.0
     for scale in scales:
-        for kind, limit in zip(kinds, demand, strict=True):
-            limit.SetUb(kind.weight * scale)
-        if solver.Solve() != pywraplp.Solver.OPTIMAL:
+        solved = program.solve([kind.weight * scale for kind in kinds])
+        if solved is None:
             return None
-        gains = np.array([limit.dual_value() for limit in demand])
-        worth = np.array([kind.worth for kind in kinds])
-        if not np.isfinite(gains).all():
-            return None
-        first = first if found else float(objective.Value())
-        found.append(np.clip(worth - gains, 0.0, worth))
-    return first, found
+        objective = objective if found else solved[0]
+        found.append(np.clip(np.array(worth) - solved[1][: len(kinds)], 0.0, worth))
+    return objective, found
 
 
 def _tables(
@@ -259,14 +245,17 @@ def _tables(
         for kind in kinds
     ]
     tables = []
+    known: dict[tuple[Item, ...], IntArray] = {}  # without picky pods all models are alike
     for product in range(len(state.products)):
-        items = [
+        items = tuple(
             # A pod takes something of what it asks for, however small it is.
             (core or int(not gpu), gpu, amount)
             for core, gpu, amount, where in zip(cores, gpus, price, admitted, strict=True)
             if where[product] and amount > 0
-        ]
-        tables.append(leftover_values(items))
+        )
+        if items not in known:
+            known[items] = leftover_values(items)
+        tables.append(known[items])
     return np.array(tables, dtype=np.int64).reshape(-1, *WORTH_SHAPE)
 
 
@@ -282,28 +271,18 @@ def _effective(state: ClusterState, mix: TypicalMix, scale: float) -> IntArray |
             full = DEVICE_MILLI // _STEP
             demand[full] = demand.get(full, 0.0) + shape.weight * scale * gpu.count
     supply = np.bincount(state.gpu_free[state.gpu_free >= 0] // _STEP, minlength=101)
-    solver = pywraplp.Solver.CreateSolver("GLOP")
-    assert solver is not None  # GLOP is part of every OR-Tools build
-    infinity = solver.infinity()
     # What leaves a remainder is no more than what is there: supply and what larger ones leave.
-    balance = [solver.Constraint(-infinity, float(count)) for count in supply.tolist()]
-    objective = solver.Objective()
-    objective.SetMaximization()
-    for size, amount in sorted(demand.items()):
-        limit = solver.Constraint(-infinity, amount)
-        for left in range(size, len(balance)):
-            flow = solver.NumVar(0.0, infinity, "")
-            objective.SetCoefficient(flow, float(size * _STEP))
-            limit.SetCoefficient(flow, 1.0)
-            balance[left].SetCoefficient(flow, 1.0)
-            balance[left - size].SetCoefficient(flow, -1.0)
-    for left in range(1, len(balance)):  # a device is also worth what less of it is worth
-        waste = solver.NumVar(0.0, infinity, "")
-        balance[left].SetCoefficient(waste, 1.0)
-        balance[left - 1].SetCoefficient(waste, -1.0)
-    if solver.Solve() != pywraplp.Solver.OPTIMAL:
+    sizes = sorted(demand)
+    program = Program([*(float(n) for n in supply.tolist()), *(demand[size] for size in sizes)])
+    for at, size in enumerate(sizes, start=len(supply)):
+        for left in range(size, len(supply)):
+            program.column(float(size * _STEP), [left, left - size, at], [1.0, -1.0, 1.0])
+    for left in range(1, len(supply)):  # a device is also worth what less of it is worth
+        program.column(0.0, [left, left - 1], [1.0, -1.0])
+    solved = program.solve()
+    if solved is None:
         return None
-    values = np.array([max(0.0, b.dual_value()) for b in balance])
+    values = np.maximum(solved[1][: len(supply)], 0.0)
     values = np.maximum.accumulate(values - values[0]).clip(0)
     free = np.arange(DEVICE_MILLI + 1)
     if not values[-1] > 0:  # devices are not scarce: each is worth what it has

@@ -153,7 +153,7 @@ class Bin:
             return [], total, False
         steps, value, dropped = made
         bound = -(-max(dropped, int(value.max(initial=0))) >> shift)
-        found = self._traced(items, steps, value, known)
+        found = self._traced(items, steps, np.where(value > threshold << shift, value, -1), known)
         return found, bound, dropped == threshold << shift
 
     def _duals(self, items: IntArray, prices: IntArray, scale: int) -> IntArray:
@@ -219,10 +219,12 @@ class Bin:
         value: IntArray,
         known: Collection[Pattern],
     ) -> list[Pattern]:
-        """The best unknown ones of the patterns that are left, few with the same item."""
+        """The best unknown ones of patterns whose value is not negative, few with the same item."""
         seen = np.zeros(len(self.demand), dtype=np.int64)
         found: list[Pattern] = []
         for end in np.argsort(-value, kind="stable")[: 20 * _COLUMNS].tolist():
+            if value[end] < 0:
+                break
             pattern, state = [0] * len(self.demand), end
             for item, (parents, counts) in zip(
                 reversed(items[: len(steps)].tolist()), reversed(steps), strict=True

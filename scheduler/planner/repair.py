@@ -36,7 +36,7 @@ class Repair:
     """
 
     def __init__(self, layout: Layout, budget: Budget) -> None:
-        self.layout = layout
+        self.layout, self.budget = layout, budget
         self._random = random.Random(f"repair/{budget.seed}")  # noqa: S311 - reproducible
         instance = self.instance = layout.instance
         self._usable = [

@@ -22,9 +22,9 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 PENDING = -2
-_STEP_WORK = 0.0002
+_STEP_WORK = 0.0005
 _TENURE = (4, 12)
-_MOST_PAIRS = 60_000
+_MOST_PAIRS = 20_000
 _NEVER = np.inf
 
 

@@ -622,8 +622,8 @@ def solver_for(budget: Budget, left: float) -> cp_model.CpSolver:
     parameters = solver.parameters
     parameters.num_workers = budget.workers
     parameters.random_seed = budget.seed
-    if budget.deterministic:
-        parameters.max_deterministic_time = left
+    if budget.deterministic or budget.shared:
+        parameters.max_deterministic_time = left  # the solver knows no clock of processor time
     else:
         parameters.max_time_in_seconds = left
     return solver

@@ -11,13 +11,10 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mix import MixLearner
 from scheduler.core.model import PodRequest
-from scheduler.core.prices import PriceWeights
+from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.planner.prices import prices
 
-__all__ = ["MIXES", "RELEARN_EVERY", "REPRICE_EVERY", "Pricing"]
-
-REPRICE_EVERY = 100
-"""Bindings and releases after which prices are computed anew, as in the extender's settings."""
+__all__ = ["MIXES", "RELEARN_EVERY", "Pricing"]
 
 RELEARN_EVERY = 500
 """Pods after which a learnt mix is put in force, as in the extender's settings."""
@@ -66,7 +63,8 @@ class Pricing:
         if engine.policy.name != "priced":
             return
         now = engine.state.generation_now
-        if self._priced_at is not None and now - self._priced_at < REPRICE_EVERY:
+        due = reprice_after(len(engine.state))
+        if self._priced_at is not None and now - self._priced_at < due:
             return
         made = prices(engine.state, engine.mix, self._weights)
         if made is not None:

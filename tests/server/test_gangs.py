@@ -6,6 +6,8 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count as numbered
 
 import msgspec
 import pytest
@@ -227,3 +229,29 @@ def test_the_planner_process_is_told_what_changes(start) -> None:
         assert planned() == [("x", "c")]
     finally:
         loop._end_process()
+
+
+def test_when_the_planner_keeps_dying_the_policy_is_fgd_again(start) -> None:
+    server = start(
+        [node("a", gpus=8)],
+        planner=True,
+        planner_debounce_s=0.05,
+        policy="priced",
+        reprice_bindings=1,
+        reprice_s=0,
+    )
+    _until(lambda: server.service.prices is not None)
+    numbers = numbered()
+
+    def dead_and_forgotten() -> bool:
+        pid = server.planner.pid
+        if pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _filter(server, pod(f"p{next(numbers)}", milli=10))
+        return server.service.prices is None
+
+    assert _bind(server, pod("first", milli=10))
+    _until(dead_and_forgotten)
+    assert server.client.get("/readyz")["prices"] == "none: scoring as fgd"
+    assert server.planner.figures.priced_at is None

@@ -101,6 +101,24 @@ def test_probes_ask_the_door_without_certificates(topology: Topology, tmp_path: 
 
 
 @pytest.mark.parametrize("topology", Topology)
+def test_services_and_policies_lead_to_ports_that_are_open(topology: Topology) -> None:
+    """By number: port names of sidecars are not looked up everywhere."""
+    open_ports = {p["containerPort"] for c in _containers(topology) for p in c["ports"]}
+    targets = {
+        port["targetPort"]
+        for document in _manifests(topology)
+        if document["kind"] == "Service"
+        for port in document["spec"]["ports"]
+    }
+    allowed = {
+        port["port"]
+        for rule in _one(topology, "NetworkPolicy")["spec"]["ingress"]
+        for port in rule["ports"]
+    }
+    assert targets == allowed == open_ports
+
+
+@pytest.mark.parametrize("topology", Topology)
 def test_nothing_runs_with_more_rights_than_it_needs(topology: Topology) -> None:
     spec = _one(topology, "Deployment")["spec"]["template"]["spec"]
     assert spec["securityContext"]["runAsNonRoot"] is True

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.prices import PriceWeights
 from scheduler.extender.config import ExtenderConfig, load
 
 
@@ -63,3 +64,18 @@ def test_mistakes_in_the_environment_are_named(variable: str, value: str, compla
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="cannot be read"):
         load(tmp_path / "absent.yaml", {}, {})
+
+
+def test_a_policy_file_brings_its_weights(tmp_path: Path) -> None:
+    path = tmp_path / "policy.json"
+    path.write_text(PriceWeights(near=9.0).to_policy_file())
+    config = load(None, {}, {"policy_file": str(path)})
+    assert config.policy == "priced" and config.price_weights().near == 9.0
+    assert ExtenderConfig().price_weights() == PriceWeights()
+    with pytest.raises(InvalidInput, match="goes with policy `priced`"):
+        load(None, {}, {"policy_file": str(path), "policy": "fgd"})
+    path.write_text("{}")
+    with pytest.raises(InvalidInput, match="format"):
+        load(None, {}, {"policy_file": str(path)})
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load(None, {}, {"policy_file": str(tmp_path / "absent.json")})

@@ -13,7 +13,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.model import DeviceShare, GangKey, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.preemption import Victims, choose_victims
+from scheduler.extender.preemption import Candidate, Victims, choose_victims
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import PreemptArgs
 from scheduler.kube.disruption import BudgetObject
@@ -42,8 +42,19 @@ def _wanted(**rest: Any) -> PodRequest:
 
 
 def _choose(engine: Engine, request: PodRequest, *suggested: str, **rest: Any) -> set[str] | None:
-    found = choose_victims(engine, request, engine.state.row("a"), suggested, **rest)
+    found = _victims(engine, request, *suggested, **rest)
     return None if found is None else set(found.uids)
+
+
+def _victims(
+    engine: Engine, request: PodRequest, *suggested: str, elsewhere: Any = frozenset(), **rest: Any
+) -> Victims | None:
+    """The choice, made twice: what is imagined in between leaves nothing behind."""
+    candidate = Candidate(engine, request, engine.state.row("a"), elsewhere)
+    found = choose_victims(candidate, suggested, **rest)
+    again = Candidate(engine, request, engine.state.row("a"), elsewhere)
+    assert choose_victims(again, suggested, **rest) == found
+    return found
 
 
 def _budget(name: str, allowed: int, **labels: str) -> BudgetObject:
@@ -59,7 +70,7 @@ def test_a_node_with_room_needs_no_victims() -> None:
     """From 1.38 on such candidates are asked about, and stay as they are."""
     engine = _engine()
     _run(engine, _low("x", count=1), 0)
-    found = choose_victims(engine, _wanted(count=2), 0, ())
+    found = _victims(engine, _wanted(count=2))
     assert found == Victims((), 0)
 
 
@@ -125,7 +136,7 @@ def test_budgets_are_spared_where_that_is_possible() -> None:
         "labels": lambda uid: {"app": "db"} if "guarded" in uid else {},
     }
     assert _choose(engine, _wanted(count=1), **rules) == {"b-free"}
-    both = choose_victims(engine, _wanted(count=2), 0, (), **rules)
+    both = _victims(engine, _wanted(count=2), **rules)
     assert both is not None and both.violations == 1 and len(both.uids) == 2
 
 
@@ -147,7 +158,7 @@ def test_a_budget_allows_so_many_and_no_more() -> None:
         _run(engine, _low(f"p{index}", count=1), index)
     rules = {"budgets": [_budget("b", 2, app="db")], "labels": lambda _uid: {"app": "db"}}
     for count, violations in ((1, 0), (2, 0), (3, 1), (4, 2)):
-        found = choose_victims(engine, _wanted(count=count), 0, (), **rules)
+        found = _victims(engine, _wanted(count=count), **rules)
         assert found is not None and found.violations == violations
 
 
@@ -203,7 +214,7 @@ def test_victims_make_room_and_none_is_taken_in_vain(running, wanted, suggestion
     request = _wanted(**wanted)
     placed = {uid: p.pod for uid, p in engine.state.placements.items()}
     suggested = sorted(uid for uid, p in placed.items() if p.priority < 10)[:suggestions]
-    found = choose_victims(engine, request, 0, suggested)
+    found = _victims(engine, request, *suggested)
     everything = frozenset(uid for uid, p in placed.items() if p.priority < 10)
     if found is None:
         gang = [p for p in placed.values() if p.gang]
@@ -238,3 +249,21 @@ def test_the_verb_answers_for_many_nodes_and_leaves_hopeless_ones_out() -> None:
     candidates = dict.fromkeys(("a", "b", "small", "unknown"), ((), 0))
     answer = service.preempt(PreemptArgs(asking, candidates))
     assert answer == {"a": (["uid-on-a"], 0), "b": (["uid-on-b"], 1)}
+
+
+def test_a_call_that_takes_too_long_answers_what_it_has() -> None:
+    """Some good places in time are worth more than all of them too late."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    config = ExtenderConfig(preempt_deadline_s=3.0)
+    service = ExtenderService(Engine(ClusterState()), config, offline=False, clock=clock)
+    mirror = service.attach()
+    for number in range(50):
+        mirror.node(msgspec.convert(node_json(f"n{number}", gpus=1), NodeObject))
+    asking = msgspec.convert(pod_json("w", requests={"nvidia.com/gpu": "1"}), PodObject)
+    answer = service.preempt(PreemptArgs(asking, {f"n{n}": ((), 0) for n in range(50)}))
+    assert 1 <= len(answer) < 50

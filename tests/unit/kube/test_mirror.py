@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -368,7 +369,10 @@ def test_nothing_is_kept_of_pods_that_are_gone(cluster) -> None:
 
 # -- any order ---------------------------------------------------------------------------------
 
-NODES = ("a", "b", "c")
+NODES = ("a", "b")
+HAMI = (
+    "GPU-0,10,32768,100,NVIDIA-T4,0,true,{},hami-core:GPU-1,10,32768,100,NVIDIA-T4,0,true,{},mps:"
+)
 SHAPES: tuple[dict[str, Any], ...] = (
     {},
     {"gpus": 4},
@@ -381,6 +385,9 @@ SHAPES: tuple[dict[str, Any], ...] = (
     {"allocatable": {"nvidia.com/gpu.shared": "8"}, "labels": {"nvidia.com/gpu.replicas": "4"}},
     {"allocatable": {"nvidia.com/gpu.shared": "7"}, "labels": {"nvidia.com/gpu.replicas": "4"}},
     {"allocatable": {"nvidia.com/mig-1g.5gb": "7"}, "product": "NVIDIA-A100-SXM4-40GB"},
+    {"gpus": 20, "annotations": {"hami.io/node-nvidia-register": HAMI.format(0, 1)}},
+    {"gpus": 20, "annotations": {"hami.io/node-nvidia-register": HAMI.format(1, 0)}},
+    {"allocatable": {"aliyun.com/gpu-mem": "64", "aliyun.com/gpu-count": "2"}},
 )
 REQUESTS: tuple[dict[str, str], ...] = (
     {},
@@ -392,6 +399,16 @@ REQUESTS: tuple[dict[str, str], ...] = (
     {"nvidia.com/gpu.shared": "2"},
     {"nvidia.com/mig-1g.5gb": "1"},
     {"nvidia.com/gpu": "1", "snugfit.io/gpu-milli": "300"},
+    {"aliyun.com/gpu-mem": "8"},
+)
+FOREIGN: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"annotations": {"hami.io/vgpu-devices-allocated": "GPU-0,NVIDIA,3000,30:;"}},
+    {"annotations": {"hami.io/vgpu-devices-allocated": "GPU-7,NVIDIA,3000,30:;"}},
+    {"annotations": {"gpu-fraction": "0.5"}, "labels": {"runai-gpu-group": "one"}},
+    {"annotations": {"run.ai/reserve_for_gpu_index": "0"}, "labels": {"runai-gpu-group": "one"}},
+    {"annotations": {"ALIYUN_COM_GPU_MEM_IDX": "1", "ALIYUN_COM_GPU_MEM_POD": "8"}},
 )
 RECORDS = (None, "0:300:0:0", "1:300:0:0", "2:700:0:0", "0:1000:0:0,1:1000:0:0", "rubbish")
 
@@ -432,8 +449,17 @@ class AnyOrder(RuleBasedStateMachine):
         requests=st.sampled_from(REQUESTS),
         gang=st.booleans(),
         node=st.sampled_from(("", *NODES)),
+        foreign=st.sampled_from(FOREIGN),
     )
-    def pod_is_created(self, name: str, requests: dict[str, str], *, gang: bool, node: str) -> None:
+    def pod_is_created(
+        self,
+        name: str,
+        requests: dict[str, str],
+        *,
+        gang: bool,
+        node: str,
+        foreign: dict[str, Any],
+    ) -> None:
         """An older pod of this name may have been deleted without a word."""
         self.pods = {u: p for u, p in self.pods.items() if p["metadata"]["name"] != name}
         self.serial += 1
@@ -441,7 +467,8 @@ class AnyOrder(RuleBasedStateMachine):
         created = f"2026-01-01T00:{self.serial // 60:02}:{self.serial % 60:02}Z"
         self.pods[uid] = pod_json(
             name, uid=uid, node=node, requests=requests,
-            labels=GANG if gang else {}, creationTimestamp=created,
+            labels=(GANG if gang else {}) | foreign.get("labels", {}), creationTimestamp=created,
+            annotations=foreign.get("annotations", {}),
         )  # fmt: skip
         self._tell(uid)
 
@@ -451,8 +478,8 @@ class AnyOrder(RuleBasedStateMachine):
         uid = self._some(data)
         pod = self.pods[uid]
         if not pod["spec"].get("nodeName"):
-            annotations = {"snugfit.io/devices": record} if record else {}
-            pod["metadata"]["annotations"] = annotations
+            if record:
+                pod["metadata"]["annotations"] = {"snugfit.io/devices": record}
             pod["spec"]["nodeName"], pod["status"]["phase"] = node, "Running"
             self._tell(uid)
 
@@ -515,15 +542,17 @@ class AnyOrder(RuleBasedStateMachine):
         for uid in missing:
             mirror.pod_gone(uid)
         self.unseen = False
-        self.equals_the_truth()
 
     @invariant()
     def state_equals_the_facts(self) -> None:
         assert self.cluster.differences() == []
         assert self.cluster.state.check() == []
+        if not self.unseen:
+            self.equals_the_truth()
 
     def teardown(self) -> None:
         self.list_again()
+        self.state_equals_the_facts()
 
     def equals_the_truth(self) -> None:
         """As told of what exists now alone, in another order."""
@@ -539,6 +568,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert mine.pending == theirs.pending
         assert mine.unreadable == theirs.unreadable
         assert mine.uncertain_nodes == theirs.uncertain_nodes
+        assert mine.ambiguous_nodes == theirs.ambiguous_nodes
         for uid, fact in mine.facts.items():
             gang = fact.request.gang
             assert gang is None or uid in self.cluster.service._adoption.running(gang)
@@ -554,7 +584,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "25")),
     stateful_step_count=40,
     deadline=None,
     phases=(

@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import yaml
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mig import GEOMETRIES
@@ -66,7 +68,11 @@ def test_only_pods_that_have_to_learn_their_device_are_bound_by_us() -> None:
         entry.get("bindVerb"): {r["name"] for r in entry["managedResources"]}
         for entry in _parsed()["extenders"]
     }
-    assert by_verb["bind"] == {"snugfit.io/gpu-milli", "snugfit.io/gpu-memory-mib"}
+    assert by_verb["bind"] == {
+        "snugfit.io/gpu-milli",
+        "snugfit.io/gpu-memory-mib",
+        "aliyun.com/gpu-mem",
+    }
     assert by_verb[None] == set(managed_resources()) - by_verb["bind"]
     (whole,) = _parsed(resources=("nvidia.com/gpu",))["extenders"]
     assert "bindVerb" not in whole
@@ -119,6 +125,7 @@ def test_a_second_scheduler_has_a_lease_of_its_own() -> None:
         ({"weight": 14}, "outvoted"),
         ({"scheduler_name": "a: b"}, "no name"),
         ({"url": "https://snugfit:10262"}, "does not suit"),
+        ({"url": "http://[::1"}, "does not suit"),
         ({"topology": Topology.SERVICE, "url": "http://snugfit:10262"}, "does not suit"),
         ({"profile": Profile.STOCK, "fallback": True}, "packing"),
     ],
@@ -340,8 +347,73 @@ def test_a_configuration_inside_a_config_map_is_found_at_its_lines() -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("a: [", "no YAML"), ("", "empty"), ("a: 1\nb: 2\na: 3\n", "file:3: the key a")],
+    [("a: [", "no YAML that"), ("", "empty"), ("a: 1\nb: 2\na: 3\n", "file:3: the key a")],
 )
 def test_a_file_that_cannot_be_read_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(InvalidInput, match=complaint):
         yaml_files(text, "file")
+
+
+JUNK = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 200),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.sampled_from(["", "x", "5s", "http://[", "*", "nvidia.com/gpu"]),
+    st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=3)), max_size=2),
+    st.dictionaries(st.sampled_from(["name", "enabled", "args", "weight"]), st.integers()),
+)
+
+
+def _places(content, path=()):
+    yield path
+    children = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if isinstance(content, list)
+        else ()
+    )
+    for key, value in children:
+        yield from _places(value, (*path, key))
+
+
+def _rich():
+    """A configuration that has something at every place that a rule looks at."""
+    content = _parsed(fallback=True, resources=("nvidia.com/gpu", "snugfit.io/gpu-milli"))
+    content["profiles"][0]["plugins"]["filter"] = {"disabled": [{"name": "X"}]}
+    content["profiles"][0]["pluginConfig"][0]["args"] |= {
+        "ignoredResources": ["a.b/c"],
+        "ignoredResourceGroups": ["a.b"],
+    }
+    content["extenders"][0]["tlsConfig"] = {"caFile": "a"}
+    return content
+
+
+@given(path=st.sampled_from([path for path in _places(_rich()) if path]), junk=JUNK)
+@settings(max_examples=150, deadline=None)
+@example(path=("extenders", 0, "urlPrefix"), junk="http://[")
+@example(path=("profiles", 0, "pluginConfig"), junk=5)
+@example(path=("profiles", 0, "pluginConfig", 0, "args", "ignoredResources"), junk=5)
+@example(path=("extenders", 0, "managedResources"), junk="x")
+@example(path=("profiles", 0, "plugins", "score", "enabled"), junk=5)
+def test_whatever_stands_somewhere_the_check_answers(path, junk) -> None:
+    """A user's file may hold anything; a check that breaks on it is no check."""
+    content = _rich()
+    target = content
+    for step in path[:-1]:
+        target = target[step]
+    target[path[-1]] = junk
+    for finding in check(yaml_files(yaml.safe_dump(content), "file")[0]):
+        assert finding.rule in RULES and finding.line >= 1
+
+
+@pytest.mark.parametrize("text", ["&a [*a]", "? [1, 2]\n: x", "{? {a: b} : c}"])
+def test_yaml_that_is_no_configuration_at_all_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput):
+        yaml_files(text, "file")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "just text", "5"])
+def test_a_document_that_is_no_mapping_is_called_so(text: str) -> None:
+    assert "version" in [rule for rule, _, _ in _rules(text)]

@@ -19,7 +19,11 @@ from scheduler.core.model import (
 )
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
+from scheduler.planner.greedy import fill
+from scheduler.planner.instance import Instance
+from scheduler.planner.layout import Layout
 from scheduler.planner.model import Disruption, DisruptionBudget, Problem, Status
+from scheduler.planner.patterns import PatternBound
 from scheduler.planner.planner import plan
 from tests.builders import node, pod
 from tests.unit.planner.oracle import optimum
@@ -148,6 +152,7 @@ def test_plans_against_every_possible_plan(problem: Problem) -> None:
         assert made.disruption_bound <= -best[-1]
     # Problems as small as these are always solved to the end.
     assert made.status in (Status.PROVED, Status.INFEASIBLE_PROVED)
+    _check_patterns(problem, best)
     said = {objective.name.split(",")[0]: objective for objective in made.objectives}
     for name, least in zip(
         ("least weight of unmet node preferences", "cheapest device models"), merits, strict=False
@@ -159,3 +164,18 @@ def test_plans_against_every_possible_plan(problem: Problem) -> None:
         assert said[name].bound == said[name].value == least
     nodes = said["fewest nodes in use"]
     assert nodes.bound <= merits[2] <= nodes.value == made.nodes_used
+
+
+def _check_patterns(problem: Problem, best: tuple[int, ...]) -> None:
+    """The bound of column generation, which problems this small would never get to."""
+    layout = Layout(Instance(problem))
+    fill(layout)
+    value, patterns = layout.value(), PatternBound(layout.instance)
+    for index, level in enumerate(layout.instance.levels):
+        if value[:index] == best[:index]:
+            trivial = sum(
+                int(level.weights[kind]) * len(pods)
+                for kind, pods in enumerate(layout.instance.pods)
+            )
+            budget = Budget(1.0, deterministic=True)
+            assert best[index] <= patterns.bound(layout, index, trivial, budget, 1.0) <= trivial

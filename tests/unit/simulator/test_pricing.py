@@ -7,10 +7,11 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.prices import reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
-from scheduler.simulator.pricing import RELEARN_EVERY, REPRICE_EVERY, Pricing
+from scheduler.simulator.pricing import RELEARN_EVERY, Pricing
 from tests.builders import node, pod
 
 SMALL = generate(GeneratorConfig(nodes=30, load=1.0, seed=6))
@@ -25,7 +26,7 @@ def test_prices_are_computed_again_when_enough_has_changed() -> None:
     assert pricing.solved == 1 and engine.prices is not None
     requests = iter(SMALL.requests)
     placed = 0
-    while placed <= REPRICE_EVERY:
+    while placed <= reprice_after(1):
         request = next(requests)
         row = engine.best(request)
         if row >= 0:
@@ -42,7 +43,7 @@ def test_the_last_good_prices_stay() -> None:
     pricing = Pricing(engine)
     pricing.refresh()
     good = engine.prices
-    for _ in range(REPRICE_EVERY):  # binding and releasing counts as change
+    for _ in range(reprice_after(1)):  # binding and releasing counts as change
         engine.reserve(filler := pod(count=2), "a")
         pricing.refresh()
         engine.release(filler.uid)

@@ -1,0 +1,55 @@
+"""``snugfit tune`` and the policy file it writes, as a user meets them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from scheduler.core.prices import PriceWeights
+from scheduler.simulator import native
+from scheduler.simulator.generate import GeneratorConfig, generate
+from tests.unit.cli.test_commands import _run
+
+
+def test_a_policy_file_is_written_and_can_be_used(tmp_path: Path) -> None:
+    trace, out = tmp_path / "small.json", tmp_path / "policy.json"
+    native.write(generate(GeneratorConfig(nodes=6, load=1.0, seed=3)), trace)
+    args = ("--trace", str(trace), "--train", "1", "--holdout", "1", "--rounds", "1")
+    code = 0 if _accepted(trace) else 1
+    done = _run("tune", *args, "--processes", "1", "--out", str(out), "--json", code=code)
+    said = json.loads(done.stdout)
+    weights = PriceWeights.from_policy_file(out.read_text())
+    assert said["weights"] == weights.to_json() and done.stderr == ""
+    assert said["holdout_percent"] >= said["holdout_percent_built_in"]
+    assert (weights != PriceWeights()) == (code == 0)
+    ran = _run(
+        "simulate",
+        "--nodes",
+        str(trace),
+        "--policy",
+        "priced",
+        "--policy-file",
+        str(out),
+        "--mix",
+        "learnt",
+        "--json",
+    )
+    assert json.loads(ran.stdout)["mix"] == "learnt"
+    shown = _run("serve", "--policy-file", str(out), "--print-config")
+    assert json.loads(shown.stdout)["policy"] == "priced"
+
+
+def _accepted(trace: Path) -> bool:
+    from scheduler.simulator.sweep import Job
+    from scheduler.simulator.tuning import tune
+
+    job = Job(trace, None, "priced", 0, arrival=1.0)
+    return tune(job, train=[0], holdout=[1], rounds=1, processes=1).chosen > 0
+
+
+def test_mistakes_are_named(tmp_path: Path) -> None:
+    done = _run("tune", "--trace", str(tmp_path / "absent.json"), code=2)
+    assert "absent.json" in done.stderr
+    (tmp_path / "policy.json").write_text("{}")
+    done = _run("simulate", "--policy-file", str(tmp_path / "policy.json"), code=2)
+    assert "format" in done.stderr

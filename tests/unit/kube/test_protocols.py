@@ -1,0 +1,328 @@
+"""Foreign protocols: manifests as they are found in clusters, and what is free beside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import InvalidInput
+from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, Reason
+from scheduler.core.state import ClusterState
+from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.service import ExtenderService
+from scheduler.kube.mirror import Mirror
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.nodes import node_of
+from scheduler.kube.protocols import (
+    ambiguity,
+    gpushare_annotations,
+    record_of,
+    resolve,
+    who_picks,
+)
+from tests.builders import pod
+from tests.kube_objects import node_object, pod_json, pod_object
+
+NAMES = ResourceNames()
+UUIDS = (
+    "GPU-00552014-5c87-89ac-b1a6-7b53aa24b0ec",
+    "GPU-0fc3eda5-e98b-a25b-5b0d-cf5c855d1448",
+)
+SEVEN = "".join(f"{uuid},10,32768,100,NVIDIA-Tesla V100-PCIE-32GB,0,true:" for uuid in UUIDS)
+NINE = (
+    f"{UUIDS[1]},10,32768,100,NVIDIA-Tesla V100-PCIE-32GB,0,true,1,hami-core:"
+    f"{UUIDS[0]},10,32768,100,NVIDIA-Tesla V100-PCIE-32GB,0,true,0,hami-core:"
+)
+JSON = msgspec.json.encode(
+    [  # "index" is left out where it is 0
+        {"id": UUIDS[1], "index": 1, "count": 10, "devmem": 32768, "devcore": 100,
+         "type": "NVIDIA-Tesla V100-PCIE-32GB", "mode": "hami-core", "health": True},
+        {"id": UUIDS[0], "count": 10, "devmem": 32768, "devcore": 100,
+         "type": "NVIDIA-Tesla V100-PCIE-32GB", "mode": "hami-core", "health": True},
+    ]
+).decode()  # fmt: skip
+
+
+class Cluster:
+    """A mirror and the verdicts that follow from it."""
+
+    def __init__(self) -> None:
+        service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        self.mirror: Mirror = service.attach()
+        with service.exclusive() as engine:
+            self.engine = engine
+
+    def free(self, name: str = "a") -> list[int]:
+        state = self.engine.state
+        row = state.row(name)
+        return state.gpu_free[row, : int(state.device_count[row])].tolist()
+
+    def verdict(self, **request: Any) -> Reason:
+        return self.engine.explain(pod("x", cpu=1, memory=1, **request), "a")
+
+
+@pytest.fixture
+def cluster() -> Any:
+    made = Cluster()
+    yield made
+    differences = made.mirror.image().differences(made.engine.state, frozenset(), frozenset())
+    assert differences == []
+
+
+def _hami_node(register: str = NINE, **rest: Any) -> Any:
+    """20 slots of nvidia.com/gpu on two devices."""
+    annotations = {
+        "hami.io/node-handshake-nvidia": "Reported_2024-01-23 04:30:04",
+        "hami.io/node-nvidia-register": register,
+    }
+    return node_object("a", gpus=20, labels={"nvidia.com/gpu.product": ""},
+                       annotations=annotations, **rest)  # fmt: skip
+
+
+def _hami_pod(name: str, allocated: str, key: str = "hami.io/vgpu-devices-allocated") -> Any:
+    requests = {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "3000"}
+    annotations = {key: allocated, "hami.io/vgpu-node": "a", "hami.io/vgpu-time": "1705054796"}
+    return pod_object(name, node="a", requests=requests, annotations=annotations)
+
+
+@pytest.mark.parametrize("register", [SEVEN, NINE, JSON], ids=["seven", "nine", "json"])
+def test_a_hami_node_has_the_devices_of_its_register_not_its_slots(register) -> None:
+    node = node_of(_hami_node(register))
+    assert len(node.devices) == 2 and node.devices[0].memory_mib == 32768
+    assert node.product == "Tesla V100-PCIE-32GB" and node.resource == "nvidia.com/gpu"
+
+
+@pytest.mark.parametrize("register", [SEVEN, NINE, JSON], ids=["seven", "nine", "json"])
+def test_a_hami_allocation_counts_on_the_device_that_has_the_uuid(cluster, register) -> None:
+    """Two containers of one pod on the second device: 3 and 5 GB of 32, and 30 % of the cores."""
+    cluster.mirror.node(_hami_node(register))
+    allocated = f"{UUIDS[1]},NVIDIA,3000,0:;{UUIDS[1]},NVIDIA,5000,30:;"
+    cluster.mirror.pod(_hami_pod("p", allocated))
+    assert cluster.free() == [1000, 1000 - 91 - 300]
+    assert cluster.engine.state.device_mem_free[0].tolist()[:2] == [32768, 24768]
+    assert cluster.verdict(count=1) is Reason.FITS
+    assert cluster.verdict(count=2) is Reason.INSUFFICIENT_DEVICES
+    cluster.mirror.pod_gone("uid-p")
+    assert cluster.free() == [1000, 1000]
+
+
+def test_a_hami_decision_counts_before_its_device_plugin_has_carried_it_out(cluster) -> None:
+    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,32768,100:;",
+                                 "hami.io/vgpu-devices-to-allocate"))  # fmt: skip
+    cluster.mirror.node(_hami_node())
+    assert cluster.free() == [0, 1000]
+
+
+def test_a_hami_device_whose_uuid_is_gone_is_unknown_occupancy(cluster) -> None:
+    cluster.mirror.node(_hami_node())
+    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[1]},NVIDIA,3000,0:;"))
+    replaced = NINE.replace(UUIDS[1], "GPU-another")
+    cluster.mirror.node(_hami_node(replaced))
+    assert cluster.mirror.uncertain_nodes == {"a"}
+    assert cluster.verdict(count=1) is not Reason.FITS
+    cluster.mirror.node(_hami_node(NINE))
+    assert not cluster.mirror.uncertain_nodes and cluster.free() == [1000, 909]
+
+
+def test_hami_devices_that_change_places_keep_their_pods(cluster) -> None:
+    cluster.mirror.node(_hami_node())
+    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[1]},NVIDIA,32768,0:;"))
+    assert cluster.free() == [1000, 0]
+    swapped = NINE.replace("true,1,", "true,x,").replace("true,0,", "true,1,")
+    cluster.mirror.node(_hami_node(swapped.replace("true,x,", "true,0,")))
+    assert cluster.free() == [0, 1000]
+
+
+@pytest.mark.parametrize("record", ["rubbish", f"{UUIDS[0]},NVIDIA", f"{UUIDS[0]},NVIDIA,x,0:;"])
+def test_a_hami_record_that_cannot_be_read_is_unknown_occupancy(cluster, record) -> None:
+    cluster.mirror.node(_hami_node())
+    cluster.mirror.pod(_hami_pod("p", record))
+    assert cluster.mirror.uncertain_nodes == {"a"} and "Pod ns/p" in cluster.mirror.unreadable
+
+
+@pytest.mark.parametrize("register", ["[{", "GPU-x,1,2:", "GPU-x,1,many,100,T,0,true:"])
+def test_a_hami_register_that_cannot_be_read_gives_nothing_away(cluster, register) -> None:
+    cluster.mirror.node(_hami_node(register))
+    assert "Node a" in cluster.mirror.unreadable and cluster.free() == []
+    assert cluster.verdict() is Reason.FITS
+
+
+# -- KAI ---------------------------------------------------------------------------------------
+
+GROUP = "df7c0dd3-9795-443c-85b9-acbf49c8fb6b"
+RESERVATION = {
+    "requests": {"nvidia.com/gpu": "1"},
+    "labels": {"app": "kai-resource-reservation", "runai-gpu-group": GROUP},
+    "annotations": {"run.ai/reserve_for_gpu_index": "GPU-8983c66a-23df-e63b-4c2f-afcae9ec79b3"},
+}
+HALF = {
+    "annotations": {"gpu-fraction": "0.5", "pod-group-name": "pg"},
+    "labels": {"runai-gpu-group": GROUP, "kai.scheduler/queue": "test"},
+    "spec": {"schedulerName": "kai-scheduler"},
+}
+
+
+def test_a_device_that_kai_shares_is_taken_whole_by_its_reservation(cluster) -> None:
+    cluster.mirror.node(node_object("a", gpus=2))
+    cluster.mirror.pod(pod_object("reservation", node="a", **RESERVATION))
+    for name in ("p", "q"):
+        cluster.mirror.pod(pod_object(name, node="a", **HALF))
+    assert cluster.free() == [0, 1000] and not cluster.mirror.uncertain_nodes
+    assert cluster.mirror.ambiguous_nodes == {}
+    cluster.mirror.pod(pod_object("whole", node="a", requests={"nvidia.com/gpu": "1"}))
+    assert cluster.free() == [0, 0]
+    assert cluster.mirror.ambiguous_nodes == {}, "both have theirs from the device plugin"
+
+
+def test_a_share_that_nobody_has_reserved_is_unknown_occupancy(cluster) -> None:
+    """In whichever order one hears of them."""
+    cluster.mirror.pod(pod_object("p", node="a", **HALF))
+    cluster.mirror.node(node_object("a", gpus=2))
+    assert cluster.mirror.uncertain_nodes == {"a"}
+    cluster.mirror.pod(pod_object("reservation", node="a", **RESERVATION))
+    assert not cluster.mirror.uncertain_nodes and cluster.free() == [0, 1000]
+    cluster.mirror.pod_gone("uid-reservation")
+    assert cluster.mirror.uncertain_nodes == {"a"}
+    cluster.mirror.pod_gone("uid-p")
+    assert cluster.free() == [1000, 1000]
+
+
+def test_a_pod_may_share_several_devices_under_kai(cluster) -> None:
+    labels = {f"runai-gpu-group/{name}": name for name in ("g1", "g2")}
+    annotations = {"gpu-memory": "2000", "gpu-fraction-num-devices": "2"}
+    found = record_of(pod_object("p", node="a", labels=labels, annotations=annotations), NAMES)
+    assert found is not None and set(found.groups) == {"g1", "g2"}
+
+
+# -- gpushare ----------------------------------------------------------------------------------
+
+
+def _share_node(total: str = "64", count: str = "2") -> Any:
+    allocatable = {"aliyun.com/gpu-mem": total, "aliyun.com/gpu-count": count}
+    return node_object("a", allocatable=allocatable, product="Tesla-V100")
+
+
+def _share_pod(name: str, amount: int, index: str = "", **rest: Any) -> Any:
+    annotations = {
+        "ALIYUN_COM_GPU_MEM_IDX": index,
+        "ALIYUN_COM_GPU_MEM_POD": str(amount),
+        "ALIYUN_COM_GPU_MEM_DEV": "32",
+        "ALIYUN_COM_GPU_MEM_ASSIGNED": "true",
+        "ALIYUN_COM_GPU_MEM_ASSUME_TIME": "1700000000000000000",
+    }
+    limits = {"containers": [{"resources": {"limits": {"aliyun.com/gpu-mem": amount}}}]}
+    return pod_object(name, node="a" if index else "", spec=limits,
+                      annotations=annotations if index else {}, **rest)  # fmt: skip
+
+
+def test_a_gpushare_node_has_equal_devices_and_its_pods_are_on_their_index(cluster) -> None:
+    cluster.mirror.node(_share_node())
+    cluster.mirror.pod(_share_pod("p", 8, "1"))
+    state = cluster.engine.state
+    assert state.device_mem_free[0].tolist()[:2] == [32 * 1024, 24 * 1024]
+    assert cluster.free() == [1000, 750]
+    cluster.mirror.pod(_share_pod("q", 24))
+    request = cluster.mirror.pending["uid-q"]
+    assert request.gpu == GpuRequest(memory_mib=24 * 1024, resource="aliyun.com/gpu-mem")
+    assert cluster.engine.choose(request, "a").devices[0].index in (0, 1)
+    assert cluster.verdict(memory_mib=33 * 1024, resource="aliyun.com/gpu-mem") is not Reason.FITS
+
+
+def test_what_we_bind_is_what_gpushares_device_plugin_looks_for(cluster) -> None:
+    cluster.mirror.node(_share_node())
+    cluster.mirror.pod(_share_pod("q", 24))
+    placement = cluster.engine.choose(cluster.mirror.pending["uid-q"], "a")
+    node = cluster.engine.state.nodes[0]
+    index = str(placement.devices[0].index)
+    assert gpushare_annotations(placement, node, NAMES, 1_700_000_000_000_000_000) == {
+        "ALIYUN_COM_GPU_MEM_IDX": index,
+        "ALIYUN_COM_GPU_MEM_POD": "24",
+        "ALIYUN_COM_GPU_MEM_DEV": "32",
+        "ALIYUN_COM_GPU_MEM_ASSIGNED": "false",
+        "ALIYUN_COM_GPU_MEM_ASSUME_TIME": "1700000000000000000",
+    }
+    others = Placement(pod("x", milli=500), "a", (DeviceShare(0, 500),))
+    assert gpushare_annotations(others, node, NAMES, 0) == {}
+
+
+def test_a_gpushare_index_that_is_gone_is_unknown_occupancy(cluster) -> None:
+    cluster.mirror.node(_share_node())
+    cluster.mirror.pod(_share_pod("p", 8, "1"))
+    cluster.mirror.node(_share_node("32", "1"))
+    assert cluster.mirror.uncertain_nodes == {"a"}
+    cluster.mirror.pod(_share_pod("q", 8, "-1"))
+    assert "Pod ns/q" in cluster.mirror.unreadable
+
+
+def test_gpushare_may_count_in_mebibytes() -> None:
+    names = ResourceNames(share_unit_mib=1)
+    assert [d.memory_mib for d in node_of(_share_node("65536"), names).devices] == [32768] * 2
+    with pytest.raises(InvalidInput, match="gpu-count"):
+        node_of(_share_node("65536", "0"), names)
+
+
+def test_a_gpushare_binding_reaches_the_pod_over_the_api() -> None:
+    """The same write that assigns the node carries both records."""
+    from scheduler.extender.binding import Binder
+    from scheduler.extender.wire import BindArgs
+    from tests.fake_api import PODS, serving
+
+    with serving() as api:
+        service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        mirror = service.attach()
+        mirror.node(_share_node())
+        spec = {"containers": [{"resources": {"limits": {"aliyun.com/gpu-mem": 8}}}]}
+        api.put(PODS, pod_json("p", spec=spec))
+        binder = Binder(service, mirror, api.client(), deadline_s=5)
+        assert binder.bind(BindArgs("p", "ns", "uid-p", "a")) == ""
+        annotations = api.objects[PODS]["p"]["metadata"]["annotations"]
+    assert annotations["ALIYUN_COM_GPU_MEM_ASSIGNED"] == "false"
+    assert (
+        annotations["snugfit.io/devices"] == f"{annotations['ALIYUN_COM_GPU_MEM_IDX']}:250:8192:0"
+    )
+
+
+# -- mixtures ----------------------------------------------------------------------------------
+
+
+def test_protocols_that_do_not_know_of_each_other_are_reported(cluster) -> None:
+    """The device plugin may hand out the very device that is shared."""
+    cluster.mirror.node(node_object("a", gpus=2, allocatable={"snugfit.io/gpu-milli": "2000"}))
+    cluster.mirror.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "1"}))
+    assert cluster.mirror.ambiguous_nodes == {}
+    cluster.mirror.pod(pod_object("q", node="a", requests={"snugfit.io/gpu-milli": "300"}))
+    (why,) = cluster.mirror.ambiguous_nodes.values()
+    assert "snugfit.io/gpu-milli and the device plugin" in why and "picks by itself" in why
+    cluster.mirror.pod_gone("uid-p")
+    assert cluster.mirror.ambiguous_nodes == {}
+
+
+def test_a_plain_pod_on_a_hami_node_is_reported(cluster) -> None:
+    cluster.mirror.node(_hami_node())
+    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,3000,0:;"))
+    cluster.mirror.pod(pod_object("q", node="a", requests={"nvidia.com/gpu": "1"}))
+    assert list(cluster.mirror.ambiguous_nodes) == ["a"]
+
+
+def test_it_is_said_who_picks_a_device() -> None:
+    plugin = GpuRequest(count=1, resource="nvidia.com/gpu")
+    assert who_picks(plugin, NAMES).startswith("the device plugin picks")
+    assert who_picks(GpuRequest(replicas=1), NAMES).startswith("the device plugin picks")
+    assert who_picks(GpuRequest(milli=5), NAMES).startswith("Snugfit picks")
+    assert who_picks(GpuRequest(count=1), NAMES).startswith("Snugfit picks")
+    assert who_picks(GpuRequest(), NAMES) == ""
+    assert ambiguity(["KAI", "the device plugin"]) == "" and ambiguity(["KAI", "HAMi"])
+
+
+def test_a_claim_never_exceeds_its_device() -> None:
+    node = Node("a", 1, 1, devices=node_of(_hami_node()).devices)
+    record = record_of(
+        _hami_pod("p", f"{UUIDS[0]},NVIDIA,99999,100:{UUIDS[0]},NVIDIA,1,1:;"), NAMES
+    )
+    assert record is not None
+    shares = resolve(record.claims, node, {UUIDS[0]: 0})
+    assert shares is not None and shares[0].milli == 1000
+    assert resolve(record.claims, node, {UUIDS[0]: 7}) is None
