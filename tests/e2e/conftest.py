@@ -78,13 +78,6 @@ def cluster(plane: ControlPlane) -> Iterator[Cluster]:
         cluster.close()
 
 
-@pytest.fixture(scope="module")
-def durable_plane(assets: Assets) -> Iterator[ControlPlane]:
-    """A control plane whose etcd syncs to disk, to be killed."""
-    with ControlPlane(assets, durable=True) as plane:
-        yield plane
-
-
 @pytest.fixture
 def system(cluster: Cluster) -> System:
     """The product on the empty control plane; nothing of it runs yet."""

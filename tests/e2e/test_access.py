@@ -45,7 +45,8 @@ def occupied(system, token):
         one.result()
 
 
-def one_seat(account):
+@contextmanager
+def one_seat(api, account):
     """Priority and fairness that serve one request of an account at a time, and queue none."""
     level = {
         "apiVersion": FLOW,
@@ -82,7 +83,13 @@ def one_seat(account):
             ],
         },
     }
-    return level, flow
+    try:
+        api.apply(level)
+        api.apply(flow)
+        yield
+    finally:
+        api.delete("FlowSchema", "e2e-seat", version=FLOW)
+        api.delete("PriorityLevelConfiguration", "e2e-seat", version=FLOW)
 
 
 def refused(system, token):
@@ -102,10 +109,7 @@ def test_too_many_requests(system, cluster):
     with system.wire() as wire:
         system.add_extender(wire=wire)
         system.add_scheduler()
-        objects = one_seat(account)
-        for one in objects:
-            cluster.api.apply(one)
-        with occupied(system, token):
+        with one_seat(cluster.api, account), occupied(system, token):
             eventually(lambda: refused(system, token) == 429, "the account is refused")
             wire.cut()
             cluster.create([gpu_pod("theirs", 3, scheduler="somebody-else")])
@@ -116,8 +120,6 @@ def test_too_many_requests(system, cluster):
             eventually(
                 lambda: system.metric("binds_total.*(refused|unknown)") > 0, "a binding is refused"
             )
-        for one in reversed(objects):
-            cluster.api.delete(one["kind"], "e2e-seat", version=FLOW)
         cluster.create([gpu_pod(f"ours-{i}") for i in range(2)])
         eventually(lambda: "part" in cluster.bound(), "bound after all", 60)
         assert len(cluster.settle()) == 3  # theirs, the part, and one of ours beside theirs

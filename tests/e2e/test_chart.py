@@ -156,6 +156,7 @@ def test_the_api_server_accepts_every_variant(helm, cluster, name: str) -> None:
     """Server-side dry run: schema, defaults and validation of the real thing."""
     api = cluster.api
     api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "snugfit"}})
+    before = _names(api, "ConfigMap")
     documents = helm.render(VARIANTS[name])
     accepted = []
     for document in documents:
@@ -165,7 +166,12 @@ def test_the_api_server_accepts_every_variant(helm, cluster, name: str) -> None:
         assert answer["metadata"]["name"] == document["metadata"]["name"]
         accepted.append(document["kind"])
     assert {"ConfigMap", "Deployment", "Service"} <= set(accepted)
-    assert "Deployment" not in {d["kind"] for d in api.objects("Deployment", version="apps/v1")}
+    assert _names(api, "Deployment", "apps/v1") == []
+    assert _names(api, "ConfigMap") == before
+
+
+def _names(api, kind: str, version: str = "v1") -> list[str]:
+    return [found["metadata"]["name"] for found in api.objects(kind, "snugfit", version)]
 
 
 @pytest.mark.parametrize("name", VARIANTS)

@@ -23,23 +23,24 @@ from tests.e2e.harness.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
 
-CRASH_RUNS = int(os.environ.get("SNUGFIT_E2E_CRASH_RUNS", "2"))
-CHURN_PODS = int(os.environ.get("SNUGFIT_E2E_CHURN_PODS", "300"))
+CRASH_RUNS = int(os.environ.get("SNUGFIT_E2E_CRASH_RUNS", "1"))
+CRASH_PODS = int(os.environ.get("SNUGFIT_E2E_CRASH_PODS", "150"))
+CHURN_PODS = int(os.environ.get("SNUGFIT_E2E_CHURN_PODS", "200"))
 
 
 @pytest.fixture
-def cluster(durable_plane):
-    cluster = Cluster(durable_plane)
+def cluster(plane):
+    cluster = Cluster(plane)
     try:
         yield cluster
     finally:
-        revive((durable_plane.etcd, durable_plane.apiserver))
+        revive((plane.etcd, plane.apiserver))
         cluster.close()
 
 
 @pytest.mark.parametrize("seed", range(CRASH_RUNS))
 def test_random_crashes_in_a_storm(system, seed):
-    assert sum(crash_storm(system, 300, seed).values()) >= 6
+    assert sum(crash_storm(system, CRASH_PODS, seed).values()) >= 6
 
 
 def test_the_extender_is_killed_during_a_storm_of_bindings(system, cluster):

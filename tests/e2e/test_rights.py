@@ -95,6 +95,8 @@ def test_nothing_is_missing(audited):
 def test_nothing_is_superfluous(audited):
     system, events = audited
     superfluous = sorted(_allowed(system) - _done(events))
+    if not system.cluster.plane.gangs:  # of the version that they are meant for
+        superfluous = [triple for triple in superfluous if triple[1] != "scheduling.k8s.io"]
     assert not superfluous, "\n".join(map(" ".join, superfluous))
 
 

@@ -242,5 +242,9 @@ if __name__ == "__main__":
     try:
         assets = build()
     except AssetsMissing as error:
-        sys.exit(f"end-to-end tests: {error}")
+        sys.exit(
+            f"the control plane of the end-to-end tests cannot be built: {error}\n"
+            "SNUGFIT_KUBE_ASSETS=DIRECTORY takes ready programs instead; without Go on the PATH"
+            " `make test` leaves these tests out"
+        )
     sys.stdout.write(f"{assets.kubernetes}\n{assets.tools}\n")

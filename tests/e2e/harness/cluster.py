@@ -85,7 +85,7 @@ class Cluster:
         what = f"{count} pods bound; pending: {self.pending()}"
         return dict(eventually(enough, what, patience_s))
 
-    def settle(self, patience_s: float = 60, quiet_s: float = 1.5) -> dict[str, str]:
+    def settle(self, patience_s: float = 60, quiet_s: float = 1.0) -> dict[str, str]:
         """Wait until every pod is bound or was refused, and nothing has changed for a while.
 
         Returns

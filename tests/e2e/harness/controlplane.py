@@ -56,7 +56,7 @@ class ControlPlane:
     assets
         The programs.
     durable
-        Let etcd sync to disk, as it must where it gets killed.
+        Let etcd sync to disk. What it has written survives its own death without that.
     service_accounts
         Run the admission plugin of that name: every namespace then needs its default account,
         which the controller manager makes.
@@ -200,7 +200,7 @@ class ControlPlane:
             f"--config={path}",
             "--bind-address=127.0.0.1",
             f"--secure-port={port}",
-            f"--cert-dir={self.home / f'certs-{name}'}",
+            f"--cert-dir={self.home / 'certs-schedulers'}",  # to make a key takes a second
             f"--authentication-kubeconfig={user}",
             "--authentication-skip-lookup=true",
             f"--authorization-kubeconfig={user}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -64,14 +65,19 @@ class System:
         assert port is not None
         return Wire(port)
 
-    def add_extender(
+    def add_extender(self, *flags: str, **how: Any) -> Extender:
+        """Start an extender, and wait until it knows the cluster; see :meth:`make_extender`."""
+        self.make_extender(*flags, **how).start()
+        return self.extender
+
+    def make_extender(
         self,
         *flags: str,
         wire: Wire | None = None,
         kubeconfig: Path | None = None,
         **settings: object,
     ) -> Extender:
-        """Start an extender, and wait until it knows the cluster.
+        """An extender, not started yet.
 
         ``settings`` change those that are shipped; a kubeconfig replaces the account's own.
         """
@@ -81,13 +87,18 @@ class System:
         path = self.cluster.plane.home / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")
         user = kubeconfig or self.kubeconfig(wire)
-        extender = live(self.cluster.plane, user, "--config", str(path), *flags, name=name)
-        self.extenders.append(extender)
-        extender.start()
-        return extender
+        self.extenders.append(
+            live(self.cluster.plane, user, "--config", str(path), *flags, name=name)
+        )
+        return self.extender
 
     def add_scheduler(self, url: str = "", **config: object) -> Daemon:
-        """Start a kube-scheduler that asks the extender at ``url``, the latest by default.
+        """Start a kube-scheduler and wait for it; see :meth:`make_scheduler`."""
+        self.make_scheduler(url, **config).start()
+        return self.scheduler
+
+    def make_scheduler(self, url: str = "", **config: object) -> Daemon:
+        """A kube-scheduler that asks the extender at ``url``, the latest by default.
 
         ``config`` changes parts of the configuration that is shipped. There is no election unless
         that is what a test is about: after a kill it would wait for the lease to run out.
@@ -96,14 +107,16 @@ class System:
         content |= {"leaderElection": {"leaderElect": False}} | config
         for extender in content["extenders"]:
             extender["urlPrefix"] = _at(extender["urlPrefix"], url or self.extender.url)
-        kubeconfig = self.cluster.plane.kubeconfig(self.shipped.sidecar.token())
-        self.schedulers.append(self.cluster.scheduler(content, kubeconfig=kubeconfig))
+        plane = self.cluster.plane
+        kubeconfig = plane.kubeconfig(self.shipped.sidecar.token())
+        self.schedulers.append(plane.scheduler(content, kubeconfig=kubeconfig))
         return self.scheduler
 
     def start(self, *flags: str) -> System:
-        """One extender, one kube-scheduler."""
-        self.add_extender(*flags)
-        self.add_scheduler()
+        """One extender, one kube-scheduler, both at once."""
+        self.make_extender(*flags)
+        self.make_scheduler()
+        self.cluster.start(self.extender, self.scheduler)
         return self
 
     # -- what must hold ------------------------------------------------------------------------

@@ -92,7 +92,7 @@ class Vigil:
 
     def _follow(self, version: str) -> None:
         while not self._stop.is_set():
-            for event in self._api.watch("Pod", version, timeout_s=2):
+            for event in self._api.watch("Pod", version, timeout_s=1):
                 if event["type"] == "ERROR":
                     raise ConnectionError(event["object"].get("message", ""))
                 pod = event["object"]
