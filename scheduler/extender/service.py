@@ -392,9 +392,28 @@ class ExtenderService:
 
         Who drives it asks the API before it drops one (:meth:`overdue`): the pod may be bound.
         """
-        mirror = Mirror(self._engine, self._adoption, names or self.names, settled=self._known)
+        mirror = Mirror(
+            self._engine,
+            self._adoption,
+            names or self.names,
+            settled=self._known,
+            nominated=self._nominated,
+        )
         self._mirror = mirror
         return mirror
+
+    def _nominated(self, request: PodRequest, node: str) -> None:
+        """kube-scheduler has chosen a node and waits, for victims to go or volumes to come.
+
+        A hold there lives on; one elsewhere is of no use any more.
+        """
+        held = self._engine.holds.get(request.uid)
+        if held is None:
+            return  # what it waits for is still there
+        if held.placement.node == node:
+            self._engine.hold(request, node, self._clock() + self.config.hold_ttl_s)
+        else:
+            self._engine.drop_hold(request.uid)
 
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:

@@ -62,6 +62,8 @@ class Mirror:
         Resource names and labels.
     settled
         Called with the uid of every pod that got a node, ended or was deleted.
+    nominated
+        Called with a pod without a node and the node that kube-scheduler has in mind for it.
 
     Attributes
     ----------
@@ -84,10 +86,11 @@ class Mirror:
         names: ResourceNames | None = None,
         *,
         settled: Callable[[str], None] = lambda _uid: None,
+        nominated: Callable[[PodRequest, str], None] = lambda _request, _node: None,
     ) -> None:
         self._engine, self._adoption = engine, adoption
         self._names = names or ResourceNames()
-        self._settled = settled
+        self._settled, self._nominated = settled, nominated
         self.facts: dict[str, Fact] = {}
         self.pending: dict[str, PodRequest] = {}
         self.budgets: dict[str, BudgetObject] = {}
@@ -181,6 +184,9 @@ class Mirror:
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
                 self._wait(self._request(obj, key)[0])
+                node = obj.status.nominated_node_name if obj.status else None
+                if node:
+                    self._nominated(self.pending[uid], node)
             return
         self.pending.pop(uid, None)
         self._establish(self._fact(obj, key, obj.spec.node_name))
