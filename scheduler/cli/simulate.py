@@ -27,7 +27,7 @@ __all__ = ["command"]
     help="openb node list (.csv), snugfit/v1 file or kubectl dump (.json). Default: synthetic.",
 )
 @click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
-@click.option("--policy", default="priced", show_default=True, help="See `snugfit policies`.")
+@click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
 @click.option("--compare", default="", help="More policies for the same run, comma-separated.")
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option(

@@ -115,7 +115,7 @@ class ExtenderConfig:
     host: str = "127.0.0.1"
     port: int = 10262
     status_listen: str = ""
-    policy: str = "priced"
+    policy: str = "fgd"
     seed: int = 0
     threads: int = 4
     keep_alive_s: int = 180
