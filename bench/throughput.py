@@ -57,6 +57,7 @@ def main(nodes: int, pods: int, rounds: int, policy: str, cases: str) -> None:
                 found.append(rate)
                 sys.stderr.write(f"round {number} {case}: {rate:.1f} pods/s\n")
         metrics = extender.metrics()
+        sys.stderr.write(f"extender: {_verbs(metrics)}\n")
     middle = {case: round(statistics.median(found), 1) for case, found in rates.items()}
     content = {
         "nodes": nodes,
@@ -75,6 +76,17 @@ def main(nodes: int, pods: int, rounds: int, policy: str, cases: str) -> None:
     }
     json.dump(content, sys.stdout, indent=1)
     sys.stdout.write("\n")
+
+
+def _verbs(metrics: dict[str, float]) -> dict[str, str]:
+    """Mean time of each verb inside the extender."""
+    found = {}
+    for verb in ("filter", "prioritize", "bind"):
+        count = metrics.get(f'snugfit_request_seconds_count{{verb="{verb}"}}', 0.0)
+        total = metrics.get(f'snugfit_request_seconds_sum{{verb="{verb}"}}', 0.0)
+        if count:
+            found[verb] = f"{1000 * total / count:.2f} ms, {count:.0f} calls"
+    return found
 
 
 def _nodes(count: int) -> Iterator[dict[str, Any]]:

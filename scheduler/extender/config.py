@@ -50,7 +50,8 @@ class ExtenderConfig:
     hold_ttl_s
         How long the winner of an answer stays reserved for its pod; 0 turns holds off.
     answer_top_k
-        Answer only the best k nodes from prioritize; 0 answers all. Nodes left out score 0.
+        Answer only the best k nodes from prioritize, which spares kube-scheduler from decoding the
+        others; nodes left out score 0. 0 answers all.
     remembered_pods
         Pods whose filter call is remembered, so that an offline bind knows what they ask for.
     decisions
@@ -122,7 +123,7 @@ class ExtenderConfig:
     drain_s: int = 10
     max_body_mib: int = 64
     hold_ttl_s: float = 30.0
-    answer_top_k: int = 0
+    answer_top_k: int = 100
     remembered_pods: int = 20_000
     decisions: int = 500
     relearn_every: int = 500
