@@ -16,6 +16,7 @@ from scheduler.cli.bench_offline import command as offline
 from scheduler.cli.bench_replay import command as replayed
 from scheduler.cli.bench_vector import command as vector
 from scheduler.cli.bench_webhook import command as webhook
+from scheduler.cli.options import data_option
 from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
@@ -48,14 +49,6 @@ command.add_command(replayed)
 command.add_command(vector)
 command.add_command(webhook)
 
-_data = click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="SNUGFIT_DATA",
-    default="../shared/data",
-    show_default=True,
-    help="Folder with openb/. [env: SNUGFIT_DATA]",
-)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
@@ -103,7 +96,7 @@ def _swept(label: str, jobs: list[Job]) -> list[Outcome]:
 
 
 @command.command("online")
-@_data
+@data_option
 @click.option("--traces", default=_TRACES, help="Comma separated. [default: all nine]")
 @click.option("--policies", default=",".join([*_PUBLISHED, "fgd"]), help="Comma separated.")
 @click.option("--seeds", default=10, show_default=True, help="Seeds 0..n-1.")
@@ -217,7 +210,7 @@ def _published(folder: Path) -> dict[tuple[str, str], float]:
 
 
 @command.command("realism")
-@_data
+@data_option
 @click.option("--traces", default="default,gpushare100,cpu250", show_default=True)
 @click.option("--policy", default="fgd-published", show_default=True)
 @click.option("--seeds", default=3, show_default=True, help="Seeds 0..n-1.")
@@ -265,7 +258,7 @@ def realism(data: Path, traces: str, policy: str, seeds: int, as_json: bool) -> 
 
 
 @command.command("speed")
-@_data
+@data_option
 @click.option("--policies", default="fgd,fgd-published,best-fit,random", show_default=True)
 @_json
 def speed(data: Path, policies: str, as_json: bool) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.options import clock_option
+
 if TYPE_CHECKING:
     from scheduler.simulator.backlog import BacklogCase
 
@@ -30,13 +32,7 @@ __all__ = ["command"]
 @click.option("--priorities", default="1,2,4", show_default=True)
 @click.option("--utilisation", default="0.9,0.95,1.0,1.05", show_default=True)
 @click.option("--budget", default="1s", show_default=True, help="Per case: 500ms, 1s, 10s ...")
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    show_default=True,
-    help="cpu: count processor time, for figures from a machine that does other work.",
-)
+@clock_option
 @click.option("--json", "as_json", is_flag=True, help="A row per case as JSON.")
 def command(
     seeds: Path,

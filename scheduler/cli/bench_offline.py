@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.options import data_option
+
 if TYPE_CHECKING:
     from scheduler.core.engine import Engine
     from scheduler.core.model import PodRequest
@@ -17,14 +19,7 @@ __all__ = ["command"]
 
 
 @click.command("offline")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="SNUGFIT_DATA",
-    default="../shared/data",
-    show_default=True,
-    help="Folder with openb/. [env: SNUGFIT_DATA]",
-)
+@data_option
 @click.option("--trace", default="default", show_default=True)
 @click.option("--filled", default=0.85, show_default=True, help="GPUs requested before, share.")
 @click.option("--backlog", default=500, show_default=True, help="Pods that then wait together.")

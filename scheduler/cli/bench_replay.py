@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.options import data_option
 from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
@@ -22,14 +23,7 @@ _QUIET = 0.002  # share of the arrivals before the trace gets going
 
 
 @click.command("replay")
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    envvar="SNUGFIT_DATA",
-    default="../shared/data",
-    show_default=True,
-    help="Folder with openb/. [env: SNUGFIT_DATA]",
-)
+@data_option
 @click.option("--trace", default="default", show_default=True, help="openb trace.")
 @click.option("--policies", default="fgd,best-fit,kube-default,priced", show_default=True)
 @click.option("--rates", default="40,48,60", show_default=True, help="Arrivals so much faster.")

@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from scheduler.cli.options import clock_option
+
 __all__ = ["command"]
 
 
@@ -17,13 +19,7 @@ __all__ = ["command"]
     "--known", type=click.Path(path_type=Path), help="Tab-separated list of known optima."
 )
 @click.option("--seed", default=0, show_default=True, help="Decides where the search looks.")
-@click.option(
-    "--clock",
-    type=click.Choice(["wall", "cpu"]),
-    default="wall",
-    show_default=True,
-    help="cpu: count processor time, for figures from a machine that does other work.",
-)
+@clock_option
 @click.option("--json", "as_json", is_flag=True, help="A row per instance as JSON.")
 def command(
     files: tuple[Path, ...], budget: str, known: Path | None, seed: int, clock: str, as_json: bool

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 from zlib import crc32
@@ -201,13 +200,6 @@ class Engine:
         if row < 0:
             return Reason.NODE_UNKNOWN
         return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
-
-    def fits_without(self, request: PodRequest, row: int, uids: AbstractSet[str]) -> bool:
-        """Whether the pod would fit on a row if these pods were gone; for preemption."""
-        excerpt = self.state.excerpt_without(row, {*uids, request.uid})
-        if self._current(request.shape).static[row] != _FITS:
-            return False
-        return int(dynamic_reasons(excerpt, request.shape, np.array([0]))[0]) == _FITS
 
     def excerpt(self, request: PodRequest, row: int) -> ClusterState | None:
         """A what-if copy of one row without the pod itself; None if no eviction lets it fit there.
