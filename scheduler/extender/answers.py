@@ -25,6 +25,7 @@ IntArray = NDArray[np.int64]
 _RECENT_LISTS = 8
 _KEPT_ANSWERS = 64
 _BLOCK = 64
+_NOT_NAMED = 1  # the fate of a node that passes and goes unmentioned
 _encoder = msgspec.json.Encoder()
 _TEXTS = [b":" + _encoder.encode(Reason.of(code).text) for code in range(len(Reason))]
 
@@ -44,12 +45,16 @@ class Verdicts:
         ``FailedAndUnresolvableNodes``.
     message : str
         Replaces the reason's text if not empty.
+    named : (K,) int64, optional
+        Positions of the passing nodes to name; None names all of them. The others are neither
+        among those that pass nor among those that failed.
     """
 
     nodes: Listed
     codes: NDArray[np.int8]
     curable: NDArray[np.bool_]
     message: str = ""
+    named: IntArray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +173,7 @@ def _block(names: list[bytes], fates: list[int]) -> tuple[bytes, bytes, bytes]:
     for name, fate in zip(names, fates, strict=True):
         by_fate[fate].append(name)
     passing = b",".join(by_fate.pop(0, ()))
+    by_fate.pop(_NOT_NAMED, None)
     failed: tuple[list[bytes], list[bytes]] = ([], [])
     for fate, alike in sorted(by_fate.items()):
         text = _TEXTS[fate // 2]
@@ -206,7 +212,9 @@ def encode_filter(
     """
     # A node's fate in one number: even if final, odd if an eviction may help.
     fates = verdicts.codes.astype(np.int16) * 2 + verdicts.curable
-    fates[verdicts.codes == 0] = 0
+    fates[verdicts.codes == 0] = 0 if verdicts.named is None else _NOT_NAMED
+    if verdicts.named is not None:
+        fates[verdicts.named] = 0
     keep = question is not None and verdicts.nodes is fragments.everything and not verdicts.message
     if keep:
         kept = fragments.kept(question, fates)
@@ -221,7 +229,7 @@ def encode_filter(
         head = b'{"Nodes":{"metadata":{},"items":' + items + b'},"NodeNames":null'
     failed: tuple[list[bytes], list[bytes]] = ([], [])
     for fate in np.flatnonzero(np.bincount(fates)).tolist():
-        if fate > 1:
+        if fate > _NOT_NAMED:
             message = verdicts.message
             text = b":" + _encoder.encode(message) if message else _TEXTS[fate // 2]
             nodes = fragments.joined(verdicts.nodes, np.flatnonzero(fates == fate), text + b",")

@@ -50,8 +50,9 @@ class ExtenderConfig:
     hold_ttl_s
         How long the winner of an answer stays reserved for its pod; 0 turns holds off.
     answer_top_k
-        Answer only the best k nodes from prioritize, which spares kube-scheduler from decoding the
-        others; nodes left out score 0. 0 answers all.
+        Name only the best k of the nodes that fit, in filter and in prioritize: what is not named
+        costs kube-scheduler no decoding and no in-tree scoring. A pod that asks again, because an
+        extender behind this one refused those, is told of all. 0 always names all.
     remembered_pods
         Pods whose filter call is remembered, so that an offline bind knows what they ask for.
     decisions

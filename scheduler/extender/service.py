@@ -134,6 +134,7 @@ class ExtenderService:
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
+        self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
@@ -164,16 +165,19 @@ class ExtenderService:
             message = ""
             if self._joint(request):
                 message = self._answer_member(request, nodes.rows, codes)
-            verdicts = Verdicts(nodes, codes, self._curable(request, nodes.rows, codes), message)
-            passing = nodes.rows[codes == Reason.FITS.code]
+            curable = self._curable(request, nodes.rows, codes)
+            passing = np.flatnonzero(codes == Reason.FITS.code)
+            named = self._shortlist(engine, request, nodes.rows, passing)
+            verdicts = Verdicts(nodes, codes, curable, message, named)
             if len(passing) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
-                self._hold(engine, request, int(passing[0]))
+                self._hold(engine, request, int(nodes.rows[passing[0]]))
             fragments = self._node_fragments()
         question = request.shape if args.raw_nodes is None else None
         answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        fragments.remember(names, Listed(passing, {}))
+        listed = nodes.rows[passing if named is None else named]
+        fragments.remember(names, Listed(listed, {}))
         self.log.record("filter", request.key, request.uid, codes)
         return answer
 
@@ -354,6 +358,29 @@ class ExtenderService:
         codes[rows == answer.row] = Reason.FITS.code
         return ""
 
+    def _shortlist(
+        self, engine: Engine, request: PodRequest, rows: IntArray, passing: IntArray
+    ) -> IntArray | None:
+        """Positions in ``rows`` of the nodes worth naming, ascending; None names all that pass.
+
+        kube-scheduler spends more on a name that it gets back (decoding, in-tree scores, the next
+        call) than we on its verdict. It asks us after its own filters, so that only an extender
+        behind us can still refuse the nodes named: a pod that comes back unbound gets them all.
+        """
+        most = self.config.answer_top_k
+        if not most or len(passing) <= most or request.uid in self._shortened:
+            return None
+        self._shortened[request.uid] = None
+        if len(self._shortened) > self.config.remembered_pods:
+            self._shortened.popitem(last=False)
+        candidates = rows[passing]
+        best = _best_first(engine.scores(request, candidates), candidates, most)
+        planned = self._planned_row(request, candidates)
+        if planned >= 0 and planned not in best:
+            best[-1] = planned
+        named: IntArray = passing[np.sort(best)]
+        return named
+
     def _planned_row(self, request: PodRequest, rows: IntArray) -> int:
         """Position in ``rows`` of the row that a plan has for the pod, or -1."""
         if self._joint(request):
@@ -432,6 +459,7 @@ class ExtenderService:
         mirror = self._mirror
         if mirror is not None and uid not in mirror.facts and uid not in mirror.pending:
             self._seen.pop(uid, None)
+            self._shortened.pop(uid, None)
 
     def seen(self, uid: str) -> PodRequest | None:
         """A pod that has asked, or is known to be pending. Within :meth:`exclusive`."""

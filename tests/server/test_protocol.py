@@ -157,6 +157,30 @@ class TestPrioritize:
         listed = _post(server, "prioritize", _args(pod(count=1), [f"n{i}" for i in range(8)]))
         assert len(listed) == 3 and listed[0]["Score"] == 10
 
+    def test_filter_names_the_best_and_all_to_a_pod_that_comes_back(self, start) -> None:
+        names = [f"n{i}" for i in range(9)]
+        nodes = [node(name, gpus=1 + i % 4) for i, name in enumerate(names)]
+        asked, fitting = pod(count=2), {n for i, n in enumerate(names) if i % 4 >= 1}
+        whole = start(nodes, answer_top_k=0)
+        everything = _post(whole, "filter", _args(asked, names))
+        assert set(everything["NodeNames"]) == fitting
+        best = _post(whole, "prioritize", _args(asked, everything["NodeNames"]))[0]
+
+        server = start(nodes, answer_top_k=3)
+        answer = _post(server, "filter", _args(asked, names))
+        assert len(answer["NodeNames"]) == 3 and set(answer["NodeNames"]) < fitting
+        # Those left out have not failed: a reason would send preemption or an autoscaler there.
+        for failed in ("FailedNodes", "FailedAndUnresolvableNodes"):
+            assert answer[failed] == everything[failed]
+        ranked = _post(server, "prioritize", _args(asked, answer["NodeNames"]))
+        assert ranked[0] == best
+        # Had it been bound it would not ask: somebody behind us wants none of the three.
+        for _ in range(2):
+            again = _post(server, "filter", _args(asked, names))
+            assert set(again["NodeNames"]) == fitting
+        other = _post(server, "filter", _args(pod("other", count=2), names))
+        assert len(other["NodeNames"]) == 3
+
 
 class TestHolds:
     def test_two_quick_pods_do_not_count_on_the_same_hole(self, start) -> None:

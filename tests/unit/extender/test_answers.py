@@ -48,6 +48,22 @@ def test_a_few_changes_many_changes_and_none(seed: int) -> None:
             assert len(said["NodeNames"]) == int((mine == 0).sum())
 
 
+def test_nodes_that_pass_unnamed_are_left_out() -> None:
+    rng = np.random.default_rng(3)
+    fragments = NodeFragments(NAMES)
+    nodes = fragments.everything
+    codes = rng.choice(CODES, 1000).astype(np.int8)
+    curable = rng.random(1000) < 0.5
+    in_full = json.loads(encode_filter(Verdicts(nodes, codes, curable), fragments)[0])
+    for _ in range(5):  # the later answers are the first one, rewritten
+        named = np.sort(rng.choice(np.flatnonzero(codes == 0), 20, replace=False))
+        verdicts = Verdicts(nodes, codes, curable, named=named)
+        said = _meaning(*encode_filter(verdicts, fragments, question="one"))
+        assert said["NodeNames"] == [NAMES[i] for i in named]
+        for failed in ("FailedNodes", "FailedAndUnresolvableNodes"):
+            assert said[failed] == in_full[failed]
+
+
 def test_an_unchanged_rejection_is_not_written_again() -> None:
     fragments = NodeFragments(NAMES)
     codes = np.full(1000, Reason.INSUFFICIENT_DEVICES.code, dtype=np.int8)
