@@ -55,6 +55,7 @@ _RESULTS: dict[type[SchedulerError], str] = {
     KubeApiError: "unknown",
 }
 _LEAST_S = 0.05
+_BUSY_S = 0.1  # where a busy API server does not say how long to wait
 _CONFIRMED_WITHIN_S = 30.0
 
 
@@ -114,10 +115,7 @@ class Binder:
             "target": {"apiVersion": "v1", "kind": "Node", "name": args.node},
         }
         try:
-            # Half of the time is kept for finding out what became of a call without an answer.
-            self._client.post(
-                f"{_path(args)}/binding", content, read_s=max(_LEAST_S, self._left(deadline) / 2)
-            )
+            self._post(args, content, deadline)
         except KubeApiError as error:
             return self._resolve(args, error, deadline)
         return self._succeeded("bound")
@@ -204,9 +202,24 @@ class Binder:
             self._mirror.pod(obj)
             return self._service.seen(args.uid)
 
+    def _post(self, args: BindArgs, content: object, deadline: float) -> None:
+        """Write the binding, again where the API server was too busy to look at it."""
+        while True:
+            # Half of the time is kept for finding out what became of a call without an answer.
+            left = self._left(deadline) / 2
+            try:
+                self._client.post(f"{_path(args)}/binding", content, read_s=max(_LEAST_S, left))
+            except KubeApiError as error:
+                pause = error.retry_after_s or _BUSY_S
+                if error.status != 429 or pause > left:
+                    raise
+                time.sleep(pause)
+            else:
+                return
+
     def _resolve(self, args: BindArgs, error: KubeApiError, deadline: float) -> str:
         """Find out what became of a binding that was not answered with success."""
-        unknown = error.status == 0 or error.status == 429 or error.status >= 500
+        unknown = error.status == 0 or error.status >= 500  # 429 is said before anything is done
         if not unknown and error.status != 409:
             self._give_back(args)
             return self._failed("refused", str(error))

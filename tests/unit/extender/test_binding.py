@@ -163,7 +163,22 @@ def test_a_refusal_gives_the_reservation_back(binding, status) -> None:
     assert binding.bind("b") == "" and binding.free() == (1000, 400)
 
 
-@pytest.mark.parametrize("trouble", [drop, refuse(429), refuse(500), refuse(503)])
+def test_a_busy_api_server_is_asked_again(binding) -> None:
+    for _ in range(2):
+        binding.api.next("POST", "binding", refuse(429))
+    assert binding.bind("a") == "" and binding.where() == "a"
+    assert binding.posts() == 3 and binding.binder.results == {"bound": 1}
+
+
+def test_an_api_server_that_stays_busy_has_done_nothing(binding) -> None:
+    binding.api.next("POST", "binding", refuse(429, Retry_After="30"))
+    assert "429" in binding.bind("a")
+    assert binding.posts() == 1 and binding.binder.results == {"refused": 1}
+    assert binding.free() == (1000, 1000)
+    assert binding.bind("b") == "" and binding.free() == (1000, 400)
+
+
+@pytest.mark.parametrize("trouble", [drop, refuse(500), refuse(503)])
 def test_what_is_unknown_keeps_its_room_until_the_api_says(binding, trouble) -> None:
     binding.api.next("POST", "binding", trouble)
     binding.api.next("GET", "/pods/p", drop)
