@@ -37,7 +37,7 @@ AFFINITY_KINDS = 12
 """Columns of ``affinity``: fraction, 1..8 whole devices, more, MIG, time-sliced."""
 
 _MIN_ROWS = 16
-_JOURNAL_LIMIT = 1 << 16
+_JOURNAL_LIMIT = 1 << 12  # entries, or four per row: after more all rows may as well have changed
 
 
 class DeviceCode:
@@ -530,8 +530,9 @@ class ClusterState:
         copy._adopt_vocabulary(self)
         copy.generation_now = self.generation_now
         copy.node_epoch = self.node_epoch
-        copy._journal = list(self._journal)
-        copy._journal_base = self._journal_base
+        # Nobody has cached anything of the copy yet: it needs no history.
+        copy._journal = []
+        copy._journal_base = self._journal_base + len(self._journal)
         copy._expose()
         return copy
 
@@ -603,7 +604,7 @@ class ClusterState:
         self.generation_now += 1
         self.generation[row] = self.generation_now
         self._journal.append(row)
-        if len(self._journal) > max(_JOURNAL_LIMIT, 8 * self._size):
+        if len(self._journal) > max(_JOURNAL_LIMIT, 4 * self._size):
             drop = len(self._journal) // 2
             del self._journal[:drop]
             self._journal_base += drop

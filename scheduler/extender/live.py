@@ -43,6 +43,7 @@ _RUNNING = "status.phase!=Succeeded,status.phase!=Failed"
 _MOST_AT_ONCE = 32
 _MOST_QUEUED = 20_000
 _TURN_S = 1.0
+_NEW_KINDS_EVERY_S = 60.0
 _MOST_READINGS = 50
 _LOGGED_DIFFERENCES = 5
 _MOST_NAMED = 10
@@ -291,13 +292,32 @@ class LiveCluster:
             lambda: list(mirror.budgets),
             lambda key: mirror.budgets.pop(key, None),
         )  # fmt: skip
-        for name in filter(None, (n.strip() for n in self._config.watch_groups.split(","))):
+        for name in self._group_names():
             served = find(self._client, name)
             if served is None:
                 log.info("%s is not served here: gangs of that kind have no stated size", name)
             else:
                 kinds[name] = self._group_kind(name, served)
         return kinds
+
+    def _group_names(self) -> list[str]:
+        return [name for n in self._config.watch_groups.split(",") if (name := n.strip())]
+
+    def look_for_groups(self) -> None:
+        """Watch the kinds of gangs that are served by now: their operator may come after us."""
+        for name in self._group_names():
+            if name in self._kinds:
+                continue
+            try:
+                served = find(self._client, name)
+            except KubeApiError as error:
+                log.warning("whether %s is served by now is not known: %s", name, error)
+                return
+            if served is not None:
+                log.info("%s is served by now", name)
+                kind = self._group_kind(name, served)
+                self._kinds = {**self._kinds, name: kind}  # others may be walking through it
+                kind.reflector.start()
 
     def _group_kind(self, name: str, served: Served) -> _Kind:
         sizes: dict[str, dict[tuple[str, str, str], int]] = {}
@@ -419,11 +439,14 @@ class LiveCluster:
     # -- looking after what is overdue ---------------------------------------------------------
 
     def _look_after(self) -> None:
-        recounted = time.monotonic()
+        recounted = looked = time.monotonic()
         while not self._stop.wait(_TURN_S):
             if not self.synced:
                 continue
             try:
+                if time.monotonic() - looked >= _NEW_KINDS_EVERY_S:
+                    looked = time.monotonic()
+                    self.look_for_groups()
                 self._settle([*self._service.overdue(), *self.binder.overdue()])
                 every = self._config.recount_s
                 if every and time.monotonic() - recounted >= every:

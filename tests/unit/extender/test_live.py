@@ -20,7 +20,6 @@ from tests.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refus
 from tests.kube_objects import node_json, pod_json
 
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
-GROUPS = "/apis/g.io/v1/podgroups"
 MILLI = "snugfit.io/gpu-milli"
 
 
@@ -196,20 +195,32 @@ def test_a_kind_that_is_not_served_makes_nothing_stale(api, follow) -> None:
         eventually(lambda: max(following.live.ages()[k] for k in ("nodes", "pods")) < 0.4)
 
 
-def test_gangs_learn_their_size_from_group_objects(api, follow) -> None:
-    api.objects[GROUPS] = {}
+@pytest.mark.parametrize("late", [False, True])
+def test_gangs_learn_their_size_from_group_objects(api, follow, late) -> None:
+    """Served from the start, or since their operator was installed beside a running extender."""
     group = {
         "metadata": {"name": "g", "namespace": "ns"},
         "spec": {"schedulingPolicy": {"gang": {"minCount": 3}}},
     }
     served = '{"resources": [{"name": "podgroups", "kind": "PodGroup"}]}'
-    api.next("GET", "/apis/scheduling.k8s.io/v1", say(served))
-    api.next("GET", "/apis/scheduling.k8s.io",
-             say('{"versions": [{"groupVersion": "scheduling.k8s.io/v1"}]}'))  # fmt: skip
     path = "/apis/scheduling.k8s.io/v1/podgroups"
-    api.objects[path] = {}
+
+    def serve() -> None:
+        api.next("GET", "/apis/scheduling.k8s.io/v1", say(served))
+        api.next("GET", "/apis/scheduling.k8s.io",
+                 say('{"versions": [{"groupVersion": "scheduling.k8s.io/v1"}]}'))  # fmt: skip
+        api.objects[path] = {}
+
+    if not late:
+        serve()
     api.put(PODS, pod_json("m", spec={"schedulingGroup": {"podGroupName": "g"}}))
     following = follow(watch_groups="podgroups.scheduling.k8s.io").start()
+    if late:
+        following.live.look_for_groups()
+        assert set(following.live.ages()) == {"nodes", "pods", "poddisruptionbudgets"}
+        serve()
+        following.live.look_for_groups()
+        following.live.look_for_groups()
 
     def size() -> int:
         with following.service.exclusive():
