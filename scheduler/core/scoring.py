@@ -25,6 +25,7 @@ __all__ = [
     "DeviceChooser",
     "Policy",
     "Scored",
+    "best_first",
     "best_fit_device",
     "fewest_left",
     "first_fit_device",
@@ -231,3 +232,17 @@ def ranks(scores: IntArray, identities: IntArray) -> IntArray:
         result = 9 - steps * 9 // max(1, len(cuts))
     result[winner] = 10
     return result
+
+
+def best_first(scores: IntArray, identities: IntArray, count: int) -> IntArray:
+    """Positions of the ``count`` best scores, best first, equal ones by identity (row)."""
+    count = min(count, len(scores))
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    cut = np.partition(scores, -count)[-count]
+    above = np.flatnonzero(scores > cut)
+    equal, missing = np.flatnonzero(scores == cut), count - len(above)
+    lowest = np.argpartition(identities[equal], missing - 1)[:missing]
+    chosen = np.concatenate((above, equal[lowest]))
+    ordered: IntArray = chosen[np.lexsort((identities[chosen], -scores[chosen]))]
+    return ordered

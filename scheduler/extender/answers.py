@@ -15,12 +15,24 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.engine import INFEASIBLE
 from scheduler.core.model import Reason
 from scheduler.extender.listing import Listed, NameIndex
 
-__all__ = ["NodeFragments", "Ranking", "Verdicts", "encode_filter", "encode_ranking"]
+__all__ = [
+    "WINNER",
+    "NodeFragments",
+    "Ranking",
+    "Verdicts",
+    "encode_filter",
+    "encode_ranking",
+    "prefer",
+]
 
 IntArray = NDArray[np.int64]
+
+WINNER = 10
+"""Score of the node that the pod should go to; nobody else has it."""
 
 _RECENT_LISTS = 8
 _KEPT_ANSWERS = 64
@@ -250,3 +262,15 @@ def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
         hosts = fragments.joined(ranking.nodes, positions, end + b',{"Host":')
         parts.append(b'{"Host":' + hosts + end)
     return b"[" + b",".join(parts) + b"]"
+
+
+def prefer(
+    ranking: Ranking, scores: IntArray, position: int, *, joint: bool
+) -> tuple[Ranking, IntArray]:
+    """The ranking with a planned node as its winner; a gang's member has no second choice."""
+    ranked = np.zeros_like(ranking.scores) if joint else np.minimum(ranking.scores, WINNER - 1)
+    order = np.full_like(scores, INFEASIBLE) if joint else scores.copy()
+    if position >= 0:
+        ranked[position] = WINNER
+        order[position] = np.iinfo(np.int64).max
+    return Ranking(ranking.nodes, ranked), order

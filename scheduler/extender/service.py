@@ -28,14 +28,16 @@ from scheduler.core.metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
-from scheduler.core.scoring import ranks
+from scheduler.core.scoring import best_first, ranks
 from scheduler.core.state import ClusterState
 from scheduler.extender.answers import (
+    WINNER,
     NodeFragments,
     Ranking,
     Verdicts,
     encode_filter,
     encode_ranking,
+    prefer,
 )
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
@@ -55,7 +57,6 @@ log = logging.getLogger(__name__)
 IntArray = NDArray[np.int64]
 
 _TOP = 5
-_WINNER = 10
 _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
@@ -196,11 +197,11 @@ class ExtenderService:
             joint = self._joint(request)
             planned = self._planned_row(request, nodes.rows) if len(scores) else -1
             if planned >= 0 or joint:
-                ranking, scores = _only(ranking, scores, planned, joint=joint)
+                ranking, scores = prefer(ranking, scores, planned, joint=joint)
             winner = int(ranking.scores.argmax()) if len(scores) else -1
-            if winner >= 0 and ranking.scores[winner] == _WINNER and not joint:
+            if winner >= 0 and ranking.scores[winner] == WINNER and not joint:
                 self._hold(engine, request, int(nodes.rows[winner]))
-            best = _best_first(scores, nodes.rows, max(_TOP, self.config.answer_top_k))
+            best = best_first(scores, nodes.rows, max(_TOP, self.config.answer_top_k))
             top = [(self._name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()]
             fragments = self._node_fragments()
         empty = np.zeros(0, dtype=np.int8)
@@ -310,6 +311,16 @@ class ExtenderService:
         return self._engine.state.generation_now
 
     @property
+    def node_epoch(self) -> int:
+        """Changes whenever a node comes, goes or becomes another."""
+        return self._engine.state.node_epoch
+
+    @property
+    def bindings(self) -> int:
+        """Pods placed for good or gone, since the start."""
+        return self._bindings
+
+    @property
     def nodes(self) -> int:
         """Nodes known."""
         return len(self._engine.state.row_of)
@@ -374,7 +385,7 @@ class ExtenderService:
         if len(self._shortened) > self.config.remembered_pods:
             self._shortened.popitem(last=False)
         candidates = rows[passing]
-        best = _best_first(engine.scores(request, candidates), candidates, most)
+        best = best_first(engine.scores(request, candidates), candidates, most)
         planned = self._planned_row(request, candidates)
         if planned >= 0 and planned not in best:
             best[-1] = planned
@@ -683,29 +694,3 @@ class ExtenderService:
         self.log.record(verb, key, metadata.uid, codes, detail=str(error))
         message = f"{Reason.REQUEST_INVALID.text}: {error}"
         return Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool), message)
-
-
-def _only(
-    ranking: Ranking, scores: IntArray, position: int, *, joint: bool
-) -> tuple[Ranking, IntArray]:
-    """The ranking with a planned node as its winner; a gang's member has no second choice."""
-    ranked = np.zeros_like(ranking.scores) if joint else np.minimum(ranking.scores, _WINNER - 1)
-    order = np.full_like(scores, INFEASIBLE) if joint else scores.copy()
-    if position >= 0:
-        ranked[position] = _WINNER
-        order[position] = np.iinfo(np.int64).max
-    return Ranking(ranking.nodes, ranked), order
-
-
-def _best_first(scores: IntArray, rows: IntArray, count: int) -> IntArray:
-    """Positions of the best scores, best first, equal ones by row."""
-    count = min(count, len(scores))
-    if not count:
-        return np.zeros(0, dtype=np.int64)
-    cut = np.partition(scores, -count)[-count]
-    above = np.flatnonzero(scores > cut)
-    equal, missing = np.flatnonzero(scores == cut), count - len(above)
-    lowest = np.argpartition(rows[equal], missing - 1)[:missing]
-    chosen = np.concatenate((above, equal[lowest]))
-    ordered: IntArray = chosen[np.lexsort((rows[chosen], -scores[chosen]))]
-    return ordered

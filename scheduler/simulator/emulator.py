@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import PodRequest
-from scheduler.core.scoring import ranks
+from scheduler.core.scoring import best_first, ranks
 
 __all__ = ["EmulatedScheduler", "SchedulerProfile", "nodes_to_find"]
 
@@ -46,6 +46,8 @@ class SchedulerProfile:
         ``ranks`` (a unique winner, as Snugfit answers), ``scaled`` (raw scores scaled to 0..10,
         as a naive extender would) or ``exact`` (the engine's own order, which no extender can
         send).
+    named
+        Nodes that the extender's filter leaves, its best ones (``answer_top_k``); 0 leaves all.
     seed
         Of the ties.
     """
@@ -56,6 +58,7 @@ class SchedulerProfile:
     balanced: int = 1
     random_ties: bool = True
     extender_scores: str = "ranks"
+    named: int = 100
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -91,7 +94,7 @@ class EmulatedScheduler:
 
     def best(self, request: PodRequest) -> int:
         """Row of the node that kube-scheduler would pick, or -1."""
-        rows = self._feasible(request)
+        rows = self._named(request, self._feasible(request))
         if len(rows) <= 1:  # with one survivor scoring is skipped
             return int(rows[0]) if len(rows) else -1
         profile = self._profile
@@ -119,6 +122,13 @@ class EmulatedScheduler:
         looked_at = count if len(found) < enough else (int(found[-1]) - self._start) % count + 1
         self._start = (self._start + looked_at) % count
         return np.sort(found)
+
+    def _named(self, request: PodRequest, rows: IntArray) -> IntArray:
+        """Rows that the extender's filter names, sorted."""
+        most = self._profile.named
+        if not self._profile.extender_weight or not most or len(rows) <= most:
+            return rows
+        return np.sort(rows[best_first(self._engine.scores(request, rows), rows, most)])
 
     def _in_tree(self, request: PodRequest, rows: IntArray) -> IntArray:
         state, profile = self._engine.state, self._profile
