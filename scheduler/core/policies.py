@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, WEIGHT_SCALE
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, WEIGHT_SCALE, Prices
 from scheduler.core.scoring import (
     Candidates,
     Policy,
@@ -220,8 +220,8 @@ def _fgd(candidates: Candidates) -> Scored:
 def _priced(candidates: Candidates) -> Scored:
     """What the placement costs at the prices in force, and the fragmentation it causes.
 
-    It costs what the node's leftovers lose in value, plus what the device loses by being cut.
-    Without prices it is ``fgd``.
+    It costs what the node's leftovers lose in value, plus what the device loses by being cut, plus
+    what pods of several devices lose on this node. Without prices it is ``fgd``.
     """
     prices = candidates.prices
     if prices is None:
@@ -250,12 +250,29 @@ def _priced(candidates: Candidates) -> Scored:
     )
     cost = np.zeros(shape, dtype=np.int64)
     cost[row, device] = (values[row] - values[len(rows) :]) * WEIGHT_SCALE + cut
+    if weights.contiguity:
+        cost += weights.scaled("contiguity") * _sets_lost(candidates, prices)
     left = candidates.cpu_left * _MAX_GPU_MILLI + candidates.gpu_left * _MAX_CPU_MILLI
     left = left * weights.scaled("tightness") // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
     total = candidates.fragmentation.total_weight
     gain = weights.scaled("fragmentation") * _fragmentation_decrease(candidates)
     charged = (cost + left[:, None]) * total // PRICE_SCALE
     return _pick_device(candidates, (gain - charged) // WEIGHT_SCALE)
+
+
+def _sets_lost(candidates: Candidates, prices: Prices) -> IntArray:
+    """Value of entirely free devices that a placement takes from pods of several; (R, 1 or D)."""
+    state, rows, gpu = candidates.state, candidates.rows, candidates.shape.gpu
+    product, cpu_left = state.product[rows], candidates.cpu_left
+    full = state.full_free[rows].astype(np.int64)
+    before = prices.set_value(product, state.cpu_free[rows], full)
+    if gpu.kind is GpuKind.FRACTION:
+        kept = prices.set_value(product, cpu_left, full)
+        fewer = prices.set_value(product, cpu_left, np.maximum(full - 1, 0))
+        after = np.where(candidates.gpu == DEVICE_MILLI, fewer[:, None], kept[:, None])
+        return np.asarray(before[:, None] - after)
+    taken = gpu.count if gpu.kind is GpuKind.WHOLE else 0
+    return np.asarray(before - prices.set_value(product, cpu_left, full - taken))[:, None]
 
 
 _FGD_PAPER = "Weng et al., Beware of Fragmentation, USENIX ATC'23"

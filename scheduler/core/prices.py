@@ -76,6 +76,9 @@ class PriceWeights:
         Weight of what a device loses in value by being cut, beyond what its node loses.
     fragmentation
         Weight of the fragmentation that a placement causes.
+    contiguity
+        Weight of what pods of several devices lose where entirely free ones on one node become
+        fewer: keeps nodes whole for them where pods leave and others come.
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
     """
@@ -85,6 +88,7 @@ class PriceWeights:
     far_demand: float = 2.0
     cut: float = 10.0
     fragmentation: float = 1.0
+    contiguity: float = 0.3
     tightness: float = 50.0
 
     def __post_init__(self) -> None:
@@ -158,6 +162,8 @@ class Prices:
     worth : (P, *WORTH_SHAPE) int64
         Value of a node by model, cores and effective GPU (in steps). It never falls along any
         axis.
+    sets : (P, WORTH_SHAPE[0], MAX_DEVICES + 1) int64
+        Value of a node's entirely free devices to pods of several, by model, cores and devices.
     cpu_step, gpu_step
         Milli-CPU between two rows, milli-GPU between two columns of ``worth``.
     weights
@@ -172,6 +178,7 @@ class Prices:
     products: tuple[tuple[str, str], ...]
     effective: IntArray
     worth: IntArray
+    sets: IntArray
     cpu_step: int
     gpu_step: int
     weights: PriceWeights
@@ -191,12 +198,14 @@ class Prices:
         present = np.bincount(state.product, minlength=len(vocabulary)) > 0
         known = {product: code for code, product in enumerate(self.products)}
         worth = np.zeros((len(vocabulary), *WORTH_SHAPE), dtype=np.int64)
+        sets = np.zeros((len(vocabulary), *self.sets.shape[1:]), dtype=np.int64)
         for code, product in enumerate(vocabulary):
             if product in known:
                 worth[code] = self.worth[known[product]]
+                sets[code] = self.sets[known[product]]
             elif present[code]:
                 return None
-        return replace(self, products=vocabulary, worth=worth)
+        return replace(self, products=vocabulary, worth=worth, sets=sets)
 
     def effective_of(self, free: IntArray) -> IntArray:
         """Effective milli-GPU of devices by their free milli-GPU; same shape. None counts 0."""
@@ -221,6 +230,18 @@ class Prices:
         low = flat[at] * (gpu_unit - gpu_rest) + flat[at + 1] * gpu_rest
         high = flat[at + columns] * (gpu_unit - gpu_rest) + flat[at + columns + 1] * gpu_rest
         value: IntArray = (low * (cpu_unit - cpu_rest) + high * cpu_rest) // (cpu_unit * gpu_unit)
+        return value
+
+    def set_value(self, product: NDArray[np.int16], cpu: IntArray, full: IntArray) -> IntArray:
+        """Value of ``full`` entirely free devices with so much milli-CPU beside them.
+
+        The arguments broadcast against each other.
+        """
+        rows, columns = self.sets.shape[1:]
+        row = np.minimum(np.maximum(cpu, 0) // self.cpu_step, rows - 1)
+        value: IntArray = self.sets.reshape(-1)[
+            (product.astype(np.int64) * rows + row) * columns + full
+        ]
         return value
 
     def node_effective(self, state: ClusterState, rows: IntArray, devices: IntArray) -> IntArray:

@@ -108,12 +108,16 @@ class PlannerLoop:
 
     def _run(self) -> None:
         seen: tuple[int, ...] | None = None
-        while not self._stop.wait(max(_POLL_S, self._config.planner_debounce_s)):
-            view = self._service.planning_view()
+        planned_at = time.monotonic()
+        while not self._stop.wait(_POLL_S):
             try:
-                if self._config.policy == "priced" and self._reprice_due(view):
-                    self._reprice(view)
-                if self._config.planner and view.pending and view.stamp != seen:
+                if self._config.policy == "priced" and self._reprice_due():
+                    self._reprice(self._service.planning_view())
+                if time.monotonic() - planned_at < self._config.planner_debounce_s:
+                    continue
+                planned_at = time.monotonic()
+                view = self._service.planning_view() if self._config.planner else None
+                if view is not None and view.pending and view.stamp != seen:
                     seen = view.stamp
                     answer = self._ask(view, "plan", self._config.planner_budget_s)
                     if answer is not None:
@@ -123,14 +127,15 @@ class PlannerLoop:
                 self.figures.plans["failed"] += 1
                 self._end_process()
 
-    def _reprice_due(self, view: PlanningView) -> bool:
+    def _reprice_due(self) -> bool:
         """Whether enough has changed, or time has passed, since the prices in force were made."""
         at, bindings, epoch = self._priced
+        now = self._service.bindings
         return (
-            epoch != view.epoch
-            or abs(view.bindings - bindings)
-            >= reprice_after(len(view.nodes), self._config.reprice_bindings)
-            or (view.bindings != bindings and time.monotonic() - at >= self._config.reprice_s)
+            epoch != self._service.node_epoch
+            or abs(now - bindings)
+            >= reprice_after(self._service.nodes, self._config.reprice_bindings)
+            or (now != bindings and time.monotonic() - at >= self._config.reprice_s)
         )
 
     def _reprice(self, view: PlanningView) -> None:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.feasibility import allowed_products
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.prices import (
     EFFECTIVE_SCALE,
     PRICE_SCALE,
@@ -114,11 +114,13 @@ def prices(
     for weight, pod_prices in ((weights.near, near), (weights.far, far)):
         if weight:
             worth += _tables(state, kinds, pod_prices * weight, cpu_step, gpu_step)
+    sets = _set_tables(state, kinds, scale, cpu_step)
     return Prices(
         state.generation_now,
         tuple(state.products),
         effective,
         worth,
+        sets,
         cpu_step,
         gpu_step,
         weights,
@@ -257,6 +259,30 @@ def _tables(
             known[items] = leftover_values(items)
         tables.append(known[items])
     return np.array(tables, dtype=np.int64).reshape(-1, *WORTH_SHAPE)
+
+
+def _set_tables(state: ClusterState, kinds: list[_Kind], scale: float, cpu_step: int) -> IntArray:
+    """Value of entirely free devices to pods of several; see :class:`Prices`.
+
+    A set of devices is worth what it has, times the chance that such a pod needs it: the share of
+    all such sets that the demand would take. Prices per device do not know it, for a linear
+    programme takes the eighth part of a pod too.
+    """
+    rows = np.arange(WORTH_SHAPE[0]) * cpu_step
+    full = np.arange(MAX_DEVICES + 1)
+    tables = np.zeros((len(state.products), WORTH_SHAPE[0], MAX_DEVICES + 1), dtype=np.int64)
+    for kind in kinds:
+        count = kind.gpu.count
+        if kind.gpu.kind is not GpuKind.WHOLE or count < 2:
+            continue
+        where = allowed_products(state, kind.gpu)
+        on = where[state.product] & (state.cpu_free >= kind.cpu_milli)
+        there = int((state.full_free[on] // count).sum())
+        wanted = kind.weight * scale
+        share = min(1.0, wanted / there) if there else 1.0
+        pods = np.minimum(full[None, :] // count, rows[:, None] // max(1, kind.cpu_milli))
+        tables[where] += round(share * PRICE_SCALE) * pods * count * DEVICE_MILLI
+    return tables
 
 
 def _effective(state: ClusterState, mix: TypicalMix, scale: float) -> IntArray | None:

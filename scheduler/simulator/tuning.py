@@ -20,7 +20,7 @@ from scheduler.simulator.sweep import Job, experiment_of, sweep
 
 __all__ = ["Journal", "Step", "Tuning", "tune"]
 
-_ORDER = ("near", "far", "cut", "fragmentation", "tightness", "far_demand")
+_ORDER = ("near", "far", "cut", "fragmentation", "contiguity", "tightness", "far_demand")
 _FACTORS = (2.0, 0.5)
 _FULL = "1.00"
 

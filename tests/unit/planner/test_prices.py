@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Node
+from scheduler.core.model import DeviceShare, Node, Placement
 from scheduler.core.prices import EFFECTIVE_SCALE, PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.planner.prices import prices
@@ -58,6 +58,28 @@ def test_a_pod_that_needs_much_cpu_leaves_balanced_nodes_alone() -> None:
     nodes = [node("even", cpu=64_000, gpus=8), node("rich", cpu=120_000, gpus=2)]
     engine = _priced(ClusterState(nodes), mix)
     assert engine.best(pod(count=1, cpu=32_000)) == 1
+
+
+def test_whole_nodes_are_kept_for_those_who_need_them() -> None:
+    """A node of eight free devices and a broken one: who takes one device goes to the broken one,
+    although little cpu is left there, if pods of eight are to come, and only then."""
+    nodes = [node("whole", cpu=60_000, gpus=8), node("broken", cpu=60_000, gpus=8)]
+    asked, small = pod("asked", count=1, cpu=4000), [pod(count=1, cpu=8000) for _ in range(40)]
+    made = {}
+    for name, others in (("eights", [pod(count=8, cpu=8000)] * 4), ("none", small[:4])):
+        mix = TypicalMix.from_requests([*small, *others])
+        state = ClusterState(nodes)
+        state.apply(
+            [Placement(pod("there", count=1, cpu=44_000), "broken", (DeviceShare(0, 1000),))]
+        )
+        engine = _priced(state, mix)
+        assert engine.prices is not None
+        full = np.array([7, 8])
+        few, all_ = engine.prices.set_value(state.product, np.array([60_000, 60_000]), full)
+        made[name] = (engine.best(asked), int(few), int(all_))
+    assert made["none"] == (0, 0, 0)
+    row, few, all_ = made["eights"]
+    assert row == 1 and few == 0 and all_ > 0
 
 
 def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
