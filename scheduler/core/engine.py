@@ -282,11 +282,6 @@ class Engine:
         self.state.apply((Release(request.uid), placement) if held else (placement,))
         self._holds[request.uid] = Hold(placement, until)
 
-    def confirm(self, uid: str) -> None:
-        """Turn a hold into a placement; :class:`UnknownPod` if there is none."""
-        if self._holds.pop(uid, None) is None:
-            raise UnknownPod(uid)
-
     def drop_hold(self, uid: str) -> None:
         """Take a hold back; :class:`UnknownPod` if there is none."""
         if self._holds.pop(uid, None) is None:
