@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+
 import pytest
 
 from tests.e2e.harness import scheduling
@@ -14,16 +19,20 @@ pytestmark = pytest.mark.e2e
 
 
 class Line:
-    """kube-scheduler, the tap, the extender."""
+    """kube-scheduler, the tap, the extender, and perhaps somebody else's extender behind it."""
 
-    def __init__(self, cluster, nodes, **extender):
+    def __init__(self, cluster, nodes, *, flags=(), behind="", **extender):
         self.cluster = cluster
         cluster.create(nodes)
-        self.extender = offline(cluster.plane, nodes)
+        self.extender = offline(cluster.plane, nodes, *flags)
         self.extender.start()
         self.tap = Tap(self.extender.url)
         self.tap.__enter__()
-        cluster.scheduler(scheduling.extended(self.tap.url, **extender))
+        config = scheduling.extended(self.tap.url, **extender)
+        if behind:
+            other = {"urlPrefix": behind, "filterVerb": "filter", "nodeCacheCapable": True}
+            config["extenders"].append(other)
+        cluster.scheduler(config)
 
     def verbs(self, pod=""):
         return [call.verb for call in self.tap.calls(pod=pod)]
@@ -140,3 +149,48 @@ def test_failed_prioritize_is_swallowed_by_kube_scheduler(line, cluster):
         ("filter", 200),
         ("nonsense", 404),
     ]
+
+
+class Choosy(BaseHTTPRequestHandler):
+    """Somebody else's extender: it wants none of the nodes that it was first asked about."""
+
+    refused: ClassVar[list[str]] = []
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["NodeNames"]
+        if not self.refused:
+            self.refused += asked
+        names = [name for name in asked if name not in self.refused]
+        body = json.dumps({"NodeNames": names}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        """Not on the terminal."""
+
+
+def test_a_pod_whose_short_list_is_refused_by_another_extender_is_told_of_all(
+    line, cluster, tmp_path
+):
+    config = tmp_path / "config.yaml"
+    config.write_text("answer_top_k: 2\n")
+    Choosy.refused.clear()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Choosy) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        try:
+            behind = f"http://127.0.0.1:{other.server_port}"
+            nodes = [gpu_node(f"n{i}", 4) for i in range(5)]
+            line = line(nodes, flags=("--config", str(config)), behind=behind)
+            cluster.create([gpu_pod("p", 1)])
+            eventually(lambda: Choosy.refused, "the other extender has refused the best two")
+            # Whatever happens in the cluster sends such a pod to the queue again.
+            cluster.api.patch("Node", "n0", {"metadata": {"labels": {"anything": "new"}}})
+            where = cluster.all_bound(1)
+        finally:
+            other.shutdown()
+    assert len(Choosy.refused) == 2 and where["p"] not in Choosy.refused
+    first, again, *_ = (call for call in line.tap.calls(pod="p") if call.verb == "filter")
+    assert len(first.answer["NodeNames"]) == 2 and first.answer["FailedNodes"] == {}
+    assert len(again.answer["NodeNames"]) == 5
