@@ -159,6 +159,8 @@ class System:
                 if pod["held"]:
                     found.append(f"{pod['name']} is held on {node['name']}")
         known = {node["name"] for node in state["nodes"]}
+        exist = {node["metadata"]["name"] for node in self.api.objects("Node")}
+        found += [f"node {name} is known to one side only" for name in sorted(known ^ exist)]
         real: dict[str, tuple[str, str]] = {}
         names: dict[str, str] = {}
         for pod in self.api.objects("Pod"):
