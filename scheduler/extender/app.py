@@ -232,6 +232,7 @@ def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, 
     return content
 
 
+_MOST_SHOWN = 16  # devices of a node in /debug/prices
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -279,6 +280,11 @@ def _prices_json(prices: Prices | None, products: Sequence[tuple[str, str]]) -> 
                 product or "none": table.tolist()
                 for (_, product), table in zip(products, worth, strict=True)
             },
+        },
+        # Beside as many cores as the largest node has.
+        "sets_milli_gpu_by_free_devices": {
+            product or "none": (table[-1, : _MOST_SHOWN + 1] / PRICE_SCALE).tolist()
+            for (_, product), table in zip(products, prices.sets, strict=True)
         },
     }
 

@@ -85,6 +85,7 @@ class PlannerLoop:
         self._sent_nodes: Mapping[str, Node] = {}
         self._sent_placements: Mapping[str, Placement] = {}
         self._priced = (0.0, 0, -1)  # when, after how many bindings, for which nodes
+        self._price_again_at = 0.0  # not before, since it has just failed
         self.figures = PlannerFigures()
 
     @property
@@ -131,7 +132,7 @@ class PlannerLoop:
         """Whether enough has changed, or time has passed, since the prices in force were made."""
         at, bindings, epoch = self._priced
         now = self._service.bindings
-        return (
+        return time.monotonic() >= self._price_again_at and (
             epoch != self._service.node_epoch
             or abs(now - bindings)
             >= reprice_after(self._service.nodes, self._config.reprice_bindings)
@@ -143,6 +144,7 @@ class PlannerLoop:
         if answer is None or "fault" in answer:
             if answer is not None:
                 log.error("prices could not be computed: %s", answer["fault"])
+            self._price_again_at = time.monotonic() + self._config.planner_debounce_s
             self._drop_old_prices()
             return
         self._priced = (time.monotonic(), view.bindings, view.epoch)

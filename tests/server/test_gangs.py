@@ -163,8 +163,24 @@ def test_prices_are_computed_beside_the_webhook(start) -> None:
     before = server.client.get("/debug/prices")
     assert set(before["worth_milli_gpu"]["by_model"]) == {"none", "T4", "A10"}
     assert before["device_milli_by_100_free"][0] == 0 and before["groups"] == 2
+    assert set(before["sets_milli_gpu_by_free_devices"]) == {"none", "T4", "A10"}
     assert _bind(server, pod("p", count=1))
     _until(lambda: server.client.get("/debug/prices")["generation"] > before["generation"])
+
+
+def test_prices_that_fail_are_tried_again_after_a_while(start) -> None:
+    """The process dies whenever it comes up: it is not started five times a second."""
+    server = start([node("a", gpus=4)], planner=True, planner_debounce_s=2.0, policy="priced")
+    end = time.monotonic() + 2.5
+    while time.monotonic() < end:
+        pid = server.planner.pid
+        if pid is not None:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+    assert 1 <= server.planner.figures.restarts <= 2 and server.service.prices is None
+    assert server.client.get("/readyz")["prices"] == "none: scoring as fgd"
+    assert _bind(server, pod("p", count=1)) == "a"
+    _until(lambda: server.service.prices is not None)
 
 
 def test_the_metrics_say_what_became_of_plans(start) -> None:
