@@ -35,6 +35,7 @@ from tests.e2e.harness.assets import find
 from tests.e2e.harness.cluster import Cluster
 from tests.e2e.harness.controlplane import ControlPlane
 from tests.e2e.harness.extender import live
+from tests.e2e.harness.objects import SCHEDULER
 from tests.e2e.harness.scheduling import extended, stock
 
 NAMES = ResourceNames()
@@ -187,6 +188,7 @@ def _node(node: Node) -> dict[str, Any]:
 def _pod(request: PodRequest) -> dict[str, Any]:
     body = kubedump.pod_json(request, NAMES)
     del body["metadata"]["uid"], body["spec"]["priority"]
+    body["spec"]["schedulerName"] = SCHEDULER
     return body
 
 
