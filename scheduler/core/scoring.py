@@ -235,7 +235,10 @@ def ranks(scores: IntArray, identities: IntArray) -> IntArray:
 
 
 def best_first(scores: IntArray, identities: IntArray, count: int) -> IntArray:
-    """Positions of the ``count`` best scores, best first, equal ones by identity (row)."""
+    """Positions of the ``count`` best scores, best first, equal ones by identity (row).
+
+    Scores may be the least of all integers, which has no negative.
+    """
     count = min(count, len(scores))
     if not count:
         return np.zeros(0, dtype=np.int64)
@@ -244,5 +247,5 @@ def best_first(scores: IntArray, identities: IntArray, count: int) -> IntArray:
     equal, missing = np.flatnonzero(scores == cut), count - len(above)
     lowest = np.argpartition(identities[equal], missing - 1)[:missing]
     chosen = np.concatenate((above, equal[lowest]))
-    ordered: IntArray = chosen[np.lexsort((identities[chosen], -scores[chosen]))]
+    ordered: IntArray = chosen[np.lexsort((identities[chosen], ~scores[chosen]))]
     return ordered

@@ -55,7 +55,7 @@ _RESULTS: dict[type[SchedulerError], str] = {
     KubeApiError: "unknown",
 }
 _LEAST_S = 0.05
-_BUSY_S = 0.1  # where a busy API server does not say how long to wait
+_BUSY_S = 0.2  # between two attempts at a busy API server
 _CONFIRMED_WITHIN_S = 30.0
 
 
@@ -206,12 +206,13 @@ class Binder:
         """Write the binding, again where the API server was too busy to look at it."""
         while True:
             # Half of the time is kept for finding out what became of a call without an answer.
-            left = self._left(deadline) / 2
+            read_s = max(_LEAST_S, self._left(deadline) / 2)
             try:
-                self._client.post(f"{_path(args)}/binding", content, read_s=max(_LEAST_S, left))
+                self._client.post(f"{_path(args)}/binding", content, read_s=read_s)
             except KubeApiError as error:
-                pause = error.retry_after_s or _BUSY_S
-                if error.status != 429 or pause > left:
+                # It asks for a second at least, which is most of what we have.
+                pause = min(error.retry_after_s or _BUSY_S, _BUSY_S)
+                if error.status != 429 or pause > self._left(deadline) / 2:
                     raise
                 time.sleep(pause)
             else:

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _PIECE = 25  # what is serialised at once, without anybody else in the interpreter
 _GRACE_S = 5.0
 _POLL_S = 0.2
+_RETRY_S = 1.0
 _NICE = 10
 _PRICES_LAST = 6  # times the longest wait between two pricings
 
@@ -123,17 +124,23 @@ class PlannerLoop:
                     answer = self._ask(view, "plan", self._config.planner_budget_s)
                     if answer is not None:
                         self._adopt(answer, view)
+                    planned_at = time.monotonic()
             except Exception:  # the loop must outlive whatever a plan does
                 log.exception("planning failed; the webhook goes on without this plan")
                 self.figures.plans["failed"] += 1
                 self._end_process()
+                self._price_later()
 
     def _reprice_due(self) -> bool:
         """Whether enough has changed, or time has passed, since the prices in force were made."""
         at, bindings, epoch = self._priced
         now = self._service.bindings
         return time.monotonic() >= self._price_again_at and (
-            epoch != self._service.node_epoch
+            # Nodes that come one by one are not worth a pricing each.
+            (
+                epoch != self._service.node_epoch
+                and time.monotonic() - at >= self._config.planner_debounce_s
+            )
             or abs(now - bindings)
             >= reprice_after(self._service.nodes, self._config.reprice_bindings)
             or (now != bindings and time.monotonic() - at >= self._config.reprice_s)
@@ -144,14 +151,18 @@ class PlannerLoop:
         if answer is None or "fault" in answer:
             if answer is not None:
                 log.error("prices could not be computed: %s", answer["fault"])
-            self._price_again_at = time.monotonic() + self._config.planner_debounce_s
-            self._drop_old_prices()
+            self._price_later()
             return
         self._priced = (time.monotonic(), view.bindings, view.epoch)
         self.figures.price_seconds = answer["seconds"]
         if answer["prices"] is not None:  # else the last good ones stay
             self._service.set_prices(answer["prices"])
             self.figures.priced_at = time.monotonic()
+
+    def _price_later(self) -> None:
+        """Pricing has failed: neither try five times a second nor charge old prices for ever."""
+        self._price_again_at = time.monotonic() + max(_RETRY_S, self._config.planner_debounce_s)
+        self._drop_old_prices()
 
     def _drop_old_prices(self) -> None:
         """Without new prices the last good ones stay for a while; then the policy is ``fgd``."""

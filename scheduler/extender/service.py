@@ -170,14 +170,14 @@ class ExtenderService:
             passing = np.flatnonzero(codes == Reason.FITS.code)
             named = self._shortlist(engine, request, nodes.rows, passing)
             verdicts = Verdicts(nodes, codes, curable, message, named)
-            if len(passing) == 1 and not self._joint(request):
+            listed = nodes.rows[passing if named is None else named]
+            if len(listed) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
-                self._hold(engine, request, int(nodes.rows[passing[0]]))
+                self._hold(engine, request, int(listed[0]))
             fragments = self._node_fragments()
         question = request.shape if args.raw_nodes is None else None
         answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        listed = nodes.rows[passing if named is None else named]
         fragments.remember(names, Listed(listed, {}))
         self.log.record("filter", request.key, request.uid, codes)
         return answer

@@ -183,6 +183,13 @@ class TestPrioritize:
 
 
 class TestHolds:
+    def test_the_only_node_named_is_held(self, start) -> None:
+        """kube-scheduler takes it without asking for scores."""
+        server = start([node("a", gpus=1), node("b", gpus=1)], answer_top_k=1)
+        first = _post(server, "filter", _args(pod("first", count=1), ["a", "b"]))["NodeNames"]
+        second = _post(server, "filter", _args(pod("second", count=1), ["a", "b"]))["NodeNames"]
+        assert len(first) == 1 and second and first != second
+
     def test_two_quick_pods_do_not_count_on_the_same_hole(self, start) -> None:
         server = start([node("n", gpus=1)], hold_ttl_s=30)
         assert _post(server, "filter", _args(pod("first", count=1), ["n"]))["NodeNames"] == ["n"]

@@ -12,7 +12,7 @@ from scheduler.core.errors import CapacityConflict, InvalidInput, UnknownNode, U
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, NodeSelection, Reason, Toleration
 from scheduler.core.policies import POLICIES, policy_named
-from scheduler.core.scoring import ranks
+from scheduler.core.scoring import best_first, ranks
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import verify
 from tests.builders import node, pod
@@ -277,3 +277,11 @@ def test_mig_and_replicas_are_placed_and_given_back() -> None:
     engine.release("a")
     engine.release("b")
     assert state.gpu_left.tolist() == [2000, 2000]
+
+
+def test_the_best_come_first_and_what_does_not_fit_last() -> None:
+    scores = np.array([5, INFEASIBLE, 7, INFEASIBLE, 7, 6])
+    rows = np.array([10, 11, 13, 9, 12, 14])
+    assert best_first(scores, rows, 3).tolist() == [4, 2, 5]
+    assert best_first(scores, rows, 99).tolist() == [4, 2, 5, 0, 3, 1]
+    assert best_first(scores, rows, 0).tolist() == []
