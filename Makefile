@@ -65,12 +65,14 @@ bench-smoke: $(VENV)/dev.done ## A benchmark run small enough for every change
 	$(BIN)/snugfit bench smoke
 
 # Hashes, and nothing that names a registry.
+# Extras stay: pip takes "name[extra]" for a requirement of its own, and without a version of its own
+# a newer release breaks every installation.
 lock: $(VENV)/dev.done ## Renew the locked dependencies
 	$(PIP) install uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url --no-annotate pyproject.toml requirements/build.in -o requirements/runtime.lock
+	    --no-emit-index-url --no-annotate --no-strip-extras pyproject.toml requirements/build.in -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url --no-annotate --extra dev pyproject.toml requirements/build.in \
+	    --no-emit-index-url --no-annotate --no-strip-extras --extra dev pyproject.toml requirements/build.in \
 	    --constraint requirements/runtime.lock -o requirements/dev.lock
 
 clean: ## Forget the environment and every cache
