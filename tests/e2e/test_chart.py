@@ -338,12 +338,12 @@ def test_the_second_scheduler_places_pods_with_the_charts_rights(installed, clus
             gpu_pod("two", 2, scheduler="snugfit"),
             fraction_pod("quarter", 250, scheduler="snugfit"),
             pod("plain", scheduler="snugfit"),
-            gpu_pod("foreign", 1),
+            gpu_pod("foreign", 1, scheduler="somebody-else"),
         ]
     )
     placed = cluster.all_bound(3)
     assert placed["two"] == "whole" and placed["quarter"] == "parts"
-    assert "foreign" not in placed  # default-scheduler is somebody else's
+    assert "foreign" not in placed  # it waits for another scheduler
     notes = cluster.api.get("Pod", "quarter", "default")["metadata"]["annotations"]
     assert notes["snugfit.io/visible-devices"] == "0"
     two = cluster.api.get("Pod", "two", "default")["metadata"].get("annotations") or {}
