@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -56,6 +53,7 @@ def command(
     from scheduler.cli.console import print_json, print_table, progress
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
+    from scheduler.simulator.sweep import in_processes
 
     names = policies.split(",")
     for name in names:
@@ -74,13 +72,8 @@ def command(
         for rate, name in cases
         for seed in range(seeds)
     ]
-    context = multiprocessing.get_context("spawn")
-    outcomes = []
-    pool = ProcessPoolExecutor(os.cpu_count() or 1, mp_context=context)
-    with pool, progress("replays") as bar:
-        for outcome in pool.map(_run, jobs):
-            outcomes.append(outcome)
-            bar(len(outcomes), len(jobs))
+    with progress("replays") as bar:
+        outcomes = in_processes(_run, jobs, progress=bar)
     rows = [_row(outcomes[at : at + seeds]) for at in range(0, len(outcomes), seeds)]
     if as_json:
         print_json({"provenance": provenance(), "trace": trace, "mix": mix, "rows": rows})
@@ -115,11 +108,11 @@ class _Job:
 
 
 def _run(job: _Job) -> ReplayOutcome:
-    from scheduler.simulator.files import load_workload
     from scheduler.simulator.inflation import Experiment
     from scheduler.simulator.replay import replay
+    from scheduler.simulator.sweep import loaded
 
-    workload = _scaled(load_workload(job.nodes, job.pods), job.one_in, job.seed)
+    workload = _scaled(loaded(job.nodes, job.pods)[0], job.one_in, job.seed)
     experiment = Experiment(job.policy, job.seed, "replay", trace=workload.digest(), mix=job.mix)
     return replay(workload, experiment, rate=job.rate)
 

@@ -210,11 +210,10 @@ class Binder:
             try:
                 self._client.post(f"{_path(args)}/binding", content, read_s=read_s)
             except KubeApiError as error:
-                # It asks for a second at least, which is most of what we have.
-                pause = min(error.retry_after_s or _BUSY_S, _BUSY_S)
-                if error.status != 429 or pause > self._left(deadline) / 2:
+                # It asks for a pause of a second at least, which is most of what we have.
+                if error.status != 429 or self._left(deadline) / 2 < _BUSY_S:
                     raise
-                time.sleep(pause)
+                time.sleep(_BUSY_S)
             else:
                 return
 

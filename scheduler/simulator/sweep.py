@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 from scheduler.core.engine import Engine
 from scheduler.core.prices import PriceWeights
@@ -17,7 +18,10 @@ from scheduler.simulator.files import load_workload
 from scheduler.simulator.inflation import Experiment, Outcome, run
 from scheduler.simulator.workload import Workload
 
-__all__ = ["Job", "experiment_of", "sweep"]
+__all__ = ["Job", "experiment_of", "in_processes", "loaded", "sweep"]
+
+J = TypeVar("J")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +48,23 @@ def sweep(
     processes: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Run all jobs; outcomes are in the order of the jobs.
+    """Run all jobs; as :func:`in_processes`."""
+    return in_processes(_run, jobs, processes=processes, progress=progress)
+
+
+def in_processes(
+    work: Callable[[J], R],
+    jobs: Sequence[J],
+    *,
+    processes: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[R]:
+    """Do all jobs; results are in the order of the jobs.
 
     Parameters
     ----------
+    work
+        What to do with a job; a function of a module, as are jobs and results to be pickled.
     jobs
         What to run.
     processes
@@ -56,32 +73,33 @@ def sweep(
         Called with runs done and runs in all.
     """
     count = processes or os.cpu_count() or 1
-    outcomes = []
+    results = []
     if count == 1:
         for job in jobs:
-            outcomes.append(_run(job))
+            results.append(work(job))
             if progress:
-                progress(len(outcomes), len(jobs))
-        return outcomes
+                progress(len(results), len(jobs))
+        return results
     # Spawned workers start clean; forked ones would inherit threads and locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(count, len(jobs) or 1), mp_context=context) as pool:
-        for outcome in pool.map(_run, jobs):
-            outcomes.append(outcome)
+        for result in pool.map(work, jobs):
+            results.append(result)
             if progress:
-                progress(len(outcomes), len(jobs))
-    return outcomes
+                progress(len(results), len(jobs))
+    return results
 
 
 @lru_cache(maxsize=2)
-def _workload(nodes: Path, pods: Path | None) -> tuple[Workload, str]:
+def loaded(nodes: Path, pods: Path | None) -> tuple[Workload, str]:
+    """A workload and its digest, read once for many jobs of a process."""
     workload = load_workload(nodes, pods)
     return workload, workload.digest()
 
 
 def experiment_of(job: Job) -> Experiment:
     """What a job runs, as it names its result."""
-    _, digest = _workload(job.nodes, job.pods)
+    _, digest = loaded(job.nodes, job.pods)
     return Experiment(
         job.policy,
         job.seed,
@@ -95,7 +113,7 @@ def experiment_of(job: Job) -> Experiment:
 
 
 def _run(job: Job) -> Outcome:
-    workload, _ = _workload(job.nodes, job.pods)
+    workload, _ = loaded(job.nodes, job.pods)
     experiment = experiment_of(job)
     profile = job.profile
     if profile is None:
