@@ -103,6 +103,9 @@ class ExtenderConfig:
         MiB per unit of ``aliyun.com/gpu-mem``: 1024 or 1, as its device plugin is configured.
     recount_s
         Seconds between two comparisons of the state with the facts; 0 never.
+    wake_after_s
+        A pod that was refused, fits by now, and has not been asked about for so long is brought to
+        kube-scheduler's attention by an annotation; stay above its longest backoff. 0 never.
     lease_namespace, lease_name, lease_s
         Of several replicas only the holder of this Lease answers; it is lost after ``lease_s``
         seconds without renewal. No name: always answer, as beside a kube-scheduler of our own.
@@ -149,6 +152,7 @@ class ExtenderConfig:
     stale_after_s: float = 0.0
     gpu_mem_unit_mib: int = 1024
     recount_s: float = 60.0
+    wake_after_s: float = 15.0
     lease_namespace: str = ""
     lease_name: str = ""
     lease_s: float = 15.0
@@ -225,6 +229,7 @@ _RANGES = (
     ("stale_after_s", 0, 86_400),
     ("gpu_mem_unit_mib", 1, 1024),
     ("recount_s", 0, 86_400),
+    ("wake_after_s", 0, 86_400),
     ("lease_s", 2, 3600),
     ("tls_reload_s", 0, 86_400),
 )

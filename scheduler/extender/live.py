@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from scheduler.core.model import PodRequest
 from scheduler.extender.binding import Binder
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
+from scheduler.extender.waking import WAKE_ANNOTATION
 from scheduler.kube.client import KubeClient
 from scheduler.kube.discovery import Served, find
 from scheduler.kube.disruption import BudgetObject
@@ -63,6 +65,8 @@ class LiveFigures:
         Comparisons that found any.
     faults : int
         Events that could not be applied because of a fault of ours.
+    wakeups : int
+        Refused pods that kube-scheduler had to be told about.
     """
 
     events: int = 0
@@ -71,6 +75,7 @@ class LiveFigures:
     drifted: int = 0
     faults: int = 0
     readings: int = 0
+    wakeups: int = 0
     synced_s: float | None = None
 
 
@@ -448,6 +453,8 @@ class LiveCluster:
                     looked = time.monotonic()
                     self.look_for_groups()
                 self._settle([*self._service.overdue(), *self.binder.overdue()])
+                if self._config.wake_after_s and self.accepting():
+                    self._wake(self._service.missed(self._config.wake_after_s))
                 every = self._config.recount_s
                 if every and time.monotonic() - recounted >= every:
                     recounted = time.monotonic()
@@ -465,6 +472,19 @@ class LiveCluster:
             except KubeApiError as error:
                 log.warning("pod %s keeps its room until the API can be asked: %s", pod.key, error)
                 return
+
+    def _wake(self, missed: Sequence[PodRequest]) -> None:
+        """Let kube-scheduler ask about these pods again."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for pod in missed:
+            content = {"metadata": {"uid": pod.uid, "annotations": {WAKE_ANNOTATION: now}}}
+            try:
+                self._client.patch_pod_status(pod.namespace, pod.name, content)
+            except KubeApiError as error:
+                log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
+            else:
+                self.figures.wakeups += 1
+                log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)
 
     def recount(self) -> list[str]:
         """Compare the state with the facts, off the request path, and mend it if it differs."""

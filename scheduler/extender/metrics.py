@@ -157,6 +157,7 @@ class _LiveCollector(Collector):
             ("watch_events", "Events applied", figures.events),
             ("watch_faults", "Events that could not be applied", figures.faults),
             ("readings", "Pods read because they were overdue", figures.readings),
+            ("wakeups", "Refused pods that kube-scheduler had to be told about", figures.wakeups),
         ):
             yield CounterMetricFamily(f"snugfit_{name}", text, value=count)
         ages = GaugeMetricFamily(

@@ -19,13 +19,27 @@ from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
 
-__all__ = ["Candidate", "Victims", "choose_victims"]
+__all__ = ["SEEN_IN_TREE", "Candidate", "Victims", "choose_victims"]
 
 Labels = Callable[[str], Mapping[str, str] | None]
 Unit = tuple[Placement, ...]
 
 _ROW = np.array([0])
 _FITS = Reason.FITS.code
+
+# Reasons that kube-scheduler's own accounting notices too, so that its preemption dry run finds
+# victims. Elsewhere it would find that the pod fits without any, and report an error (<= 1.37).
+SEEN_IN_TREE = np.zeros(len(Reason), dtype=bool)
+for _reason in (
+    Reason.INSUFFICIENT_CPU,
+    Reason.INSUFFICIENT_MEMORY,
+    Reason.INSUFFICIENT_PODS,
+    Reason.INSUFFICIENT_DEVICES,
+    Reason.INSUFFICIENT_FRACTION,
+    Reason.INSUFFICIENT_MIG_SLOTS,
+    Reason.INSUFFICIENT_REPLICAS,
+):
+    SEEN_IN_TREE[_reason.code] = True
 
 
 class Candidate:

@@ -42,7 +42,8 @@ from scheduler.extender.answers import (
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.listing import Listed
-from scheduler.extender.preemption import Candidate, choose_victims
+from scheduler.extender.preemption import SEEN_IN_TREE, Candidate, choose_victims
+from scheduler.extender.waking import Refusals
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
@@ -62,20 +63,6 @@ _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
-
-# Reasons that kube-scheduler's own accounting notices too, so that its preemption dry run finds
-# victims. Elsewhere it would find that the pod fits without any, and report an error (<= 1.37).
-_SEEN_IN_TREE = np.zeros(len(Reason), dtype=bool)
-for _reason in (
-    Reason.INSUFFICIENT_CPU,
-    Reason.INSUFFICIENT_MEMORY,
-    Reason.INSUFFICIENT_PODS,
-    Reason.INSUFFICIENT_DEVICES,
-    Reason.INSUFFICIENT_FRACTION,
-    Reason.INSUFFICIENT_MIG_SLOTS,
-    Reason.INSUFFICIENT_REPLICAS,
-):
-    _SEEN_IN_TREE[_reason.code] = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +124,7 @@ class ExtenderService:
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
         self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
+        self._refusals = Refusals(config.remembered_pods)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
@@ -171,6 +159,10 @@ class ExtenderService:
             named = self._shortlist(engine, request, nodes.rows, passing)
             verdicts = Verdicts(nodes, codes, curable, message, named)
             listed = nodes.rows[passing if named is None else named]
+            if len(listed):
+                self._refusals.drop(request.uid)
+            else:
+                self._refusals.add(request, self._clock(), engine.state.generation_now)
             if len(listed) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(listed[0]))
@@ -462,6 +454,7 @@ class ExtenderService:
     def settled(self, uid: str) -> None:
         """A pod has been placed, or is gone; it is not waiting any more."""
         self._waiting.pop(uid, None)
+        self._refusals.drop(uid)
         self._bindings += 1
 
     def _known(self, uid: str) -> None:
@@ -480,6 +473,12 @@ class ExtenderService:
     def gangs_resized(self) -> None:
         """What was read of pods may state an old gang size. Within :meth:`exclusive`."""
         self._parsed.clear()
+
+    def missed(self, after_s: float) -> list[PodRequest]:
+        """Pods refused so long ago that fit by now, each told once; see :mod:`.waking`."""
+        with self._lock:
+            self._expire()
+            return self._refusals.wake(self._engine, self._clock() - after_s)
 
     def overdue(self) -> list[PodRequest]:
         """Pods whose hold is past its time; what stands for a gang's missing member is dropped."""
@@ -632,7 +631,7 @@ class ExtenderService:
         self, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
     ) -> NDArray[np.bool_]:
         """Rows where evicting pods could help and kube-scheduler's dry run would notice it."""
-        curable: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
+        curable: NDArray[np.bool_] = SEEN_IN_TREE[codes]
         if not curable.any():
             return curable
         state = self._engine.state

@@ -164,6 +164,10 @@ class KubeClient:
         body = msgspec.json.encode(content)
         return self._call("PATCH", path, params=params, body=body, content_type=kind)
 
+    def patch_pod_status(self, namespace: str, name: str, content: object) -> bytes:
+        """Change a pod's status or annotations; its specification is left alone."""
+        return self.patch(f"/api/v1/namespaces/{namespace}/pods/{name}/status", content)
+
     def patch_node_status(self, name: str, content: object, *, kind: str = JSON_PATCH) -> bytes:
         """Change a node's status, such as what it advertises."""
         return self.patch(f"/api/v1/nodes/{name}/status", content, kind=kind)

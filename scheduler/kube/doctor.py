@@ -79,6 +79,7 @@ RIGHTS = (
     *(Right(verb, "", "nodes") for verb in ("list", "watch")),
     *(Right(verb, "", "pods") for verb in ("get", "list", "watch")),
     Right("create", "", "pods/binding"),
+    Right("patch", "", "pods/status"),
     *(Right(verb, "policy", "poddisruptionbudgets") for verb in ("list", "watch")),
     *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("list", "watch")),
 )

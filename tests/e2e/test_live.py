@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
@@ -260,3 +261,32 @@ def test_devices_that_vanish_are_not_free(cluster, system):
     cluster.create([fraction_pod("next", 700)])
     assert set(cluster.settle()) == {"next"}
     system.verify()
+
+
+def test_a_pod_refused_by_a_late_watch_is_scheduled_all_the_same(cluster, system):
+    # kube-scheduler hears of the deletion, asks, and is refused by an extender that has not heard.
+    # Where nothing else happens it would not ask again for five minutes.
+    cluster.create([fraction_node("f", 1)])
+    with system.wire() as wire:
+        system.add_extender(wire=wire, wake_after_s=11)
+        system.add_scheduler()
+        cluster.create([fraction_pod("first", 700)])
+        cluster.all_bound(1)
+        cluster.create([fraction_pod("second", 700)])
+        assert set(cluster.settle()) == {"first"}
+
+        def times_asked():
+            decisions = system.extender.get("/debug/decisions?limit=100")["decisions"]
+            return sum(d["verb"] == "filter" and d["pod"] == "default/second" for d in decisions)
+
+        before = times_asked()
+        wire.silence()
+        cluster.api.delete("Pod", "first", "default")
+        eventually(lambda: times_asked() > before, "kube-scheduler asks for it again")
+        while times_asked() != before:  # until it has given up
+            before = times_asked()
+            time.sleep(4)
+        wire.resume()
+        assert set(cluster.all_bound(1)) == {"second"}
+        assert system.metric("snugfit_wakeups_total") == 1
+        system.verify()

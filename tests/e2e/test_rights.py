@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from tests.e2e.harness.api import ApiError
+from tests.e2e.harness.api import ApiError, eventually
 from tests.e2e.harness.chart import NAMESPACE
 from tests.e2e.harness.cluster import Cluster
 from tests.e2e.harness.controlplane import ControlPlane
@@ -29,7 +29,7 @@ def audited(assets):
         cluster = Cluster(plane)
         cluster.create([gpu_node("g", 8), fraction_node("f", 4)])
         system = System(cluster)
-        system.add_extender(**_lease(system))
+        system.add_extender(wake_after_s=1, **_lease(system))
         system.add_scheduler()
         cluster.create([fraction_pod(f"p{i}", 500) for i in range(4)])
         cluster.create([gpu_pod(f"q{i}") for i in range(2)])
@@ -40,6 +40,7 @@ def audited(assets):
             expected += 2
         cluster.all_bound(expected)
         _leave_a_hold(system)
+        _refuse_too_early(system)
         system.verify()
         account = system.shipped.service.account
         yield system, plane.audited(f"system:serviceaccount:{NAMESPACE}:{account}")
@@ -58,6 +59,18 @@ def _leave_a_hold(system):
     question = {"Pod": one, "Nodes": None, "NodeNames": ["f"]}
     assert system.extender.post("/filter", question)["NodeNames"] == ["f"]
     assert "held is held on f" in system.differences(system.extender)
+
+
+def _refuse_too_early(system):
+    """Ask for a pod as kube-scheduler does, and never again when it fits: it has to be woken."""
+    one = system.api.create(fraction_pod("early", 5000, scheduler="nobody"))
+    question = {"Pod": one, "Nodes": None, "NodeNames": ["f"]}
+    assert system.extender.post("/filter", question)["NodeNames"] == []
+    system.cluster.create([fraction_node("later", 8)])
+    eventually(
+        lambda: system.api.get("Pod", "early", "default")["metadata"].get("annotations"),
+        "the pod is woken",
+    )
 
 
 def _allowed(system):

@@ -1,0 +1,86 @@
+"""Refused pods that fit by now: who is woken, how often, and how many at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler.core.engine import Engine
+from scheduler.core.model import NodeSelection
+from scheduler.core.state import ClusterState
+from scheduler.extender.waking import Refusals
+from tests.builders import node, pod
+
+
+@pytest.fixture
+def engine():
+    made = Engine(ClusterState([node("n", gpus=1)]))
+    made.reserve(pod("running", count=1), "n")
+    return made
+
+
+def refused(engine, *pods, at=0.0):
+    made = Refusals(100)
+    for one in pods:
+        made.add(one, at, engine.state.generation_now)
+    return made
+
+
+def test_nobody_is_woken_while_nothing_fits(engine):
+    refusals = refused(engine, pod("p", count=1))
+    assert refusals.wake(engine, before=10) == [] and len(refusals) == 1
+
+
+def test_one_of_a_kind_is_woken_when_it_fits_and_only_once(engine):
+    first, second = pod("first", count=1), pod("second", count=1)
+    refusals = refused(engine, first, second)
+    engine.release("running")
+    assert refusals.wake(engine, before=10) == [first]
+    assert refusals.wake(engine, before=10) == [second]
+    assert refusals.wake(engine, before=10) == [] and len(refusals) == 0
+
+
+def test_who_was_asked_about_lately_has_to_wait(engine):
+    refusals = refused(engine, pod("p", count=1), at=5)
+    engine.release("running")
+    assert refusals.wake(engine, before=5) == []
+    assert [p.name for p in refusals.wake(engine, before=6)] == ["p"]
+
+
+def test_another_refusal_counts_from_its_own_time(engine):
+    one = pod("p", count=1)
+    refusals = refused(engine, one)
+    refusals.add(one, 8, engine.state.generation_now)
+    engine.release("running")
+    assert len(refusals) == 1 and refusals.wake(engine, before=7) == []
+
+
+def test_who_fits_is_bound_or_gone_is_forgotten(engine):
+    refusals = refused(engine, pod("p", count=1))
+    refusals.drop("uid-of-nobody")
+    refusals.drop(pod("p").uid)
+    engine.release("running")
+    assert refusals.wake(engine, before=10) == []
+
+
+def test_nobody_is_woken_for_a_node_that_its_own_rules_exclude(engine):
+    elsewhere = NodeSelection(node_selector=(("zone", "b"),))
+    refusals = refused(engine, pod("p", count=1, selection=elsewhere), pod("q", count=1))
+    engine.release("running")
+    assert [p.name for p in refusals.wake(engine, before=10)] == ["q"]
+
+
+def test_many_kinds_are_looked_at_in_turn(engine):
+    refusals = refused(engine, *(pod(f"p{i}", count=1, cpu=i) for i in range(40)))
+    engine.release("running")
+    turns = [refusals.wake(engine, before=10) for _ in range(3)]
+    assert [len(turn) for turn in turns] == [16, 16, 8]
+    assert sorted(p.cpu_milli for turn in turns for p in turn) == list(range(40))
+
+
+def test_the_oldest_refusal_is_forgotten_first(engine):
+    refusals = Refusals(2)
+    for at, name in enumerate("abc"):
+        refusals.add(pod(name, count=1), at, engine.state.generation_now)
+    engine.release("running")
+    names = [p.name for _ in range(3) for p in refusals.wake(engine, before=10)]
+    assert names == ["b", "c"]
