@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
-import numpy as np
-
 from scheduler.core.engine import Engine
 from scheduler.core.model import NodeSelection, PodRequest, Reason, Shape
 
