@@ -13,8 +13,8 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from zlib import crc32
 
@@ -33,7 +33,7 @@ from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 
-__all__ = ["INFEASIBLE", "Engine", "Hold"]
+__all__ = ["INFEASIBLE", "Engine", "Hold", "Rehearsal"]
 
 IntArray = NDArray[np.int64]
 
@@ -41,6 +41,7 @@ INFEASIBLE = int(np.iinfo(np.int64).min)
 """Score of a row that cannot host the pod."""
 
 _MAX_SHAPES = 512
+_REHEARSED_SHAPES = 64
 _MAX_SELECTIONS = 256
 _FITS = Reason.FITS.code
 
@@ -64,6 +65,23 @@ class _Evaluation:
     position: int
     node_epoch: int
     prices: Prices | None
+
+
+@dataclass(slots=True)
+class Rehearsal:
+    """Scores of the shapes asked about lately, at prices that are not in force yet.
+
+    Made on a copy of the cluster that nobody else uses.
+    """
+
+    copy: Engine
+    fragmentation: Fragmentation
+    shapes: tuple[Shape, ...]
+    scores: dict[Shape, _Evaluation] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Compute them; takes as long as so many first questions do."""
+        self.scores = self.copy.evaluated(self.shapes)
 
 
 class Engine:
@@ -127,10 +145,44 @@ class Engine:
         prices = self._prices
         return prices if prices and len(prices.products) == len(self.state.products) else None
 
-    def set_prices(self, prices: Prices | None) -> None:
-        """Charge these prices from now on; every cached score is forgotten."""
+    def set_prices(self, prices: Prices | None, rehearsed: Rehearsal | None = None) -> None:
+        """Charge these prices from now on; every cached score is forgotten.
+
+        Parameters
+        ----------
+        prices
+            None for none.
+        rehearsed
+            Scores at these prices, of a little while ago: what has changed since is computed
+            when they are asked for, like any change.
+        """
         self._prices = prices.aligned(self.state) if prices else None
         self._evaluations.clear()
+        if rehearsed is None or rehearsed.fragmentation is not self.fragmentation:
+            return  # the mix, or the models, are others by now
+        for shape, evaluation in rehearsed.scores.items():
+            evaluation.prices = self.prices
+            self._evaluations[shape] = evaluation
+
+    def rehearsal(self, prices: Prices) -> Rehearsal | None:
+        """Scores at these prices, to be computed before they are in force, by another thread.
+
+        Returns
+        -------
+        Rehearsal or None
+            For :meth:`set_prices`; None if there is nothing to score again.
+        """
+        shapes = list(self._evaluations)[-_REHEARSED_SHAPES:]
+        if not shapes or not self.policy.cacheable:
+            return None
+        copy = Engine(self.state.columns_alone(), self.policy, seed=self.seed)
+        copy._fragmentation = self.fragmentation
+        copy.set_prices(prices)
+        return Rehearsal(copy, self.fragmentation, tuple(shapes))
+
+    def evaluated(self, shapes: Iterable[Shape]) -> dict[Shape, _Evaluation]:
+        """Verdicts, scores and devices of every row for these shapes."""
+        return {shape: self._current(shape) for shape in shapes}
 
     # -- pure answers ------------------------------------------------------------------------
 

@@ -78,7 +78,7 @@ class PriceWeights:
         Weight of the fragmentation that a placement causes.
     contiguity
         Weight of what pods of several devices lose where entirely free ones on one node become
-        fewer: keeps nodes whole for them where pods leave and others come.
+        fewer, as far as pods leave: keeps nodes whole for those that come.
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
     """
@@ -88,7 +88,7 @@ class PriceWeights:
     far_demand: float = 2.0
     cut: float = 10.0
     fragmentation: float = 1.0
-    contiguity: float = 0.3
+    contiguity: float = 1.0
     tightness: float = 50.0
 
     def __post_init__(self) -> None:

@@ -15,8 +15,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.engine import INFEASIBLE
-from scheduler.core.model import Reason
+from scheduler.core.engine import INFEASIBLE, Engine
+from scheduler.core.model import PodRequest, Reason
+from scheduler.core.scoring import ranks
 from scheduler.extender.listing import Listed, NameIndex
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "encode_filter",
     "encode_ranking",
     "prefer",
+    "ranked",
 ]
 
 IntArray = NDArray[np.int64]
@@ -262,6 +264,18 @@ def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
         hosts = fragments.joined(ranking.nodes, positions, end + b',{"Host":')
         parts.append(b'{"Host":' + hosts + end)
     return b"[" + b",".join(parts) + b"]"
+
+
+def ranked(engine: Engine, request: PodRequest, nodes: Listed) -> tuple[Ranking, IntArray]:
+    """Scores 0..10 of these nodes, and the engine's own scores behind them."""
+    rows = nodes.rows
+    scores = np.where(rows >= 0, engine.scores(request, rows), INFEASIBLE)
+    feasible = scores != INFEASIBLE
+    if feasible.all():
+        return Ranking(nodes, ranks(scores, rows)), scores
+    places = np.zeros(len(rows), dtype=np.int64)
+    places[feasible] = ranks(scores[feasible], rows[feasible])
+    return Ranking(nodes, places), scores
 
 
 def prefer(

@@ -147,7 +147,7 @@ class PlannerLoop:
         )
 
     def _reprice(self, view: PlanningView) -> None:
-        answer = self._ask(view, "price", (view.mix, self._weights))
+        answer = self._ask(view, "price", (view.mix, self._weights, view.departures))
         if answer is None or "fault" in answer:
             if answer is not None:
                 log.error("prices could not be computed: %s", answer["fault"])
@@ -321,6 +321,7 @@ def _price(
     placements: Sequence[Placement],
     mix: TypicalMix,
     weights: PriceWeights,
+    departures: float,
 ) -> dict[str, Any]:
     from scheduler.planner.prices import prices  # noqa: PLC0415 - as below
 
@@ -328,7 +329,7 @@ def _price(
     try:
         state = ClusterState(nodes)
         state.apply(placements, enforce=False)
-        made = prices(state, mix, weights)
+        made = prices(state, mix, weights, departures=departures)
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}
     return {"prices": made, "seconds": time.perf_counter() - started}

@@ -22,14 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.adoption import Adoption
-from scheduler.core.engine import INFEASIBLE, Engine
+from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
-from scheduler.core.scoring import best_first, ranks
+from scheduler.core.scoring import best_first
 from scheduler.core.state import ClusterState
+from scheduler.core.turnover import Turnover
 from scheduler.extender.answers import (
     WINNER,
     NodeFragments,
@@ -38,6 +39,7 @@ from scheduler.extender.answers import (
     encode_filter,
     encode_ranking,
     prefer,
+    ranked,
 )
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
@@ -77,6 +79,7 @@ class PlanningView:
     mix: TypicalMix
     bindings: int
     generation: int
+    departures: float
 
 
 class ExtenderService:
@@ -124,6 +127,7 @@ class ExtenderService:
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
         self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
+        self._turnover = Turnover(len(engine.state.placements))
         self._refusals = Refusals(config.remembered_pods)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
@@ -185,7 +189,7 @@ class ExtenderService:
                 return encode_ranking(ranking, self._node_fragments())
             engine = self._prepare(request)
             nodes = self._listed(args)
-            ranking, scores = self._ranked(engine, request, nodes)
+            ranking, scores = ranked(engine, request, nodes)
             joint = self._joint(request)
             planned = self._planned_row(request, nodes.rows) if len(scores) else -1
             if planned >= 0 or joint:
@@ -237,8 +241,8 @@ class ExtenderService:
         with self._lock:
             placement = self._engine.state.placements.get(uid)
             self._engine.release(uid)
-            self._waiting.pop(uid, None)
-            self._bindings += 1
+            self._turnover.leaves()
+            self.settled(uid)
             if placement is not None:
                 self._adoption.gone(placement.pod)
 
@@ -405,6 +409,7 @@ class ExtenderService:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
+        self._turnover.comes()
         self.settled(request.uid)
         return placement
 
@@ -459,9 +464,15 @@ class ExtenderService:
 
     def _known(self, uid: str) -> None:
         """The API says that a pod has been placed, or is gone; what is gone never asks again."""
+        mirror, waited = self._mirror, uid in self._waiting
+        assert mirror is not None  # which called this
+        here = uid in mirror.facts
+        if here and waited:
+            self._turnover.comes()
+        elif not here and not waited:
+            self._turnover.leaves()
         self.settled(uid)
-        mirror = self._mirror
-        if mirror is not None and uid not in mirror.facts and uid not in mirror.pending:
+        if not here and uid not in mirror.pending:
             self._seen.pop(uid, None)
             self._shortened.pop(uid, None)
 
@@ -511,7 +522,7 @@ class ExtenderService:
             # Copies made by C loops; what takes longer happens outside the lock.
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
-            mix, bindings = engine.mix, self._bindings
+            mix, bindings, departures = engine.mix, self._bindings, self._turnover.share
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
@@ -524,12 +535,19 @@ class ExtenderService:
             mix,
             bindings,
             generation,
+            departures,
         )
 
     def set_prices(self, prices: Prices | None) -> None:
-        """Charge these prices from now on."""
+        """Charge these prices from now on; scores at them are made first, outside of the lock."""
+        rehearsed = None
+        if prices is not None:
+            with self._lock:
+                rehearsed = self._engine.rehearsal(prices)
+            if rehearsed is not None:
+                rehearsed.run()
         with self._lock:
-            self._engine.set_prices(prices)
+            self._engine.set_prices(prices, rehearsed)
 
     @property
     def prices(self) -> Prices | None:
@@ -590,18 +608,6 @@ class ExtenderService:
             fragments = before if before is not None and same else NodeFragments(names)
             self._fragments = (state.node_epoch, fragments)
         return self._fragments[1]
-
-    @staticmethod
-    def _ranked(engine: Engine, request: PodRequest, nodes: Listed) -> tuple[Ranking, IntArray]:
-        """Scores 0..10, and the engine's own scores behind them."""
-        rows = nodes.rows
-        scores = np.where(rows >= 0, engine.scores(request, rows), INFEASIBLE)
-        feasible = scores != INFEASIBLE
-        if feasible.all():
-            return Ranking(nodes, ranks(scores, rows)), scores
-        ranked = np.zeros(len(rows), dtype=np.int64)
-        ranked[feasible] = ranks(scores[feasible], rows[feasible])
-        return Ranking(nodes, ranked), scores
 
     def _prepare(self, request: PodRequest) -> Engine:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""

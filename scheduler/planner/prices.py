@@ -78,7 +78,11 @@ class _Groups:
 
 
 def prices(
-    state: ClusterState, mix: TypicalMix, weights: PriceWeights | None = None
+    state: ClusterState,
+    mix: TypicalMix,
+    weights: PriceWeights | None = None,
+    *,
+    departures: float = 0.0,
 ) -> Prices | None:
     """Prices for a state and a mix, or None if they cannot be computed (no mix, no optimum).
 
@@ -90,6 +94,9 @@ def prices(
         Typical pods, the rare ones included.
     weights
         How the policy will charge them, and for how much demand they are made.
+    departures
+        Pods that leave for each that comes, in 0..1: how far sets of devices count. A cluster
+        that only fills loses them in the end, however it fills.
     """
     weights = weights or PriceWeights()
     wanted = sum(shape.weight * shape.gpu.requested_milli for shape in mix.all_shapes)
@@ -114,7 +121,7 @@ def prices(
     for weight, pod_prices in ((weights.near, near), (weights.far, far)):
         if weight:
             worth += _tables(state, kinds, pod_prices * weight, cpu_step, gpu_step)
-    sets = _set_tables(state, kinds, scale, cpu_step)
+    sets = _set_tables(state, kinds, scale, cpu_step, departures)
     return Prices(
         state.generation_now,
         tuple(state.products),
@@ -261,28 +268,38 @@ def _tables(
     return np.array(tables, dtype=np.int64).reshape(-1, *WORTH_SHAPE)
 
 
-def _set_tables(state: ClusterState, kinds: list[_Kind], scale: float, cpu_step: int) -> IntArray:
+def _set_tables(
+    state: ClusterState, kinds: list[_Kind], scale: float, cpu_step: int, departures: float
+) -> IntArray:
     """Value of entirely free devices to pods of several; see :class:`Prices`.
 
     A set of devices is worth what it has, times the chance that such a pod needs it: the share of
     all such sets that the demand would take. Prices per device do not know it, for a linear
-    programme takes the eighth part of a pod too.
+    programme takes the eighth part of a pod too. No device is worth more than itself.
     """
-    rows = np.arange(WORTH_SHAPE[0]) * cpu_step
-    full = np.arange(MAX_DEVICES + 1)
-    tables = np.zeros((len(state.products), WORTH_SHAPE[0], MAX_DEVICES + 1), dtype=np.int64)
-    for kind in kinds:
+    rows = np.arange(WORTH_SHAPE[0])[:, None]
+    full = np.arange(MAX_DEVICES + 1)[None, :]
+    tables = np.zeros((len(state.products), WORTH_SHAPE[0], MAX_DEVICES + 1))
+    chances = np.zeros(len(state.products))
+    several = [k for k in kinds if k.gpu.kind is GpuKind.WHOLE and k.gpu.count > 1]
+    # Pods of one number and one choice of models want the same sets, whatever cpu they ask for.
+    together: dict[tuple[int, tuple[str, ...]], int] = {}
+    for kind in several:
+        key = (kind.gpu.count, kind.gpu.products)
+        together[key] = together.get(key, 0) + kind.weight
+    for kind in several:
         count = kind.gpu.count
-        if kind.gpu.kind is not GpuKind.WHOLE or count < 2:
-            continue
         where = allowed_products(state, kind.gpu)
         on = where[state.product] & (state.cpu_free >= kind.cpu_milli)
         there = int((state.full_free[on] // count).sum())
-        wanted = kind.weight * scale
-        share = min(1.0, wanted / there) if there else 1.0
-        pods = np.minimum(full[None, :] // count, rows[:, None] // max(1, kind.cpu_milli))
-        tables[where] += round(share * PRICE_SCALE) * pods * count * DEVICE_MILLI
-    return tables
+        all_alike = together[count, kind.gpu.products]
+        chance = min(1.0, all_alike * scale / there) if there else 1.0
+        chance *= kind.weight / all_alike
+        pods = np.minimum(full // count, rows // max(1, kind.cpu_milli // cpu_step))
+        tables[where] += chance * pods * (count * DEVICE_MILLI * PRICE_SCALE)
+        chances[where] += chance
+    tables *= departures / np.maximum(chances, 1.0)[:, None, None]
+    return np.round(tables).astype(np.int64)
 
 
 def _effective(state: ClusterState, mix: TypicalMix, scale: float) -> IntArray | None:

@@ -12,6 +12,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.mix import MixLearner
 from scheduler.core.model import PodRequest
 from scheduler.core.prices import PriceWeights, reprice_after
+from scheduler.core.turnover import Turnover
 from scheduler.planner.prices import prices
 
 __all__ = ["MIXES", "RELEARN_EVERY", "Pricing"]
@@ -43,6 +44,7 @@ class Pricing:
             raise InvalidInput("mix", f"is {mix!r}", f"use {' or '.join(MIXES)}")
         self._engine, self._weights = engine, weights
         self._learner = MixLearner() if mix == "learnt" else None
+        self._turnover = Turnover(len(engine.state.placements))
         self._priced_at: int | None = None
         self.solved = 0
         if self._learner is not None:
@@ -57,6 +59,14 @@ class Pricing:
             if self._learner.due(RELEARN_EVERY):
                 self._engine.set_mix(self._learner.mix())
 
+    def starts(self) -> None:
+        """Note that a pod was placed."""
+        self._turnover.comes()
+
+    def departs(self) -> None:
+        """Note that a pod has left."""
+        self._turnover.leaves()
+
     def refresh(self) -> None:
         """Compute prices anew if enough has changed; the last good ones stay if there are none."""
         engine = self._engine
@@ -66,7 +76,7 @@ class Pricing:
         due = reprice_after(len(engine.state))
         if self._priced_at is not None and now - self._priced_at < due:
             return
-        made = prices(engine.state, engine.mix, self._weights)
+        made = prices(engine.state, engine.mix, self._weights, departures=self._turnover.share)
         if made is not None:
             engine.set_prices(made)
             self._priced_at = now

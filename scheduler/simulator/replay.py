@@ -336,6 +336,7 @@ class _Run:
     def _depart(self, request: PodRequest) -> None:
         placement = self.state.placements[request.uid]
         self.engine.release(request.uid)
+        self.pricing.departs()
         if self.referee:
             self.referee.release(request.uid)
         self.allocated -= placement.gpu_milli
@@ -413,6 +414,7 @@ class _Run:
         self.allocated += placement.gpu_milli
         self.peak = max(self.peak, self.allocated)
         self._count_gang(request, 1)
+        self.pricing.starts()
         self.waits[pod_class(request)].append(now - pod.arrival.at_s)
         if pod.arrival.duration_s is not None:
             departure = (now + pod.arrival.duration_s, int(_Event.DEPARTURE), pod.serial)

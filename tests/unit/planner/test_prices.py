@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import DeviceShare, Node, Placement
-from scheduler.core.prices import EFFECTIVE_SCALE, PriceWeights
+from scheduler.core.model import DEVICE_MILLI, DeviceShare, Node, Placement, PodRequest
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.planner.prices import prices
 from scheduler.simulator.generate import GeneratorConfig, generate
@@ -22,9 +22,15 @@ from scheduler.simulator.workload import Workload
 from tests.builders import node, pod
 
 
-def _priced(state: ClusterState, mix: TypicalMix, weights: PriceWeights | None = None) -> Engine:
+def _priced(
+    state: ClusterState,
+    mix: TypicalMix,
+    weights: PriceWeights | None = None,
+    *,
+    departures: float = 0.0,
+) -> Engine:
     engine = Engine(state, "priced", mix=mix)
-    engine.set_prices(prices(state, mix, weights))
+    engine.set_prices(prices(state, mix, weights, departures=departures))
     return engine
 
 
@@ -60,26 +66,58 @@ def test_a_pod_that_needs_much_cpu_leaves_balanced_nodes_alone() -> None:
     assert engine.best(pod(count=1, cpu=32_000)) == 1
 
 
-def test_whole_nodes_are_kept_for_those_who_need_them() -> None:
+@pytest.mark.parametrize(("of_eight", "kept"), [(4, True), (0, False)])
+def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool) -> None:
     """A node of eight free devices and a broken one: who takes one device goes to the broken one,
-    although little cpu is left there, if pods of eight are to come, and only then."""
+    although little cpu is left there, if pods of eight are to come and others leave."""
     nodes = [node("whole", cpu=60_000, gpus=8), node("broken", cpu=60_000, gpus=8)]
-    asked, small = pod("asked", count=1, cpu=4000), [pod(count=1, cpu=8000) for _ in range(40)]
-    made = {}
-    for name, others in (("eights", [pod(count=8, cpu=8000)] * 4), ("none", small[:4])):
-        mix = TypicalMix.from_requests([*small, *others])
-        state = ClusterState(nodes)
-        state.apply(
-            [Placement(pod("there", count=1, cpu=44_000), "broken", (DeviceShare(0, 1000),))]
-        )
-        engine = _priced(state, mix)
-        assert engine.prices is not None
-        full = np.array([7, 8])
-        few, all_ = engine.prices.set_value(state.product, np.array([60_000, 60_000]), full)
-        made[name] = (engine.best(asked), int(few), int(all_))
-    assert made["none"] == (0, 0, 0)
-    row, few, all_ = made["eights"]
-    assert row == 1 and few == 0 and all_ > 0
+    mix = TypicalMix.from_requests(
+        [pod(count=1, cpu=8000) for _ in range(40)]
+        + [pod(count=8, cpu=8000) for _ in range(of_eight)]
+    )
+    state = ClusterState(nodes)
+    state.apply([Placement(pod("there", count=1, cpu=44_000), "broken", (DeviceShare(0, 1000),))])
+    engine = _priced(state, mix, departures=1.0)
+    assert engine.prices is not None
+    few, eight = engine.prices.set_value(
+        state.product, np.array([60_000, 60_000]), np.array([7, 8])
+    ).tolist()
+    assert few == 0 and (eight > 0) == kept
+    assert engine.best(pod("asked", count=1, cpu=4000)) == int(kept)
+
+
+def test_sets_are_worth_nothing_where_nobody_leaves() -> None:
+    mix = TypicalMix.from_requests([pod(count=1), pod(count=8)])
+    state = ClusterState([node("n", gpus=8)])
+    half, whole = (prices(state, mix, departures=share) for share in (0.5, 1.0))
+    none = prices(state, mix)
+    assert half and whole and none and not none.sets.any()
+    assert (abs(2 * half.sets - whole.sets) <= 1).all() and whole.sets.any()
+
+
+def test_sets_are_worth_no_more_than_their_devices() -> None:
+    """However many kinds of pods want them, and whatever cpu each asks for."""
+    kinds = [
+        pod(count=count, cpu=cpu, products=products)
+        for count in (2, 4, 8)
+        for cpu in range(4_000, 40_000, 4_000)
+        for products in ((), ("T4",))
+    ]
+    state = ClusterState([node(f"n{i}", cpu=96_000, gpus=8) for i in range(2)])
+    made = prices(state, TypicalMix.from_requests(kinds), departures=1.0)
+    assert made is not None
+    full = np.arange(9)
+    values = made.set_value(np.zeros(9, dtype=np.int16), np.full(9, 96_000), full)
+    assert (values <= full * DEVICE_MILLI * PRICE_SCALE).all() and values[8] > 0
+    assert (np.diff(made.sets, axis=1) >= 0).all() and (np.diff(made.sets, axis=2) >= 0).all()
+
+
+def test_a_set_counts_where_its_pod_needs_all_of_the_cpu() -> None:
+    """94 of 94 cores: the steps of the table must not round the node below the pod."""
+    state = ClusterState([node("n", cpu=94_100, gpus=8)])
+    made = prices(state, TypicalMix.from_requests([pod(count=8, cpu=94_050)]), departures=1.0)
+    assert made is not None
+    assert made.set_value(state.product, state.cpu_free, np.array([8]))[0] > 0
 
 
 def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
@@ -236,3 +274,58 @@ def test_a_priced_run_repeats_and_packs_no_worse() -> None:
     assert priced[0].to_json() | {"seconds": 0} == priced[1].to_json() | {"seconds": 0}
     fgd = run(workload, Experiment("fgd", 1, "as-listed"))
     assert priced[0].allocated_gpu_milli >= 0.99 * fgd.allocated_gpu_milli
+
+
+def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices() -> None:
+    """What changes between the rehearsal and the new prices is scored anew."""
+    workload = generate(GeneratorConfig(nodes=40, load=0.8, seed=3))
+    requests = list(workload.requests)
+    mix = TypicalMix.from_requests(requests)
+    engine = Engine(ClusterState(workload.nodes), "priced", mix=mix)
+
+    def place(some: list[PodRequest]) -> None:
+        for request in some:
+            row = engine.best(request)
+            if row >= 0 and (there := engine.state.nodes[row]):
+                engine.reserve(request, there.name)
+
+    place(requests[:60])
+    made = prices(engine.state, mix)
+    assert made is not None
+    rehearsed = engine.rehearsal(made)
+    assert rehearsed is not None
+    rehearsed.run()
+    place(requests[60:80])
+    gone = next(iter(engine.state.placements))
+    engine.release(gone)
+    engine.state.remove_node(workload.nodes[7].name)
+    engine.state.add_node(replace(workload.nodes[7], name="another"))
+    fresh = Engine(engine.state, "priced", mix=mix)
+    fresh.set_prices(made)
+    engine.set_prices(made, rehearsed)
+    assert set(rehearsed.shapes) == set(rehearsed.scores)
+    rows = np.arange(len(engine.state))
+    for request in requests[:120]:
+        if request.uid not in engine.state.placements:
+            assert (engine.scores(request, rows) == fresh.scores(request, rows)).all()
+            assert (engine.filter(request) == fresh.filter(request)).all()
+
+
+def test_a_rehearsal_for_another_mix_is_not_used() -> None:
+    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
+    other = TypicalMix.from_requests([pod(count=4, cpu=4000), pod(count=1, cpu=4000)])
+    state = ClusterState([node("a", cpu=16_000, gpus=8), node("b", cpu=64_000, gpus=4)])
+    engine = Engine(state, "priced", mix=mix)
+    asked = pod("asked", count=1, cpu=4000)
+    engine.best(asked)
+    made = prices(state, mix)
+    assert made is not None
+    rehearsed = engine.rehearsal(made)
+    assert rehearsed is not None
+    rehearsed.run()
+    engine.set_mix(other)
+    engine.set_prices(made, rehearsed)
+    fresh = Engine(state, "priced", mix=other)
+    fresh.set_prices(made)
+    rows = np.arange(2)
+    assert engine.scores(asked, rows).tolist() == fresh.scores(asked, rows).tolist()
