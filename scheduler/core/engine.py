@@ -13,8 +13,8 @@ accepted one.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from zlib import crc32
 
@@ -42,6 +42,7 @@ INFEASIBLE = int(np.iinfo(np.int64).min)
 
 _MAX_SHAPES = 512
 _REHEARSED_SHAPES = 64
+_REHEARSED_ROWS = 1000
 _MAX_SELECTIONS = 256
 _FITS = Reason.FITS.code
 
@@ -67,21 +68,34 @@ class _Evaluation:
     prices: Prices | None
 
 
-@dataclass(slots=True)
 class Rehearsal:
-    """Scores of the shapes asked about lately, at prices that are not in force yet.
+    """Scores of some shapes at prices that are not in force yet, computed a few rows at a time.
 
-    Made on a copy of the cluster that nobody else uses.
+    Parameters
+    ----------
+    engine
+        On the same state, with those prices; nobody else uses it.
+    shapes
+        What to score.
+
+    Attributes
+    ----------
+    scores : dict
+        Those complete so far. What has changed since they were begun is in the state's journal.
     """
 
-    copy: Engine
-    fragmentation: Fragmentation
-    shapes: tuple[Shape, ...]
-    scores: dict[Shape, _Evaluation] = field(default_factory=dict)
+    def __init__(self, engine: Engine, shapes: Sequence[Shape]) -> None:
+        self.engine = engine
+        self.scores: dict[Shape, _Evaluation] = {}
+        self._shapes = shapes
 
-    def run(self) -> None:
-        """Compute them; takes as long as so many first questions do."""
-        self.scores = self.copy.evaluated(self.shapes)
+    def steps(self) -> Iterator[None]:
+        """Compute them; between two steps the state may change, and others may use it."""
+        for shape in self._shapes:
+            for evaluation in self.engine.evaluated(shape):
+                if evaluation is not None:
+                    self.scores[shape] = evaluation
+                yield
 
 
 class Engine:
@@ -153,36 +167,40 @@ class Engine:
         prices
             None for none.
         rehearsed
-            Scores at these prices, of a little while ago: what has changed since is computed
-            when they are asked for, like any change.
+            Scores at these prices; what has changed since is computed when they are asked for,
+            like any change.
         """
         self._prices = prices.aligned(self.state) if prices else None
         self._evaluations.clear()
-        if rehearsed is None or rehearsed.fragmentation is not self.fragmentation:
+        if rehearsed is None or rehearsed.engine.fragmentation is not self.fragmentation:
             return  # the mix, or the models, are others by now
         for shape, evaluation in rehearsed.scores.items():
             evaluation.prices = self.prices
             self._evaluations[shape] = evaluation
 
     def rehearsal(self, prices: Prices) -> Rehearsal | None:
-        """Scores at these prices, to be computed before they are in force, by another thread.
+        """Score the shapes asked about lately at these prices, before they are in force.
 
         Returns
         -------
         Rehearsal or None
-            For :meth:`set_prices`; None if there is nothing to score again.
+            For :meth:`set_prices`, once its steps are done; None if there is nothing to score.
         """
         shapes = list(self._evaluations)[-_REHEARSED_SHAPES:]
         if not shapes or not self.policy.cacheable:
             return None
-        copy = Engine(self.state.columns_alone(), self.policy, seed=self.seed)
-        copy._fragmentation = self.fragmentation
-        copy.set_prices(prices)
-        return Rehearsal(copy, self.fragmentation, tuple(shapes))
+        twin = Engine(self.state, self.policy, seed=self.seed)
+        twin._fragmentation = self.fragmentation
+        twin.set_prices(prices)
+        return Rehearsal(twin, shapes)
 
-    def evaluated(self, shapes: Iterable[Shape]) -> dict[Shape, _Evaluation]:
-        """Verdicts, scores and devices of every row for these shapes."""
-        return {shape: self._current(shape) for shape in shapes}
+    def evaluated(self, shape: Shape) -> Iterator[_Evaluation | None]:
+        """Evaluate a shape afresh, some rows per step; the last step returns all of it."""
+        evaluation = self._fresh(shape)
+        rows = np.arange(len(evaluation.reasons))
+        for start in range(0, len(rows), _REHEARSED_ROWS):
+            self._refresh(shape, rows[start : start + _REHEARSED_ROWS], evaluation)
+            yield evaluation if start + _REHEARSED_ROWS >= len(rows) else None
 
     # -- pure answers ------------------------------------------------------------------------
 

@@ -509,32 +509,23 @@ class ClusterState:
 
     def snapshot(self) -> ClusterState:
         """A frozen copy of everything; writing to it raises :class:`FrozenState`."""
-        return self.fork()._freeze()
-
-    def columns_alone(self) -> ClusterState:
-        """A frozen copy without its pods: what scoring reads, at a fraction of the cost."""
-        return self._copied(pods=False)._freeze()
+        copy = self.fork()
+        copy._frozen = True
+        for column in copy._stored.values():
+            column.flags.writeable = False
+        copy._expose()
+        return copy
 
     def fork(self) -> ClusterState:
         """A mutable what-if copy that shares nothing mutable with this state."""
-        return self._copied(pods=True)
-
-    def _freeze(self) -> ClusterState:
-        self._frozen = True
-        for column in self._stored.values():
-            column.flags.writeable = False
-        self._expose()
-        return self
-
-    def _copied(self, *, pods: bool) -> ClusterState:
         copy = ClusterState.__new__(ClusterState)
         copy._frozen = False
         copy._size = self._size
         copy._stored = {name: column.copy() for name, column in self._stored.items()}
         copy.nodes = list(self.nodes)
         copy._row_of = dict(self._row_of)
-        copy._placements = dict(self._placements) if pods else {}
-        copy._pods_on = [dict(on) if pods else {} for on in self._pods_on]
+        copy._placements = dict(self._placements)
+        copy._pods_on = [dict(pods) for pods in self._pods_on]
         copy._empty_rows = list(self._empty_rows)
         copy._adopt_vocabulary(self)
         copy.generation_now = self.generation_now

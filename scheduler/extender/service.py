@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,7 @@ _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
+_BREATH_S = 0.0005  # for whoever waits for the lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,13 +540,20 @@ class ExtenderService:
         )
 
     def set_prices(self, prices: Prices | None) -> None:
-        """Charge these prices from now on; scores at them are made first, outside of the lock."""
+        """Charge these prices from now on.
+
+        Scores at them are made first, a few rows at a time so that requests get in between.
+        """
         rehearsed = None
         if prices is not None:
             with self._lock:
                 rehearsed = self._engine.rehearsal(prices)
-            if rehearsed is not None:
-                rehearsed.run()
+            steps = rehearsed.steps() if rehearsed is not None else iter(())
+            more = True
+            while more:
+                with self._lock:
+                    more = next(steps, False) is None
+                time.sleep(_BREATH_S)
         with self._lock:
             self._engine.set_prices(prices, rehearsed)
 
@@ -675,19 +683,7 @@ class ExtenderService:
 
     def _template(self, args: FilterArgs, position: int) -> Node:
         assert args.nodes is not None
-        node = node_of(args.nodes[position], self.names)
-        return Node(
-            f"template-{position}",
-            node.cpu_milli,
-            node.memory_mib,
-            node.pods,
-            node.devices,
-            node.labels,
-            node.taints,
-            node.unschedulable,
-            node.ready,
-            node.resource,
-        )
+        return replace(node_of(args.nodes[position], self.names), name=f"template-{position}")
 
     def _reject_all(self, args: FilterArgs, error: InvalidInput, verb: str) -> Verdicts:
         """An unreadable request fits nowhere, for one clear reason."""
