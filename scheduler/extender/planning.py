@@ -14,7 +14,7 @@ import resource
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -22,7 +22,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import GangKey, Node, Placement, PodRequest
+from scheduler.core.model import GangKey, Node, Placement, PodRequest, Release
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
@@ -285,71 +285,62 @@ def _pieces(places: Sequence[tuple[PodRequest, str]]) -> Iterator[list[tuple[Pod
 
 
 def _serve(pipe: Connection, memory_mib: int) -> None:
-    """Main of the planner process: collects a problem piece by piece, plans it, answers."""
+    """Main of the planner process: follows the cluster piece by piece, plans and prices it.
+
+    A piece that does not go with what is known is a fault of ours: it ends the process, and the
+    next one is told everything anew.
+    """
     resource.setrlimit(resource.RLIMIT_AS, (memory_mib << 20, memory_mib << 20))
     os.nice(_NICE)  # a plan may take what the webhook leaves
-    nodes: dict[str, Node] = {}
-    placements: dict[str, Placement] = {}
+    state = ClusterState()
+    gone: set[str] = set()
     pending: list[PodRequest] = []
     with suppress(EOFError, BrokenPipeError):  # the web process has gone: so do we
         while True:
             what, content = pipe.recv()
             match what:
                 case "no nodes":
-                    for name in content:
-                        del nodes[name]
-                case "no placements":
-                    for uid in content:
-                        del placements[uid]
+                    gone.update(content)  # or changed: then it comes again, and keeps its pods
                 case "nodes":
-                    nodes.update((node.name, node) for node in content)
+                    for node in content:
+                        state.add_node(node)
+                        gone.discard(node.name)
+                case "no placements":
+                    state.apply([Release(uid) for uid in content])
                 case "placements":
-                    placements.update((placed.pod.uid, placed) for placed in content)
+                    state.apply(content, enforce=False)
                 case "pending":
                     pending += content
-                case "price":
-                    pipe.send(_price(list(nodes.values()), list(placements.values()), *content))
-                    pending = []
                 case _:
-                    cluster = list(nodes.values()), list(placements.values())
-                    pipe.send(_answer(*cluster, pending, content))
+                    for name in gone:
+                        state.remove_node(name)
+                    gone.clear()
+                    pipe.send(_ANSWERS[what](state, pending, content))
                     pending = []
 
 
 def _price(
-    nodes: Sequence[Node],
-    placements: Sequence[Placement],
-    mix: TypicalMix,
-    weights: PriceWeights,
-    departures: float,
+    state: ClusterState, _: Sequence[PodRequest], content: tuple[TypicalMix, PriceWeights, float]
 ) -> dict[str, Any]:
     from scheduler.planner.prices import prices  # noqa: PLC0415 - as below
 
     started = time.perf_counter()
+    mix, weights, departures = content
     try:
-        state = ClusterState(nodes)
-        state.apply(placements, enforce=False)
         made = prices(state, mix, weights, departures=departures)
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}
     return {"prices": made, "seconds": time.perf_counter() - started}
 
 
-def _answer(
-    nodes: Sequence[Node],
-    placements: Sequence[Placement],
-    pending: Sequence[PodRequest],
-    seconds: float,
-) -> dict[str, Any]:
+def _plan(state: ClusterState, pending: Sequence[PodRequest], seconds: float) -> dict[str, Any]:
     # Imported in the planner process alone: the solver takes a third of a second and 100 MB.
     from scheduler.planner.budget import Budget  # noqa: PLC0415
     from scheduler.planner.model import Problem  # noqa: PLC0415
     from scheduler.planner.planner import plan  # noqa: PLC0415
 
     try:
-        state = ClusterState(nodes)
-        state.apply(placements, enforce=False)
-        made = plan(Problem(state, tuple(pending)), Budget(seconds, workers=1))
+        made = plan(Problem(state.fork(), tuple(pending)), Budget(seconds, workers=1))
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}
     value = sum(tier.value for tier in made.tiers)
@@ -360,3 +351,9 @@ def _answer(
         "seconds": made.seconds,
         "gap": (bound - value) / bound if bound else 0.0,
     }
+
+
+_ANSWERS: dict[str, Callable[[ClusterState, Sequence[PodRequest], Any], dict[str, Any]]] = {
+    "plan": _plan,
+    "price": _price,
+}
