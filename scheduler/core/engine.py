@@ -125,6 +125,7 @@ class Engine:
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
         self.seed = seed
         self._prices: Prices | None = None
+        self._prices_epoch = -1
         self._holds: dict[str, Hold] = {}
         self._evaluations: OrderedDict[Shape, _Evaluation] = OrderedDict()
         self._selections: OrderedDict[NodeSelection, tuple[int, NDArray[np.int8]]] = OrderedDict()
@@ -155,9 +156,11 @@ class Engine:
 
     @property
     def prices(self) -> Prices | None:
-        """Prices in force; None without any, or once a node of an unknown model has come."""
-        prices = self._prices
-        return prices if prices and len(prices.products) == len(self.state.products) else None
+        """Prices in force; None without any, or once a node of an unknown class has come."""
+        if self._prices is not None and self._prices_epoch != self.state.node_epoch:
+            self._prices = self._prices.aligned(self.state)
+            self._prices_epoch = self.state.node_epoch
+        return self._prices
 
     def set_prices(self, prices: Prices | None, rehearsed: Rehearsal | None = None) -> None:
         """Charge these prices from now on; every cached score is forgotten.
@@ -171,6 +174,7 @@ class Engine:
             like any change.
         """
         self._prices = prices.aligned(self.state) if prices else None
+        self._prices_epoch = self.state.node_epoch
         self._evaluations.clear()
         if rehearsed is None or rehearsed.engine.fragmentation is not self.fragmentation:
             return  # the mix, or the models, are others by now

@@ -21,10 +21,15 @@ def allowed_products(state: ClusterState, gpu: GpuRequest) -> NDArray[np.bool_]:
     """Which codes of ``state.products`` the request accepts, shape (P,)."""
     allowed = np.zeros(len(state.products), dtype=bool)
     for code, (resource, product) in enumerate(state.products):
-        allowed[code] = (not gpu.products or product in gpu.products) and (
-            not gpu.resource or resource == gpu.resource
-        )
+        allowed[code] = accepts(gpu, resource, product)
     return allowed
+
+
+def accepts(gpu: GpuRequest, resource: str, product: str) -> bool:
+    """Whether a request accepts devices of this resource and model."""
+    return (not gpu.products or product in gpu.products) and (
+        not gpu.resource or resource == gpu.resource
+    )
 
 
 def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:

@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, WEIGHT_SCALE, Prices
+from scheduler.core.prices import (
+    EFFECTIVE_SCALE,
+    PRICE_SCALE,
+    WEIGHT_SCALE,
+    Prices,
+    gain_of_slots,
+    node_effective,
+)
 from scheduler.core.scoring import (
     Candidates,
     Policy,
@@ -227,31 +234,37 @@ def _priced(candidates: Candidates) -> Scored:
     if prices is None:
         return _pick_device(candidates, _fgd_gain(candidates))
     state, rows, weights = candidates.state, candidates.rows, prices.weights
-    product, cpu = state.product[rows], state.cpu_free[rows]
+    code, cpu = prices.class_codes(state, rows), state.cpu_free[rows]
     devices = prices.effective_of(candidates.gpu)
-    gpu = prices.node_effective(state, rows, devices)
-    if candidates.shape.gpu.kind is GpuKind.FRACTION:
+    gpu = node_effective(state, rows, devices, prices.gains)
+    kind = candidates.shape.gpu.kind
+    dearer = weights.scaled("cut") * (PRICE_SCALE // EFFECTIVE_SCALE)
+    if kind is GpuKind.FRACTION:
         # Only devices that can take it are looked up; on the others the cost is never read.
         row, device = np.nonzero(candidates.hosts)
         left_on = candidates.gpu[row, device] - candidates.need[0][row]
         lost = devices[row, device] - prices.effective_of(left_on)
-        cut = weights.scaled("cut") * (PRICE_SCALE // EFFECTIVE_SCALE) * lost
+        cut = dearer * lost
         shape = devices.shape
     else:
         row, device = np.arange(len(rows)), np.zeros(1, dtype=np.int64)
         lost = candidates.gpu_taken * EFFECTIVE_SCALE
         cut = np.zeros(1, dtype=np.int64)
         shape = (len(rows), 1)
+        if kind is GpuKind.MIG and prices.gains is not None:
+            lost = lost + gain_of_slots(state, rows, state.slots_free[rows], prices.gains)
+            lost -= gain_of_slots(state, rows, candidates.slots_after, prices.gains)
+            cut = dearer * lost
     # One look-up for all: nodes as they are, then what each choice would leave.
     values = prices.value(
-        np.concatenate((product, product[row])),
+        np.concatenate((code, code[row])),
         np.concatenate((cpu, candidates.cpu_left[row])),
         np.concatenate((gpu, gpu[row] - lost)),
     )
     cost = np.zeros(shape, dtype=np.int64)
     cost[row, device] = (values[row] - values[len(rows) :]) * WEIGHT_SCALE + cut
-    if weights.contiguity:
-        cost += weights.scaled("contiguity") * _sets_lost(candidates, prices)
+    if prices.charges_sets:
+        cost += weights.scaled("contiguity") * _sets_lost(candidates, prices, code)
     left = candidates.cpu_left * _MAX_GPU_MILLI + candidates.gpu_left * _MAX_CPU_MILLI
     left = left * weights.scaled("tightness") // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
     total = candidates.fragmentation.total_weight
@@ -260,19 +273,19 @@ def _priced(candidates: Candidates) -> Scored:
     return _pick_device(candidates, (gain - charged) // WEIGHT_SCALE)
 
 
-def _sets_lost(candidates: Candidates, prices: Prices) -> IntArray:
+def _sets_lost(candidates: Candidates, prices: Prices, code: IntArray) -> IntArray:
     """Value of entirely free devices that a placement takes from pods of several; (R, 1 or D)."""
     state, rows, gpu = candidates.state, candidates.rows, candidates.shape.gpu
-    product, cpu_left = state.product[rows], candidates.cpu_left
+    cpu_left = candidates.cpu_left
     full = state.full_free[rows].astype(np.int64)
-    before = prices.set_value(product, state.cpu_free[rows], full)
+    before = prices.set_value(code, state.cpu_free[rows], full)
     if gpu.kind is GpuKind.FRACTION:
-        kept = prices.set_value(product, cpu_left, full)
-        fewer = prices.set_value(product, cpu_left, np.maximum(full - 1, 0))
+        kept = prices.set_value(code, cpu_left, full)
+        fewer = prices.set_value(code, cpu_left, np.maximum(full - 1, 0))
         after = np.where(candidates.gpu == DEVICE_MILLI, fewer[:, None], kept[:, None])
         return np.asarray(before[:, None] - after)
     taken = gpu.count if gpu.kind is GpuKind.WHOLE else 0
-    return np.asarray(before - prices.set_value(product, cpu_left, full - taken))[:, None]
+    return np.asarray(before - prices.set_value(code, cpu_left, full - taken))[:, None]
 
 
 _FGD_PAPER = "Weng et al., Beware of Fragmentation, USENIX ATC'23"

@@ -18,16 +18,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
-from scheduler.core.state import ClusterState
+from scheduler.core.mig import MigType
+from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = [
     "EFFECTIVE_SCALE",
+    "NO_DEVICES",
     "PRICE_SCALE",
+    "SLOT_MASKS",
     "WEIGHT_SCALE",
     "WORTH_SHAPE",
+    "NodeClass",
     "PriceWeights",
     "Prices",
+    "class_of",
+    "gain_of_slots",
+    "node_effective",
+    "node_kinds",
+    "present_codes",
     "reprice_after",
+    "slot_gains",
 ]
 
 IntArray = NDArray[np.int64]
@@ -44,11 +54,13 @@ WORTH_SHAPE = (129, 81)
 WEIGHT_SCALE = 64
 """Weights are charged in steps of one over this."""
 
+SLOT_MASKS = 1 << 9
+"""Free masks of a partitioned device."""
+
 _FORMAT = "snugfit-policy/v1"
 
-
 _REPRICE_AT_LEAST = 100
-_REPRICE_NODES = 13
+_REPRICE_NODES = 6
 
 
 def reprice_after(nodes: int, at_least: int = _REPRICE_AT_LEAST) -> int:
@@ -147,6 +159,110 @@ class PriceWeights:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeClass:
+    """Nodes that have one table of values.
+
+    Parameters
+    ----------
+    resource, product
+        Of their devices; both empty without any.
+    mig
+        How its devices are partitioned, if any is.
+    shared
+        Whether devices are time-sliced.
+    """
+
+    resource: str
+    product: str
+    mig: MigType | None = None
+    shared: bool = False
+
+    def __str__(self) -> str:
+        name = self.product or self.resource
+        if self.mig is not None:
+            parts = "+".join(f"{profile}@{start}" for profile, start in self.mig.layout)
+            name = f"{name} MIG {self.mig.geometry} {parts}".strip()
+        return f"{name} shared" if self.shared else name or "none"
+
+
+NO_DEVICES = NodeClass("", "")
+"""Nodes without devices; also what their cpu is worth anywhere once no device is free."""
+
+
+def node_kinds(state: ClusterState, rows: IntArray | slice) -> IntArray:
+    """How devices of rows are shared, (R,): the highest :class:`DeviceCode`, -1 without devices."""
+    codes = state.device_code[rows]
+    highest = codes.max(axis=1) if codes.shape[1] else np.full(len(codes), DeviceCode.ABSENT)
+    return np.where(highest == DeviceCode.UNHEALTHY, DeviceCode.PLAIN, highest).astype(np.int64)
+
+
+def present_codes(state: ClusterState) -> list[tuple[int, int]]:
+    """Pairs of model and kind that nodes with devices have, ascending."""
+    kinds = node_kinds(state, slice(None))
+    there = kinds != DeviceCode.ABSENT
+    pairs = np.stack((state.product[there].astype(np.int64), kinds[there]), axis=1)
+    return [(int(product), int(kind)) for product, kind in np.unique(pairs, axis=0)]
+
+
+def class_of(state: ClusterState, product: int, kind: int) -> NodeClass:
+    """The class of nodes with devices by their codes of model and kind."""
+    resource, name = state.products[product]
+    mig = state.mig_types[kind - DeviceCode.MIG] if kind >= DeviceCode.MIG else None
+    return NodeClass(resource, name, mig, kind == DeviceCode.SHARED)
+
+
+def slot_gains(state: ClusterState, slots: Mapping[MigType, IntArray]) -> IntArray | None:
+    """What effective milli-GPU of slots are above the slots' own, by device code and free mask.
+
+    Returns
+    -------
+    (kinds, SLOT_MASKS) int64 or None
+        Over ``EFFECTIVE_SCALE``; None where no device is partitioned, or nothing is known of it.
+    """
+    known = [(code, slots[mig]) for code, mig in enumerate(state.mig_types) if mig in slots]
+    if not known:
+        return None
+    gains = np.zeros((DeviceCode.MIG + len(state.mig_types), SLOT_MASKS), dtype=np.int64)
+    for code, effective in known:
+        mig = state.mig_types[code]
+        own = np.array([mig.milli(mask) for mask in range(SLOT_MASKS)])
+        gains[DeviceCode.MIG + code] = effective - own * EFFECTIVE_SCALE
+    return gains
+
+
+def node_effective(
+    state: ClusterState, rows: IntArray, devices: IntArray, gains: IntArray | None
+) -> IntArray:
+    """Effective milli-GPU of rows, (R,), over ``EFFECTIVE_SCALE``.
+
+    Replicas of time-sliced devices count as they are: a request may take them from several.
+
+    Parameters
+    ----------
+    devices : (R, D)
+        Effective milli-GPU of their plain devices.
+    gains
+        From :func:`slot_gains`.
+    """
+    plain = np.maximum(state.gpu_free[rows], 0).astype(np.int64).sum(axis=1)
+    other = state.gpu_left[rows].astype(np.int64) - plain
+    total = devices.sum(axis=1) + np.maximum(other, 0) * EFFECTIVE_SCALE
+    if gains is not None:
+        total += gain_of_slots(state, rows, state.slots_free[rows], gains)
+    return np.asarray(total)
+
+
+def gain_of_slots(
+    state: ClusterState, rows: IntArray, slots: NDArray[Any], gains: IntArray
+) -> IntArray:
+    """Sum over the devices of each row of what their free slots (R, D) gain, (R,)."""
+    codes = np.maximum(state.device_code[rows], 0)
+    partitioned = codes >= DeviceCode.MIG
+    masks = np.where(partitioned, slots & (SLOT_MASKS - 1), 0)
+    return np.asarray(np.where(partitioned, gains[codes, masks], 0).sum(axis=1))
+
+
+@dataclass(frozen=True, slots=True)
 class Prices:
     """Prices of one cluster at one time.
 
@@ -154,16 +270,18 @@ class Prices:
     ----------
     generation
         Of the state they were made for.
-    products
-        Resource and model of each table of ``worth``.
+    classes
+        Nodes that each table of ``worth`` and ``sets`` is about.
     effective : (1001,) int64
         Effective milli-GPU (over ``EFFECTIVE_SCALE``) of a device by its free milli-GPU: 1000 for
         an entire one, less than what is free where no cut fills the rest. It never falls.
-    worth : (P, *WORTH_SHAPE) int64
-        Value of a node by model, cores and effective GPU (in steps). It never falls along any
+    slots
+        The same of a partitioned device by its mask of free slots, (SLOT_MASKS,) int64 each.
+    worth : (C, *WORTH_SHAPE) int64
+        Value of a node by class, cores and effective GPU (in steps). It never falls along any
         axis.
-    sets : (P, WORTH_SHAPE[0], MAX_DEVICES + 1) int64
-        Value of a node's entirely free devices to pods of several, by model, cores and devices.
+    sets : (C, WORTH_SHAPE[0], MAX_DEVICES + 1) int64
+        Value of a node's entirely free devices to pods of several, by class, cores and devices.
     cpu_step, gpu_step
         Milli-CPU between two rows, milli-GPU between two columns of ``worth``.
     weights
@@ -172,11 +290,21 @@ class Prices:
         Milli-GPU that the linear programme serves at demand 1, for reports.
     groups, shapes
         Size of the programme, for reports.
+    sliced
+        Whether a class has partitioned or time-sliced devices.
+    any_sets
+        Whether anything in ``sets`` is worth anything.
+    codes : (P, K) int64 or None
+        Class by codes of model and kind (:func:`node_kinds`) of a state. A state has codes of its
+        own, so that this is None until :meth:`aligned`.
+    gains : (K, SLOT_MASKS) int64 or None
+        Of ``slots``, by the state's device codes; see :func:`slot_gains`.
     """
 
     generation: int
-    products: tuple[tuple[str, str], ...]
+    classes: tuple[NodeClass, ...]
     effective: IntArray
+    slots: Mapping[MigType, IntArray]
     worth: IntArray
     sets: IntArray
     cpu_step: int
@@ -185,39 +313,54 @@ class Prices:
     objective: float
     groups: int
     shapes: int
+    sliced: bool
+    any_sets: bool
+    codes: IntArray | None = None
+    gains: IntArray | None = None
 
     def aligned(self, state: ClusterState) -> Prices | None:
-        """The same prices with tables by the codes of a state; None if they lack one of its models.
+        """The same prices for the codes of a state; None if they lack a class of its nodes.
 
         Prices are made in another process, which may have met the models in another order. They
-        speak of models and leftovers, not of rows: nodes of known models may come and go.
+        speak of classes and leftovers, not of rows: nodes of known classes may come and go.
         """
-        vocabulary = tuple(state.products)
-        if vocabulary == self.products:
-            return self
-        present = np.bincount(state.product, minlength=len(vocabulary)) > 0
-        known = {product: code for code, product in enumerate(self.products)}
-        worth = np.zeros((len(vocabulary), *WORTH_SHAPE), dtype=np.int64)
-        sets = np.zeros((len(vocabulary), *self.sets.shape[1:]), dtype=np.int64)
-        for code, product in enumerate(vocabulary):
-            if product in known:
-                worth[code] = self.worth[known[product]]
-                sets[code] = self.sets[known[product]]
-            elif present[code]:
+        known = {each: code for code, each in enumerate(self.classes)}
+        kinds = DeviceCode.MIG + len(state.mig_types)
+        # The last column, kind -1, is of nodes without devices, and so is what nobody has.
+        codes = np.full((len(state.products), kinds + 1), known[NO_DEVICES], dtype=np.int64)
+        for product, kind in present_codes(state):
+            code = known.get(class_of(state, product, kind))
+            if code is None:
                 return None
-        return replace(self, products=vocabulary, worth=worth, sets=sets)
+            codes[product, kind] = code
+        if self.codes is not None and np.array_equal(codes, self.codes):
+            return self
+        return replace(self, codes=codes, gains=slot_gains(state, self.slots))
+
+    def class_codes(self, state: ClusterState, rows: IntArray) -> IntArray:
+        """Class of rows, (R,)."""
+        assert self.codes is not None  # they are aligned before they are in force
+        if not self.sliced:
+            # Without free devices the values of all these classes are the same.
+            return np.asarray(self.codes[state.product[rows], DeviceCode.PLAIN])
+        return np.asarray(self.codes[state.product[rows], node_kinds(state, rows)])
+
+    @property
+    def charges_sets(self) -> bool:
+        """Whether sets of devices cost anything."""
+        return bool(self.weights.contiguity) and self.any_sets
 
     def effective_of(self, free: IntArray) -> IntArray:
         """Effective milli-GPU of devices by their free milli-GPU; same shape. None counts 0."""
         return np.asarray(self.effective[np.maximum(free, 0)])
 
-    def value(self, product: NDArray[np.int16], cpu: IntArray, gpu: IntArray) -> IntArray:
+    def value(self, code: IntArray, cpu: IntArray, gpu: IntArray) -> IntArray:
         """Value of nodes, bilinear between the steps of the table.
 
         Parameters
         ----------
-        product, cpu, gpu
-            Model, free milli-CPU and effective milli-GPU; broadcast against each other.
+        code, cpu, gpu
+            Class, free milli-CPU and effective milli-GPU; broadcast against each other.
         """
         rows, columns = WORTH_SHAPE
         cpu_unit, gpu_unit = self.cpu_step, self.gpu_step * EFFECTIVE_SCALE
@@ -225,33 +368,19 @@ class Prices:
         gpu = np.minimum(np.maximum(gpu, 0), (columns - 1) * gpu_unit - 1)
         row, column = cpu // cpu_unit, gpu // gpu_unit
         cpu_rest, gpu_rest = cpu - row * cpu_unit, gpu - column * gpu_unit
-        at = (product.astype(np.int64) * rows + row) * columns + column
+        at = (code * rows + row) * columns + column
         flat = self.worth.reshape(-1)
         low = flat[at] * (gpu_unit - gpu_rest) + flat[at + 1] * gpu_rest
         high = flat[at + columns] * (gpu_unit - gpu_rest) + flat[at + columns + 1] * gpu_rest
         value: IntArray = (low * (cpu_unit - cpu_rest) + high * cpu_rest) // (cpu_unit * gpu_unit)
         return value
 
-    def set_value(self, product: NDArray[np.int16], cpu: IntArray, full: IntArray) -> IntArray:
+    def set_value(self, code: IntArray, cpu: IntArray, full: IntArray) -> IntArray:
         """Value of ``full`` entirely free devices with so much milli-CPU beside them.
 
         The arguments broadcast against each other.
         """
         rows, columns = self.sets.shape[1:]
         row = np.minimum(np.maximum(cpu, 0) // self.cpu_step, rows - 1)
-        value: IntArray = self.sets.reshape(-1)[
-            (product.astype(np.int64) * rows + row) * columns + full
-        ]
+        value: IntArray = self.sets.reshape(-1)[(code * rows + row) * columns + full]
         return value
-
-    def node_effective(self, state: ClusterState, rows: IntArray, devices: IntArray) -> IntArray:
-        """Effective milli-GPU of rows, (R,); partitioned and shared devices count as they are.
-
-        Parameters
-        ----------
-        devices : (R, D)
-            Effective milli-GPU of their plain devices.
-        """
-        plain = np.maximum(state.gpu_free[rows], 0).astype(np.int64).sum(axis=1)
-        other = state.gpu_left[rows].astype(np.int64) - plain
-        return np.asarray(devices.sum(axis=1) + np.maximum(other, 0) * EFFECTIVE_SCALE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -21,7 +21,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import Placement
-from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, Prices
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
 from scheduler.extender.live import LiveCluster
@@ -199,8 +199,7 @@ def _add_views(
 
     @app.get("/debug/prices")
     def debug_prices() -> Response:
-        state, _ = service.snapshot()
-        return _json(_prices_json(service.prices, state.products))
+        return _json(_prices_json(service.prices))
 
     @app.get("/debug/decisions")
     def debug_decisions() -> Response:
@@ -261,7 +260,7 @@ def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value
     return Response(msgspec.json.encode(content), mimetype=_JSON)
 
 
-def _prices_json(prices: Prices | None, products: Sequence[tuple[str, str]]) -> dict[str, Any]:
+def _prices_json(prices: Prices | None) -> dict[str, Any]:
     """Tables thinned out, in milli-GPU; every row of a table is 16 rows of the one in force."""
     if prices is None:
         return {"prices": None}
@@ -277,14 +276,22 @@ def _prices_json(prices: Prices | None, products: Sequence[tuple[str, str]]) -> 
             "milli_cpu_step": 16 * prices.cpu_step,
             "milli_gpu_step": 10 * prices.gpu_step,
             "by_model": {
-                product or "none": table.tolist()
-                for (_, product), table in zip(products, worth, strict=True)
+                str(each): table.tolist() for each, table in zip(prices.classes, worth, strict=True)
             },
+        },
+        # By free slots of a partitioned device, slot 0 first; the media engines count as slot 8.
+        "slots_milli_gpu": {
+            str(NodeClass("", "", mig)): {
+                f"{mask:09b}"[::-1]: int(value) / EFFECTIVE_SCALE
+                for mask, value in enumerate(effective.tolist())
+                if value and mask & mig.full_mask == mask
+            }
+            for mig, effective in prices.slots.items()
         },
         # Beside as many cores as the largest node has.
         "sets_milli_gpu_by_free_devices": {
-            product or "none": (table[-1, : _MOST_SHOWN + 1] / PRICE_SCALE).tolist()
-            for (_, product), table in zip(products, prices.sets, strict=True)
+            str(each): (table[-1, : _MOST_SHOWN + 1] / PRICE_SCALE).tolist()
+            for each, table in zip(prices.classes, prices.sets, strict=True)
         },
     }
 

@@ -560,7 +560,8 @@ class ExtenderService:
     @property
     def prices(self) -> Prices | None:
         """Prices in force."""
-        return self._engine.prices
+        with self._lock:
+            return self._engine.prices
 
     def adopt(
         self, places: Sequence[tuple[PodRequest, str]], generation: int = -1

@@ -4,6 +4,7 @@ Three steps, each small:
 
 1. *Remainders*: how will devices be cut? An arc flow over the free amount of a device; its duals
    say what a device with so much left is worth, and so how much of it a fraction really takes.
+   Partitioned devices have a flow of their own over masks of free slots (:mod:`.slots`).
 2. *Pods*: which pods should run on which nodes? A linear programme over kinds of pods and groups
    of nodes with alike leftovers (model, devices, cpu per GPU); its duals say what a pod of each
    kind costs at least. Solved for a demand that equals what is free, and for a multiple of it: the
@@ -14,24 +15,34 @@ Three steps, each small:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import log
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.feasibility import allowed_products
+from scheduler.core.feasibility import accepts
+from scheduler.core.mig import MigType
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.prices import (
     EFFECTIVE_SCALE,
+    NO_DEVICES,
     PRICE_SCALE,
     WORTH_SHAPE,
+    NodeClass,
     Prices,
     PriceWeights,
+    class_of,
+    node_effective,
+    node_kinds,
+    present_codes,
+    slot_gains,
 )
 from scheduler.core.state import ClusterState
 from scheduler.planner.linear import Program
+from scheduler.planner.slots import least_taken, requested_milli, slot_values
 from scheduler.planner.worth import Item, leftover_values
 
 __all__ = ["prices"]
@@ -55,26 +66,28 @@ class _Kind:
     cpu_milli: int
     memory_mib: int
     gpu: GpuRequest
+    milli: int
     takes: int  # effective milli-GPU, over EFFECTIVE_SCALE
+    hosts: NDArray[np.bool_]  # (C,) classes of nodes where it may run
 
     @property
     def worth(self) -> float:
         """What placing one is worth, in milli-GPU."""
-        return float(self.gpu.requested_milli or _CPU_VALUE * self.cpu_milli)
+        return float(self.milli or _CPU_VALUE * self.cpu_milli)
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
     """Nodes with alike leftovers, pooled."""
 
-    product: IntArray
+    code: IntArray  # class of nodes
     cpu: IntArray
     memory: IntArray
     gpu: IntArray  # effective, over EFFECTIVE_SCALE
     most_full: IntArray  # entirely free devices on one node
 
     def __len__(self) -> int:
-        return len(self.product)
+        return len(self.code)
 
 
 def prices(
@@ -99,17 +112,22 @@ def prices(
         that only fills loses them in the end, however it fills.
     """
     weights = weights or PriceWeights()
-    wanted = sum(shape.weight * shape.gpu.requested_milli for shape in mix.all_shapes)
+    if not len(state):
+        return None
+    classes, code = _classes(state)
+    amounts = {shape.gpu: requested_milli(state, shape.gpu) for shape in mix.all_shapes}
+    wanted = sum(shape.weight * amounts[shape.gpu] for shape in mix.all_shapes)
     free = int(np.maximum(state.gpu_left, 0).sum())
-    if not wanted or not free or not len(state):
+    if not wanted or not free:
         return None
     scale = free / wanted
-    effective = _effective(state, mix, scale)
-    if effective is None:
+    effective = _effective(state, mix, amounts, scale)
+    slots = slot_values(state, mix, scale)
+    if effective is None or slots is None:
         return None
-    kinds = _kinds(mix, effective)
-    groups = _groups(state, effective)
-    solved = _pod_prices(state, kinds, groups, (scale, scale * weights.far_demand))
+    kinds = _kinds(mix, classes, amounts, effective, slots)
+    groups = _groups(state, code, effective, slot_gains(state, slots))
+    solved = _pod_prices(kinds, groups, (scale, scale * weights.far_demand))
     if solved is None:
         return None
     objective, (near, far) = solved
@@ -117,15 +135,16 @@ def prices(
     cpu_step = max(1, -(-cores // _QUARTER_CORE)) * _QUARTER_CORE
     most = int(state.device_count.max()) * DEVICE_MILLI
     gpu_step = max(DEVICE_MILLI // 10, -(-most // (WORTH_SHAPE[1] - 1)))
-    worth = np.zeros((len(state.products), *WORTH_SHAPE), dtype=np.int64)
+    worth = np.zeros((len(classes), *WORTH_SHAPE), dtype=np.int64)
     for weight, pod_prices in ((weights.near, near), (weights.far, far)):
         if weight:
-            worth += _tables(state, kinds, pod_prices * weight, cpu_step, gpu_step)
-    sets = _set_tables(state, kinds, scale, cpu_step, departures)
+            worth += _tables(len(classes), kinds, pod_prices * weight, cpu_step, gpu_step)
+    sets = _set_tables(state, code, len(classes), kinds, scale, cpu_step, departures)
     return Prices(
         state.generation_now,
-        tuple(state.products),
+        classes,
         effective,
+        slots,
         worth,
         sets,
         cpu_step,
@@ -134,10 +153,29 @@ def prices(
         objective,
         len(groups),
         len(kinds),
+        sliced=any(each.mig is not None or each.shared for each in classes),
+        any_sets=bool(sets.any()),
     )
 
 
-def _kinds(mix: TypicalMix, effective: IntArray) -> list[_Kind]:
+def _classes(state: ClusterState) -> tuple[tuple[NodeClass, ...], IntArray]:
+    """Classes of nodes in an order that does not depend on that of the nodes, and each row's."""
+    pairs = {pair: class_of(state, *pair) for pair in present_codes(state)}
+    classes = sorted({NO_DEVICES, *pairs.values()}, key=str)
+    kinds = node_kinds(state, slice(None))
+    code = np.full(len(state), classes.index(NO_DEVICES), dtype=np.int64)
+    for (product, kind), each in pairs.items():
+        code[(state.product == product) & (kinds == kind)] = classes.index(each)
+    return tuple(classes), code
+
+
+def _kinds(
+    mix: TypicalMix,
+    classes: Sequence[NodeClass],
+    amounts: Mapping[GpuRequest, int],
+    effective: IntArray,
+    slots: Mapping[MigType, IntArray],
+) -> list[_Kind]:
     """Shapes of one GPU request and nearly the same cpu, taken together."""
     together: dict[tuple[GpuRequest, int], tuple[int, int, int]] = {}
     for shape in mix.all_shapes:
@@ -150,41 +188,65 @@ def _kinds(mix: TypicalMix, effective: IntArray) -> list[_Kind]:
             memory + shape.weight * shape.memory_mib,
         )
     made = [
-        _Kind(weight, cpu // weight, memory // weight, gpu, _takes(gpu, effective))
+        _Kind(
+            weight,
+            cpu // weight,
+            memory // weight,
+            gpu,
+            amounts[gpu],
+            _takes(gpu, amounts[gpu], effective, slots),
+            np.array([_admits(each, gpu) for each in classes]),
+        )
         for (gpu, _), (weight, cpu, memory) in together.items()
     ]
     return sorted(made, key=lambda k: (-k.weight, -k.takes, -k.cpu_milli, k.gpu.products))
 
 
-def _takes(gpu: GpuRequest, effective: IntArray) -> int:
+def _admits(nodes: NodeClass, gpu: GpuRequest) -> bool:
+    """Whether nodes of a class have what the request asks for."""
+    if gpu.kind is GpuKind.NONE:
+        return True
+    if nodes == NO_DEVICES or not accepts(gpu, nodes.resource, nodes.product):
+        return False
+    match gpu.kind:
+        case GpuKind.MIG:
+            mig = nodes.mig
+            return mig is not None and all(mig.placements(name) for name, _ in gpu.mig)
+        case GpuKind.SHARED:
+            return nodes.shared
+        case _:
+            return nodes.mig is None and not nodes.shared
+
+
+def _takes(
+    gpu: GpuRequest, milli: int, effective: IntArray, slots: Mapping[MigType, IntArray]
+) -> int:
     """Effective milli-GPU that a request takes where it takes least."""
-    if gpu.kind is GpuKind.FRACTION and 0 < gpu.milli <= DEVICE_MILLI:
-        return int((effective[gpu.milli :] - effective[: DEVICE_MILLI + 1 - gpu.milli]).min())
-    return gpu.requested_milli * EFFECTIVE_SCALE
+    if gpu.kind is GpuKind.FRACTION and 0 < milli <= DEVICE_MILLI:
+        return int((effective[milli:] - effective[: DEVICE_MILLI + 1 - milli]).min())
+    if gpu.kind is GpuKind.MIG:
+        return sum(count * least_taken(slots, profile) for profile, count in gpu.mig)
+    return milli * EFFECTIVE_SCALE
 
 
-def _groups(state: ClusterState, effective: IntArray) -> _Groups:
-    """Pool nodes by model, devices, cpu per GPU and entirely free devices."""
+def _groups(
+    state: ClusterState, code: IntArray, effective: IntArray, gains: IntArray | None
+) -> _Groups:
+    """Pool nodes by class, devices, cpu per GPU and entirely free devices."""
     plain = np.maximum(state.gpu_free, 0).astype(np.int64)
-    gpu = effective[plain].sum(axis=1)
-    gpu += np.maximum(state.gpu_left.astype(np.int64) - plain.sum(axis=1), 0) * EFFECTIVE_SCALE
+    gpu = node_effective(state, np.arange(len(state)), effective[plain], gains)
     cpu = np.maximum(state.cpu_free, 0)
     usable = (state.pods_free > 0) & (cpu > 0)
     usable[state.empty_rows] = False
     rows = np.flatnonzero(usable)
-    gpu, cpu = gpu[rows], cpu[rows]
-    # Codes of models follow the order in which nodes came; names do not.
-    named = sorted(range(len(state.products)), key=lambda code: state.products[code])
-    by_name = np.empty(len(named), dtype=np.int64)
-    by_name[named] = np.arange(len(named))
+    gpu, cpu, code = gpu[rows], cpu[rows], code[rows]
     ratio = np.where(
         gpu >= _CRUMB,
         np.searchsorted(_RATIOS, cpu * EFFECTIVE_SCALE / np.maximum(gpu, 1)),
         len(_RATIOS) + 1,
     )
     full = state.full_free[rows].astype(np.int64)
-    product = state.product[rows].astype(np.int64)
-    keys = np.stack((by_name[product], state.device_count[rows], ratio, np.minimum(full, 8) // 4))
+    keys = np.stack((code, state.device_count[rows], ratio, np.minimum(full, 8) // 4))
     _, first, group = np.unique(keys, axis=1, return_index=True, return_inverse=True)
     group = group.reshape(-1)
     count = len(first)
@@ -197,11 +259,11 @@ def _groups(state: ClusterState, effective: IntArray) -> _Groups:
     most_full = np.zeros(count, dtype=np.int64)
     np.maximum.at(most_full, group, full)
     memory = np.maximum(state.mem_free[rows], 0)
-    return _Groups(product[first], pooled(cpu), pooled(memory), pooled(gpu), most_full)
+    return _Groups(code[first], pooled(cpu), pooled(memory), pooled(gpu), most_full)
 
 
 def _pod_prices(
-    state: ClusterState, kinds: list[_Kind], groups: _Groups, scales: tuple[float, ...]
+    kinds: list[_Kind], groups: _Groups, scales: tuple[float, ...]
 ) -> tuple[float, list[FloatArray]] | None:
     """Price of a pod of each kind at each demand, and the objective at the first; (K,) each.
 
@@ -219,9 +281,8 @@ def _pod_prices(
     program = Program([kind.weight * scales[0] for kind in kinds] + supply)
     worth = [kind.worth for kind in kinds]
     for number, kind in enumerate(kinds):
-        hosts = np.ones(len(groups), dtype=bool)
-        if kind.gpu.requested_milli:
-            hosts = allowed_products(state, kind.gpu)[groups.product]
+        hosts = kind.hosts[groups.code]
+        if kind.milli:
             hosts &= (groups.most_full >= kind.gpu.count) & (2 * groups.gpu >= kind.takes)
         asked = (kind.cpu_milli, kind.memory_mib, kind.takes)
         needs = [(at, n / t) for at, (n, t) in enumerate(zip(asked, totals, strict=True)) if n]
@@ -241,26 +302,20 @@ def _pod_prices(
 
 
 def _tables(
-    state: ClusterState, kinds: list[_Kind], pod_prices: FloatArray, cpu_step: int, gpu_step: int
+    classes: int, kinds: list[_Kind], pod_prices: FloatArray, cpu_step: int, gpu_step: int
 ) -> IntArray:
-    """Value of leftovers by model; see :class:`Prices`."""
+    """Value of leftovers by class of nodes; see :class:`Prices`."""
     price = np.round(pod_prices * PRICE_SCALE).astype(np.int64).tolist()
     cores = [round(kind.cpu_milli / cpu_step) for kind in kinds]
     gpus = [round(kind.takes / (gpu_step * EFFECTIVE_SCALE)) for kind in kinds]
-    admitted = [
-        allowed_products(state, kind.gpu)
-        if kind.gpu.requested_milli
-        else np.ones(len(state.products), dtype=bool)
-        for kind in kinds
-    ]
     tables = []
     known: dict[tuple[Item, ...], IntArray] = {}  # without picky pods all models are alike
-    for product in range(len(state.products)):
+    for code in range(classes):
         items = tuple(
             # A pod takes something of what it asks for, however small it is.
             (core or int(not gpu), gpu, amount)
-            for core, gpu, amount, where in zip(cores, gpus, price, admitted, strict=True)
-            if where[product] and amount > 0
+            for core, gpu, amount, kind in zip(cores, gpus, price, kinds, strict=True)
+            if kind.hosts[code] and amount > 0
         )
         if items not in known:
             known[items] = leftover_values(items)
@@ -269,7 +324,13 @@ def _tables(
 
 
 def _set_tables(
-    state: ClusterState, kinds: list[_Kind], scale: float, cpu_step: int, departures: float
+    state: ClusterState,
+    code: IntArray,
+    classes: int,
+    kinds: list[_Kind],
+    scale: float,
+    cpu_step: int,
+    departures: float,
 ) -> IntArray:
     """Value of entirely free devices to pods of several; see :class:`Prices`.
 
@@ -279,8 +340,8 @@ def _set_tables(
     """
     rows = np.arange(WORTH_SHAPE[0])[:, None]
     full = np.arange(MAX_DEVICES + 1)[None, :]
-    tables = np.zeros((len(state.products), WORTH_SHAPE[0], MAX_DEVICES + 1))
-    chances = np.zeros(len(state.products))
+    tables = np.zeros((classes, WORTH_SHAPE[0], MAX_DEVICES + 1))
+    chances = np.zeros(classes)
     several = [k for k in kinds if k.gpu.kind is GpuKind.WHOLE and k.gpu.count > 1]
     # Pods of one number and one choice of models want the same sets, whatever cpu they ask for.
     together: dict[tuple[int, tuple[str, ...]], int] = {}
@@ -289,8 +350,8 @@ def _set_tables(
         together[key] = together.get(key, 0) + kind.weight
     for kind in several:
         count = kind.gpu.count
-        where = allowed_products(state, kind.gpu)
-        on = where[state.product] & (state.cpu_free >= kind.cpu_milli)
+        where = kind.hosts
+        on = where[code] & (state.cpu_free >= kind.cpu_milli)
         there = int((state.full_free[on] // count).sum())
         all_alike = together[count, kind.gpu.products]
         chance = min(1.0, all_alike * scale / there) if there else 1.0
@@ -302,13 +363,15 @@ def _set_tables(
     return np.round(tables).astype(np.int64)
 
 
-def _effective(state: ClusterState, mix: TypicalMix, scale: float) -> IntArray | None:
+def _effective(
+    state: ClusterState, mix: TypicalMix, amounts: Mapping[GpuRequest, int], scale: float
+) -> IntArray | None:
     """Effective milli-GPU of a device by its free milli-GPU; see :class:`Prices`."""
     demand: dict[int, float] = {}
     for shape in mix.all_shapes:
         gpu = shape.gpu
-        if gpu.kind is GpuKind.FRACTION and gpu.milli:
-            size = -(-gpu.milli // _STEP)
+        if gpu.kind is GpuKind.FRACTION and amounts[gpu]:
+            size = -(-amounts[gpu] // _STEP)
             demand[size] = demand.get(size, 0.0) + shape.weight * scale
         elif gpu.kind is GpuKind.WHOLE:
             full = DEVICE_MILLI // _STEP

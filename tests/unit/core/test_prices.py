@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.prices import EFFECTIVE_SCALE, WORTH_SHAPE, Prices, PriceWeights
+from scheduler.core.prices import EFFECTIVE_SCALE, NO_DEVICES, WORTH_SHAPE, Prices, PriceWeights
 
 
 def test_a_policy_file_is_read_as_it_was_written() -> None:
@@ -50,8 +50,9 @@ def test_values_between_the_steps_and_beyond_the_table() -> None:
     worth = (np.arange(rows)[:, None] * 1000 + np.arange(columns) * 100)[None].astype(np.int64)
     made = Prices(
         0,
-        (("", ""),),
+        (NO_DEVICES,),
         np.arange(1001) * EFFECTIVE_SCALE,
+        {},
         worth,
         np.arange(rows * 33).reshape(1, rows, 33),
         1000,
@@ -60,8 +61,10 @@ def test_values_between_the_steps_and_beyond_the_table() -> None:
         0.0,
         1,
         1,
+        sliced=False,
+        any_sets=True,
     )
-    code = np.zeros(1, dtype=np.int16)
+    code = np.zeros(1, dtype=np.int64)
 
     def value(cpu: int, milli: int) -> int:
         return int(made.value(code, np.array([cpu]), np.array([milli * EFFECTIVE_SCALE]))[0])

@@ -48,11 +48,12 @@ def test_gpus_without_cpu_are_worth_little() -> None:
     """One core per GPU for pods that want four: three of four GPUs are stranded."""
     mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
     state = ClusterState([node("a", cpu=16_000, gpus=4), node("b", cpu=16_000, gpus=4)])
-    made = prices(state, mix)
+    engine = _priced(state, mix)
+    made = engine.prices
     assert made is not None
-    rich, poor = made.value(
-        state.product, np.array([16_000, 4_000]), np.array([4000, 4000]) * EFFECTIVE_SCALE
-    )
+    code = made.class_codes(state, np.arange(2))
+    cpu, gpu = np.array([16_000, 4_000]), np.array([4000, 4000]) * EFFECTIVE_SCALE
+    rich, poor = made.value(code, cpu, gpu)
     assert poor <= 0.3 * rich
 
 
@@ -80,7 +81,7 @@ def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool)
     engine = _priced(state, mix, departures=1.0)
     assert engine.prices is not None
     few, eight = engine.prices.set_value(
-        state.product, np.array([60_000, 60_000]), np.array([7, 8])
+        engine.prices.class_codes(state, np.arange(2)), np.array([60_000, 60_000]), np.array([7, 8])
     ).tolist()
     assert few == 0 and (eight > 0) == kept
     assert engine.best(pod("asked", count=1, cpu=4000)) == int(kept)
@@ -104,10 +105,11 @@ def test_sets_are_worth_no_more_than_their_devices() -> None:
         for products in ((), ("T4",))
     ]
     state = ClusterState([node(f"n{i}", cpu=96_000, gpus=8) for i in range(2)])
-    made = prices(state, TypicalMix.from_requests(kinds), departures=1.0)
+    made = _priced(state, TypicalMix.from_requests(kinds), departures=1.0).prices
     assert made is not None
     full = np.arange(9)
-    values = made.set_value(np.zeros(9, dtype=np.int16), np.full(9, 96_000), full)
+    code = made.class_codes(state, np.zeros(9, dtype=np.int64))
+    values = made.set_value(code, np.full(9, 96_000), full)
     assert (values <= full * DEVICE_MILLI * PRICE_SCALE).all() and values[8] > 0
     assert (np.diff(made.sets, axis=1) >= 0).all() and (np.diff(made.sets, axis=2) >= 0).all()
 
@@ -115,9 +117,11 @@ def test_sets_are_worth_no_more_than_their_devices() -> None:
 def test_a_set_counts_where_its_pod_needs_all_of_the_cpu() -> None:
     """94 of 94 cores: the steps of the table must not round the node below the pod."""
     state = ClusterState([node("n", cpu=94_100, gpus=8)])
-    made = prices(state, TypicalMix.from_requests([pod(count=8, cpu=94_050)]), departures=1.0)
+    mix = TypicalMix.from_requests([pod(count=8, cpu=94_050)])
+    made = _priced(state, mix, departures=1.0).prices
     assert made is not None
-    assert made.set_value(state.product, state.cpu_free, np.array([8]))[0] > 0
+    code = made.class_codes(state, np.arange(1))
+    assert made.set_value(code, state.cpu_free, np.array([8]))[0] > 0
 
 
 def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
