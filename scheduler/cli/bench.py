@@ -16,6 +16,7 @@ from scheduler.cli.bench_offline import command as offline
 from scheduler.cli.bench_replay import command as replayed
 from scheduler.cli.bench_vector import command as vector
 from scheduler.cli.bench_webhook import command as webhook
+from scheduler.cli.bench_weights import command as weights
 from scheduler.cli.options import data_option
 from scheduler.cli.provenance import provenance
 
@@ -48,6 +49,7 @@ command.add_command(offline)
 command.add_command(replayed)
 command.add_command(vector)
 command.add_command(webhook)
+command.add_command(weights)
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 

@@ -15,10 +15,11 @@ from scheduler.cli.options import data_option
 from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
+    from scheduler.core.prices import PriceWeights
     from scheduler.simulator.replay import ReplayOutcome
     from scheduler.simulator.workload import Workload
 
-__all__ = ["command"]
+__all__ = ["ReplayJob", "command", "run"]
 
 _NODE_LIST = "openb_node_list_gpu_node.csv"
 _QUIET = 0.002  # share of the arrivals before the trace gets going
@@ -68,12 +69,12 @@ def command(
             raise InvalidInput("--data", f"there is no {path}", "set SNUGFIT_DATA")
     cases = [(rate, name) for rate in map(float, rates.split(",")) for name in names]
     jobs = [
-        _Job(folder / _NODE_LIST, pods, one_in, mix, rate, name, seed)
+        ReplayJob(folder / _NODE_LIST, pods, one_in, mix, rate, name, seed)
         for rate, name in cases
         for seed in range(seeds)
     ]
     with progress("replays") as bar:
-        outcomes = in_processes(_run, jobs, progress=bar)
+        outcomes = in_processes(run, jobs, progress=bar)
     rows = [_row(outcomes[at : at + seeds]) for at in range(0, len(outcomes), seeds)]
     if as_json:
         print_json({"provenance": provenance(), "trace": trace, "mix": mix, "rows": rows})
@@ -97,7 +98,9 @@ def command(
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class ReplayJob:
+    """One replay, for :func:`run`."""
+
     nodes: Path
     pods: Path
     one_in: int
@@ -105,15 +108,24 @@ class _Job:
     rate: float
     policy: str
     seed: int
+    weights: PriceWeights | None = None
 
 
-def _run(job: _Job) -> ReplayOutcome:
+def run(job: ReplayJob) -> ReplayOutcome:
+    """Replay the scaled trace."""
     from scheduler.simulator.inflation import Experiment
     from scheduler.simulator.replay import replay
     from scheduler.simulator.sweep import loaded
 
     workload = _scaled(loaded(job.nodes, job.pods)[0], job.one_in, job.seed)
-    experiment = Experiment(job.policy, job.seed, "replay", trace=workload.digest(), mix=job.mix)
+    experiment = Experiment(
+        job.policy,
+        job.seed,
+        "replay",
+        trace=workload.digest(),
+        mix=job.mix,
+        weights=job.weights,
+    )
     return replay(workload, experiment, rate=job.rate)
 
 

@@ -236,7 +236,7 @@ def _priced(candidates: Candidates) -> Scored:
     state, rows, weights = candidates.state, candidates.rows, prices.weights
     code, cpu = prices.class_codes(state, rows), state.cpu_free[rows]
     devices = prices.effective_of(candidates.gpu)
-    gpu = node_effective(state, rows, devices, prices.gains)
+    gpu = node_effective(state, rows, devices, prices.gains, sliced=prices.sliced)
     kind = candidates.shape.gpu.kind
     dearer = weights.scaled("cut") * (PRICE_SCALE // EFFECTIVE_SCALE)
     if kind is GpuKind.FRACTION:

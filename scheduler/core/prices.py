@@ -231,7 +231,12 @@ def slot_gains(state: ClusterState, slots: Mapping[MigType, IntArray]) -> IntArr
 
 
 def node_effective(
-    state: ClusterState, rows: IntArray, devices: IntArray, gains: IntArray | None
+    state: ClusterState,
+    rows: IntArray,
+    devices: IntArray,
+    gains: IntArray | None,
+    *,
+    sliced: bool,
 ) -> IntArray:
     """Effective milli-GPU of rows, (R,), over ``EFFECTIVE_SCALE``.
 
@@ -243,7 +248,11 @@ def node_effective(
         Effective milli-GPU of their plain devices.
     gains
         From :func:`slot_gains`.
+    sliced
+        Whether there are partitioned or time-sliced devices at all.
     """
+    if not sliced:
+        return np.asarray(devices.sum(axis=1))
     plain = np.maximum(state.gpu_free[rows], 0).astype(np.int64).sum(axis=1)
     other = state.gpu_left[rows].astype(np.int64) - plain
     total = devices.sum(axis=1) + np.maximum(other, 0) * EFFECTIVE_SCALE

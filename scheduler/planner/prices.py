@@ -126,7 +126,15 @@ def prices(
     if effective is None or slots is None:
         return None
     kinds = _kinds(mix, classes, amounts, effective, slots)
-    groups = _groups(state, code, effective, slot_gains(state, slots))
+    sliced = any(each.mig is not None or each.shared for each in classes)
+    pooled = node_effective(
+        state,
+        np.arange(len(state)),
+        effective[np.maximum(state.gpu_free, 0)],
+        slot_gains(state, slots),
+        sliced=sliced,
+    )
+    groups = _groups(state, code, pooled)
     solved = _pod_prices(kinds, groups, (scale, scale * weights.far_demand))
     if solved is None:
         return None
@@ -153,7 +161,7 @@ def prices(
         objective,
         len(groups),
         len(kinds),
-        sliced=any(each.mig is not None or each.shared for each in classes),
+        sliced=sliced,
         any_sets=bool(sets.any()),
     )
 
@@ -229,12 +237,8 @@ def _takes(
     return milli * EFFECTIVE_SCALE
 
 
-def _groups(
-    state: ClusterState, code: IntArray, effective: IntArray, gains: IntArray | None
-) -> _Groups:
-    """Pool nodes by class, devices, cpu per GPU and entirely free devices."""
-    plain = np.maximum(state.gpu_free, 0).astype(np.int64)
-    gpu = node_effective(state, np.arange(len(state)), effective[plain], gains)
+def _groups(state: ClusterState, code: IntArray, gpu: IntArray) -> _Groups:
+    """Pool nodes by class, devices, cpu per (effective) GPU and entirely free devices."""
     cpu = np.maximum(state.cpu_free, 0)
     usable = (state.pods_free > 0) & (cpu > 0)
     usable[state.empty_rows] = False
