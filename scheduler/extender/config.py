@@ -81,7 +81,8 @@ class ExtenderConfig:
         Weights of policy ``priced``, as ``snugfit tune`` writes them; empty for the built-in ones.
     reprice_bindings, reprice_s
         With policy ``priced``: compute prices anew after so many bindings and releases (or one per
-        13 nodes, if that is more), or so many seconds if there were any.
+        six nodes, if that is more), or so many seconds if there were any, or when the mix or the
+        nodes have changed.
     kubeconfig, context
         How to reach the API server; empty is the service account of the pod that this runs in.
     bind

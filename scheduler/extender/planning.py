@@ -86,6 +86,7 @@ class PlannerLoop:
         self._sent_nodes: Mapping[str, Node] = {}
         self._sent_placements: Mapping[str, Placement] = {}
         self._priced = (0.0, 0, -1)  # when, after how many bindings, for which nodes
+        self._priced_mix: TypicalMix | None = None
         self._price_again_at = 0.0  # not before, since it has just failed
         self.figures = PlannerFigures()
 
@@ -136,9 +137,9 @@ class PlannerLoop:
         at, bindings, epoch = self._priced
         now = self._service.bindings
         return time.monotonic() >= self._price_again_at and (
-            # Nodes that come one by one are not worth a pricing each.
+            # Nodes that come one by one are not worth a pricing each, nor is every first pod.
             (
-                epoch != self._service.node_epoch
+                (epoch != self._service.node_epoch or self._priced_mix is not self._service.mix)
                 and time.monotonic() - at >= self._config.planner_debounce_s
             )
             or abs(now - bindings)
@@ -154,6 +155,7 @@ class PlannerLoop:
             self._price_later()
             return
         self._priced = (time.monotonic(), view.bindings, view.epoch)
+        self._priced_mix = view.mix
         self.figures.price_seconds = answer["seconds"]
         if answer["prices"] is not None:  # else the last good ones stay
             self._service.set_prices(answer["prices"])

@@ -12,6 +12,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
 from scheduler.core.feasibility import dynamic_reasons
@@ -19,7 +20,7 @@ from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
 
-__all__ = ["SEEN_IN_TREE", "Candidate", "Victims", "choose_victims"]
+__all__ = ["Candidate", "Victims", "choose_victims", "curable"]
 
 Labels = Callable[[str], Mapping[str, str] | None]
 Unit = tuple[Placement, ...]
@@ -29,7 +30,7 @@ _FITS = Reason.FITS.code
 
 # Reasons that kube-scheduler's own accounting notices too, so that its preemption dry run finds
 # victims. Elsewhere it would find that the pod fits without any, and report an error (<= 1.37).
-SEEN_IN_TREE = np.zeros(len(Reason), dtype=bool)
+_SEEN_IN_TREE = np.zeros(len(Reason), dtype=bool)
 for _reason in (
     Reason.INSUFFICIENT_CPU,
     Reason.INSUFFICIENT_MEMORY,
@@ -39,7 +40,39 @@ for _reason in (
     Reason.INSUFFICIENT_MIG_SLOTS,
     Reason.INSUFFICIENT_REPLICAS,
 ):
-    SEEN_IN_TREE[_reason.code] = True
+    _SEEN_IN_TREE[_reason.code] = True
+
+
+def curable(
+    state: ClusterState,
+    request: PodRequest,
+    rows: NDArray[np.int64],
+    codes: NDArray[np.int8],
+    held: Sequence[str],
+) -> NDArray[np.bool_]:
+    """Rows where evicting pods could help and kube-scheduler's dry run would notice it, (R,).
+
+    Parameters
+    ----------
+    rows, codes : (R,)
+        What was asked about, and the verdicts.
+    held
+        Nodes with holds: a hold is no pod that could be evicted.
+    """
+    curable: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
+    if not curable.any():
+        return curable
+    if not request.gpu.resource and request.gpu.requested_milli:
+        # In-tree counts milli-GPU per node, not per device: it sees a shortage only where the
+        # node's sum falls short.
+        short = state.gpu_left[rows] < request.gpu.requested_milli
+        devices = (codes == Reason.INSUFFICIENT_FRACTION.code) | (
+            codes == Reason.INSUFFICIENT_DEVICES.code
+        )
+        curable &= short | ~devices
+    if held:
+        curable &= ~np.isin(rows, [state.row_of[name] for name in set(held)])
+    return curable
 
 
 class Candidate:

@@ -44,7 +44,7 @@ from scheduler.extender.answers import (
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.listing import Listed
-from scheduler.extender.preemption import SEEN_IN_TREE, Candidate, choose_victims
+from scheduler.extender.preemption import Candidate, choose_victims, curable
 from scheduler.extender.waking import Refusals
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.mirror import Mirror
@@ -159,10 +159,11 @@ class ExtenderService:
             message = ""
             if self._joint(request):
                 message = self._answer_member(request, nodes.rows, codes)
-            curable = self._curable(request, nodes.rows, codes)
+            held = [hold.placement.node for hold in engine.holds.values()]
+            cures = curable(engine.state, request, nodes.rows, codes, held)
             passing = np.flatnonzero(codes == Reason.FITS.code)
             named = self._shortlist(engine, request, nodes.rows, passing)
-            verdicts = Verdicts(nodes, codes, curable, message, named)
+            verdicts = Verdicts(nodes, codes, cures, message, named)
             listed = nodes.rows[passing if named is None else named]
             if len(listed):
                 self._refusals.drop(request.uid)
@@ -311,6 +312,11 @@ class ExtenderService:
     def node_epoch(self) -> int:
         """Changes whenever a node comes, goes or becomes another."""
         return self._engine.state.node_epoch
+
+    @property
+    def mix(self) -> TypicalMix:
+        """The typical mix in force."""
+        return self._engine.mix
 
     @property
     def bindings(self) -> int:
@@ -641,27 +647,6 @@ class ExtenderService:
         node = engine.state.nodes[row]
         if node is not None and self.config.hold_ttl_s > 0:
             engine.hold(request, node.name, self._clock() + self.config.hold_ttl_s)
-
-    def _curable(
-        self, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
-    ) -> NDArray[np.bool_]:
-        """Rows where evicting pods could help and kube-scheduler's dry run would notice it."""
-        curable: NDArray[np.bool_] = SEEN_IN_TREE[codes]
-        if not curable.any():
-            return curable
-        state = self._engine.state
-        if not request.gpu.resource and request.gpu.requested_milli:
-            # In-tree counts milli-GPU per node, not per device: it sees a shortage only where the
-            # node's sum falls short.
-            short = state.gpu_left[rows] < request.gpu.requested_milli
-            devices = (codes == Reason.INSUFFICIENT_FRACTION.code) | (
-                codes == Reason.INSUFFICIENT_DEVICES.code
-            )
-            curable &= short | ~devices
-        held = {state.row_of[hold.placement.node] for hold in self._engine.holds.values()}
-        if held:
-            curable &= ~np.isin(rows, list(held))  # a hold is no pod that could be evicted
-        return curable
 
     def _candidate(self, request: PodRequest, row: int) -> Candidate:
         state = self._engine.state

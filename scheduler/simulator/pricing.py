@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import MixLearner
+from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import PodRequest
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.turnover import Turnover
@@ -46,6 +46,7 @@ class Pricing:
         self._learner = MixLearner() if mix == "learnt" else None
         self._turnover = Turnover(len(engine.state.placements))
         self._priced_at: int | None = None
+        self._priced_mix: TypicalMix | None = None
         self.solved = 0
         if self._learner is not None:
             for placement in engine.state.placements.values():
@@ -74,10 +75,12 @@ class Pricing:
             return
         now = engine.state.generation_now
         due = reprice_after(len(engine.state))
-        if self._priced_at is not None and now - self._priced_at < due:
+        # Early on each look at the mix changes it much more than so many pods change the cluster.
+        same_mix = engine.mix is self._priced_mix
+        if self._priced_at is not None and now - self._priced_at < due and same_mix:
             return
         made = prices(engine.state, engine.mix, self._weights, departures=self._turnover.share)
         if made is not None:
             engine.set_prices(made)
-            self._priced_at = now
+            self._priced_at, self._priced_mix = now, engine.mix
             self.solved += 1
