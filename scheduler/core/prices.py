@@ -90,7 +90,7 @@ class PriceWeights:
         Weight of the fragmentation that a placement causes.
     contiguity
         Weight of what pods of several devices lose where entirely free ones on one node become
-        fewer, as far as pods leave: keeps nodes whole for those that come.
+        fewer: keeps nodes whole for them.
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
     """

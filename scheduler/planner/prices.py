@@ -51,6 +51,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
 _STEP = 10
+_NEED_POWER = 4
 _CPU_VALUE = 0.05  # of a milli-CPU of a pod without GPU, in milli-GPU
 _ALIKE = 0.15  # pods whose cpu differs by less than this share are one kind
 _RATIOS = np.array([0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 20, 28])  # cores per GPU
@@ -108,8 +109,7 @@ def prices(
     weights
         How the policy will charge them, and for how much demand they are made.
     departures
-        Pods that leave for each that comes, in 0..1: how far sets of devices count. A cluster
-        that only fills loses them in the end, however it fills.
+        Pods that leave for each that comes, in 0..1: how far sets of devices are needed for good.
     """
     weights = weights or PriceWeights()
     if not len(state):
@@ -338,9 +338,11 @@ def _set_tables(
 ) -> IntArray:
     """Value of entirely free devices to pods of several; see :class:`Prices`.
 
-    A set of devices is worth what it has, times the chance that such a pod needs it: the share of
-    all such sets that the demand would take. Prices per device do not know it, for a linear
-    programme takes the eighth part of a pod too. No device is worth more than itself.
+    A set of devices is worth what it has, times the chance that such a pod needs it. Prices per
+    device do not know it, for a linear programme takes the eighth part of a pod too. Where a
+    cluster only fills, a set is needed if the demand comes near all that there are, and hardly
+    before; where pods leave and others come, as often as the demand takes one. No device is worth
+    more than itself.
     """
     rows = np.arange(WORTH_SHAPE[0])[:, None]
     full = np.arange(MAX_DEVICES + 1)[None, :]
@@ -358,12 +360,12 @@ def _set_tables(
         on = where[code] & (state.cpu_free >= kind.cpu_milli)
         there = int((state.full_free[on] // count).sum())
         all_alike = together[count, kind.gpu.products]
-        chance = min(1.0, all_alike * scale / there) if there else 1.0
-        chance *= kind.weight / all_alike
+        ratio = min(1.0, all_alike * scale / there) if there else 1.0
+        chance = max(ratio**_NEED_POWER, departures * ratio) * kind.weight / all_alike
         pods = np.minimum(full // count, rows // max(1, kind.cpu_milli // cpu_step))
         tables[where] += chance * pods * (count * DEVICE_MILLI * PRICE_SCALE)
         chances[where] += chance
-    tables *= departures / np.maximum(chances, 1.0)[:, None, None]
+    tables /= np.maximum(chances, 1.0)[:, None, None]
     return np.round(tables).astype(np.int64)
 
 

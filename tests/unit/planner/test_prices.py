@@ -87,13 +87,18 @@ def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool)
     assert engine.best(pod("asked", count=1, cpu=4000)) == int(kept)
 
 
-def test_sets_are_worth_nothing_where_nobody_leaves() -> None:
-    mix = TypicalMix.from_requests([pod(count=1), pod(count=8)])
-    state = ClusterState([node("n", gpus=8)])
-    half, whole = (prices(state, mix, departures=share) for share in (0.5, 1.0))
-    none = prices(state, mix)
-    assert half and whole and none and not none.sets.any()
-    assert (abs(2 * half.sets - whole.sets) <= 1).all() and whole.sets.any()
+def test_sets_that_nobody_will_need_are_worth_little_where_nobody_leaves() -> None:
+    """Demand takes a part of the sets: where pods come and go each is needed at times."""
+    mix = TypicalMix.from_requests([*(pod(count=1) for _ in range(24)), pod(count=8)])
+    state = ClusterState([node(f"n{i}", gpus=8) for i in range(8)])
+    fills, half, holds = (prices(state, mix, departures=share) for share in (0.0, 0.5, 1.0))
+    assert fills and half and holds
+    assert (fills.sets <= half.sets).all() and (abs(2 * half.sets - holds.sets) <= 1).all()
+    assert 0 < 20 * fills.sets.max() < holds.sets.max()
+    # With a demand for all of them they are worth the same.
+    eights = TypicalMix.from_requests([pod(count=8)])
+    fills, holds = (prices(state, eights, departures=share) for share in (0.0, 1.0))
+    assert fills and holds and (fills.sets == holds.sets).all() and fills.sets.any()
 
 
 def test_sets_are_worth_no_more_than_their_devices() -> None:
