@@ -228,12 +228,14 @@ class Handler(BaseHTTPRequestHandler):
             self._list(address.path, query)
         elif self.command == "POST" and address.path.endswith("/binding"):
             self._bind(address.path.split("/")[-2])
+        elif self.command == "PATCH" and address.path.endswith("/status"):
+            self._annotate(address.path.split("/")[-2])
         elif self.command == "POST":
             self._create(address.path)
         else:
             self._one(address.path)
 
-    do_GET = do_POST = do_PUT = _serve  # noqa: N815 - the names that the base class looks for
+    do_GET = do_POST = do_PUT = do_PATCH = _serve  # noqa: N815 - the names that the base class looks for
 
     # -- verbs -----------------------------------------------------------------------------------
 
@@ -296,6 +298,19 @@ class Handler(BaseHTTPRequestHandler):
             pod["spec"]["nodeName"] = binding["target"]["name"]
             self.api.put(PODS, pod)
             self.answer({"status": "Success"}, 201)
+
+    def _annotate(self, name: str) -> None:
+        patch = json.loads(self.body)["metadata"]
+        pod = self.api.objects[PODS].get(name)
+        if pod is None:
+            self.answer({"code": 404, "message": "not found"}, 404)
+        elif pod["metadata"]["uid"] != patch["uid"]:
+            self.answer({"code": 409, "message": "uid precondition failed"}, 409)
+        else:
+            pod = json.loads(json.dumps(pod))
+            known = pod["metadata"].get("annotations") or {}
+            pod["metadata"]["annotations"] = known | patch["annotations"]
+            self.answer(self.api.put(PODS, pod))
 
     def _create(self, path: str) -> None:
         obj = json.loads(self.body)

@@ -168,7 +168,9 @@ class ExtenderService:
             if len(listed):
                 self._refusals.drop(request.uid)
             else:
-                self._refusals.add(request, self._clock(), engine.state.generation_now)
+                asked = None if nodes.unknown else nodes.rows
+                generation = engine.state.generation_now
+                self._refusals.add(request, self._clock(), generation, asked)
             if len(listed) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(listed[0]))

@@ -15,6 +15,9 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from scheduler.core.engine import Engine
 from scheduler.core.model import NodeSelection, PodRequest, Reason, Shape
 
@@ -23,6 +26,7 @@ __all__ = ["WAKE_ANNOTATION", "Refusals"]
 WAKE_ANNOTATION = "snugfit.io/woken-at"
 _MOST_LOOKS = 16
 
+IntArray = NDArray[np.int64]
 _Kind = tuple[Shape, NodeSelection]
 
 
@@ -30,10 +34,11 @@ _Kind = tuple[Shape, NodeSelection]
 class _Alike:
     """Pods that fit at the same time: each with the time of its refusal, longest ago first.
 
-    In the state of ``generation`` none of them fits.
+    In the state of ``generation`` none of them fits on ``rows``, which is None for any node.
     """
 
     generation: int = -1
+    rows: IntArray | None = None
     pods: OrderedDict[str, tuple[PodRequest, float]] = field(default_factory=OrderedDict)
 
 
@@ -54,13 +59,20 @@ class Refusals:
     def __len__(self) -> int:
         return len(self._kind_of)
 
-    def add(self, request: PodRequest, at: float, generation: int) -> None:
-        """A pod fits nowhere, at this time and in the state of this generation."""
+    def add(self, request: PodRequest, at: float, generation: int, rows: IntArray | None) -> None:
+        """A pod fits nowhere, at this time and in the state of this generation.
+
+        Parameters
+        ----------
+        rows : (R,)
+            Nodes that it was asked about: on the others kube-scheduler has reasons of its own.
+            None for any node, where it was asked about one that is not known yet.
+        """
         self.drop(request.uid)
         kind = (request.shape, request.selection)
         alike = self._kinds.setdefault(kind, _Alike())
         alike.pods[request.uid] = (request, at)
-        alike.generation = generation
+        alike.generation, alike.rows = generation, rows
         self._kind_of[request.uid] = kind
         if len(self._kind_of) > self._most:
             self.drop(next(iter(self._kind_of)))
@@ -92,7 +104,8 @@ class Refusals:
                 break
             looks += 1
             self._kinds.move_to_end(kind)
-            if (engine.filter(request, selection=True) == Reason.FITS.code).any():
+            codes = engine.filter(request, alike.rows, selection=True)
+            if (codes == Reason.FITS.code).any():
                 found.append(request)
             else:
                 alike.generation = generation

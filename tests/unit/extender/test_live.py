@@ -292,3 +292,58 @@ def test_a_bind_through_the_verb_ends_on_the_pod_and_in_the_state(api, follow) -
     eventually(lambda: "uid-p" in following.live.mirror.facts)
     following.equal()
     assert following.metric('snugfit_binds_total{result="bound"}') == 1
+
+
+def _ask(following: Following, name: str) -> list[str]:
+    """Filter a pod as kube-scheduler does, which knows that only one node offers milli-GPU."""
+    question = {"Pod": following.api.objects[PODS][name], "Nodes": None, "NodeNames": ["a"]}
+    answer = following.web.post("/filter", json=question)
+    assert answer.status_code == 200
+    return list(answer.get_json()["NodeNames"] or [])
+
+
+def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow) -> None:
+    """Pods that were asked about and got a node, by whoever's hand; pods that had one and went."""
+    api.put(PODS, pod_json("there", node="a", requests={MILLI: "100"}))
+    following = follow(hold_ttl_s=0.0).start()
+    share = [following.service.planning_view().departures]
+    for turn in range(3):
+        name = f"p{turn}"
+        api.put(PODS, pod_json(name, requests={MILLI: "100"}))
+        eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.pending)
+        assert "a" in _ask(following, name)
+        api.put(PODS, pod_json(name, node="a", requests={MILLI: "100"}))
+        eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.facts)
+    share.append(following.service.planning_view().departures)
+    assert share == [0.0, 0.0]  # nobody has left
+    api.delete(PODS, "p1")
+    eventually(lambda: following.service.planning_view().departures > 0)
+    with_one = following.service.planning_view().departures
+    assert 0 < with_one < 0.01  # one of three, but three are too few to tell
+    # A pod that goes without ever having had a node is none that leaves.
+    api.put(PODS, pod_json("never", requests={MILLI: "100"}))
+    eventually(lambda: "uid-never" in following.live.mirror.pending)
+    _ask(following, "never")
+    api.delete(PODS, "never")
+    eventually(lambda: "uid-never" not in following.live.mirror.pending)
+    assert following.service.planning_view().departures == with_one
+
+
+def test_a_pod_refused_too_early_is_woken_once(api, follow) -> None:
+    """Also if the API server will not have it, which is told."""
+    api.put(PODS, pod_json("first", node="a", requests={MILLI: "2000"}))
+    for name in ("second", "third"):
+        api.put(PODS, pod_json(name, requests={MILLI: "2000"}))
+    following = follow(wake_after_s=0.1, hold_ttl_s=0.0).start()
+    api.next("PATCH", "/pods/second/status", refuse(403))
+    assert _ask(following, "second") == _ask(following, "third") == []
+    api.delete(PODS, "first")
+    eventually(lambda: following.metric("snugfit_wakeups_total") == 1)
+    woken = [
+        name
+        for name, obj in api.objects[PODS].items()
+        if "snugfit.io/woken-at" in (obj["metadata"].get("annotations") or {})
+    ]
+    assert woken == ["third"] and api.count("/pods/second/status") == 1
+    assert _ask(following, "third") == ["a"]
+    following.equal()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
@@ -21,7 +22,7 @@ def engine():
 def refused(engine, *pods, at=0.0):
     made = Refusals(100)
     for one in pods:
-        made.add(one, at, engine.state.generation_now)
+        made.add(one, at, engine.state.generation_now, None)
     return made
 
 
@@ -49,7 +50,7 @@ def test_who_was_asked_about_lately_has_to_wait(engine):
 def test_another_refusal_counts_from_its_own_time(engine):
     one = pod("p", count=1)
     refusals = refused(engine, one)
-    refusals.add(one, 8, engine.state.generation_now)
+    refusals.add(one, 8, engine.state.generation_now, None)
     engine.release("running")
     assert len(refusals) == 1 and refusals.wake(engine, before=7) == []
 
@@ -80,7 +81,21 @@ def test_many_kinds_are_looked_at_in_turn(engine):
 def test_the_oldest_refusal_is_forgotten_first(engine):
     refusals = Refusals(2)
     for at, name in enumerate("abc"):
-        refusals.add(pod(name, count=1), at, engine.state.generation_now)
+        refusals.add(pod(name, count=1), at, engine.state.generation_now, None)
     engine.release("running")
     names = [p.name for _ in range(3) for p in refusals.wake(engine, before=10)]
     assert names == ["b", "c"]
+
+
+def test_nobody_is_woken_for_a_node_that_it_was_not_asked_about():
+    """kube-scheduler has excluded it for reasons of its own."""
+    engine = Engine(ClusterState([node("n", gpus=1), node("m", gpus=1)]))
+    engine.reserve(pod("running", count=1), "n")
+    refusals = Refusals(100)
+    asked = np.array([0])
+    refusals.add(pod("p", count=1), 0.0, engine.state.generation_now, asked)
+    engine.reserve(pod("other", count=1), "m")
+    engine.release("other")
+    assert refusals.wake(engine, before=10) == []
+    engine.release("running")
+    assert [p.name for p in refusals.wake(engine, before=10)] == ["p"]
