@@ -432,6 +432,7 @@ class LiveCluster:
     def _note_synced(self) -> None:
         if not self.synced and all(kind.listed for kind in self._kinds.values()):
             self.figures.synced_s = time.monotonic() - self._started
+            self._service.begun()
             self.on_synced()
             self._synced.set()
             log.info(

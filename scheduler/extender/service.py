@@ -446,6 +446,10 @@ class ExtenderService:
         self._mirror = mirror
         return mirror
 
+    def begun(self) -> None:
+        """Everything that ran before is known. Within :meth:`exclusive`."""
+        self._turnover = Turnover(len(self._engine.state.placements))
+
     def _nominated(self, request: PodRequest, node: str) -> None:
         """kube-scheduler has chosen a node and waits, for victims to go or volumes to come.
 

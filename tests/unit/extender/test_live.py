@@ -304,7 +304,6 @@ def _ask(following: Following, name: str) -> list[str]:
 
 def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow) -> None:
     """Pods that were asked about and got a node, by whoever's hand; pods that had one and went."""
-    api.put(PODS, pod_json("there", node="a", requests={MILLI: "100"}))
     following = follow(hold_ttl_s=0.0).start()
     share = [following.service.planning_view().departures]
     for turn in range(3):
@@ -327,6 +326,11 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
     api.delete(PODS, "never")
     eventually(lambda: "uid-never" not in following.live.mirror.pending)
     assert following.service.planning_view().departures == with_one
+
+
+def test_a_cluster_with_running_pods_is_taken_to_hold_its_level(api, follow) -> None:
+    api.put(PODS, pod_json("there", node="a", requests={MILLI: "100"}))
+    assert follow().start().service.planning_view().departures == 1.0
 
 
 def test_a_pod_refused_too_early_is_woken_once(api, follow) -> None:
