@@ -63,10 +63,11 @@ def _leave_a_hold(system):
 
 def _refuse_too_early(system):
     """Ask for a pod as kube-scheduler does, and never again when it fits: it has to be woken."""
-    one = system.api.create(fraction_pod("early", 5000, scheduler="nobody"))
+    one = system.api.create(fraction_pod("early", 3000, scheduler="nobody"))
     question = {"Pod": one, "Nodes": None, "NodeNames": ["f"]}
     assert system.extender.post("/filter", question)["NodeNames"] == []
-    system.cluster.create([fraction_node("later", 8)])
+    for i in range(4):
+        system.api.delete("Pod", f"p{i}", "default")
     eventually(
         lambda: system.api.get("Pod", "early", "default")["metadata"].get("annotations"),
         "the pod is woken",
