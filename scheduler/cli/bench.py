@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import statistics
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from scheduler.cli.bench_replay import command as replayed
 from scheduler.cli.bench_vector import command as vector
 from scheduler.cli.bench_webhook import command as webhook
 from scheduler.cli.bench_weights import command as weights
-from scheduler.cli.options import data_option
+from scheduler.cli.options import data_option, openb_files
 from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-_NODE_LIST = "openb_node_list_gpu_node.csv"
 _PUBLISHED = {
     "random": "Random",
     "dot-product": "DotProd",
@@ -54,39 +54,25 @@ command.add_command(weights)
 _json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 
 
-def _openb(data: Path) -> Path:
-    from scheduler.core.errors import InvalidInput
-
-    folder = data / "openb"
-    if not (folder / _NODE_LIST).exists():
-        raise InvalidInput("--data", f"{folder} holds no openb trace", "set SNUGFIT_DATA")
-    return folder
-
-
 def _jobs(
-    folder: Path,
-    traces: list[str],
-    policies: list[str],
+    nodes: Path,
+    pods: Sequence[Path],
+    policies: Sequence[str],
     seeds: int,
     arrival: float,
     mix: str = "given",
 ) -> list[Job]:
-    from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.sweep import Job
 
-    jobs = []
-    for trace in traces:
-        pods = folder / f"openb_pod_list_{trace}.csv"
-        if not pods.exists():
-            raise InvalidInput("--traces", f"there is no {pods.name}", f"see {folder}")
-        for policy in policies:
-            policy_named(policy)
-            jobs += [
-                Job(folder / _NODE_LIST, pods, policy, seed, arrival=arrival, mix=mix)
-                for seed in range(seeds)
-            ]
-    return jobs
+    for policy in policies:
+        policy_named(policy)
+    return [
+        Job(nodes, path, policy, seed, arrival=arrival, mix=mix)
+        for path in pods
+        for policy in policies
+        for seed in range(seeds)
+    ]
 
 
 def _swept(label: str, jobs: list[Job]) -> list[Outcome]:
@@ -126,10 +112,10 @@ def online(
     """
     from scheduler.cli.console import print_json, print_table
 
-    folder = _openb(data)
-    jobs = _jobs(folder, traces.split(","), policies.split(","), seeds, arrival, mix)
+    nodes, pods = openb_files(data, traces.split(","))
+    jobs = _jobs(nodes, pods, policies.split(","), seeds, arrival, mix)
     outcomes = _swept("online", jobs)
-    published = _published(folder)
+    published = _published(nodes.parent)
     rows = []
     for start in range(0, len(jobs), seeds):
         job, group = jobs[start], outcomes[start : start + seeds]
@@ -233,9 +219,9 @@ def realism(data: Path, traces: str, policy: str, seeds: int, as_json: bool) -> 
         "unique winner, in-tree scores, weight 1": SchedulerProfile(extender_weight=1),
         "no extender": SchedulerProfile(extender_weight=0),
     }
-    folder = _openb(data)
     names = traces.split(",")
-    base = _jobs(folder, names, [policy], seeds, 1.0)
+    nodes, pods = openb_files(data, names)
+    base = _jobs(nodes, pods, [policy], seeds, 1.0)
     jobs = [
         replace(job, profile=replace(profile, seed=job.seed))
         for profile in cases.values()
@@ -269,8 +255,8 @@ def speed(data: Path, policies: str, as_json: bool) -> None:
     from scheduler.simulator.files import load_workload
     from scheduler.simulator.inflation import Experiment, run
 
-    folder = _openb(data)
-    workload = load_workload(folder / _NODE_LIST, folder / "openb_pod_list_default.csv")
+    node_list, pod_lists = openb_files(data, ["default"])
+    workload = load_workload(node_list, pod_lists[0])
     total = sum(request.gpu.requested_milli for request in workload.requests)
     rows = []
     for policy in policies.split(","):

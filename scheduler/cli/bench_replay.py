@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scheduler.cli.options import data_option
+from scheduler.cli.options import data_option, openb_files
 from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ReplayJob", "command", "run"]
 
-_NODE_LIST = "openb_node_list_gpu_node.csv"
 _QUIET = 0.002  # share of the arrivals before the trace gets going
 
 
@@ -62,14 +61,10 @@ def command(
     for option, value in (("--one-in", one_in), ("--seeds", seeds)):
         if value < 1:
             raise InvalidInput(option, f"is {value}", "use 1 or more")
-    folder = data / "openb"
-    pods = folder / f"openb_pod_list_{trace}.csv"
-    for path in (folder / _NODE_LIST, pods):
-        if not path.exists():
-            raise InvalidInput("--data", f"there is no {path}", "set SNUGFIT_DATA")
+    nodes, (pods,) = openb_files(data, [trace], "--trace")
     cases = [(rate, name) for rate in map(float, rates.split(",")) for name in names]
     jobs = [
-        ReplayJob(folder / _NODE_LIST, pods, one_in, mix, rate, name, seed)
+        ReplayJob(nodes, pods, one_in, mix, rate, name, seed)
         for rate, name in cases
         for seed in range(seeds)
     ]

@@ -9,14 +9,13 @@ from statistics import fmean
 
 import click
 
-from scheduler.cli.options import data_option
+from scheduler.cli.options import data_option, openb_files
 from scheduler.cli.provenance import provenance
 from scheduler.core.errors import InvalidInput
 from scheduler.core.prices import PriceWeights
 
 __all__ = ["command"]
 
-_NODE_LIST = "openb_node_list_gpu_node.csv"
 _ALLOCATED, _WAITING = "allocated at 100 % requested, %", "demand waiting, %"
 _RATE = 44.0
 _ONE_IN = 20
@@ -56,8 +55,8 @@ def command(
     """Change one weight at a time, the others built in.
 
     All but `contiguity` by inflation: GPUs allocated once all of them are requested, mean over
-    traces and seeds, mix given. `contiguity` counts only where pods leave, so that it is shown by
-    a replay of the first trace on one node in 20, 44 times as fast: demand that waits, mean over
+    traces and seeds, mix given. `contiguity` counts above all where pods leave, so that it is shown
+    by a replay of the first trace on one node in 20, 44 times as fast: demand that waits, mean over
     time and seeds, mix learnt.
     """
     from scheduler.cli.console import print_json, print_table
@@ -69,15 +68,11 @@ def command(
     for option, count in (("--seeds", seeds), ("--replays", replays)):
         if count < 1:
             raise InvalidInput(option, f"is {count}", "use 1 or more")
-    folder = data / "openb"
     names = traces.split(",")
-    pods = [folder / f"openb_pod_list_{name}.csv" for name in names]
-    for path in (folder / _NODE_LIST, *pods):
-        if not path.exists():
-            raise InvalidInput("--data", f"there is no {path}", "set SNUGFIT_DATA")
+    nodes, pods = openb_files(data, names)
     points = [
-        *_inflated(folder / _NODE_LIST, pods, seeds, times),
-        *_replayed(folder / _NODE_LIST, pods[0], replays, times),
+        *_inflated(nodes, pods, seeds, times),
+        *_replayed(nodes, pods[0], replays, times),
     ]
     if plot is not None:
         _draw(plot, points)

@@ -59,9 +59,9 @@ def curable(
     held
         Nodes with holds: a hold is no pod that could be evicted.
     """
-    curable: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
-    if not curable.any():
-        return curable
+    cures: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
+    if not cures.any():
+        return cures
     if not request.gpu.resource and request.gpu.requested_milli:
         # In-tree counts milli-GPU per node, not per device: it sees a shortage only where the
         # node's sum falls short.
@@ -69,10 +69,10 @@ def curable(
         devices = (codes == Reason.INSUFFICIENT_FRACTION.code) | (
             codes == Reason.INSUFFICIENT_DEVICES.code
         )
-        curable &= short | ~devices
+        cures &= short | ~devices
     if held:
-        curable &= ~np.isin(rows, [state.row_of[name] for name in set(held)])
-    return curable
+        cures &= ~np.isin(rows, [state.row_of[name] for name in set(held)])
+    return cures
 
 
 class Candidate:
