@@ -89,6 +89,15 @@ class Rehearsal:
         self.scores: dict[Shape, _Evaluation] = {}
         self._shapes = shapes
 
+    def holds(self, fragmentation: Fragmentation) -> bool:
+        """Whether all of it was scored at these tables and at the prices.
+
+        Neither is so once the mix has changed, a model has come that the tables lack, or a class
+        of nodes that the prices lack, even if its nodes are gone by now.
+        """
+        engine = self.engine
+        return engine.fragmentation is fragmentation and engine.prices is not None
+
     def steps(self) -> Iterator[None]:
         """Compute them; between two steps the state may change, and others may use it."""
         for shape in self._shapes:
@@ -176,8 +185,8 @@ class Engine:
         self._prices = prices.aligned(self.state) if prices else None
         self._prices_epoch = self.state.node_epoch
         self._evaluations.clear()
-        if rehearsed is None or rehearsed.engine.fragmentation is not self.fragmentation:
-            return  # the mix, or the models, are others by now
+        if rehearsed is None or not rehearsed.holds(self.fragmentation):
+            return
         for shape, evaluation in rehearsed.scores.items():
             evaluation.prices = self.prices
             self._evaluations[shape] = evaluation
@@ -501,7 +510,7 @@ class Engine:
         if not len(rows):
             return
         candidates = Candidates(
-            state, shape, rows, identities, self._fragmentation, salt, self.prices
+            state, shape, rows, identities, self.fragmentation, salt, self.prices
         )
         scored = self.policy.evaluate(candidates)
         scores = scored.scores

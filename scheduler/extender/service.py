@@ -568,6 +568,8 @@ class ExtenderService:
                 time.sleep(_BREATH_S)
         with self._lock:
             self._engine.set_prices(prices, rehearsed)
+            if prices is not None and self._engine.prices is None:
+                log.warning("prices lack a class of nodes that is here; scoring as fgd")
 
     @property
     def prices(self) -> Prices | None:

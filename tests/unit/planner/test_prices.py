@@ -344,3 +344,40 @@ def test_a_rehearsal_for_another_mix_is_not_used() -> None:
     fresh.set_prices(made)
     rows = np.arange(2)
     assert engine.scores(asked, rows).tolist() == fresh.scores(asked, rows).tolist()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_node_that_changes_its_model_during_a_rehearsal(monkeypatch, known: bool) -> None:
+    """A model that is new to the tables, or only to the prices: neither mixes two kinds of scores.
+
+    The node may be gone again by the end.
+    """
+    monkeypatch.setattr("scheduler.core.engine._REHEARSED_ROWS", 10)
+    nodes = [node(f"n{i}", cpu=64_000 - i, gpus=8) for i in range(30)]
+    state = ClusterState(nodes)
+    if known:
+        state.add_node(node("once", gpus=8, product="H100"))
+        state.remove_node("once")
+    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)] + [pod(count=8)])
+    engine = Engine(state, "priced", mix=mix)
+    asked = pod("asked", count=1, cpu=4000)
+    engine.best(asked)
+    made = prices(state, mix)
+    assert made is not None
+    for ends_as in ("H100", "T4"):
+        engine.set_prices(None)
+        engine.best(asked)
+        rehearsed = engine.rehearsal(made)
+        assert rehearsed is not None
+        steps = rehearsed.steps()
+        next(steps)
+        state.update_node(replace(nodes[25], devices=node(gpus=8, product="H100").devices))
+        next(steps)
+        state.update_node(replace(nodes[25], devices=node(gpus=8, product=ends_as).devices))
+        assert list(steps)
+        engine.set_prices(made, rehearsed)
+        fresh = Engine(state, "priced", mix=mix)
+        fresh.set_prices(made)
+        assert (engine.prices is None) == (fresh.prices is None) == (ends_as == "H100")
+        rows = np.arange(30)
+        assert (engine.scores(asked, rows) == fresh.scores(asked, rows)).all()
