@@ -190,14 +190,23 @@ NO_DEVICES = NodeClass("", "")
 
 
 def node_kinds(state: ClusterState, rows: IntArray | slice) -> IntArray:
-    """How devices of rows are shared, (R,): the highest :class:`DeviceCode`, -1 without devices."""
+    """How devices of rows are shared, (R,): a :class:`DeviceCode`, -1 without a healthy device.
+
+    That of the first partitioned or time-sliced device: two processes agree on it, whatever codes
+    they have given to the types of partitions.
+    """
     codes = state.device_code[rows]
-    highest = codes.max(axis=1) if codes.shape[1] else np.full(len(codes), DeviceCode.ABSENT)
-    return np.where(highest == DeviceCode.UNHEALTHY, DeviceCode.PLAIN, highest).astype(np.int64)
+    if not codes.shape[1]:
+        return np.full(len(codes), DeviceCode.ABSENT, dtype=np.int64)
+    special = codes >= DeviceCode.SHARED
+    first = np.take_along_axis(codes, special.argmax(axis=1)[:, None], axis=1)[:, 0]
+    plain = (codes == DeviceCode.PLAIN).any(axis=1)
+    usual = np.where(plain, DeviceCode.PLAIN, DeviceCode.ABSENT)
+    return np.where(special.any(axis=1), first, usual).astype(np.int64)
 
 
 def present_codes(state: ClusterState) -> list[tuple[int, int]]:
-    """Pairs of model and kind that nodes with devices have, ascending."""
+    """Pairs of model and kind that nodes with healthy devices have, ascending."""
     kinds = node_kinds(state, slice(None))
     there = kinds != DeviceCode.ABSENT
     pairs = np.stack((state.product[there].astype(np.int64), kinds[there]), axis=1)

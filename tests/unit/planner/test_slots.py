@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,32 @@ def test_classes_are_models_and_how_they_are_shared() -> None:
     assert aligned.aligned(other) is None  # nobody knows what such a node is worth
     other.remove_node("f")
     assert aligned.aligned(other) is not None
+
+
+def test_a_node_with_two_layouts_has_one_class_in_every_process() -> None:
+    """Codes of partitions follow the order in which a process has met them."""
+    halves = Device("A100", 40_960, mig="A100-40", mig_layout=(("3g.20gb", 0), ("3g.20gb", 4)))
+    whole = Device("A100", 40_960, mig="A100-40", mig_layout=(("7g.40gb", 0),))
+    mixed = node("x", devices=(halves, whole))
+    mix = _mix((_THREE, 3), (_SEVEN, 1))
+    made = prices(ClusterState([mixed]), mix)
+    other = ClusterState([node("x", devices=(whole, whole))])
+    other.update_node(mixed)
+    assert other.mig_types != ClusterState([mixed]).mig_types
+    assert made is not None and made.aligned(other) is not None
+
+
+def test_a_node_whose_devices_are_all_unhealthy_drops_no_prices() -> None:
+    """Partitioned nodes are the only ones of their model; one is withheld."""
+    nodes = [_mig_node("m0", 2), _mig_node("m1", 2), node("t", gpus=2)]
+    state = ClusterState(nodes)
+    engine = _engine(state, _mix((_ONE, 3)))
+    withheld = replace(nodes[0].devices[0], healthy=False)
+    state.update_node(replace(nodes[0], devices=(withheld,) * 2))
+    assert engine.prices is not None
+    assert engine.best(pod("asked", mig=_ONE)) == 1
+    state.update_node(nodes[0])
+    assert engine.prices is not None
 
 
 def _stream(chance: random.Random, count: int) -> list[PodRequest]:
