@@ -194,6 +194,25 @@ class Adoption:
         key = request.gang
         return key is not None and key.min_count > 1 and self._missing(key) > 0
 
+    def hopeful(self, request: PodRequest, rows: IntArray) -> bool:
+        """Whether there is room for as many members like this one as the gang may want.
+
+        Cheaper than a plan, and less: members that are not alike may still be in each other's way.
+
+        Parameters
+        ----------
+        request
+            A member, see :meth:`concerns`.
+        rows : (R,) int64
+            Rows that the caller would accept.
+        """
+        key = request.gang
+        assert key is not None  # concerns() says whom this is for
+        gang, expected = self._gangs.get(key, _Gang()), self._expected.get(key, {})
+        unlike = sum(member.shape != request.shape for member in expected.values())
+        wanted = max(1, self._missing(key) - unlike - len(gang.slots))
+        return self._room(request, rows, wanted, selection=True) >= wanted
+
     def answer(self, request: PodRequest, rows: IntArray, now: float) -> GangAnswer:
         """The member's row among ``rows``, from a plan of the whole gang.
 
@@ -481,10 +500,12 @@ class Adoption:
         gang.refused = (self._engine.state.generation_now, question, text)
         return text
 
-    def _room(self, request: PodRequest, rows: IntArray, enough: int) -> int:
+    def _room(
+        self, request: PodRequest, rows: IntArray, enough: int, *, selection: bool = False
+    ) -> int:
         """How many more pods like this one these rows take at most; exact for whole devices."""
         state, gpu = self._engine.state, request.gpu
-        rows = rows[self._engine.filter(request, rows) == _FITS]
+        rows = rows[self._engine.filter(request, rows, selection=selection) == _FITS]
         each = np.minimum(state.pods_free[rows], enough).astype(np.int64)
         for free, needed in (
             (state.cpu_free, request.cpu_milli),

@@ -123,6 +123,11 @@ class KubeApiError(SchedulerError):
         self.retry_after_s = retry_after_s
         super().__init__(f"{call}: {status or 'no answer'}: {self.message}{_remedy(status)}")
 
+    @property
+    def passing(self) -> bool:
+        """Whether the same call may well succeed later."""
+        return self.status in {0, 429} or self.status >= 500
+
 
 _LONGEST_MESSAGE = 300
 

@@ -345,7 +345,11 @@ class Prices:
         known = {each: code for code, each in enumerate(self.classes)}
         kinds = DeviceCode.MIG + len(state.mig_types)
         # The last column, kind -1, is of nodes without devices, and so is what nobody has.
-        codes = np.full((len(state.products), kinds + 1), known[NO_DEVICES], dtype=np.int64)
+        shape = (len(state.products), kinds + 1)
+        if self.codes is not None and self.codes.shape == shape:
+            codes = self.codes.copy()  # classes whose last node has gone may come back
+        else:
+            codes = np.full(shape, known[NO_DEVICES], dtype=np.int64)
         for product, kind in present_codes(state):
             code = known.get(class_of(state, product, kind))
             if code is None:

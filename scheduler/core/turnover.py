@@ -39,7 +39,7 @@ class Turnover:
 
     def leaves(self) -> None:
         """A pod that was placed is gone."""
-        self._left += 1.0
+        self._left = min(self._left + 1.0, self._came)  # a cluster that empties is not owed pods
 
     @property
     def share(self) -> float:

@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.scoring import ranks
+from scheduler.core.state import ClusterState
 from scheduler.extender.listing import Listed, NameIndex
+from scheduler.extender.wire import FilterArgs
 
 __all__ = [
     "WINNER",
     "NodeFragments",
+    "NodeNames",
     "Ranking",
     "Verdicts",
     "encode_filter",
@@ -180,6 +183,49 @@ class NodeFragments:
             self._kept.move_to_end(question)
             if len(self._kept) > _KEPT_ANSWERS:
                 self._kept.popitem(last=False)
+
+
+class NodeNames:
+    """Names of the nodes of a cluster as nodes come and go.
+
+    Parameters
+    ----------
+    state
+        The cluster. Whoever may use it may use this.
+    """
+
+    def __init__(self, state: ClusterState) -> None:
+        self._state = state
+        self._epoch = -1
+        self._fragments = NodeFragments(())
+
+    def fragments(self) -> NodeFragments:
+        """The names as they are now."""
+        state = self._state
+        if self._epoch != state.node_epoch:
+            names = [node.name if node else None for node in state.nodes]
+            if names != self._fragments.names:  # else a node has changed, not its name
+                self._fragments = NodeFragments(names)
+            self._epoch = state.node_epoch
+        return self._fragments
+
+    def listed(self, args: FilterArgs) -> Listed:
+        """The nodes of a call, without decoding their names where that can be avoided."""
+        found = self.fragments().find(args.names) if args.names else None
+        if found is not None:
+            return found
+        names = args.node_names()
+        rows = self._state.rows_of(names)
+        seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
+        if seen[0] or seen.max(initial=0) > 1:
+            names = list(dict.fromkeys(names))
+            rows = self._state.rows_of(names)
+        return Listed(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
+
+    def name(self, nodes: Listed, position: int) -> str:
+        """Name of one node of a call."""
+        node = self._state.nodes[int(nodes.rows[position])]
+        return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
 
 
 def _block(names: list[bytes], fates: list[int]) -> tuple[bytes, bytes, bytes]:

@@ -483,6 +483,8 @@ class LiveCluster:
                 self._client.patch_pod_status(pod.namespace, pod.name, content)
             except KubeApiError as error:
                 log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
+                if error.passing:
+                    self._service.still_missed(pod)
             else:
                 self.figures.wakeups += 1
                 log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)

@@ -154,12 +154,12 @@ class PlannerLoop:
                 log.error("prices could not be computed: %s", answer["fault"])
             self._price_later()
             return
-        self._priced = (time.monotonic(), view.bindings, view.epoch)
-        self._priced_mix = view.mix
         self.figures.price_seconds = answer["seconds"]
         if answer["prices"] is not None:  # else the last good ones stay
             self._service.set_prices(answer["prices"])
             self.figures.priced_at = time.monotonic()
+        self._priced = (time.monotonic(), view.bindings, view.epoch)
+        self._priced_mix = view.mix
 
     def _price_later(self) -> None:
         """Pricing has failed: neither try five times a second nor charge old prices for ever."""

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,7 @@ from scheduler.core.state import ClusterState
 from scheduler.core.turnover import Turnover
 from scheduler.extender.answers import (
     WINNER,
-    NodeFragments,
+    NodeNames,
     Ranking,
     Verdicts,
     encode_filter,
@@ -58,6 +58,7 @@ __all__ = ["ExtenderService", "PlanningView"]
 log = logging.getLogger(__name__)
 
 IntArray = NDArray[np.int64]
+T = TypeVar("T")
 
 _TOP = 5
 _METRICS_AGE_S = 5.0
@@ -138,7 +139,7 @@ class ExtenderService:
         self._adoption = Adoption(
             engine, ttl_s=config.gang_ttl_s, reserve_after_s=config.gang_reserve_after_s
         )
-        self._fragments: tuple[int, NodeFragments] | None = None
+        self._names = NodeNames(engine.state)
         self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
@@ -152,9 +153,9 @@ class ExtenderService:
                 request = self._request(args)
             except InvalidInput as error:
                 verdicts = self._reject_all(args, error, "filter")
-                return encode_filter(verdicts, self._node_fragments(), args.raw_nodes)[0]
+                return encode_filter(verdicts, self._names.fragments(), args.raw_nodes)[0]
             engine = self._prepare(request)
-            nodes = self._listed(args)
+            nodes = self._names.listed(args)
             codes = engine.filter(request, nodes.rows)
             message = ""
             if self._joint(request):
@@ -174,7 +175,7 @@ class ExtenderService:
             if len(listed) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(listed[0]))
-            fragments = self._node_fragments()
+            fragments = self._names.fragments()
         question = request.shape if args.raw_nodes is None else None
         answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
@@ -190,9 +191,9 @@ class ExtenderService:
             except InvalidInput as error:
                 none = self._reject_all(args, error, "prioritize")
                 ranking = Ranking(none.nodes, np.zeros(len(none.codes), dtype=np.int64))
-                return encode_ranking(ranking, self._node_fragments())
+                return encode_ranking(ranking, self._names.fragments())
             engine = self._prepare(request)
-            nodes = self._listed(args)
+            nodes = self._names.listed(args)
             ranking, scores = ranked(engine, request, nodes)
             joint = self._joint(request)
             planned = self._planned_row(request, nodes.rows) if len(scores) else -1
@@ -202,8 +203,10 @@ class ExtenderService:
             if winner >= 0 and ranking.scores[winner] == WINNER and not joint:
                 self._hold(engine, request, int(nodes.rows[winner]))
             best = best_first(scores, nodes.rows, max(_TOP, self.config.answer_top_k))
-            top = [(self._name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()]
-            fragments = self._node_fragments()
+            top = [
+                (self._names.name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()
+            ]
+            fragments = self._names.fragments()
         empty = np.zeros(0, dtype=np.int8)
         self.log.record("prioritize", request.key, request.uid, empty, top=top, asked=len(scores))
         if self.config.answer_top_k:
@@ -291,10 +294,10 @@ class ExtenderService:
         """
         request = pod_request(args.pod_object(), self.names)
         with self._lock:
-            nodes = self._listed(args)
+            nodes = self._names.listed(args)
             codes = self._engine.filter(request, nodes.rows, selection=True)
             mix = self._engine.mix
-            fragments = self._node_fragments()
+            fragments = self._names.fragments()
         unknown = list(nodes.unknown) if args.nodes is not None else []
         if unknown:
             templates = [self._template(args, position) for position in unknown]
@@ -418,7 +421,8 @@ class ExtenderService:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
-        self._turnover.comes()
+        if self._mirror is None:  # else it will say so once the pod has its node for certain
+            self._turnover.comes()
         self.settled(request.uid)
         return placement
 
@@ -475,17 +479,16 @@ class ExtenderService:
         self._refusals.drop(uid)
         self._bindings += 1
 
-    def _known(self, uid: str) -> None:
+    def _known(self, uid: str, more: int) -> None:
         """The API says that a pod has been placed, or is gone; what is gone never asks again."""
-        mirror, waited = self._mirror, uid in self._waiting
+        mirror = self._mirror
         assert mirror is not None  # which called this
-        here = uid in mirror.facts
-        if here and waited:
+        if more > 0:
             self._turnover.comes()
-        elif not here and not waited:
+        elif more < 0:
             self._turnover.leaves()
         self.settled(uid)
-        if not here and uid not in mirror.pending:
+        if uid not in mirror.facts and uid not in mirror.pending:
             self._seen.pop(uid, None)
             self._shortened.pop(uid, None)
 
@@ -500,9 +503,14 @@ class ExtenderService:
 
     def missed(self, after_s: float) -> list[PodRequest]:
         """Pods refused so long ago that fit by now, each told once; see :mod:`.waking`."""
+        looks = self._refusals.wake(self._engine, self._adoption, self._clock() - after_s)
+        return [pod for found in self._in_steps(looks) for pod in found]
+
+    def still_missed(self, request: PodRequest) -> None:
+        """A missed pod could not be told: it is later, whatever nodes it was asked about."""
         with self._lock:
-            self._expire()
-            return self._refusals.wake(self._engine, self._clock() - after_s)
+            if request.uid in self._seen and request.uid not in self._engine.state.placements:
+                self._refusals.add(request, self._clock(), -1, None)
 
     def overdue(self) -> list[PodRequest]:
         """Pods whose hold is past its time; what stands for a gang's missing member is dropped."""
@@ -560,16 +568,25 @@ class ExtenderService:
         if prices is not None:
             with self._lock:
                 rehearsed = self._engine.rehearsal(prices)
-            steps = rehearsed.steps() if rehearsed is not None else iter(())
-            more = True
-            while more:
-                with self._lock:
-                    more = next(steps, False) is None
-                time.sleep(_BREATH_S)
+            if rehearsed is not None:
+                for _ in self._in_steps(rehearsed.steps()):
+                    pass
         with self._lock:
             self._engine.set_prices(prices, rehearsed)
             if prices is not None and self._engine.prices is None:
                 log.warning("prices lack a class of nodes that is here; scoring as fgd")
+
+    def _in_steps(self, work: Iterator[T]) -> Iterator[T]:
+        """Work done step by step under the lock, so that requests get in between."""
+        done = object()
+        while True:
+            with self._lock:
+                self._expire()
+                step = next(work, done)
+            if step is done:
+                return
+            yield cast("T", step)
+            time.sleep(_BREATH_S)
 
     @property
     def prices(self) -> Prices | None:
@@ -603,34 +620,6 @@ class ExtenderService:
                 if len(self._parsed) > _PARSED_PODS:
                     self._parsed.popitem(last=False)
         return request
-
-    def _listed(self, args: FilterArgs) -> Listed:
-        """The nodes of a call, without decoding their names where that can be avoided."""
-        state = self._engine.state
-        found = self._node_fragments().find(args.names) if args.names else None
-        if found is not None:
-            return found
-        names = args.node_names()
-        rows = state.rows_of(names)
-        seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
-        if seen[0] or seen.max(initial=0) > 1:
-            names = list(dict.fromkeys(names))
-            rows = state.rows_of(names)
-        return Listed(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
-
-    def _name(self, nodes: Listed, position: int) -> str:
-        node = self._engine.state.nodes[int(nodes.rows[position])]
-        return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
-
-    def _node_fragments(self) -> NodeFragments:
-        state = self._engine.state
-        if self._fragments is None or self._fragments[0] != state.node_epoch:
-            names = [node.name if node else None for node in state.nodes]
-            before = self._fragments[1] if self._fragments else None
-            same = before is not None and before.names == names  # a node has changed, not its name
-            fragments = before if before is not None and same else NodeFragments(names)
-            self._fragments = (state.node_epoch, fragments)
-        return self._fragments[1]
 
     def _prepare(self, request: PodRequest) -> Engine:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""
@@ -682,7 +671,7 @@ class ExtenderService:
     def _reject_all(self, args: FilterArgs, error: InvalidInput, verb: str) -> Verdicts:
         """An unreadable request fits nowhere, for one clear reason."""
         metadata = args.pod_object().metadata
-        nodes = self._listed(args)
+        nodes = self._names.listed(args)
         key = f"{metadata.namespace or 'default'}/{metadata.name}"
         codes = np.full(len(nodes.rows), Reason.REQUEST_INVALID.code, dtype=np.int8)
         log.warning("pod %s: %s", key, error)

@@ -7,19 +7,22 @@ kube-scheduler's own backoff is woken by a change of its annotations, which kube
 any other change of a pending pod.
 
 A refusal is good for one wake-up at most, and of pods that ask for the same one is woken at a time:
-room for one is no reason to wake a thousand.
+room for one is no reason to wake a thousand. Members of a gang are woken together, once there is
+room for as many as it needs.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import NodeSelection, PodRequest, Reason, Shape
+from scheduler.core.model import GangKey, NodeSelection, PodRequest, Reason, Shape
 
 __all__ = ["WAKE_ANNOTATION", "Refusals"]
 
@@ -27,18 +30,18 @@ WAKE_ANNOTATION = "snugfit.io/woken-at"
 _MOST_LOOKS = 16
 
 IntArray = NDArray[np.int64]
-_Kind = tuple[Shape, NodeSelection]
+_Kind = tuple[Shape, NodeSelection, GangKey | None, bytes]
+"""Shape, rules, gang, and the nodes asked about as a bit per row; no bits for any node."""
 
 
 @dataclass(slots=True)
 class _Alike:
     """Pods that fit at the same time: each with the time of its refusal, longest ago first.
 
-    In the state of ``generation`` none of them fits on ``rows``, which is None for any node.
+    In the state of ``generation`` none of them fits.
     """
 
     generation: int = -1
-    rows: IntArray | None = None
     pods: OrderedDict[str, tuple[PodRequest, float]] = field(default_factory=OrderedDict)
 
 
@@ -69,10 +72,11 @@ class Refusals:
             None for any node, where it was asked about one that is not known yet.
         """
         self.drop(request.uid)
-        kind = (request.shape, request.selection)
+        asked = b"" if rows is None else _bits(rows)
+        kind = (request.shape, request.selection, request.gang, asked)
         alike = self._kinds.setdefault(kind, _Alike())
         alike.pods[request.uid] = (request, at)
-        alike.generation, alike.rows = generation, rows
+        alike.generation = generation
         self._kind_of[request.uid] = kind
         if len(self._kind_of) > self._most:
             self.drop(next(iter(self._kind_of)))
@@ -86,29 +90,53 @@ class Refusals:
             if not alike.pods:
                 del self._kinds[kind]
 
-    def wake(self, engine: Engine, before: float) -> list[PodRequest]:
-        """Pods refused before this time that fit by now, one of a kind; they are forgotten.
+    def wake(self, engine: Engine, adoption: Adoption, before: float) -> Iterator[list[PodRequest]]:
+        """Pods refused before this time that fit by now; they are forgotten.
 
-        What fits is decided with selectors, taints and all, so that nobody is woken in vain. Of
-        many kinds a few are looked at in each call, in turn.
+        What fits is decided with selectors, taints and all. Of many kinds a few are looked at in
+        each call, in turn.
+
+        Yields
+        ------
+        list of PodRequest
+            Per kind looked at, who is to be woken: the one that has waited longest, or the members
+            of a gang. In between others may use the engine, and this.
         """
-        generation = engine.state.generation_now
-        found = []
         looks = 0
         for kind in list(self._kinds):
-            alike = self._kinds[kind]
+            alike, generation = self._kinds.get(kind), engine.state.generation_now
+            if alike is None:
+                continue
             request, at = next(iter(alike.pods.values()))
             if at >= before or alike.generation == generation:
                 continue
             if looks == _MOST_LOOKS:
-                break
+                return
             looks += 1
             self._kinds.move_to_end(kind)
-            codes = engine.filter(request, alike.rows, selection=True)
-            if (codes == Reason.FITS.code).any():
-                found.append(request)
-            else:
+            rows = _rows(kind[-1], len(engine.state))
+            joint = adoption.concerns(request)
+            if not (engine.filter(request, rows, selection=True) == Reason.FITS.code).any() or (
+                joint and not adoption.hopeful(request, rows)
+            ):
                 alike.generation = generation
-        for request in found:
-            self.drop(request.uid)
-        return found
+                yield []
+                continue
+            found = [pod for pod, _ in alike.pods.values()] if joint else [request]
+            for pod in found:
+                self.drop(pod.uid)
+            yield found
+
+
+def _bits(rows: IntArray) -> bytes:
+    """A set of rows, whatever their order; not empty."""
+    asked = np.zeros(int(rows.max(initial=0)) + 1, dtype=bool)
+    asked[rows] = True
+    return np.packbits(asked).tobytes()
+
+
+def _rows(bits: bytes, count: int) -> IntArray:
+    """The rows of :func:`_bits`, as far as there are so many; all of them for no bits."""
+    if not bits:
+        return np.arange(count)
+    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, dtype=np.uint8))[:count])

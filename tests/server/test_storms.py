@@ -35,6 +35,10 @@ def _gang(name: str, size: int = SIZE, **gpu: Any) -> list[PodRequest]:
     return [pod(f"{name}-{n}", gang=key, **(gpu or {"count": 2})) for n in range(size)]
 
 
+def _name(gang: list[PodRequest]) -> str:
+    return gang[0].name.rsplit("-", 1)[0]
+
+
 def _names(server: Running) -> list[str]:
     return [n.name for n in server.engine.state.nodes if n is not None]
 
@@ -200,6 +204,8 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
         planner=True,
         planner_debounce_s=0.05,
         planner_budget_s=0.5,
+        hold_ttl_s=600.0,
+        gang_ttl_s=600.0,
     )
     planner, killed, done = server.planner, [], threading.Event()
 
@@ -222,8 +228,13 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
     done.set()
     killer.join()
     assert planner.figures.plans["crashed"] + planner.figures.plans["failed"] > 0
-    for members in GANGS[:2]:
-        assert _bind_whole(server, members)
+    # Which of the gangs came first is the callers' luck; who has places now can be bound.
+    state = server.client.get("/debug/state")
+    kept = {p["name"].rsplit("-", 1)[0] for n in state["nodes"] for p in n["pods"] if p["held"]}
+    whole = [members for members in GANGS if _name(members) in kept]
+    assert len(whole) >= 2
+    for members in [*whole, *(members for members in GANGS if members not in whole)]:
+        assert _bind_whole(server, members) == (members in whole)
     assert _violations(server.client.get("/debug/state")) == []
 
 

@@ -39,6 +39,18 @@ def test_a_cluster_that_empties_counts_as_one_that_holds() -> None:
     assert turnover.share == 1
 
 
+def test_a_cluster_that_has_emptied_is_not_owed_pods() -> None:
+    """It is seen to fill as soon as one that held its level is."""
+    emptied, level = (Turnover(running=1, half_life_pods=500) for _ in range(2))
+    for _ in range(10_000):
+        emptied.leaves()
+    assert emptied.share == level.share == 1.0
+    for _ in range(500):
+        emptied.comes()
+        level.comes()
+    assert emptied.share == level.share < 0.2
+
+
 def test_what_was_long_ago_is_forgotten() -> None:
     turnover = Turnover(half_life_pods=100)
     for _ in range(1000):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
 from typing import Any
 
 import pytest
@@ -303,19 +304,20 @@ def _ask(following: Following, name: str) -> list[str]:
 
 
 def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow) -> None:
-    """Pods that were asked about and got a node, by whoever's hand; pods that had one and went."""
+    """Whoever gets a node, asked about or not, and whoever had one and goes."""
     following = follow(hold_ttl_s=0.0).start()
     share = [following.service.planning_view().departures]
     for turn in range(3):
         name = f"p{turn}"
         api.put(PODS, pod_json(name, requests={MILLI: "100"}))
         eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.pending)
-        assert "a" in _ask(following, name)
+        if turn:
+            assert "a" in _ask(following, name)
         api.put(PODS, pod_json(name, node="a", requests={MILLI: "100"}))
         eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.facts)
     share.append(following.service.planning_view().departures)
     assert share == [0.0, 0.0]  # nobody has left
-    api.delete(PODS, "p1")
+    api.delete(PODS, "p0")
     eventually(lambda: following.service.planning_view().departures > 0)
     with_one = following.service.planning_view().departures
     assert 0 < with_one < 0.01  # one of three, but three are too few to tell
@@ -333,21 +335,24 @@ def test_a_cluster_with_running_pods_is_taken_to_hold_its_level(api, follow) -> 
     assert follow().start().service.planning_view().departures == 1.0
 
 
-def test_a_pod_refused_too_early_is_woken_once(api, follow) -> None:
-    """Also if the API server will not have it, which is told."""
+@pytest.mark.parametrize("status", [403, 429, 503])
+def test_a_pod_refused_too_early_is_woken_once(api, follow, status) -> None:
+    """Also if the API server will not have it, which is told; later if it cannot now."""
     api.put(PODS, pod_json("first", node="a", requests={MILLI: "2000"}))
     for name in ("second", "third"):
         api.put(PODS, pod_json(name, requests={MILLI: "2000"}))
     following = follow(wake_after_s=0.1, hold_ttl_s=0.0).start()
-    api.next("PATCH", "/pods/second/status", refuse(403))
+    api.next("PATCH", "/pods/second/status", refuse(status))
     assert _ask(following, "second") == _ask(following, "third") == []
     api.delete(PODS, "first")
-    eventually(lambda: following.metric("snugfit_wakeups_total") == 1)
+    tries, wakeups = (1, 1) if status == HTTPStatus.FORBIDDEN else (2, 2)
+    eventually(lambda: following.metric("snugfit_wakeups_total") == wakeups)
     woken = [
         name
         for name, obj in api.objects[PODS].items()
         if "snugfit.io/woken-at" in (obj["metadata"].get("annotations") or {})
     ]
-    assert woken == ["third"] and api.count("/pods/second/status") == 1
+    assert woken == ["second", "third"][-wakeups:]
+    assert api.count("/pods/second/status") == tries
     assert _ask(following, "third") == ["a"]
     following.equal()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import NodeSelection
+from scheduler.core.model import GangKey, NodeSelection
 from scheduler.core.state import ClusterState
 from scheduler.extender.waking import Refusals
 from tests.builders import node, pod
@@ -19,6 +20,11 @@ def engine():
     return made
 
 
+def woken(refusals, engine, before):
+    looks = refusals.wake(engine, Adoption(engine, ttl_s=60.0), before)
+    return [one for found in looks for one in found]
+
+
 def refused(engine, *pods, at=0.0):
     made = Refusals(100)
     for one in pods:
@@ -28,23 +34,23 @@ def refused(engine, *pods, at=0.0):
 
 def test_nobody_is_woken_while_nothing_fits(engine):
     refusals = refused(engine, pod("p", count=1))
-    assert refusals.wake(engine, before=10) == [] and len(refusals) == 1
+    assert woken(refusals, engine, before=10) == [] and len(refusals) == 1
 
 
 def test_one_of_a_kind_is_woken_when_it_fits_and_only_once(engine):
     first, second = pod("first", count=1), pod("second", count=1)
     refusals = refused(engine, first, second)
     engine.release("running")
-    assert refusals.wake(engine, before=10) == [first]
-    assert refusals.wake(engine, before=10) == [second]
-    assert refusals.wake(engine, before=10) == [] and len(refusals) == 0
+    assert woken(refusals, engine, before=10) == [first]
+    assert woken(refusals, engine, before=10) == [second]
+    assert woken(refusals, engine, before=10) == [] and len(refusals) == 0
 
 
 def test_who_was_asked_about_lately_has_to_wait(engine):
     refusals = refused(engine, pod("p", count=1), at=5)
     engine.release("running")
-    assert refusals.wake(engine, before=5) == []
-    assert [p.name for p in refusals.wake(engine, before=6)] == ["p"]
+    assert woken(refusals, engine, before=5) == []
+    assert [p.name for p in woken(refusals, engine, before=6)] == ["p"]
 
 
 def test_another_refusal_counts_from_its_own_time(engine):
@@ -52,7 +58,7 @@ def test_another_refusal_counts_from_its_own_time(engine):
     refusals = refused(engine, one)
     refusals.add(one, 8, engine.state.generation_now, None)
     engine.release("running")
-    assert len(refusals) == 1 and refusals.wake(engine, before=7) == []
+    assert len(refusals) == 1 and woken(refusals, engine, before=7) == []
 
 
 def test_who_fits_is_bound_or_gone_is_forgotten(engine):
@@ -60,20 +66,20 @@ def test_who_fits_is_bound_or_gone_is_forgotten(engine):
     refusals.drop("uid-of-nobody")
     refusals.drop(pod("p").uid)
     engine.release("running")
-    assert refusals.wake(engine, before=10) == []
+    assert woken(refusals, engine, before=10) == []
 
 
 def test_nobody_is_woken_for_a_node_that_its_own_rules_exclude(engine):
     elsewhere = NodeSelection(node_selector=(("zone", "b"),))
     refusals = refused(engine, pod("p", count=1, selection=elsewhere), pod("q", count=1))
     engine.release("running")
-    assert [p.name for p in refusals.wake(engine, before=10)] == ["q"]
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["q"]
 
 
 def test_many_kinds_are_looked_at_in_turn(engine):
     refusals = refused(engine, *(pod(f"p{i}", count=1, cpu=i) for i in range(40)))
     engine.release("running")
-    turns = [refusals.wake(engine, before=10) for _ in range(3)]
+    turns = [woken(refusals, engine, before=10) for _ in range(3)]
     assert [len(turn) for turn in turns] == [16, 16, 8]
     assert sorted(p.cpu_milli for turn in turns for p in turn) == list(range(40))
 
@@ -83,7 +89,7 @@ def test_the_oldest_refusal_is_forgotten_first(engine):
     for at, name in enumerate("abc"):
         refusals.add(pod(name, count=1), at, engine.state.generation_now, None)
     engine.release("running")
-    names = [p.name for _ in range(3) for p in refusals.wake(engine, before=10)]
+    names = [p.name for _ in range(3) for p in woken(refusals, engine, before=10)]
     assert names == ["b", "c"]
 
 
@@ -96,6 +102,54 @@ def test_nobody_is_woken_for_a_node_that_it_was_not_asked_about():
     refusals.add(pod("p", count=1), 0.0, engine.state.generation_now, asked)
     engine.reserve(pod("other", count=1), "m")
     engine.release("other")
-    assert refusals.wake(engine, before=10) == []
+    assert woken(refusals, engine, before=10) == []
     engine.release("running")
-    assert [p.name for p in refusals.wake(engine, before=10)] == ["p"]
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["p"]
+
+
+def test_alike_pods_that_were_asked_about_different_nodes_do_not_mix():
+    """Zones of volumes and the like are kube-scheduler's; the order of a question is nobody's."""
+    engine = Engine(ClusterState([node(f"n{i}", gpus=1) for i in range(3)]))
+    for i in range(3):
+        engine.reserve(pod(f"on-{i}", count=1), f"n{i}")
+    refusals = Refusals(100)
+    for name, rows in (("left", [0, 1]), ("left too", [1, 0]), ("right", [2])):
+        asked = np.array(rows)
+        refusals.add(pod(name, count=1), 0.0, engine.state.generation_now, asked)
+    engine.release("on-1")
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["left"]
+    engine.release("on-2")
+    assert {p.name for p in woken(refusals, engine, before=10)} == {"left too", "right"}
+    assert len(refusals) == 0
+
+
+def test_pods_may_come_and_go_between_two_looks(engine):
+    refusals = refused(engine, *(pod(f"p{i}", count=1, cpu=i) for i in range(4)))
+    engine.release("running")
+    looks = refusals.wake(engine, Adoption(engine, ttl_s=60.0), before=10)
+    (first,) = next(looks)
+    refusals.drop("p2")
+    refusals.add(pod("late", count=1, cpu=9), 0.0, -1, None)
+    assert [first.name, *(p.name for (p,) in looks)] == ["p0", "p1", "p3"]
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["late"]
+
+
+@pytest.mark.parametrize("unlike", [0, 2])
+def test_members_of_a_gang_are_woken_together_and_not_before_it_may_fit(unlike):
+    engine = Engine(ClusterState([node(f"n{i}", gpus=2) for i in range(2)]))
+    adoption = Adoption(engine, ttl_s=60.0)
+    for i in range(3):
+        engine.reserve(pod(f"on-{i}", count=1), f"n{i % 2}")
+    size = 3 + unlike
+    members = [pod(f"m{i}", count=1, gang=GangKey("default", "g", size)) for i in range(3)]
+    small = [
+        pod(f"s{i}", count=0, cpu=500, gang=GangKey("default", "g", size)) for i in range(unlike)
+    ]
+    for member in [*members, *small]:
+        adoption.expect(member)
+    refusals = refused(engine, *members)
+    for i in range(2):
+        engine.release(f"on-{i}")
+        looked = [found for found in refusals.wake(engine, adoption, before=10) if found]
+        assert looked == ([] if i == 0 else [members])
+    assert len(refusals) == 0

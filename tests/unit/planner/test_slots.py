@@ -137,6 +137,11 @@ def test_classes_are_models_and_how_they_are_shared() -> None:
         "none", "T4 shared", "A100", "A100 MIG A100-40", "A100 MIG A100-40",
     ]  # fmt: skip
     assert aligned.aligned(other) is aligned
+    for name in ("m", "m2"):  # the last nodes of a class go and come back
+        other.remove_node(name)
+        assert aligned.aligned(other) is aligned
+    other.add_node(_mig_node("m"))
+    assert aligned.aligned(other) is aligned
     fixed = Device("A100", 40_960, mig="A100-40", mig_layout=(("3g.20gb", 0),))
     other.add_node(node("f", devices=(fixed,)))
     assert aligned.aligned(other) is None  # nobody knows what such a node is worth
