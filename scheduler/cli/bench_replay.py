@@ -1,4 +1,4 @@
-"""``snugfit bench replay``: a trace with its own times, on a cluster small enough to be full."""
+"""``snugfit bench replay``: pods that come and go, on a cluster small enough to be full."""
 
 from __future__ import annotations
 
@@ -22,14 +22,27 @@ if TYPE_CHECKING:
 __all__ = ["ReplayJob", "command", "run"]
 
 _QUIET = 0.002  # share of the arrivals before the trace gets going
+_SYNTHETIC = "synthetic"
+_SYNTHETIC_NODES = 2400
+_RENEWALS = 8  # times that the pods of the synthetic cluster are replaced
+_MEAN_DURATION_S = 3600.0
 
 
 @click.command("replay")
 @data_option
-@click.option("--trace", default="default", show_default=True, help="openb trace.")
+@click.option("--trace", default="default", show_default=True, help="openb trace, or `synthetic`.")
 @click.option("--policies", default="fgd,best-fit,kube-default,priced", show_default=True)
-@click.option("--rates", default="40,48,60", show_default=True, help="Arrivals so much faster.")
-@click.option("--one-in", default=20, show_default=True, help="Keep one node in so many.")
+@click.option(
+    "--rates",
+    help="Arrivals so much faster; for `synthetic` the GPUs that pods ask for over those there "
+    "are. [default: 40,48,60, or 1,1.2,1.5]",
+)
+@click.option(
+    "--one-in",
+    default=20,
+    show_default=True,
+    help="Keep one node in so many; of 2,400 synthetic ones.",
+)
 @click.option("--seeds", default=4, show_default=True, help="Seeds 0..n-1: which nodes are kept.")
 @click.option("--mix", type=click.Choice(["given", "learnt"]), default="learnt", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
@@ -37,7 +50,7 @@ def command(
     data: Path,
     trace: str,
     policies: str,
-    rates: str,
+    rates: str | None,
     one_in: int,
     seeds: int,
     mix: str,
@@ -47,7 +60,8 @@ def command(
 
     The trace loads its own cluster by about one percent, and sped up enough to fill it, pods no
     longer leave in time. So both are scaled: arrivals are faster and only one node in twenty is
-    there. The quiet months before the trace gets going are left out. Figures are means over the
+    there. The quiet months before the trace gets going are left out. The synthetic cluster needs no
+    files: lognormal durations, and pods that are replaced eight times. Figures are means over the
     seeds, also those of the quantiles of waiting; runs of several processes at once.
     """
     from scheduler.cli.console import print_json, print_table, progress
@@ -61,7 +75,11 @@ def command(
     for option, value in (("--one-in", one_in), ("--seeds", seeds)):
         if value < 1:
             raise InvalidInput(option, f"is {value}", "use 1 or more")
-    nodes, (pods,) = openb_files(data, [trace], "--trace")
+    if trace == _SYNTHETIC:
+        nodes, pods, rates = None, None, rates or "1,1.2,1.5"
+    else:
+        nodes, (pods,) = openb_files(data, [trace], "--trace")
+        rates = rates or "40,48,60"
     cases = [(rate, name) for rate in map(float, rates.split(",")) for name in names]
     jobs = [
         ReplayJob(nodes, pods, one_in, mix, rate, name, seed)
@@ -94,10 +112,10 @@ def command(
 
 @dataclass(frozen=True, slots=True)
 class ReplayJob:
-    """One replay, for :func:`run`."""
+    """One replay, for :func:`run`; of the synthetic cluster without files."""
 
-    nodes: Path
-    pods: Path
+    nodes: Path | None
+    pods: Path | None
     one_in: int
     mix: str
     rate: float
@@ -107,12 +125,15 @@ class ReplayJob:
 
 
 def run(job: ReplayJob) -> ReplayOutcome:
-    """Replay the scaled trace."""
+    """Replay the scaled trace, or the synthetic cluster."""
     from scheduler.simulator.inflation import Experiment
     from scheduler.simulator.replay import replay
     from scheduler.simulator.sweep import loaded
 
-    workload = _scaled(loaded(job.nodes, job.pods)[0], job.one_in, job.seed)
+    if job.nodes is None:
+        workload = _synthetic(max(1, _SYNTHETIC_NODES // job.one_in), job.seed)
+    else:
+        workload = _scaled(loaded(job.nodes, job.pods)[0], job.one_in, job.seed)
     experiment = Experiment(
         job.policy,
         job.seed,
@@ -132,6 +153,23 @@ def _scaled(workload: Workload, one_in: int, seed: int) -> Workload:
         workload,
         nodes=tuple(nodes[::one_in]),
         arrivals=tuple(arrivals[int(_QUIET * len(arrivals)) :]),
+    )
+
+
+def _synthetic(nodes: int, seed: int) -> Workload:
+    """At rate 1 the pods in the system ask for as many GPUs as there are, if none of them waits."""
+    from scheduler.simulator.generate import GeneratorConfig, generate
+
+    config = GeneratorConfig(nodes=nodes, load=1.0, seed=seed)
+    at_once = len(generate(config).arrivals)
+    return generate(
+        replace(
+            config,
+            pods=_RENEWALS * at_once,
+            rate_per_s=at_once / _MEAN_DURATION_S,
+            durations="lognormal",
+            mean_duration_s=_MEAN_DURATION_S,
+        )
     )
 
 

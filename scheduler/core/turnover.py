@@ -6,40 +6,41 @@ come, the large ones above all. What prices charge for breaking up a node follow
 
 from __future__ import annotations
 
-from scheduler.core.errors import InvalidInput
-
 __all__ = ["Turnover"]
 
 _PRIOR = 100.0
+_LEAST_HALF_LIFE = 100
 
 
 class Turnover:
-    """Counts who comes and who leaves, forgetting old ones; it has no clock.
+    """Counts who comes and who leaves; it has no clock.
+
+    Older ones are forgotten by the pods that come: after as many as run, and at least after 100,
+    those before count half. That is the time in which a cluster that holds its level is renewed.
 
     Parameters
     ----------
     running
         Pods that run at the start: with some the cluster is taken to hold its level, without any
         to fill, until so many have come that it can be told.
-    half_life_pods
-        After this many pods that came, earlier ones count half.
     """
 
-    def __init__(self, running: int = 0, half_life_pods: int = 2000) -> None:
-        if half_life_pods <= 0:
-            raise InvalidInput("turnover.half_life_pods", f"is {half_life_pods}", "use 1 or more")
-        self._keep = 0.5 ** (1.0 / half_life_pods)
+    def __init__(self, running: int = 0) -> None:
+        self._running = running
         self._came = _PRIOR
         self._left = _PRIOR if running else 0.0
 
     def comes(self) -> None:
         """A pod was placed."""
-        self._came = self._came * self._keep + 1.0
-        self._left *= self._keep
+        keep = 0.5 ** (1.0 / max(_LEAST_HALF_LIFE, self._running))
+        self._came = self._came * keep + 1.0
+        self._left *= keep
+        self._running += 1
 
     def leaves(self) -> None:
         """A pod that was placed is gone."""
         self._left = min(self._left + 1.0, self._came)  # a cluster that empties is not owed pods
+        self._running = max(0, self._running - 1)
 
     @property
     def share(self) -> float:

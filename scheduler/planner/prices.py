@@ -52,6 +52,7 @@ FloatArray = NDArray[np.float64]
 
 _STEP = 10
 _NEED_POWER = 4
+_LONG_BROKEN = 4.0  # a node is whole again when all have left, and meanwhile others come
 _CPU_VALUE = 0.05  # of a milli-CPU of a pod without GPU, in milli-GPU
 _ALIKE = 0.15  # pods whose cpu differs by less than this share are one kind
 _RATIOS = np.array([0.5, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 20, 28])  # cores per GPU
@@ -341,8 +342,9 @@ def _set_tables(
     A set of devices is worth what it has, times the chance that such a pod needs it. Prices per
     device do not know it, for a linear programme takes the eighth part of a pod too. Where a
     cluster only fills, a set is needed if the demand comes near all that there are, and hardly
-    before; where pods leave and others come, as often as the demand takes one. No device is worth
-    more than itself.
+    before; where pods leave and others come, as often as the demand takes one, and some more: once
+    broken, a node is whole again only when all its pods have left. No device is worth more than
+    itself.
     """
     rows = np.arange(WORTH_SHAPE[0])[:, None]
     full = np.arange(MAX_DEVICES + 1)[None, :]
@@ -361,7 +363,8 @@ def _set_tables(
         there = int((state.full_free[on] // count).sum())
         all_alike = together[count, kind.gpu.products]
         ratio = min(1.0, all_alike * scale / there) if there else 1.0
-        chance = max(ratio**_NEED_POWER, departures * ratio) * kind.weight / all_alike
+        need = max(ratio**_NEED_POWER, min(1.0, _LONG_BROKEN * departures * ratio))
+        chance = need * kind.weight / all_alike
         pods = np.minimum(full // count, rows // max(1, kind.cpu_milli // cpu_step))
         tables[where] += chance * pods * (count * DEVICE_MILLI * PRICE_SCALE)
         chances[where] += chance
