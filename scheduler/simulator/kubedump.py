@@ -1,7 +1,9 @@
 """Reader and writer of ``kubectl get nodes,pods -A -o json``.
 
 Pods that have ended are left out. A pod with a node runs there, whoever scheduled it; any other
-arrives. Creation timestamps become arrival times, counted from the earliest one.
+arrives. Creation timestamps become arrival times, counted from the earliest one. Which devices the
+running pods have is understood as beside a live cluster, by the same code: what HAMi and KAI have
+recorded counts, and a node of which nobody can say that has no device to give.
 """
 
 from __future__ import annotations
@@ -14,10 +16,14 @@ from typing import Any
 
 import msgspec
 
+from scheduler.core.adoption import Adoption
+from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Node, PodRequest
+from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import Budget, BudgetObject, budgets_of, move_cost
 from scheduler.kube.gangs import gang_sizes, group_size
+from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, ObjectList, PodObject
@@ -77,6 +83,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     nodes, pods, budgets, groups = _items(path, names)
     alive = [p for p in pods if not (p.status and p.status.phase in ("Succeeded", "Failed"))]
     sizes = gang_sizes(alive, groups)
+    mirror, devices = _mirrored(nodes, alive, names)
     times = [_created(path, pod) for pod in alive]
     first = min((t for t in times if t is not None), default=0.0)
     arrivals, bound, gated, costs = [], [], [], {}
@@ -85,7 +92,10 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         try:
             request = pod_request(pod, names, sizes)
             if pod.spec.node_name:
-                bound.append(BoundPod(request, pod.spec.node_name, device_shares(pod, names)))
+                recorded = device_shares(pod, names)
+                if recorded is None:
+                    recorded = devices.get(request.uid)
+                bound.append(BoundPod(request, pod.spec.node_name, recorded))
                 cost = move_cost(pod)
                 if cost is not None:
                     costs[request.uid] = cost
@@ -99,13 +109,33 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
             where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
             raise InvalidInput(where, str(error)) from error
     arrivals.sort(key=lambda arrival: arrival.at_s)
-    workload = Workload(tuple(nodes), tuple(arrivals), tuple(bound), path.name)
+    models = tuple(mirror.image().nodes.values())
+    workload = Workload(models, tuple(arrivals), tuple(bound), path.name)
     return Dump(workload, tuple(gated), costs, tuple(budgets_of(budgets, alive)), preferences)
+
+
+def _mirrored(
+    nodes: list[NodeObject], pods: list[PodObject], names: ResourceNames
+) -> tuple[Mirror, dict[str, tuple[DeviceShare, ...]]]:
+    """The cluster as the extender would see it; devices by uid where others have recorded them."""
+    engine = Engine(ClusterState())
+    mirror = Mirror(engine, Adoption(engine, ttl_s=1.0), names)
+    for node in nodes:
+        mirror.node(node)
+    for pod in pods:
+        if pod.spec.node_name:
+            mirror.pod(pod)
+    placed = engine.state.placements
+    return mirror, {
+        uid: placed[uid].devices
+        for uid, fact in mirror.facts.items()
+        if fact.record is not None and uid in placed
+    }
 
 
 def _items(
     path: Path, names: ResourceNames
-) -> tuple[list[Node], list[PodObject], list[BudgetObject], dict[tuple[str, str, str], int]]:
+) -> tuple[list[NodeObject], list[PodObject], list[BudgetObject], dict[tuple[str, str, str], int]]:
     """Nodes, pods, disruption budgets and gang sizes, in file order."""
     try:
         listed = msgspec.json.decode(path.read_bytes(), type=ObjectList)
@@ -113,7 +143,7 @@ def _items(
         raise InvalidInput(str(path), f"cannot be read: {error}") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(str(path), f"is no kubectl list: {error}") from error
-    nodes: list[Node] = []
+    nodes: list[NodeObject] = []
     pods: list[PodObject] = []
     budgets: list[BudgetObject] = []
     groups: dict[tuple[str, str, str], int] = {}
@@ -121,7 +151,8 @@ def _items(
         try:
             kind = msgspec.json.decode(item, type=_Kind).kind
             if kind == "Node":
-                nodes.append(node_of(msgspec.json.decode(item, type=NodeObject), names))
+                nodes.append(msgspec.json.decode(item, type=NodeObject))
+                node_of(nodes[-1], names)  # or an error that names the item
             elif kind == "Pod":
                 pods.append(msgspec.json.decode(item, type=PodObject))
             elif kind == "PodDisruptionBudget":

@@ -23,6 +23,8 @@ from scheduler.kube.protocols import (
     resolve,
     who_picks,
 )
+from scheduler.simulator.files import load_workload
+from scheduler.simulator.workload import place_bound
 from tests.builders import pod
 from tests.kube_objects import node_object, pod_json, pod_object
 
@@ -326,3 +328,43 @@ def test_a_claim_never_exceeds_its_device() -> None:
     shares = resolve(record.claims, node, {UUIDS[0]: 0})
     assert shares is not None and shares[0].milli == 1000
     assert resolve(record.claims, node, {UUIDS[0]: 7}) is None
+
+
+# -- dumps -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("node", "pods", "free"),
+    [
+        (_hami_node(), [_hami_pod("p", f"{UUIDS[1]},NVIDIA,5000,30:;")], [1000, 700]),
+        (_hami_node(), [_hami_pod("p", f"{UUIDS[1]},NVIDIA,32768,0:;")], [1000, 0]),
+        (_hami_node(), [_hami_pod("p", "GPU-gone,NVIDIA,3000,0:;")], None),
+        (
+            node_object("a", gpus=2),
+            [pod_object("p", node="a", **HALF), pod_object("r", node="a", **RESERVATION)],
+            [0, 1000],
+        ),
+        (node_object("a", gpus=2), [pod_object("p", node="a", **HALF)], None),
+    ],
+    ids=["hami", "hami memory", "hami, device gone", "kai", "kai without reservation"],
+)
+def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods, free) -> None:
+    """Free devices by index, or nothing to give where nobody can say."""
+    path = tmp_path / "dump.json"
+    items = [{"kind": kind} | msgspec.to_builtins(obj)
+             for kind, obj in [("Node", node), *(("Pod", one) for one in pods)]]  # fmt: skip
+    path.write_bytes(msgspec.json.encode({"kind": "List", "items": items}))
+    workload = load_workload(path)
+    engine = Engine(ClusterState(workload.nodes))
+    place_bound(engine, workload)
+    cluster.mirror.node(node)
+    for one in pods:
+        cluster.mirror.pod(one)
+    assert cluster.mirror.uncertain_nodes == (set() if free else {"a"})
+    for count in (1, 2):
+        asked = pod("x", cpu=1, memory=1, count=count)
+        verdict = engine.explain(asked, "a")
+        assert verdict is cluster.engine.explain(asked, "a")
+        assert (verdict is Reason.FITS) == (free is not None and free.count(1000) >= count)
+    if free:
+        assert engine.state.gpu_free[0, :2].tolist() == free == cluster.free()
