@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.core.defaults import DEFAULT_POLICY
+
 if TYPE_CHECKING:
     from scheduler.simulator.client import ExtenderClient
 
@@ -29,7 +31,7 @@ _ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
 @click.command("webhook")
 @click.option("--nodes", default="5000,15000", show_default=True, help="Cluster sizes.")
 @click.option("--pods", default=1500, show_default=True, help="Measured cycles per size.")
-@click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
 @click.option("--planner", is_flag=True, help="With the planner process solving all the time.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(nodes: str, pods: int, policy: str, planner: bool, as_json: bool) -> None:

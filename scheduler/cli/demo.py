@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.core.defaults import DEFAULT_POLICY
+
 if TYPE_CHECKING:
     from scheduler.core.metrics import ClusterMetrics
     from scheduler.simulator.emulator import SchedulerProfile
@@ -69,7 +71,7 @@ def _percentile(times: list[float], percent: int) -> float:
 @click.option("--load", default=1.0, show_default=True, help="Requested GPUs / capacity.")
 @click.option("--pods", default=0, help="Number of pods, instead of a load.")
 @click.option("--seed", default=1, show_default=True, help="Decides everything random.")
-@click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json: bool) -> None:
     """Pack a synthetic cluster through the real webhook, beside kube-scheduler's default.

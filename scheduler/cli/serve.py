@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scheduler.core.defaults import DEFAULT_POLICY
+
 if TYPE_CHECKING:
     from scheduler.core.model import PodRequest
     from scheduler.extender.config import ExtenderConfig
@@ -39,7 +41,7 @@ __all__ = ["command"]
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one. [default: 10262]")
-@click.option("--policy", help="See `snugfit policies`. [default: fgd]")
+@click.option("--policy", help=f"See `snugfit policies`. [default: {DEFAULT_POLICY}]")
 @click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")

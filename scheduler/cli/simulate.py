@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.core.defaults import DEFAULT_POLICY
+
 if TYPE_CHECKING:
     from scheduler.simulator.inflation import Experiment, Outcome
     from scheduler.simulator.replay import ReplayOutcome
@@ -27,7 +29,7 @@ __all__ = ["command"]
     help="openb node list (.csv), snugfit/v1 file or kubectl dump (.json). Default: synthetic.",
 )
 @click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
-@click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
 @click.option("--compare", default="", help="More policies for the same run, comma-separated.")
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
 @click.option(

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import PriceWeights
@@ -121,7 +122,7 @@ class ExtenderConfig:
     host: str = "127.0.0.1"
     port: int = 10262
     status_listen: str = ""
-    policy: str = "fgd"
+    policy: str = DEFAULT_POLICY
     seed: int = 0
     threads: int = 4
     keep_alive_s: int = 180

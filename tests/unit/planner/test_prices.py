@@ -95,6 +95,8 @@ def test_sets_that_nobody_will_need_are_worth_little_where_nobody_leaves() -> No
     assert fills and half and holds
     assert (fills.sets <= half.sets).all() and (abs(2 * half.sets - holds.sets) <= 1).all()
     assert 0 < 20 * fills.sets.max() < holds.sets.max()
+    # Asked for one time in four, but a node once broken stays so: as good as always needed.
+    assert holds.sets[..., 8].max() == pytest.approx(8 * DEVICE_MILLI * PRICE_SCALE, rel=0.02)
     # With a demand for all of them they are worth the same.
     eights = TypicalMix.from_requests([pod(count=8)])
     fills, holds = (prices(state, eights, departures=share) for share in (0.0, 1.0))
