@@ -41,7 +41,7 @@ class Running:
         self.url = self.server.url
         self.thread = threading.Thread(target=self.server.serve, daemon=True)
         self.thread.start()
-        self.client = ExtenderClient(self.url)
+        self.client = ExtenderClient(self.url, timeout_s=60)
 
     def clock(self) -> float:
         """Real time, and what the test has skipped."""
@@ -52,7 +52,7 @@ class Running:
         if self.planner:
             self.planner.stop()
         self.server.stop()
-        self.thread.join(timeout=20)
+        self.thread.join(timeout=60)
         assert not self.thread.is_alive()
 
 

@@ -46,7 +46,7 @@ class Worker(threading.Thread):
         self, url: str, names: list[str], number: int, bound: dict[str, PodRequest]
     ) -> None:
         super().__init__()
-        self.client = ExtenderClient(url, timeout_s=30)
+        self.client = ExtenderClient(url, timeout_s=60)
         self.names = names
         self.random = random.Random(number)
         self.number = number

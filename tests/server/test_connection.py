@@ -26,7 +26,7 @@ class Line:
 
     def __init__(self, server: Running) -> None:
         split = urlsplit(server.url)
-        self.sock = socket.create_connection((split.hostname, split.port), timeout=20)
+        self.sock = socket.create_connection((split.hostname, split.port), timeout=60)
         self.file = self.sock.makefile("rb")
 
     def send(self, *pieces: bytes, pause_s: float = 0.0) -> None:

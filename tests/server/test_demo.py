@@ -23,14 +23,19 @@ pytestmark = pytest.mark.server
 
 
 def _begin(*options: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "scheduler.cli.main", "demo", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())},
-        start_new_session=True,  # so that a signal reaches the demo alone
-    )
+    # A shell hands SIGINT down as ignored to what it runs in the background, and so would we.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "scheduler.cli.main", "demo", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())},
+            start_new_session=True,  # so that a signal reaches the demo alone
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _children(pid: int) -> list[int]:
@@ -50,7 +55,7 @@ def _listens(pid: int) -> bool:
 
 def _listening_child(demo: subprocess.Popen[str]) -> int:
     """The server of the demo, as soon as it listens."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         assert demo.poll() is None, demo.communicate()
         for child in _children(demo.pid):
@@ -122,7 +127,7 @@ def test_a_server_that_is_gone_is_a_protocol_error(tmp_path: Path) -> None:
     cluster = tmp_path / "cluster.json"
     native.write(generate(GeneratorConfig(nodes=2)), cluster)
     with running_server(cluster) as url:
-        client = ExtenderClient(url, timeout_s=5)
+        client = ExtenderClient(url, timeout_s=60)
         assert len(client.get("/debug/state")["nodes"]) == 2
     with pytest.raises(ProtocolError, match="got no answer"):
         client.get("/debug/state")
@@ -146,7 +151,7 @@ def test_a_server_that_is_gone_is_a_protocol_error(tmp_path: Path) -> None:
 def test_scores_are_read_as_go_reads_them(answer: bytes, scores: dict[str, int] | None) -> None:
     """The answers are raw bytes from a socket: our own server never sends most of them."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        client = ExtenderClient(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=5)
+        client = ExtenderClient(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=60)
         client._connect()
         peer, _ = listener.accept()
         with peer:

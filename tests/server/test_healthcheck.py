@@ -19,10 +19,11 @@ def _check(*args: str, **environ: str):
 def test_a_running_extender_is_well_and_an_absent_one_is_not(start) -> None:
     server = start([node(gpus=1)], status_listen="127.0.0.1:0")
     port = server.url.rsplit(":", 1)[1]
-    assert _check(SNUGFIT_PORT=port).exit_code == 0
+    patient = ("--timeout", "60")
+    assert _check(*patient, SNUGFIT_PORT=port).exit_code == 0
     status = f"127.0.0.1:{server.server.status.port}"
-    assert _check(SNUGFIT_STATUS_LISTEN=status, SNUGFIT_PORT="1").exit_code == 0
-    assert _check("--url", f"http://{status}/activez").exit_code == 0
+    assert _check(*patient, SNUGFIT_STATUS_LISTEN=status, SNUGFIT_PORT="1").exit_code == 0
+    assert _check(*patient, "--url", f"http://{status}/activez").exit_code == 0
     assert _check("--url", f"http://{status}/filter").exit_code == 1
     assert _check(SNUGFIT_PORT="1").exit_code == 1
 

@@ -16,6 +16,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.status import split_address
 from tests.builders import node
+from tests.fake_api import eventually
 
 pytestmark = pytest.mark.server
 
@@ -47,7 +48,7 @@ def _context(authority: trustme.CA, *, client: bool = True) -> ssl.SSLContext:
 
 def _get(port: int, context: ssl.SSLContext) -> tuple[int, bytes]:
     """Status of a health check, and the certificate that was shown."""
-    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=10)
+    connection = http.client.HTTPSConnection("localhost", port, context=context, timeout=60)
     try:
         connection.request("GET", "/healthz")
         status = connection.getresponse().status
@@ -89,7 +90,7 @@ def test_renewed_certificates_are_read_without_a_restart(start, authority, tmp_p
 def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_path) -> None:
     """Probes and Prometheus have no client certificate; verbs stay behind it."""
     server = start([node(gpus=1)], status_listen="127.0.0.1:0", **_issue(authority, tmp_path))
-    connection = http.client.HTTPConnection("127.0.0.1", server.server.status.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server.status.port, timeout=60)
     answers = {}
     for method, path in (
         ("GET", "/healthz"),
@@ -122,7 +123,7 @@ def test_a_replica_that_waits_for_its_turn_sends_callers_elsewhere(start) -> Non
     """A connection kept alive would lead kube-scheduler to it again, past the Service."""
     server = start([node(gpus=1)])
     server.service.accepting = lambda: False
-    connection = http.client.HTTPConnection("127.0.0.1", _port(server), timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", _port(server), timeout=60)
     statuses = {}
     for method, path in (("GET", "/activez"), ("GET", "/healthz"), ("POST", "/filter")):
         connection.request(method, path)
@@ -179,7 +180,7 @@ def test_a_secret_that_is_renewed_in_place_is_noticed(start, authority, tmp_path
     time.sleep(0.3)
     assert _get(_port(server), context) == (200, before)
     switch(folders[2])
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while _get(_port(server), context)[1] == before:
         assert time.monotonic() < until, "never noticed"
 
@@ -196,31 +197,37 @@ def test_idle_connections_are_kept_longer_than_kube_scheduler_keeps_them() -> No
 
 
 def test_a_connection_outlives_an_idle_time_and_is_closed_after_the_limit(start) -> None:
-    server = start([node(gpus=1)], keep_alive_s=3)
-    with socket.create_connection(("127.0.0.1", _port(server)), timeout=20) as sock:
+    server = start([node(gpus=1)], keep_alive_s=120)
+    with socket.create_connection(("127.0.0.1", _port(server)), timeout=60) as sock:
         for idle in (0.0, 1.5):
             time.sleep(idle)
             sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
             answer = b""
             while not answer.endswith(b"ok\n"):  # head and body may come apart
-                answer += sock.recv(4096)
+                piece = sock.recv(4096)
+                assert piece, "closed too early"
+                answer += piece
             assert answer.startswith(b"HTTP/1.1 200") and b"content-length: 3" in answer.lower()
+        assert server.server._server.timeout == 120
+        server.server._server.timeout = 1  # what is open is measured by it from now on
         assert sock.recv(4096) == b""  # closed by the server, after the limit
 
 
 def test_a_request_in_flight_is_answered_before_the_server_stops(start) -> None:
-    server = start([node(gpus=1)])
+    server = start([node(gpus=1)], drain_s=60)
+    workers = server.server._server.requests
     body = b'{"Pod":{"metadata":{"name":"p","uid":"p"}},"NodeNames":["n0"]}'
-    with socket.create_connection(("127.0.0.1", _port(server)), timeout=20) as sock:
+    with socket.create_connection(("127.0.0.1", _port(server)), timeout=60) as sock:
         head = b"POST /filter HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         sock.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body[:20])
-        time.sleep(0.3)  # a worker has taken it and waits for the rest
+        # A worker has taken it and waits for the rest.
+        eventually(lambda: workers.idle < server.config.threads)
         stopping = threading.Thread(target=server.server.stop)
         stopping.start()
         time.sleep(0.3)
         sock.sendall(body[20:])
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
-        stopping.join(timeout=20)
+        stopping.join(timeout=60)
     assert answer.startswith(b"HTTP/1.1 200") and b'"NodeNames":["n0"]' in answer
     with pytest.raises(OSError, match=r"."):
         socket.create_connection(("127.0.0.1", _port(server)), timeout=2)

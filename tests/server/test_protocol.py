@@ -23,7 +23,7 @@ ALL = ["t4-0", "t4-1", "t4-big", "a10"]
 
 def _call(server, method: str, path: str, body: bytes = b"", **headers: str):
     split = urlsplit(server.url)
-    connection = http.client.HTTPConnection(split.hostname, split.port, timeout=10)
+    connection = http.client.HTTPConnection(split.hostname, split.port, timeout=60)
     try:
         connection.request(method, path, body=body, headers=headers)
         response = connection.getresponse()
@@ -354,12 +354,12 @@ class TestRefusals:
         """A server may refuse by the header alone, before the body is sent."""
         split = urlsplit(server.url)
         head = f"POST /filter HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n"
-        with socket.create_connection((split.hostname, split.port), timeout=10) as sock:
+        with socket.create_connection((split.hostname, split.port), timeout=60) as sock:
             sock.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n")
             return int(sock.recv(100).split()[1])
 
     def test_a_refusal_keeps_the_connection(self, server) -> None:
-        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=10)
+        connection = http.client.HTTPConnection(urlsplit(server.url).netloc, timeout=60)
         connection.connect()
         first = connection.sock
         for _ in range(3):

@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -82,7 +82,7 @@ class Caller(threading.Thread):
         self, server: Running, gangs: list[list[PodRequest]], seed: int, cycles: int
     ) -> None:
         super().__init__(daemon=True)
-        self.client = ExtenderClient(server.url, timeout_s=30)
+        self.client = ExtenderClient(server.url, timeout_s=60)
         self.random = random.Random(seed)
         names = _names(server)
         half = len(names) // 2
@@ -203,7 +203,7 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
         threads=8,
         planner=True,
         planner_debounce_s=0.05,
-        planner_budget_s=0.5,
+        planner_budget_s=30.0,
         hold_ttl_s=600.0,
         gang_ttl_s=600.0,
     )
@@ -213,12 +213,13 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
         while not done.wait(0.15):
             pid = planner.pid
             if pid is not None and pid not in killed:
-                os.kill(pid, signal.SIGKILL)
-                killed.append(pid)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 150
     while len(killed) < 3:
         assert time.monotonic() < deadline, "no planner was there to be killed"
         with _storm(server, GANGS, cycles=20):
