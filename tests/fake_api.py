@@ -27,7 +27,7 @@ Action = Callable[["Handler"], bool]
 """Does something instead of the answer; False lets the answer follow."""
 
 
-def eventually(fact: Callable[[], Any], within_s: float = 8.0) -> None:
+def eventually(fact: Callable[[], Any], within_s: float = 60.0) -> None:
     """Wait until something is so."""
     until = time.monotonic() + within_s
     while not fact():
@@ -209,6 +209,8 @@ class Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         api = self.api
         self.answering = True
+        with api.changed:
+            cuts = api.cuts  # a cut from now on means this request, too
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         api.calls.append(f"{self.command} {self.path}")
         for entry in list(api.script):
@@ -223,7 +225,7 @@ class Handler(BaseHTTPRequestHandler):
         address = urlparse(self.path)
         query = {name: values[0] for name, values in parse_qs(address.query).items()}
         if query.get("watch"):
-            self._watch(address.path, int(query["resourceVersion"]))
+            self._watch(address.path, int(query["resourceVersion"]), cuts)
         elif self.command == "GET" and address.path in api.objects:
             self._list(address.path, query)
         elif self.command == "POST" and address.path.endswith("/binding"):
@@ -253,10 +255,9 @@ class Handler(BaseHTTPRequestHandler):
             content = {"metadata": metadata, "items": known[start:end]}
         self.answer(content)
 
-    def _watch(self, path: str, version: int) -> None:
+    def _watch(self, path: str, version: int, cuts: int) -> None:
         api = self.api
         with api.changed:
-            cuts = api.cuts
             expired = version < api.compacted
         if expired:
             self.answer({"code": 410, "reason": "Expired", "message": "too old"}, 410)

@@ -50,7 +50,7 @@ def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -
 
 
 def test_plan_prints_one_object_and_says_no(tmp_path: Path) -> None:
-    done = _run("plan", "--snapshot", str(_dump(tmp_path)), "--budget", "2s", "--json")
+    done = _run("plan", "--snapshot", str(_dump(tmp_path)), "--budget", "60s", "--json")
     assert done.returncode == 1, done.stderr  # the pod of 8 fits nowhere
     made = json.loads(done.stdout)
     assert made["status"] == "PROVED"
@@ -164,7 +164,7 @@ def test_no_budgets(text: str) -> None:
 @pytest.mark.data
 @pytest.mark.skipif(not (DATA / "openb").exists(), reason=f"no traces at {DATA} (SNUGFIT_DATA)")
 def test_offline_backlogs_of_a_trace() -> None:
-    options = ["--filled", "0.02", "--backlog", "30", "--seeds", "1", "--budget", "1s", "--json"]
+    options = ["--filled", "0.02", "--backlog", "30", "--seeds", "1", "--budget", "20s", "--json"]
     done = _run("bench", "offline", "--data", str(DATA), *options)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["rows"]

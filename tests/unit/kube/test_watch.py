@@ -13,7 +13,7 @@ from scheduler.kube.watch import Reflector, WatchTiming
 from tests.fake_api import PODS, FakeApi, drop, events, eventually, refuse, say, serving
 from tests.kube_objects import pod_json
 
-QUICK = WatchTiming(page=2, watch_s=30, read_s=2.0, backoff_s=0.01, most_backoff_s=0.05,
+QUICK = WatchTiming(page=2, watch_s=30, read_s=60.0, backoff_s=0.01, most_backoff_s=0.05,
                     absent_s=0.05)  # fmt: skip
 
 
@@ -60,6 +60,7 @@ class Watching:
 
     def start(self) -> None:
         self.reflector.start()
+        eventually(lambda: self.reflector.figures.lists)
         self.true()
 
     def change(self, name: str) -> None:
@@ -199,8 +200,8 @@ def test_silence_is_taken_for_a_dead_connection(api) -> None:
 
 def test_too_many_requests_are_answered_by_waiting_as_long_as_asked(api, watching) -> None:
     watching.start()
-    api.next("GET", "watch=1", refuse(429, Retry_After="1"))
     began = time.monotonic()
+    api.next("GET", "watch=1", refuse(429, Retry_After="1"))
     api.cut()
     _turbulence(watching)
     assert time.monotonic() - began >= 1.0
@@ -240,9 +241,11 @@ def test_an_expired_token_is_renewed(api) -> None:
 
 
 def test_a_kind_that_is_not_served_has_no_objects_until_it_is(api, watching) -> None:
-    api.next("GET", PODS, refuse(404), refuse(404))
+    kept = api.objects.pop(PODS)
     watching.reflector.start()
-    assert watching.reflector.synced.wait(5) and not watching.known.pods
+    assert watching.reflector.synced.wait(60) and not watching.known.pods
+    assert not watching.reflector.figures.served
+    api.objects[PODS] = kept
     watching.true()
     assert watching.reflector.figures.served
 
@@ -277,7 +280,8 @@ def test_an_object_that_cannot_be_read_is_told_of_and_stays_as_it_was(api, watch
     watching.true()
 
 
-def test_a_server_that_ends_every_watch_at_once_is_not_hammered(api, watching) -> None:
+def test_a_server_that_ends_every_watch_at_once_is_not_hammered(api, watching, monkeypatch) -> None:
+    monkeypatch.setattr("scheduler.kube.watch._SHORT_S", 60.0)
     watching.start()
     api.next("GET", "watch=1", *[events()] * 5)
     api.cut()
@@ -294,6 +298,6 @@ def test_stop_ends_it_while_it_waits_reads_or_lists(api) -> None:
             eventually(lambda w=watching: w.restarts)
         else:
             watching.start()
-        began = time.monotonic()
         watching.reflector.stop()
-        assert time.monotonic() - began < 2 and not watching.reflector._thread.is_alive()
+        # Well before the silence would be taken for a dead connection.
+        eventually(lambda w=watching: not w.reflector._thread.is_alive(), within_s=30.0)

@@ -135,4 +135,5 @@ def test_replicas_of_a_running_set_count_with_those_that_wait() -> None:
     movable = {uid: Disruption() for uid in engine.state.placements}
     problem = Problem(engine.state.snapshot(), (pod("p", cpu=2000),), movable)
     layout = Layout(Instance(problem))
-    assert PatternBound(layout.instance).bound(layout, 0, 9, Budget(1.0), 1.0) == 4
+    budget = Budget(1.0, deterministic=True)
+    assert PatternBound(layout.instance).bound(layout, 0, 9, budget, 1.0) == 4
