@@ -122,6 +122,7 @@ def test_too_many_requests(system, cluster):
             )
         cluster.create([gpu_pod(f"ours-{i}") for i in range(2)])
         eventually(lambda: "part" in cluster.bound(), "bound after all", 60)
+        cluster.all_bound(3)
         assert len(cluster.settle()) == 3  # theirs, the part, and one of ours beside theirs
         system.verify()
 

@@ -298,6 +298,7 @@ class Installed:
         """The chart's settings, on ports of our own."""
         settings = yaml.safe_load(self.files["extender.yaml"])
         settings["status_listen"] = f"127.0.0.1:{free_port()}"
+        settings["bind_deadline_s"] = 60.0  # a call that is slow is to be carried out all the same
         file = self.cluster.plane.home / "extender.yaml"
         file.write_text(yaml.safe_dump(settings), encoding="utf-8")
         made = Extender(

@@ -91,7 +91,7 @@ def test_stock_scheduling_strands_the_large_pod_and_packing_does_not(cluster, sy
         cluster.create([one])
     cluster.all_bound(12)
     cluster.create([large])
-    assert "large" in cluster.settle()
+    assert "large" in cluster.all_bound(13)
     system.verify()
 
 
@@ -99,6 +99,7 @@ def test_fractions_get_devices_in_the_binding_itself(cluster, system):
     cluster.create([fraction_node("f", 2)])
     system.start()
     cluster.create([fraction_pod(f"p{i}", 500) for i in range(5)])
+    cluster.all_bound(4)
     bound = cluster.settle()
     assert len(bound) == 4
     (waiting,) = cluster.pending()
@@ -123,6 +124,7 @@ def test_memory_of_a_device_is_not_sold_twice(cluster, system):
     cluster.create([fraction_node("f", 1)])
     system.start()
     cluster.create([fraction_pod(f"p{i}", 100, memory_mib=30_000) for i in range(3)])
+    cluster.all_bound(2)
     assert len(cluster.settle()) == 2
     system.verify()
 
@@ -132,6 +134,7 @@ def test_models_by_affinity(cluster, system):
     system.start()
     cluster.create([gpu_pod(f"t{i}", products=(T4,)) for i in range(3)])
     cluster.create([gpu_pod(f"any{i}", products=(T4, A100)) for i in range(3)])
+    cluster.all_bound(5)
     bound = cluster.settle()
     assert sorted(node for name, node in bound.items() if name.startswith("t")) == ["t", "t"]
     assert [node for name, node in bound.items() if name.startswith("any")] == ["a"] * 3
@@ -213,6 +216,7 @@ def test_a_foreign_scheduler_binds_behind_our_back(cluster, system):
     with Vigil(cluster.api):
         cluster.create([gpu_pod(f"ours-{i}", 1) for i in range(2)])
         cluster.create([fraction_pod(f"part-{i}", 500) for i in range(3)])
+        cluster.all_bound(4 + 1 + 2)
         bound = cluster.settle()
     assert len([name for name in bound if name.startswith("ours")]) == 1
     assert len([name for name in bound if name.startswith("part")]) == 2
@@ -223,6 +227,7 @@ def test_static_pods_count(cluster, system):
     cluster.create([gpu_node("g", 2), gpu_pod("static", 1, node_name="g")])
     system.start()
     cluster.create([gpu_pod(f"p{i}") for i in range(2)])
+    cluster.all_bound(2)
     assert len(cluster.settle()) == 2  # the static one and one of ours
     system.verify()
 
@@ -238,6 +243,7 @@ def test_nodes_come_and_go(cluster, system):
         cluster.create([fraction_node("f1", 2)])
         cluster.api.patch("Node", "f2", {"spec": {"unschedulable": None}})
     cluster.create([fraction_pod(f"q{i}", 400) for i in range(8)])
+    cluster.all_bound(12)
     assert len(cluster.settle()) == 12  # two of 400 on each of six devices
     system.verify()
 
@@ -259,7 +265,7 @@ def test_devices_that_vanish_are_not_free(cluster, system):
         lambda: not system.extender.get("/readyz")["nodes_with_unknown_devices"], "known again"
     )
     cluster.create([fraction_pod("next", 700)])
-    assert set(cluster.settle()) == {"next"}
+    assert set(cluster.all_bound(1)) == {"next"}
     system.verify()
 
 

@@ -38,6 +38,7 @@ def test_stock_and_ours_share_the_nodes(system, cluster):
         cluster.all_bound(57)
         system.verify()
         cluster.create([gpu_pod(f"more-{i}") for i in range(7)])
+        cluster.all_bound(57 + 16 - 5 - 6)
         bound = cluster.settle()
     assert len([name for name in bound if name.startswith("more")]) == 16 - 5 - 6
     asked = {
@@ -66,6 +67,7 @@ def test_pods_are_resized_in_place(system, cluster):
     resize("6")
     eventually(lambda: free_cpu(system, "g") == 2000, "what it asks for counts at once")
     cluster.create([gpu_pod("big", cpu_milli=3000), gpu_pod("small", cpu_milli=2000)])
+    cluster.all_bound(2)
     assert set(cluster.settle()) == {"p", "small"}
     system.verify()
     # The kubelet gives six cpus; asked for fewer, they are in use until it has taken them back.

@@ -81,6 +81,7 @@ def test_the_nominated_pod_gets_the_place_that_its_victims_leave(full, system, c
     system.verify()
     with Vigil(cluster.api):
         cluster.api.delete("Pod", victim["metadata"]["name"], "default")
-        assert "urgent" in cluster.settle()
+        eventually(lambda: "urgent" in cluster.bound(), "the urgent pod is bound", 60)
+        cluster.settle()
     assert not [name for name in cluster.bound() if name.startswith("late")]
     system.verify()

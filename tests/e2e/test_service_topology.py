@@ -41,7 +41,7 @@ class Replica(Daemon):
             "host": "127.0.0.1",
             "port": self.port,
             "status_listen": f"127.0.0.1:{status}",
-            "lease_s": 3.0,
+            "lease_s": 5.0,
         }
         file = plane.home / f"{name}.yaml"
         file.write_text(yaml.safe_dump(settings), encoding="utf-8")
@@ -129,7 +129,7 @@ def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> Non
         assert cluster.all_bound(2)["f"] == "parts"
         first.kill()
         acting.kill()
-        eventually(lambda: waiting.active, "the other replica takes over", 30)
+        eventually(lambda: waiting.active, "the other replica takes over", 60)
         assert waiting.ask(known) == 200
         cluster.scheduler(configured(waiting))
         cluster.create(

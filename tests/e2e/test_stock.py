@@ -137,7 +137,7 @@ def test_compaction_makes_old_versions_gone(cluster):
 
 def _outcome_of_watch(api, kind, version):
     try:
-        for event in api.watch(kind, version, timeout_s=2):
+        for event in api.watch(kind, version, timeout_s=30):
             return event["object"].get("code", 200)
     except ApiError as error:
         return error.status
@@ -218,7 +218,7 @@ def test_nothing_is_left_running_when_the_tests_are_killed(tmp_path: Path):
         sleeper = Path("/proc") / test.stdout.readline().strip()
         assert sleeper.exists()
         test.send_signal(signal.SIGKILL)
-    eventually(lambda: not sleeper.exists(), "the sleeper is gone", patience_s=10)
+    eventually(lambda: not sleeper.exists(), "the sleeper is gone", patience_s=60)
 
 
 def test_dry_runs_are_admitted_and_not_stored(cluster):

@@ -58,7 +58,7 @@ def extended(
         "weight": 20,
         "nodeCacheCapable": True,
         "ignorable": False,
-        "httpTimeout": "2s",
+        "httpTimeout": "30s",
         "managedResources": [{"name": name, "ignoredByScheduler": False} for name in MANAGED],
     }
     return stock(scheduler_name) | {

@@ -62,6 +62,11 @@ class Wire:
             for flows in self._open.values():
                 flows.clear()
 
+    def admit(self) -> None:
+        """Let new connections flow; those that are open stay as they are."""
+        with self._lock:
+            self._new_ones_flow = True
+
     def resume(self) -> None:
         """Let bytes through again."""
         with self._lock:
