@@ -224,6 +224,7 @@ def test_a_request_in_flight_is_answered_before_the_server_stops(start) -> None:
         eventually(lambda: workers.idle < server.config.threads)
         stopping = threading.Thread(target=server.server.stop)
         stopping.start()
+        eventually(lambda: not workers._threads)  # they are waited for by now
         time.sleep(0.3)
         sock.sendall(body[20:])
         answer = b"".join(iter(lambda: sock.recv(65536), b""))
