@@ -108,6 +108,11 @@ class _Reader:
         pending: Callable[[], int] | None = getattr(self._sock, "pending", None)
         return bool(self._held) or (pending is not None and pending() > 0)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the socket is closed; cheroot asks before it cuts a connection off."""
+        return self._sock.fileno() < 0
+
     def close(self) -> None:
         """Nothing: the connection closes its socket."""
 

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,20 @@ def test_a_request_in_flight_is_answered_before_the_server_stops(start) -> None:
     assert answer.startswith(b"HTTP/1.1 200") and b'"NodeNames":["n0"]' in answer
     with pytest.raises(OSError, match=r"."):
         socket.create_connection(("127.0.0.1", _port(server)), timeout=2)
+
+
+def test_a_request_that_never_ends_is_cut_off_when_draining_has_taken_long_enough(start) -> None:
+    server = start([node(gpus=1)], drain_s=1)
+    workers = server.server._server.requests
+    with socket.create_connection(("127.0.0.1", _port(server)), timeout=60) as sock:
+        sock.sendall(b"POST /filter HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        eventually(lambda: workers.idle < server.config.threads)
+        stopping = threading.Thread(target=server.server.stop)
+        stopping.start()
+        with suppress(ConnectionResetError):
+            list(iter(lambda: sock.recv(65536), b""))
+        stopping.join(timeout=60)
+        assert not stopping.is_alive()
 
 
 def test_small_answers_are_sent_at_once(start) -> None:
