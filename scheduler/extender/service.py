@@ -29,6 +29,7 @@ from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import best_first
+from scheduler.core.sparing import Sparing
 from scheduler.core.state import ClusterState
 from scheduler.core.turnover import Turnover
 from scheduler.extender.answers import (
@@ -131,6 +132,7 @@ class ExtenderService:
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
         self._turnover = Turnover(len(engine.state.placements))
         self._refusals = Refusals(config.remembered_pods)
+        self._sparing = Sparing(engine)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
@@ -172,6 +174,8 @@ class ExtenderService:
                 asked = None if nodes.unknown else nodes.rows
                 generation = engine.state.generation_now
                 self._refusals.add(request, self._clock(), generation, asked)
+                if self._turnover.renews:
+                    self._spare(request, asked)
             if len(listed) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(listed[0]))
@@ -477,6 +481,7 @@ class ExtenderService:
         """A pod has been placed, or is gone; it is not waiting any more."""
         self._waiting.pop(uid, None)
         self._refusals.drop(uid)
+        self._sparing.gone(uid)
         self._bindings += 1
 
     def _known(self, uid: str, more: int) -> None:
@@ -602,6 +607,12 @@ class ExtenderService:
             self._expire()
             return self._adoption.adopt(places, self._clock(), generation=generation)
 
+    @property
+    def spared(self) -> str:
+        """The node that others take last, for the pod that waits longest; empty for none."""
+        with self._lock:
+            return self._engine.spared.node if self._engine.spared else ""
+
     def gang_counts(self) -> dict[str, int]:
         """Gangs planned, reserved and waiting, and pins."""
         with self._lock:
@@ -639,6 +650,15 @@ class ExtenderService:
         if self._learner.due(self.config.relearn_every):
             engine.set_mix(self._learner.mix())
         return engine
+
+    def _spare(self, request: PodRequest, rows: IntArray | None) -> None:
+        """A pod fits nowhere: others may have to leave it a node."""
+        before, now = self._engine.spared, self._clock()
+        self._sparing.forget(now - _BACKLOG_AGE_S)
+        self._sparing.waits(request, now, rows)
+        spared = self._engine.spared
+        if spared is not None and spared is not before:
+            log.info("node %s is taken last until pod %s fits", spared.node, spared.request.key)
 
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:
         node = engine.state.nodes[row]

@@ -359,3 +359,43 @@ def test_a_pod_refused_too_early_is_woken_once(api, follow, status) -> None:
     assert api.count("/pods/second/status") == tries
     assert _ask(following, "third") == ["a"]
     following.equal()
+
+
+@pytest.mark.parametrize("renews", [True, False])
+def test_the_node_of_a_pod_that_waits_is_taken_last(api, follow, renews) -> None:
+    """While pods leave; where none does, there is nothing to wait for."""
+    gpu = {"nvidia.com/gpu": "1"}
+    api.put(NODES, node_json("c", gpus=4))
+    following = follow(hold_ttl_s=0.0)
+    if not renews:
+        following.start()
+    for name, on in (("one", "b"), ("two", "c"), ("three", "c")):
+        api.put(PODS, pod_json(name, node=on, requests=gpu))
+    for name, count in (("four", "4"), ("small", "1")):
+        api.put(PODS, pod_json(name, requests={"nvidia.com/gpu": count}))
+    if renews:
+        following.start()
+    following.equal()
+    eventually(lambda: "uid-small" in following.live.mirror.pending)
+
+    def winner(name: str) -> str:
+        question = {"Pod": api.objects[PODS][name], "NodeNames": ["b", "c"]}
+        passing = following.web.post("/filter", json=question).get_json()["NodeNames"]
+        if not passing:
+            return ""
+        scores = following.web.post("/prioritize", json=question | {"NodeNames": passing})
+        return max(scores.get_json(), key=lambda each: each["Score"])["Host"]
+
+    assert winner("small") == "c"
+    assert winner("four") == ""
+    assert following.metric("snugfit_spared_nodes") == renews
+    api.delete(PODS, "two")
+    eventually(lambda: "uid-two" not in following.live.mirror.facts)
+    assert winner("small") == ("c" if renews else "b")  # they are alike, and the first row wins
+    api.delete(PODS, "one")
+    eventually(lambda: "uid-one" not in following.live.mirror.facts)
+    assert winner("four") == "b"
+    api.put(PODS, pod_json("four", node="b", requests={"nvidia.com/gpu": "4"}))
+    eventually(lambda: "uid-four" in following.live.mirror.facts)
+    assert following.metric("snugfit_spared_nodes") == 0
+    following.equal()
