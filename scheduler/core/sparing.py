@@ -38,7 +38,7 @@ class Sparing:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._waiting: dict[str, tuple[PodRequest, IntArray | None, float]] = {}
+        self._waiting: dict[str, tuple[PodRequest, float]] = {}
 
     def waits(self, request: PodRequest, now: float, rows: IntArray | None = None) -> None:
         """A pod fits nowhere now; to be repeated as often as it asks in vain.
@@ -50,7 +50,8 @@ class Sparing:
         now
             The driver's time.
         rows : (R,) int64, optional
-            Where it may run at all; its own rules decide if left out.
+            Where it may run at all; its own rules decide if left out. Not kept: whoever is spared
+            a node that is of no use to it says so when it asks again.
         """
         uid, gang = request.uid, request.gang
         if (
@@ -60,14 +61,14 @@ class Sparing:
             or (uid not in self._waiting and len(self._waiting) >= _MOST)
         ):
             return
-        self._waiting[uid] = (request, rows, now)  # who is known keeps the place in the queue
+        self._waiting[uid] = (request, now)  # who is known keeps the place in the queue
         spared = self._engine.spared
         if spared is None:
             self._spare_for(request, rows)
         elif spared.request.uid == uid:
             row = self._engine.state.row_of.get(spared.node, -1)
-            if row not in self._possible(request, rows):
-                self._next()
+            if row not in self._possible(request, rows) and not self._spare_for(request, rows):
+                self._next(but=uid)
 
     def gone(self, uid: str) -> None:
         """A pod has a node for good, or has ended."""
@@ -78,21 +79,21 @@ class Sparing:
     def forget(self, before: float) -> None:
         """Drop the pod that a node is spared for if it has not asked since this time."""
         spared = self._engine.spared
-        if spared is not None and self._waiting[spared.request.uid][2] < before:
+        if spared is not None and self._waiting[spared.request.uid][1] < before:
             self.gone(spared.request.uid)
 
     def _possible(self, request: PodRequest, rows: IntArray | None) -> IntArray:
         found = self._engine.possible(request)
         return found if rows is None else np.intersect1d(found, rows)
 
-    def _next(self) -> None:
+    def _next(self, but: str = "") -> None:
         """Spare a node for the first who waits and could run somewhere.
 
         Who could run nowhere is tried again when it asks; not all of them here.
         """
         self._engine.spared = None
-        for request, rows, _ in islice(self._waiting.values(), _MOST_TRIED):
-            if self._spare_for(request, rows):
+        for request, _ in islice(self._waiting.values(), _MOST_TRIED):
+            if request.uid != but and self._spare_for(request, None):
                 return
 
     def _spare_for(self, request: PodRequest, rows: IntArray | None) -> bool:

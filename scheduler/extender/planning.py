@@ -26,7 +26,8 @@ from scheduler.core.model import GangKey, Node, Placement, PodRequest, Release
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService, PlanningView
+from scheduler.extender.service import ExtenderService
+from scheduler.extender.view import PlanningView
 
 __all__ = ["PlannerFigures", "PlannerLoop"]
 

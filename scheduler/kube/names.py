@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ResourceNames"]
+__all__ = ["DEFAULT_SCHEDULER", "ResourceNames"]
+
+DEFAULT_SCHEDULER = "default-scheduler"
+"""Places the pods that name no scheduler."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -116,6 +116,19 @@ def test_the_node_is_another_once_it_is_of_no_use() -> None:
     assert _spared(engine) == "n2"
 
 
+def test_where_a_pod_may_not_run_no_node_is_spared_for_it() -> None:
+    """Volumes and the like are kube-scheduler's: it says which nodes it asks about."""
+    engine = _engine(2, 3)
+    sparing = Sparing(engine)
+    sparing.waits(EIGHT, 0.0, np.array([1]))
+    assert _spared(engine) == "n1"
+    sparing.waits(EIGHT, 1.0, np.array([0]))
+    assert _spared(engine) == "n0"
+    sparing.waits(pod("other", count=8), 2.0, np.array([1]))
+    sparing.waits(EIGHT, 3.0, np.array([], dtype=np.int64))
+    assert engine.spared is not None and engine.spared.request.name == "other"
+
+
 @pytest.mark.parametrize(
     "request_",
     [

@@ -361,6 +361,32 @@ def test_a_pod_refused_too_early_is_woken_once(api, follow, status) -> None:
     following.equal()
 
 
+def test_a_pod_waits_also_if_its_scheduler_knows_without_asking_that_it_fits_nowhere(
+    api, follow
+) -> None:
+    """As kube-scheduler does of whole devices; pods of schedulers that never ask are not ours."""
+    api.put(PODS, pod_json("one", node="b", requests={"nvidia.com/gpu": "1"}))
+    following = follow(hold_ttl_s=0.0).start()
+    conditions = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+
+    def tell(name: str, scheduler: str) -> None:
+        asked = {"nvidia.com/gpu": "4"}
+        obj = pod_json(name, requests=asked, status={"conditions": conditions})
+        api.put(PODS, obj | {"spec": obj["spec"] | {"schedulerName": scheduler}})
+        eventually(lambda: f"uid-{name}" in following.live.mirror.pending)
+
+    tell("before", "ours")
+    assert following.service.spared == ""  # nobody has asked yet
+    api.put(PODS, pod_json("small", spec={"schedulerName": "ours"}))
+    assert _ask(following, "small") == ["a"]
+    tell("foreign", "theirs")
+    assert following.service.spared == ""
+    tell("four", "ours")
+    assert following.service.spared == "b"
+    api.delete(PODS, "four")
+    eventually(lambda: following.service.spared == "")
+
+
 @pytest.mark.parametrize("renews", [True, False])
 def test_the_node_of_a_pod_that_waits_is_taken_last(api, follow, renews) -> None:
     """While pods leave; where none does, there is nothing to wait for."""
