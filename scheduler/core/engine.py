@@ -307,10 +307,10 @@ class Engine:
             return Reason.NODE_UNKNOWN
         return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
 
-    def possible(self, request: PodRequest) -> IntArray:
-        """Rows that would host the pod if they were empty, selection rules included. (R,)"""
-        static = self._current(request.shape).static
-        return np.flatnonzero((static == _FITS) & (self._admitted(request) == _FITS))
+    def possible(self, request: PodRequest, *, selection: bool = False) -> NDArray[np.bool_]:
+        """Which rows would host the pod if empty; ``selection`` as in :meth:`filter`. (N,)"""
+        found = self._current(request.shape).static == _FITS
+        return np.asarray(found & (self._admitted(request) == _FITS) if selection else found)
 
     def excerpt(self, request: PodRequest, row: int) -> ClusterState | None:
         """A what-if copy of one row without the pod itself; None if no eviction lets it fit there.

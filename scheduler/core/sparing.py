@@ -50,8 +50,8 @@ class Sparing:
         now
             The driver's time.
         rows : (R,) int64, optional
-            Where it may run at all; its own rules decide if left out. Not kept: whoever is spared
-            a node that is of no use to it says so when it asks again.
+            Where it may run by its own rules; they are looked at if left out. Not kept: whoever is
+            spared a node that is of no use to it says so when it asks again.
         """
         uid, gang = request.uid, request.gang
         if (
@@ -83,8 +83,9 @@ class Sparing:
             self.gone(spared.request.uid)
 
     def _possible(self, request: PodRequest, rows: IntArray | None) -> IntArray:
-        found = self._engine.possible(request)
-        return found if rows is None else np.intersect1d(found, rows)
+        if rows is None:
+            return np.flatnonzero(self._engine.possible(request, selection=True))
+        return rows[self._engine.possible(request)[rows]]
 
     def _next(self, but: str = "") -> None:
         """Spare a node for the first who waits and could run somewhere.
