@@ -33,8 +33,14 @@ _ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
 @click.option("--pods", default=1500, show_default=True, help="Measured cycles per size.")
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
 @click.option("--planner", is_flag=True, help="With the planner process solving all the time.")
+@click.option(
+    "--rate",
+    default=0.0,
+    show_default=True,
+    help="Cycles per second; 0 for one right after the other. kube-scheduler comes to 50 or 60.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-def command(nodes: str, pods: int, policy: str, planner: bool, as_json: bool) -> None:
+def command(nodes: str, pods: int, policy: str, planner: bool, rate: float, as_json: bool) -> None:
     """Latency of filter + prioritize, with live state, holds, metrics and the decision log on.
 
     Each cycle is a filter and a prioritize over all node names and a bind, as kube-scheduler sends
@@ -44,11 +50,16 @@ def command(nodes: str, pods: int, policy: str, planner: bool, as_json: bool) ->
     """
     from scheduler.cli.console import print_json, print_table
     from scheduler.cli.provenance import provenance
+    from scheduler.core.errors import InvalidInput
 
+    if rate < 0:
+        raise InvalidInput("--rate", f"is {rate}", "use 0 or more cycles per second")
+    pause_s = 1.0 / rate if rate else 0.0
     flags = ("--policy", policy, *(("--planner",) if planner else ()))
-    rows = [row for size in nodes.split(",") for row in _measure(int(size), pods, flags)]
+    rows = [row for size in nodes.split(",") for row in _measure(int(size), pods, flags, pause_s)]
     if as_json:
-        content = {"provenance": provenance(), "policy": policy, "planner": planner, "rows": rows}
+        content = {"provenance": provenance(), "policy": policy, "planner": planner}
+        content |= {"rate": rate, "rows": rows}
         print_json(content)
         return
     print_table(
@@ -58,7 +69,7 @@ def command(nodes: str, pods: int, policy: str, planner: bool, as_json: bool) ->
     )
 
 
-def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any]]:
+def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> list[dict[str, Any]]:
     import msgspec
 
     from scheduler.cli.console import progress
@@ -84,7 +95,10 @@ def _measure(size: int, pods: int, flags: tuple[str, ...]) -> list[dict[str, Any
             body = pod_json(impossible)
             body["metadata"]["annotations"] = {"padding": "x" * _ANNOTATION_BYTES}
             refused = msgspec.json.encode(body)
+            due = time.monotonic()
             for number, request in enumerate(measured):
+                due += pause_s
+                time.sleep(max(0.0, due - time.monotonic()))
                 loop.schedule(request)
                 times = loop.latencies_ms
                 cycles.append(times["filter"][-1] + times.get("prioritize", [0.0])[-1])

@@ -26,29 +26,20 @@ from scheduler.core.errors import CapacityConflict, UnknownPod
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import (
-    GpuKind,
-    NodeSelection,
-    Placement,
-    PodRequest,
-    Reason,
-    Release,
-    Shape,
-)
+from scheduler.core.model import NodeSelection, Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 
-__all__ = ["INFEASIBLE", "Engine", "Hold", "Rehearsal", "Spared"]
+__all__ = ["INFEASIBLE", "Engine", "Hold", "Rehearsal"]
 
 IntArray = NDArray[np.int64]
 
 INFEASIBLE = int(np.iinfo(np.int64).min)
 """Score of a row that cannot host the pod."""
 
-_LAST = INFEASIBLE + 1  # behind every other row, but a pod that fits nowhere else goes there
 _MAX_SHAPES = 512
 _REHEARSED_SHAPES = 64
 _REHEARSED_ROWS = 1000
@@ -62,14 +53,6 @@ class Hold:
 
     placement: Placement
     until: float
-
-
-@dataclass(frozen=True, slots=True)
-class Spared:
-    """A node that pods with devices take last, but for one that waits and those above it."""
-
-    node: str
-    request: PodRequest
 
 
 @dataclass(slots=True)
@@ -137,11 +120,6 @@ class Engine:
         Typical pods, for the policies that look at fragmentation.
     seed
         For randomised policies.
-
-    Attributes
-    ----------
-    spared : Spared or None
-        Set by :class:`scheduler.core.sparing.Sparing`.
     """
 
     def __init__(
@@ -155,7 +133,6 @@ class Engine:
         self.state = state
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
         self.seed = seed
-        self.spared: Spared | None = None
         self._prices: Prices | None = None
         self._prices_epoch = -1
         self._holds: dict[str, Hold] = {}
@@ -307,11 +284,6 @@ class Engine:
             return Reason.NODE_UNKNOWN
         return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
 
-    def possible(self, request: PodRequest, *, selection: bool = False) -> NDArray[np.bool_]:
-        """Which rows would host the pod if empty; ``selection`` as in :meth:`filter`. (N,)"""
-        found = self._current(request.shape).static == _FITS
-        return np.asarray(found & (self._admitted(request) == _FITS) if selection else found)
-
     def excerpt(self, request: PodRequest, row: int) -> ClusterState | None:
         """A what-if copy of one row without the pod itself; None if no eviction lets it fit there.
 
@@ -421,10 +393,7 @@ class Engine:
     def _evaluate(self, request: PodRequest) -> _Evaluation:
         evaluation = self._current(request.shape)
         own = self.state.placements.get(request.uid)
-        last = self._taken_last(request)
-        if last >= 0 and evaluation.scores[last] == INFEASIBLE:
-            last = -1
-        if self.policy.cacheable and own is None and last < 0:
+        if self.policy.cacheable and own is None:
             return evaluation
         # What is particular to this pod is laid over a copy; the cached arrays stay general.
         particular = _Evaluation(
@@ -440,24 +409,10 @@ class Engine:
         if not self.policy.cacheable:
             feasible = np.flatnonzero(particular.reasons == _FITS)
             self._score(self.state, request.shape, feasible, feasible, particular, salt)
-        if last >= 0:
-            particular.scores[last] = _LAST
         if own is not None:
             row = self.state.row_of[own.node]
             self._without_own(request, row, particular, salt)
         return particular
-
-    def _taken_last(self, request: PodRequest) -> int:
-        """Row that this pod leaves to another as long as it fits elsewhere, or -1."""
-        spared = self.spared
-        if (
-            spared is None
-            or request.gpu.kind is GpuKind.NONE
-            or request.uid == spared.request.uid
-            or request.priority > spared.request.priority
-        ):
-            return -1
-        return self.state.row_of.get(spared.node, -1)
 
     def _without_own(
         self, request: PodRequest, row: int, evaluation: _Evaluation, salt: int

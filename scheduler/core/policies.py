@@ -353,7 +353,6 @@ POLICIES: Mapping[str, Policy] = _table(
         _FGD_PAPER,
         _fgd,
         tightest=True,
-        spares=True,
     ),
     Policy(
         "priced",
@@ -361,7 +360,6 @@ POLICIES: Mapping[str, Policy] = _table(
         "dual prices over the typical mix, node by node",
         _priced,
         tightest=True,
-        spares=True,
     ),
 )
 """Every policy by name."""

@@ -160,9 +160,6 @@ class Policy:
         the first row. Published policies have their own rule and leave it off.
     cacheable
         Whether scores depend on shape and row alone.
-    spares
-        Whether others leave a node for last to whoever waits for it; see :class:`.Sparing`. Not
-        so where a policy stands for somebody else's scheduler.
     """
 
     name: str
@@ -171,7 +168,6 @@ class Policy:
     evaluate: Callable[[Candidates], Scored]
     tightest: bool = False
     cacheable: bool = True
-    spares: bool = False
 
 
 DeviceChooser = Callable[[Candidates], IntArray]

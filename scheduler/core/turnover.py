@@ -10,7 +10,6 @@ __all__ = ["Turnover"]
 
 _PRIOR = 100.0
 _LEAST_HALF_LIFE = 100
-_WORTH_WAITING = 0.1
 
 
 class Turnover:
@@ -47,8 +46,3 @@ class Turnover:
     def share(self) -> float:
         """Pods that leave for each that comes, in 0..1."""
         return min(1.0, self._left / self._came)
-
-    @property
-    def renews(self) -> bool:
-        """Whether enough leave that it is worth waiting for."""
-        return self.share > _WORTH_WAITING

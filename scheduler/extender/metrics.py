@@ -115,11 +115,6 @@ class _ClusterCollector(Collector):
             gangs.add_metric([state], counts[state])
         yield gangs
         yield GaugeMetricFamily("snugfit_pins", "Pods with a planned node", value=counts["pins"])
-        spared = GaugeMetricFamily(
-            "snugfit_spared_nodes", "Nodes that others take last, for a pod that waits"
-        )
-        spared.add_metric([], int(bool(self._service.spared)))
-        yield spared
 
 
 class _LiveCollector(Collector):

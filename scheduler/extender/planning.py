@@ -26,8 +26,7 @@ from scheduler.core.model import GangKey, Node, Placement, PodRequest, Release
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
-from scheduler.extender.view import PlanningView
+from scheduler.extender.service import ExtenderService, PlanningView
 
 __all__ = ["PlannerFigures", "PlannerLoop"]
 

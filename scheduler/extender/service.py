@@ -15,7 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -29,7 +29,6 @@ from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import best_first
-from scheduler.core.sparing import Sparing
 from scheduler.core.state import ClusterState
 from scheduler.core.turnover import Turnover
 from scheduler.extender.answers import (
@@ -46,16 +45,15 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable
-from scheduler.extender.view import PlanningView
 from scheduler.extender.waking import Refusals
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.mirror import Mirror
-from scheduler.kube.names import DEFAULT_SCHEDULER, ResourceNames
+from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
 from scheduler.kube.protocols import who_picks
 
-__all__ = ["ExtenderService"]
+__all__ = ["ExtenderService", "PlanningView"]
 
 log = logging.getLogger(__name__)
 
@@ -65,11 +63,25 @@ T = TypeVar("T")
 _TOP = 5
 _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
-_CALLERS = 64
 _PARSED_POD_BYTES = 1 << 16
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 _BREATH_S = 0.0005  # for whoever waits for the lock
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningView:
+    """A problem for the planner. Two views with one ``stamp`` are the same problem."""
+
+    stamp: tuple[int, ...]
+    epoch: int
+    nodes: Sequence[Node]
+    placements: Sequence[Placement]
+    pending: tuple[PodRequest, ...]
+    mix: TypicalMix
+    bindings: int
+    generation: int
+    departures: float
 
 
 class ExtenderService:
@@ -119,8 +131,6 @@ class ExtenderService:
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
         self._turnover = Turnover(len(engine.state.placements))
         self._refusals = Refusals(config.remembered_pods)
-        self._sparing = Sparing(engine)
-        self._callers: set[str] = set()  # schedulers that ask us
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
@@ -162,7 +172,6 @@ class ExtenderService:
                 asked = None if nodes.unknown else nodes.rows
                 generation = engine.state.generation_now
                 self._refusals.add(request, self._clock(), generation, asked)
-                self._spare(request, asked)
             if len(listed) == 1 and not self._joint(request):
                 # kube-scheduler skips prioritize and takes it
                 self._hold(engine, request, int(listed[0]))
@@ -437,7 +446,6 @@ class ExtenderService:
             names or self.names,
             settled=self._known,
             nominated=self._nominated,
-            unschedulable=self._unschedulable,
         )
         self._mirror = mirror
         return mirror
@@ -459,11 +467,6 @@ class ExtenderService:
         else:
             self._engine.drop_hold(request.uid)
 
-    def _unschedulable(self, request: PodRequest, scheduler: str) -> None:
-        """A pod fits nowhere. Of whole devices its scheduler knows without asking us."""
-        if scheduler in self._callers:
-            self._spare(request, None)
-
     @contextmanager
     def exclusive(self) -> Iterator[Engine]:
         """The engine, with nobody else in it."""
@@ -474,7 +477,6 @@ class ExtenderService:
         """A pod has been placed, or is gone; it is not waiting any more."""
         self._waiting.pop(uid, None)
         self._refusals.drop(uid)
-        self._sparing.gone(uid)
         self._bindings += 1
 
     def _known(self, uid: str, more: int) -> None:
@@ -600,12 +602,6 @@ class ExtenderService:
             self._expire()
             return self._adoption.adopt(places, self._clock(), generation=generation)
 
-    @property
-    def spared(self) -> str:
-        """The node that others take last, for the pod that waits longest; empty for none."""
-        with self._lock:
-            return self._engine.spared.node if self._engine.spared else ""
-
     def gang_counts(self) -> dict[str, int]:
         """Gangs planned, reserved and waiting, and pins."""
         with self._lock:
@@ -618,10 +614,7 @@ class ExtenderService:
         request = self._parsed.get(args.pod)
         if request is None:
             sizes = self._mirror.gang_sizes if self._mirror else None
-            pod = args.pod_object()
-            request = pod_request(pod, self.names, sizes)
-            if len(self._callers) < _CALLERS:
-                self._callers.add(pod.spec.scheduler_name or DEFAULT_SCHEDULER)
+            request = pod_request(args.pod_object(), self.names, sizes)
             if len(args.pod) <= _PARSED_POD_BYTES:
                 self._parsed[args.pod] = request
                 if len(self._parsed) > _PARSED_PODS:
@@ -646,17 +639,6 @@ class ExtenderService:
         if self._learner.due(self.config.relearn_every):
             engine.set_mix(self._learner.mix())
         return engine
-
-    def _spare(self, request: PodRequest, rows: IntArray | None) -> None:
-        """A pod fits nowhere: others may have to leave it a node."""
-        before, now = self._engine.spared, self._clock()
-        if self._mirror is None:  # else the API says who waits no more
-            self._sparing.forget(now - _BACKLOG_AGE_S)
-        if self._turnover.renews:
-            self._sparing.waits(request, now, rows)
-        spared = self._engine.spared
-        if spared is not None and spared is not before:
-            log.info("node %s is taken last until pod %s fits", spared.node, spared.request.key)
 
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:
         node = engine.state.nodes[row]

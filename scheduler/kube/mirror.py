@@ -33,7 +33,7 @@ from scheduler.core.occupancy import running
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image
 from scheduler.kube.gangs import gang_ref, size_key
-from scheduler.kube.names import DEFAULT_SCHEDULER, ResourceNames
+from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, NodeStatus, PodObject
 from scheduler.kube.pods import asks_for_devices, device_shares, plain_request, pod_request, pod_uid
@@ -65,8 +65,6 @@ class Mirror:
         there are more pods with a node for it: 1, 0 or -1.
     nominated
         Called with a pod without a node and the node that kube-scheduler has in mind for it.
-    unschedulable
-        Called with a pod for which its scheduler has found no node, and that scheduler's name.
 
     Attributes
     ----------
@@ -90,12 +88,10 @@ class Mirror:
         *,
         settled: Callable[[str, int], None] = lambda _uid, _more: None,
         nominated: Callable[[PodRequest, str], None] = lambda _request, _node: None,
-        unschedulable: Callable[[PodRequest, str], None] = lambda _request, _scheduler: None,
     ) -> None:
         self._engine, self._adoption = engine, adoption
         self._names = names or ResourceNames()
         self._settled, self._nominated = settled, nominated
-        self._unschedulable = unschedulable
         self.facts: dict[str, Fact] = {}
         self.pending: dict[str, PodRequest] = {}
         self.budgets: dict[str, BudgetObject] = {}
@@ -192,10 +188,6 @@ class Mirror:
                 node = obj.status.nominated_node_name if obj.status else None
                 if node:
                     self._nominated(self.pending[uid], node)
-                if _found_no_node(obj):
-                    self._unschedulable(
-                        self.pending[uid], obj.spec.scheduler_name or DEFAULT_SCHEDULER
-                    )
             return
         self.pending.pop(uid, None)
         self._establish(self._fact(obj, key, obj.spec.node_name))
@@ -528,15 +520,6 @@ class Mirror:
 def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     """Labels of a pod; pods of one template share one mapping."""
     return dict(items)
-
-
-def _found_no_node(obj: PodObject) -> bool:
-    """Whether the scheduler has said that the pod fits nowhere."""
-    conditions = (obj.status.conditions if obj.status else None) or ()
-    return any(
-        one.type == "PodScheduled" and one.status == "False" and one.reason == "Unschedulable"
-        for one in conditions
-    )
 
 
 def _resized(request: PodRequest, gang: GangKey, size: int) -> PodRequest:

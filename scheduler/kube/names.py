@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["DEFAULT_SCHEDULER", "ResourceNames"]
-
-DEFAULT_SCHEDULER = "default-scheduler"
-"""Places the pods that name no scheduler."""
+__all__ = ["ResourceNames"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from scheduler.core.errors import nearest
-from scheduler.kube.names import DEFAULT_SCHEDULER
-from scheduler.kube.schedulerconfig import API_VERSION, KIND, needs_bind
+from scheduler.kube.schedulerconfig import API_VERSION, DEFAULT_SCHEDULER, KIND, needs_bind
 from scheduler.kube.yamlfile import Path, YamlFile
 
 __all__ = ["RULES", "Finding", "check"]

@@ -15,10 +15,11 @@ from urllib.parse import urlsplit
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mig import GEOMETRIES
-from scheduler.kube.names import DEFAULT_SCHEDULER, ResourceNames
+from scheduler.kube.names import ResourceNames
 
 __all__ = [
     "API_VERSION",
+    "DEFAULT_SCHEDULER",
     "KIND",
     "Profile",
     "SchedulerSetup",
@@ -30,6 +31,7 @@ __all__ = [
 
 API_VERSION = "kubescheduler.config.k8s.io/v1"
 KIND = "KubeSchedulerConfiguration"
+DEFAULT_SCHEDULER = "default-scheduler"
 SIDECAR_URL = "http://127.0.0.1:10262"
 _LEAST_WEIGHT = 15
 _WIDTH = 96

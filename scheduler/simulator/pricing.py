@@ -68,11 +68,6 @@ class Pricing:
         """Note that a pod has left."""
         self._turnover.leaves()
 
-    @property
-    def renews(self) -> bool:
-        """Whether enough leave that it is worth waiting for."""
-        return self._turnover.renews
-
     def refresh(self) -> None:
         """Compute prices anew if enough has changed; the last good ones stay if there are none."""
         engine = self._engine

@@ -21,7 +21,6 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
-from scheduler.core.sparing import Sparing
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
 from scheduler.planner.budget import Budget
@@ -250,7 +249,6 @@ class _Run:
         self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
         place_bound(self.engine, self.workload)
         self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
-        self.sparing = Sparing(self.engine)
         self.chooser: Selector = self.selector(self.engine) if self.selector else self.engine
         self.referee = None if self.workload.bound else Referee(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
@@ -380,8 +378,6 @@ class _Run:
         pod.attempts = max(1, pod.attempts)
         pod.retry_s = float("inf")
         self.pool[pod.serial] = pod
-        if self.pricing.renews:
-            self.sparing.waits(pod.arrival.request, now)
 
     def _waits_for_gang(self, request: PodRequest) -> bool:
         """Whether the pod may start only together with others of its gang."""
@@ -419,7 +415,6 @@ class _Run:
         self.peak = max(self.peak, self.allocated)
         self._count_gang(request, 1)
         self.pricing.starts()
-        self.sparing.gone(request.uid)
         self.waits[pod_class(request)].append(now - pod.arrival.at_s)
         if pod.arrival.duration_s is not None:
             departure = (now + pod.arrival.duration_s, int(_Event.DEPARTURE), pod.serial)
