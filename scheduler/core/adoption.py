@@ -195,7 +195,7 @@ class Adoption:
         return key is not None and key.min_count > 1 and self._missing(key) > 0
 
     def hopeful(self, request: PodRequest, rows: IntArray) -> bool:
-        """Whether there is room for as many members like this one as the gang may want.
+        """Whether there is room for as many members of each shape as the gang needs.
 
         Cheaper than a plan, and less: members that are not alike may still be in each other's way.
 
@@ -209,9 +209,21 @@ class Adoption:
         key = request.gang
         assert key is not None  # concerns() says whom this is for
         gang, expected = self._gangs.get(key, _Gang()), self._expected.get(key, {})
-        unlike = sum(member.shape != request.shape for member in expected.values())
-        wanted = max(1, self._missing(key) - unlike - len(gang.slots))
-        return self._room(request, rows, wanted, selection=True) >= wanted
+        unlike: dict[Shape, list[PodRequest]] = {}
+        for member in expected.values():
+            if member.shape != request.shape:
+                unlike.setdefault(member.shape, []).append(member)
+        missing = self._missing(key)
+        wanted = max(1, missing - sum(map(len, unlike.values())) - len(gang.slots))
+        if self._room(request, rows, wanted, selection=True) < wanted:
+            return False
+        if len(expected) > missing or gang.slots:
+            return True  # which of the others are needed is not known
+        every = np.arange(len(self._engine.state))
+        return all(
+            self._room(members[0], every, len(members), selection=True) == len(members)
+            for members in unlike.values()
+        )
 
     def answer(self, request: PodRequest, rows: IntArray, now: float) -> GangAnswer:
         """The member's row among ``rows``, from a plan of the whole gang.

@@ -13,7 +13,9 @@ _LEAST_HALF_LIFE = 100
 
 
 class Turnover:
-    """Counts who comes and who leaves; it has no clock.
+    """Counts which pods with devices come and leave; it has no clock.
+
+    Others do not count: jobs without GPU that come and go make no room for any with.
 
     Older ones are forgotten by the pods that come: after as many as run, and at least after 100,
     those before count half. That is the time in which a cluster that holds its level is renewed.
@@ -21,8 +23,8 @@ class Turnover:
     Parameters
     ----------
     running
-        Pods that run at the start: with some the cluster is taken to hold its level, without any
-        to fill, until so many have come that it can be told.
+        Pods with devices that run at the start: with some the cluster is taken to hold its level,
+        without any to fill, until so many have come that it can be told.
     """
 
     def __init__(self, running: int = 0) -> None:

@@ -224,8 +224,9 @@ class NodeNames:
 
     def name(self, nodes: Listed, position: int) -> str:
         """Name of one node of a call."""
-        node = self._state.nodes[int(nodes.rows[position])]
-        return nodes.unknown[position] if nodes.rows[position] < 0 or node is None else node.name
+        row = int(nodes.rows[position])
+        node = self._state.nodes[row] if row >= 0 else None
+        return nodes.unknown[position] if node is None else node.name
 
 
 def _block(names: list[bytes], fates: list[int]) -> tuple[bytes, bytes, bytes]:

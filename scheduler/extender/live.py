@@ -477,14 +477,15 @@ class LiveCluster:
     def _wake(self, missed: Sequence[PodRequest]) -> None:
         """Let kube-scheduler ask about these pods again."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        for pod in missed:
+        for at, pod in enumerate(missed):
             content = {"metadata": {"uid": pod.uid, "annotations": {WAKE_ANNOTATION: now}}}
             try:
                 self._client.patch_pod_status(pod.namespace, pod.name, content)
             except KubeApiError as error:
                 log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
                 if error.passing:
-                    self._service.still_missed(pod)
+                    self._service.still_missed(missed[at:])  # the others would fare no better
+                    return
             else:
                 self.figures.wakeups += 1
                 log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)

@@ -129,7 +129,7 @@ class ExtenderService:
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
         self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
-        self._turnover = Turnover(len(engine.state.placements))
+        self._turnover = self._fresh_turnover()
         self._refusals = Refusals(config.remembered_pods)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
@@ -248,7 +248,8 @@ class ExtenderService:
         with self._lock:
             placement = self._engine.state.placements.get(uid)
             self._engine.release(uid)
-            self._turnover.leaves()
+            if placement is not None and placement.pod.gpu.takes_devices:
+                self._turnover.leaves()
             self.settled(uid)
             if placement is not None:
                 self._adoption.gone(placement.pod)
@@ -415,14 +416,17 @@ class ExtenderService:
         """Place a pod for good; a member takes the room of its slot. Within :meth:`exclusive`."""
         self._expire()
         self._adoption.take_slot(request, node)
+        again = (
+            request.uid in self._engine.state.placements and request.uid not in self._engine.holds
+        )
         try:
             placement = self._engine.reserve(request, node)
         except SchedulerError:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
-        if self._mirror is None:  # else it will say so once the pod has its node for certain
-            self._turnover.comes()
+        if self._mirror is None and not again and request.gpu.takes_devices:
+            self._turnover.comes()  # beside a live cluster the mirror says so, once it is certain
         self.settled(request.uid)
         return placement
 
@@ -450,9 +454,13 @@ class ExtenderService:
         self._mirror = mirror
         return mirror
 
+    def _fresh_turnover(self) -> Turnover:
+        placed = self._engine.state.placements.values()
+        return Turnover(sum(placement.pod.gpu.takes_devices for placement in placed))
+
     def begun(self) -> None:
         """Everything that ran before is known. Within :meth:`exclusive`."""
-        self._turnover = Turnover(len(self._engine.state.placements))
+        self._turnover = self._fresh_turnover()
 
     def _nominated(self, request: PodRequest, node: str) -> None:
         """kube-scheduler has chosen a node and waits, for victims to go or volumes to come.
@@ -503,14 +511,16 @@ class ExtenderService:
 
     def missed(self, after_s: float) -> list[PodRequest]:
         """Pods refused so long ago that fit by now, each told once; see :mod:`.waking`."""
-        looks = self._refusals.wake(self._engine, self._adoption, self._clock() - after_s)
+        gangs = self._adoption if self.config.gangs else None
+        looks = self._refusals.wake(self._engine, gangs, self._clock() - after_s)
         return [pod for found in self._in_steps(looks) for pod in found]
 
-    def still_missed(self, request: PodRequest) -> None:
-        """A missed pod could not be told: it is later, whatever nodes it was asked about."""
+    def still_missed(self, requests: Sequence[PodRequest]) -> None:
+        """Missed pods could not be told: they are later, whatever nodes they were asked about."""
         with self._lock:
-            if request.uid in self._seen and request.uid not in self._engine.state.placements:
-                self._refusals.add(request, self._clock(), -1, None)
+            for request in requests:
+                if request.uid in self._seen and request.uid not in self._engine.state.placements:
+                    self._refusals.add(request, self._clock(), -1, None)
 
     def overdue(self) -> list[PodRequest]:
         """Pods whose hold is past its time; what stands for a gang's missing member is dropped."""

@@ -30,7 +30,8 @@ WAKE_ANNOTATION = "snugfit.io/woken-at"
 _MOST_LOOKS = 16
 
 IntArray = NDArray[np.int64]
-_Kind = tuple[Shape, NodeSelection, GangKey | None, bytes]
+_Rules = tuple[Shape, NodeSelection]
+_Kind = tuple[_Rules, GangKey | None, bytes]
 """Shape, rules, gang, and the nodes asked about as a bit per row; no bits for any node."""
 
 
@@ -41,6 +42,7 @@ class _Alike:
     In the state of ``generation`` none of them fits.
     """
 
+    kind: _Kind
     generation: int = -1
     pods: OrderedDict[str, tuple[PodRequest, float]] = field(default_factory=OrderedDict)
 
@@ -73,11 +75,12 @@ class Refusals:
         """
         self.drop(request.uid)
         asked = b"" if rows is None else _bits(rows)
-        kind = (request.shape, request.selection, request.gang, asked)
-        alike = self._kinds.setdefault(kind, _Alike())
+        gang = request.gang if request.gang is not None and request.gang.min_count > 1 else None
+        kind: _Kind = ((request.shape, request.selection), gang, asked)
+        alike = self._kinds.setdefault(kind, _Alike(kind))
         alike.pods[request.uid] = (request, at)
         alike.generation = generation
-        self._kind_of[request.uid] = kind
+        self._kind_of[request.uid] = alike.kind  # one copy of the bits for all of them
         if len(self._kind_of) > self._most:
             self.drop(next(iter(self._kind_of)))
 
@@ -90,11 +93,22 @@ class Refusals:
             if not alike.pods:
                 del self._kinds[kind]
 
-    def wake(self, engine: Engine, adoption: Adoption, before: float) -> Iterator[list[PodRequest]]:
+    def wake(
+        self, engine: Engine, adoption: Adoption | None, before: float
+    ) -> Iterator[list[PodRequest]]:
         """Pods refused before this time that fit by now; they are forgotten.
 
         What fits is decided with selectors, taints and all. Of many kinds a few are looked at in
-        each call, in turn.
+        each call, in turn; of those that ask for the same, wherever, one is woken in each.
+
+        Parameters
+        ----------
+        engine
+            Says what fits.
+        adoption
+            Says whether a gang may; None to take its members one by one.
+        before
+            Time of the refusal.
 
         Yields
         ------
@@ -102,27 +116,28 @@ class Refusals:
             Per kind looked at, who is to be woken: the one that has waited longest, or the members
             of a gang. In between others may use the engine, and this.
         """
-        looks = 0
+        looks, woken = 0, set[_Rules]()
         for kind in list(self._kinds):
             alike, generation = self._kinds.get(kind), engine.state.generation_now
             if alike is None:
                 continue
             request, at = next(iter(alike.pods.values()))
-            if at >= before or alike.generation == generation:
+            if at >= before or alike.generation == generation or kind[0] in woken:
                 continue
             if looks == _MOST_LOOKS:
                 return
             looks += 1
             self._kinds.move_to_end(kind)
             rows = _rows(kind[-1], len(engine.state))
-            joint = adoption.concerns(request)
+            joint = adoption is not None and adoption.concerns(request)
             if not (engine.filter(request, rows, selection=True) == Reason.FITS.code).any() or (
-                joint and not adoption.hopeful(request, rows)
+                adoption is not None and joint and not adoption.hopeful(request, rows)
             ):
                 alike.generation = generation
                 yield []
                 continue
             found = [pod for pod, _ in alike.pods.values()] if joint else [request]
+            woken.add(kind[0])
             for pod in found:
                 self.drop(pod.uid)
             yield found

@@ -62,7 +62,7 @@ class Mirror:
         Resource names and labels.
     settled
         Called with the uid of every pod that got a node, ended or was deleted, and by how many
-        there are more pods with a node for it: 1, 0 or -1.
+        there are more pods with a node and devices for it: 1, 0 or -1.
     nominated
         Called with a pod without a node and the node that kube-scheduler has in mind for it.
 
@@ -215,7 +215,7 @@ class Mirror:
             if self._by_name.get(request.key, ("", ""))[0] == uid:
                 del self._by_name[request.key]
             self._adoption.gone(request)
-        self._settled(uid, -1 if fact else 0)
+        self._settled(uid, -1 if fact and fact.request.gpu.takes_devices else 0)
 
     def labels_of(self, uid: str) -> Mapping[str, str] | None:
         """Labels of a pod that has a node."""
@@ -343,7 +343,7 @@ class Mirror:
         self._settle(fact, devices)
         self._used_by(fact, 1)
         if known is None or known.node != fact.node:
-            self._settled(uid, 1 if known is None else 0)
+            self._settled(uid, 1 if known is None and fact.request.gpu.takes_devices else 0)
 
     def _used_by(self, fact: Fact, sign: int) -> None:
         """Count by which protocol a pod has its devices, and note what KAI has reserved."""

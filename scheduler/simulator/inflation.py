@@ -226,7 +226,7 @@ def run(
             node = state.nodes[row]
             assert node is not None
             placement = engine.reserve(request, node.name)
-            pricing.starts()
+            pricing.starts(request)
             log.append(placement)
             allocated += placement.gpu_milli
             placed += 1

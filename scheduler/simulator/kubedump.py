@@ -29,6 +29,7 @@ from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, ObjectList, PodObject
 from scheduler.kube.pods import device_shares, pod_request, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
+from scheduler.kube.protocols import record_of
 from scheduler.simulator.workload import Arrival, BoundPod, Workload
 
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
@@ -83,7 +84,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     nodes, pods, budgets, groups = _items(path, names)
     alive = [p for p in pods if not (p.status and p.status.phase in ("Succeeded", "Failed"))]
     sizes = gang_sizes(alive, groups)
-    mirror, devices = _mirrored(nodes, alive, names)
+    models, devices = _understood(nodes, alive, names)
     times = [_created(path, pod) for pod in alive]
     first = min((t for t in times if t is not None), default=0.0)
     arrivals, bound, gated, costs = [], [], [], {}
@@ -109,28 +110,43 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
             where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
             raise InvalidInput(where, str(error)) from error
     arrivals.sort(key=lambda arrival: arrival.at_s)
-    models = tuple(mirror.image().nodes.values())
     workload = Workload(models, tuple(arrivals), tuple(bound), path.name)
     return Dump(workload, tuple(gated), costs, tuple(budgets_of(budgets, alive)), preferences)
 
 
-def _mirrored(
+def _understood(
     nodes: list[NodeObject], pods: list[PodObject], names: ResourceNames
-) -> tuple[Mirror, dict[str, tuple[DeviceShare, ...]]]:
-    """The cluster as the extender would see it; devices by uid where others have recorded them."""
+) -> tuple[tuple[Node, ...], dict[str, tuple[DeviceShare, ...]]]:
+    """Nodes, and by uid the devices of pods that others than we have recorded or put in doubt.
+
+    Nodes with such pods are understood by a mirror, as beside a live cluster.
+    """
+    running = [pod for pod in pods if pod.spec.node_name]
+    shared = {pod.spec.node_name for pod in running if _recorded(pod, names)}
+    mirrored = [node for node in nodes if node.metadata.name in shared]
     engine = Engine(ClusterState())
     mirror = Mirror(engine, Adoption(engine, ttl_s=1.0), names)
-    for node in nodes:
+    for node in mirrored:
         mirror.node(node)
-    for pod in pods:
-        if pod.spec.node_name:
+    for pod in running:
+        if pod.spec.node_name in shared:
             mirror.pod(pod)
+    effective, doubtful = mirror.image().nodes, mirror.uncertain_nodes
     placed = engine.state.placements
-    return mirror, {
+    devices = {
         uid: placed[uid].devices
         for uid, fact in mirror.facts.items()
-        if fact.record is not None and uid in placed
+        if uid in placed and (fact.record is not None or fact.node in doubtful)
     }
+    return tuple(effective.get(n.metadata.name) or node_of(n, names) for n in nodes), devices
+
+
+def _recorded(pod: PodObject, names: ResourceNames) -> bool:
+    """Whether another protocol has recorded devices of the pod, readably or not."""
+    try:
+        return record_of(pod, names) is not None
+    except InvalidInput:
+        return True
 
 
 def _items(

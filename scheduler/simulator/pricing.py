@@ -44,7 +44,8 @@ class Pricing:
             raise InvalidInput("mix", f"is {mix!r}", f"use {' or '.join(MIXES)}")
         self._engine, self._weights = engine, weights
         self._learner = MixLearner() if mix == "learnt" else None
-        self._turnover = Turnover(len(engine.state.placements))
+        placed = engine.state.placements.values()
+        self._turnover = Turnover(sum(placement.pod.gpu.takes_devices for placement in placed))
         self._priced_at: int | None = None
         self._priced_mix: TypicalMix | None = None
         self.solved = 0
@@ -60,13 +61,15 @@ class Pricing:
             if self._learner.due(RELEARN_EVERY):
                 self._engine.set_mix(self._learner.mix())
 
-    def starts(self) -> None:
+    def starts(self, request: PodRequest) -> None:
         """Note that a pod was placed."""
-        self._turnover.comes()
+        if request.gpu.takes_devices:
+            self._turnover.comes()
 
-    def departs(self) -> None:
+    def departs(self, request: PodRequest) -> None:
         """Note that a pod has left."""
-        self._turnover.leaves()
+        if request.gpu.takes_devices:
+            self._turnover.leaves()
 
     def refresh(self) -> None:
         """Compute prices anew if enough has changed; the last good ones stay if there are none."""

@@ -336,7 +336,7 @@ class _Run:
     def _depart(self, request: PodRequest) -> None:
         placement = self.state.placements[request.uid]
         self.engine.release(request.uid)
-        self.pricing.departs()
+        self.pricing.departs(request)
         if self.referee:
             self.referee.release(request.uid)
         self.allocated -= placement.gpu_milli
@@ -414,7 +414,7 @@ class _Run:
         self.allocated += placement.gpu_milli
         self.peak = max(self.peak, self.allocated)
         self._count_gang(request, 1)
-        self.pricing.starts()
+        self.pricing.starts(request)
         self.waits[pod_class(request)].append(now - pod.arrival.at_s)
         if pod.arrival.duration_s is not None:
             departure = (now + pod.arrival.duration_s, int(_Event.DEPARTURE), pod.serial)

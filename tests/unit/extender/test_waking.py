@@ -119,8 +119,9 @@ def test_alike_pods_that_were_asked_about_different_nodes_do_not_mix():
     engine.release("on-1")
     assert [p.name for p in woken(refusals, engine, before=10)] == ["left"]
     engine.release("on-2")
-    assert {p.name for p in woken(refusals, engine, before=10)} == {"left too", "right"}
-    assert len(refusals) == 0
+    # They ask for the same, so that one is woken at a time.
+    names = [p.name for _ in range(2) for p in woken(refusals, engine, before=10)]
+    assert sorted(names) == ["left too", "right"] and len(refusals) == 0
 
 
 def test_pods_may_come_and_go_between_two_looks(engine):
@@ -132,6 +133,38 @@ def test_pods_may_come_and_go_between_two_looks(engine):
     refusals.add(pod("late", count=1, cpu=9), 0.0, -1, None)
     assert [first.name, *(p.name for (p,) in looks)] == ["p0", "p1", "p3"]
     assert [p.name for p in woken(refusals, engine, before=10)] == ["late"]
+
+
+def test_a_thousand_are_not_woken_for_room_for_one():
+    """Each was asked about other nodes, and belongs to a gang of one."""
+    engine = Engine(ClusterState([node(f"n{i}", gpus=1) for i in range(8)]))
+    refusals = Refusals(100)
+    for i in range(8):
+        member = pod(f"p{i}", count=1, gang=GangKey("default", f"job-{i}", 1))
+        refusals.add(member, 0.0, -1, np.arange(i + 1))
+    assert [len(woken(refusals, engine, before=10)) for _ in range(9)] == [1] * 8 + [0]
+
+
+def test_without_gangs_members_are_woken_one_by_one(engine):
+    refusals = refused(
+        engine, *(pod(f"m{i}", count=1, gang=GangKey("d", "g", 3)) for i in range(3))
+    )
+    engine.release("running")
+    assert [[p.name for p in found] for found in refusals.wake(engine, None, 10)] == [["m0"]]
+
+
+def test_nobody_is_woken_for_a_gang_whose_other_members_do_not_fit():
+    """A launcher fits at any time; its workers do not."""
+    engine = Engine(ClusterState([node("n", gpus=2)]))
+    adoption, key = Adoption(engine, ttl_s=60.0), GangKey("default", "g", 3)
+    launcher = pod("launcher", gang=key)
+    for member in (launcher, *(pod(f"w{i}", count=2, gang=key) for i in range(2))):
+        adoption.expect(member)
+    refusals = refused(engine, launcher, at=0.0)
+    engine.reserve(pod("anything"), "n")
+    assert not any(refusals.wake(engine, adoption, before=10))
+    engine.state.add_node(node("m", gpus=2))
+    assert [p for found in refusals.wake(engine, adoption, before=10) for p in found] == [launcher]
 
 
 @pytest.mark.parametrize("unlike", [0, 2])

@@ -345,8 +345,16 @@ def test_a_claim_never_exceeds_its_device() -> None:
             [0, 1000],
         ),
         (node_object("a", gpus=2), [pod_object("p", node="a", **HALF)], None),
+        (
+            node_object("a", gpus=2),
+            [
+                pod_object("p", node="a", **HALF),
+                pod_object("whole", node="a", requests={"nvidia.com/gpu": "1"}),
+            ],
+            None,
+        ),
     ],
-    ids=["hami", "hami memory", "hami, device gone", "kai", "kai without reservation"],
+    ids=["hami", "hami memory", "hami, device gone", "kai", "kai alone", "kai and a whole device"],
 )
 def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods, free) -> None:
     """Free devices by index, or nothing to give where nobody can say."""
@@ -361,6 +369,9 @@ def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods,
     for one in pods:
         cluster.mirror.pod(one)
     assert cluster.mirror.uncertain_nodes == (set() if free else {"a"})
+    live = cluster.engine.state.placements
+    for uid, placement in engine.state.placements.items():
+        assert placement.devices == live[uid].devices
     for count in (1, 2):
         asked = pod("x", cpu=1, memory=1, count=count)
         verdict = engine.explain(asked, "a")
