@@ -155,7 +155,7 @@ def choose_victims(
     """
     if not candidate.possible:
         return None
-    units = _units(candidate)
+    units = _units(candidate, frozenset(suggested))
     of_uid = {p.pod.uid: unit for unit in units for p in unit}
     on_node = {placement.pod.uid for placement in candidate.pods}
     base: list[Unit] = []
@@ -186,8 +186,12 @@ def choose_victims(
     return Victims(gone + uids, best[0][0])
 
 
-def _units(candidate: Candidate) -> list[Unit]:
-    """What can be evicted from a node: pods one by one, gangs as a whole."""
+def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
+    """What can be evicted from a node: pods one by one, gangs as a whole.
+
+    Who is held there does not run yet, unless kube-scheduler says so: it has heard of the binding
+    before us.
+    """
     singles: list[Unit] = []
     gangs: dict[GangKey, list[Placement]] = {}
     protected = set(candidate.elsewhere)
@@ -196,7 +200,8 @@ def _units(candidate: Candidate) -> list[Unit]:
         pod = placement.pod
         if pod.uid == asking.uid:
             continue
-        evictable = pod.priority < asking.priority and pod.uid not in candidate.held
+        there = pod.uid not in candidate.held or pod.uid in suggested
+        evictable = there and pod.priority < asking.priority
         key = pod.gang if pod.gang and pod.gang.min_count > 1 else None
         if key is None:
             if evictable:

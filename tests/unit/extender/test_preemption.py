@@ -196,6 +196,17 @@ def test_what_is_only_held_is_no_victim() -> None:
     assert _choose(engine, _wanted(count=1)) is None
 
 
+def test_who_is_bound_before_we_have_heard_of_it_may_be_a_victim() -> None:
+    """Else the node would be left out, and dearer victims be taken elsewhere."""
+    engine = _engine(node("a", gpus=2))
+    for name in ("x", "y"):
+        engine.hold(_low(name, count=1), "a", 1e9)
+    assert _choose(engine, _wanted(count=1), "x") == {"x"}
+    assert _choose(engine, _wanted(count=2), "x") is None  # nobody says that the other one runs
+    engine.hold(_low("equal", priority=10), "a", 1e9)
+    assert _choose(engine, _wanted(count=1), "equal") is None
+
+
 def test_a_suggestion_that_is_gone_is_passed_on() -> None:
     """kube-scheduler still lists it, and would take a changed list for an error."""
     engine = _engine(node("a", gpus=1))
