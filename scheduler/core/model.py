@@ -131,11 +131,6 @@ class GpuRequest:
         return GpuKind.NONE
 
     @property
-    def takes_devices(self) -> bool:
-        """Whether it takes any device, or a part of one."""
-        return self.kind is not GpuKind.NONE
-
-    @property
     def requested_milli(self) -> int:
         """Milli-GPU that the request states: 1000 per whole device, ``milli`` for a fraction.
 

@@ -6,6 +6,10 @@ come, the large ones above all. What prices charge for breaking up a node follow
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from scheduler.core.model import GpuKind, PodRequest
+
 __all__ = ["Turnover"]
 
 _PRIOR = 100.0
@@ -23,24 +27,28 @@ class Turnover:
     Parameters
     ----------
     running
-        Pods with devices that run at the start: with some the cluster is taken to hold its level,
+        Pods that run at the start: with some that count the cluster is taken to hold its level,
         without any to fill, until so many have come that it can be told.
     """
 
-    def __init__(self, running: int = 0) -> None:
-        self._running = running
+    def __init__(self, running: Iterable[PodRequest] = ()) -> None:
+        self._running = sum(map(_counts, running))
         self._came = _PRIOR
-        self._left = _PRIOR if running else 0.0
+        self._left = _PRIOR if self._running else 0.0
 
-    def comes(self) -> None:
+    def comes(self, request: PodRequest) -> None:
         """A pod was placed."""
+        if not _counts(request):
+            return
         keep = 0.5 ** (1.0 / max(_LEAST_HALF_LIFE, self._running))
         self._came = self._came * keep + 1.0
         self._left *= keep
         self._running += 1
 
-    def leaves(self) -> None:
+    def leaves(self, request: PodRequest) -> None:
         """A pod that was placed is gone."""
+        if not _counts(request):
+            return
         self._left = min(self._left + 1.0, self._came)  # a cluster that empties is not owed pods
         self._running = max(0, self._running - 1)
 
@@ -48,3 +56,7 @@ class Turnover:
     def share(self) -> float:
         """Pods that leave for each that comes, in 0..1."""
         return min(1.0, self._left / self._came)
+
+
+def _counts(request: PodRequest) -> bool:
+    return request.gpu.kind is not GpuKind.NONE

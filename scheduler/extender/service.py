@@ -129,7 +129,7 @@ class ExtenderService:
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
         self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
-        self._turnover = self._fresh_turnover()
+        self._turnover = Turnover(p.pod for p in engine.state.placements.values())
         self._refusals = Refusals(config.remembered_pods)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
@@ -248,10 +248,9 @@ class ExtenderService:
         with self._lock:
             placement = self._engine.state.placements.get(uid)
             self._engine.release(uid)
-            if placement is not None and placement.pod.gpu.takes_devices:
-                self._turnover.leaves()
             self.settled(uid)
             if placement is not None:
+                self._turnover.leaves(placement.pod)
                 self._adoption.gone(placement.pod)
 
     def preempt(self, args: PreemptArgs) -> dict[str, tuple[list[str], int]]:
@@ -425,8 +424,10 @@ class ExtenderService:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
-        if self._mirror is None and not again and request.gpu.takes_devices:
-            self._turnover.comes()  # beside a live cluster the mirror says so, once it is certain
+        if self._mirror is None and not again:
+            self._turnover.comes(
+                request
+            )  # beside a live cluster the mirror says so, once it is certain
         self.settled(request.uid)
         return placement
 
@@ -454,13 +455,9 @@ class ExtenderService:
         self._mirror = mirror
         return mirror
 
-    def _fresh_turnover(self) -> Turnover:
-        placed = self._engine.state.placements.values()
-        return Turnover(sum(placement.pod.gpu.takes_devices for placement in placed))
-
     def begun(self) -> None:
         """Everything that ran before is known. Within :meth:`exclusive`."""
-        self._turnover = self._fresh_turnover()
+        self._turnover = Turnover(p.pod for p in self._engine.state.placements.values())
 
     def _nominated(self, request: PodRequest, node: str) -> None:
         """kube-scheduler has chosen a node and waits, for victims to go or volumes to come.
@@ -487,14 +484,14 @@ class ExtenderService:
         self._refusals.drop(uid)
         self._bindings += 1
 
-    def _known(self, uid: str, more: int) -> None:
+    def _known(self, uid: str, came: PodRequest | None, left: PodRequest | None) -> None:
         """The API says that a pod has been placed, or is gone; what is gone never asks again."""
         mirror = self._mirror
         assert mirror is not None  # which called this
-        if more > 0:
-            self._turnover.comes()
-        elif more < 0:
-            self._turnover.leaves()
+        if came is not None:
+            self._turnover.comes(came)
+        if left is not None:
+            self._turnover.leaves(left)
         self.settled(uid)
         if uid not in mirror.facts and uid not in mirror.pending:
             self._seen.pop(uid, None)

@@ -129,14 +129,13 @@ class Refusals:
             looks += 1
             self._kinds.move_to_end(kind)
             rows = _rows(kind[-1], len(engine.state))
-            joint = adoption is not None and adoption.concerns(request)
-            if not (engine.filter(request, rows, selection=True) == Reason.FITS.code).any() or (
-                adoption is not None and joint and not adoption.hopeful(request, rows)
-            ):
+            fits = (engine.filter(request, rows, selection=True) == Reason.FITS.code).any()
+            gangs = adoption if adoption is not None and adoption.concerns(request) else None
+            if not fits or (gangs is not None and not gangs.hopeful(request, rows)):
                 alike.generation = generation
                 yield []
                 continue
-            found = [pod for pod, _ in alike.pods.values()] if joint else [request]
+            found = [request] if gangs is None else [pod for pod, _ in alike.pods.values()]
             woken.add(kind[0])
             for pod in found:
                 self.drop(pod.uid)

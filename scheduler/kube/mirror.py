@@ -61,8 +61,8 @@ class Mirror:
     names
         Resource names and labels.
     settled
-        Called with the uid of every pod that got a node, ended or was deleted, and by how many
-        there are more pods with a node and devices for it: 1, 0 or -1.
+        Called with the uid of every pod that got a node, ended or was deleted; with the pod if it
+        had no node before, and again with the pod if it had one and is gone.
     nominated
         Called with a pod without a node and the node that kube-scheduler has in mind for it.
 
@@ -86,7 +86,9 @@ class Mirror:
         adoption: Adoption,
         names: ResourceNames | None = None,
         *,
-        settled: Callable[[str, int], None] = lambda _uid, _more: None,
+        settled: Callable[[str, PodRequest | None, PodRequest | None], None] = (
+            lambda _uid, _came, _left: None
+        ),
         nominated: Callable[[PodRequest, str], None] = lambda _request, _node: None,
     ) -> None:
         self._engine, self._adoption = engine, adoption
@@ -215,7 +217,7 @@ class Mirror:
             if self._by_name.get(request.key, ("", ""))[0] == uid:
                 del self._by_name[request.key]
             self._adoption.gone(request)
-        self._settled(uid, -1 if fact and fact.request.gpu.takes_devices else 0)
+        self._settled(uid, None, fact.request if fact else None)
 
     def labels_of(self, uid: str) -> Mapping[str, str] | None:
         """Labels of a pod that has a node."""
@@ -343,7 +345,7 @@ class Mirror:
         self._settle(fact, devices)
         self._used_by(fact, 1)
         if known is None or known.node != fact.node:
-            self._settled(uid, 1 if known is None and fact.request.gpu.takes_devices else 0)
+            self._settled(uid, fact.request if known is None else None, None)
 
     def _used_by(self, fact: Fact, sign: int) -> None:
         """Count by which protocol a pod has its devices, and note what KAI has reserved."""

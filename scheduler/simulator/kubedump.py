@@ -115,7 +115,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
 
 
 def _understood(
-    nodes: list[NodeObject], pods: list[PodObject], names: ResourceNames
+    nodes: list[tuple[NodeObject, Node]], pods: list[PodObject], names: ResourceNames
 ) -> tuple[tuple[Node, ...], dict[str, tuple[DeviceShare, ...]]]:
     """Nodes, and by uid the devices of pods that others than we have recorded or put in doubt.
 
@@ -123,11 +123,11 @@ def _understood(
     """
     running = [pod for pod in pods if pod.spec.node_name]
     shared = {pod.spec.node_name for pod in running if _recorded(pod, names)}
-    mirrored = [node for node in nodes if node.metadata.name in shared]
     engine = Engine(ClusterState())
     mirror = Mirror(engine, Adoption(engine, ttl_s=1.0), names)
-    for node in mirrored:
-        mirror.node(node)
+    for obj, _ in nodes:
+        if obj.metadata.name in shared:
+            mirror.node(obj)
     for pod in running:
         if pod.spec.node_name in shared:
             mirror.pod(pod)
@@ -138,7 +138,7 @@ def _understood(
         for uid, fact in mirror.facts.items()
         if uid in placed and (fact.record is not None or fact.node in doubtful)
     }
-    return tuple(effective.get(n.metadata.name) or node_of(n, names) for n in nodes), devices
+    return tuple(effective.get(model.name, model) for _, model in nodes), devices
 
 
 def _recorded(pod: PodObject, names: ResourceNames) -> bool:
@@ -151,15 +151,20 @@ def _recorded(pod: PodObject, names: ResourceNames) -> bool:
 
 def _items(
     path: Path, names: ResourceNames
-) -> tuple[list[NodeObject], list[PodObject], list[BudgetObject], dict[tuple[str, str, str], int]]:
-    """Nodes, pods, disruption budgets and gang sizes, in file order."""
+) -> tuple[
+    list[tuple[NodeObject, Node]],
+    list[PodObject],
+    list[BudgetObject],
+    dict[tuple[str, str, str], int],
+]:
+    """Nodes as they are and as we read them, pods, disruption budgets and gang sizes, in order."""
     try:
         listed = msgspec.json.decode(path.read_bytes(), type=ObjectList)
     except OSError as error:
         raise InvalidInput(str(path), f"cannot be read: {error}") from error
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidInput(str(path), f"is no kubectl list: {error}") from error
-    nodes: list[NodeObject] = []
+    nodes: list[tuple[NodeObject, Node]] = []
     pods: list[PodObject] = []
     budgets: list[BudgetObject] = []
     groups: dict[tuple[str, str, str], int] = {}
@@ -167,8 +172,8 @@ def _items(
         try:
             kind = msgspec.json.decode(item, type=_Kind).kind
             if kind == "Node":
-                nodes.append(msgspec.json.decode(item, type=NodeObject))
-                node_of(nodes[-1], names)  # or an error that names the item
+                obj = msgspec.json.decode(item, type=NodeObject)
+                nodes.append((obj, node_of(obj, names)))
             elif kind == "Pod":
                 pods.append(msgspec.json.decode(item, type=PodObject))
             elif kind == "PodDisruptionBudget":

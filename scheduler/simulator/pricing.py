@@ -44,8 +44,7 @@ class Pricing:
             raise InvalidInput("mix", f"is {mix!r}", f"use {' or '.join(MIXES)}")
         self._engine, self._weights = engine, weights
         self._learner = MixLearner() if mix == "learnt" else None
-        placed = engine.state.placements.values()
-        self._turnover = Turnover(sum(placement.pod.gpu.takes_devices for placement in placed))
+        self._turnover = Turnover(p.pod for p in engine.state.placements.values())
         self._priced_at: int | None = None
         self._priced_mix: TypicalMix | None = None
         self.solved = 0
@@ -63,13 +62,11 @@ class Pricing:
 
     def starts(self, request: PodRequest) -> None:
         """Note that a pod was placed."""
-        if request.gpu.takes_devices:
-            self._turnover.comes()
+        self._turnover.comes(request)
 
     def departs(self, request: PodRequest) -> None:
         """Note that a pod has left."""
-        if request.gpu.takes_devices:
-            self._turnover.leaves()
+        self._turnover.leaves(request)
 
     def refresh(self) -> None:
         """Compute prices anew if enough has changed; the last good ones stay if there are none."""

@@ -35,8 +35,9 @@ def _gang(name: str, size: int = SIZE, **gpu: Any) -> list[PodRequest]:
     return [pod(f"{name}-{n}", gang=key, **(gpu or {"count": 2})) for n in range(size)]
 
 
-def _name(gang: list[PodRequest]) -> str:
-    return gang[0].name.rsplit("-", 1)[0]
+def _gang_of(name: str) -> str:
+    """Gang of a member, or of what stands for one."""
+    return name.rsplit("-", 1)[0]
 
 
 def _names(server: Running) -> list[str]:
@@ -60,7 +61,7 @@ def _violations(state: dict[str, Any]) -> list[str]:
                 wrong.append(f"{n['name']}: more {what} than there is")
         used: Counter[int] = Counter()
         for p in n["pods"]:
-            gang = p["name"].rsplit("-", 1)[0]
+            gang = _gang_of(p["name"])
             (kept if p["held"] else bound)[gang] += 1
             for share in p["devices"]:
                 used[share["index"]] += share["milli"]
@@ -231,8 +232,8 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
     assert planner.figures.plans["crashed"] + planner.figures.plans["failed"] > 0
     # Which of the gangs came first is the callers' luck; who has places now can be bound.
     state = server.client.get("/debug/state")
-    kept = {p["name"].rsplit("-", 1)[0] for n in state["nodes"] for p in n["pods"] if p["held"]}
-    whole = [members for members in GANGS if _name(members) in kept]
+    kept = {_gang_of(p["name"]) for n in state["nodes"] for p in n["pods"] if p["held"]}
+    whole = [members for members in GANGS if _gang_of(members[0].name) in kept]
     assert len(whole) >= 2
     for members in [*whole, *(members for members in GANGS if members not in whole)]:
         assert _bind_whole(server, members) == (members in whole)

@@ -5,48 +5,51 @@ from __future__ import annotations
 import pytest
 
 from scheduler.core.turnover import Turnover
+from tests.builders import pod
+
+POD = pod(count=1)
 
 
 def test_a_cluster_that_only_fills() -> None:
     turnover = Turnover()
     assert turnover.share == 0
     for _ in range(500):
-        turnover.comes()
+        turnover.comes(POD)
     assert turnover.share == 0
 
 
 def test_a_running_cluster_holds_its_level_until_it_is_seen_to_fill() -> None:
-    turnover = Turnover(running=10)
+    turnover = Turnover([POD] * 10)
     assert turnover.share == 1
     for _ in range(900):
-        turnover.comes()
+        turnover.comes(POD)
     assert turnover.share < 0.15
 
 
 def test_one_leaves_for_each_that_comes() -> None:
     turnover = Turnover()
     for _ in range(900):
-        turnover.comes()
-        turnover.leaves()
+        turnover.comes(POD)
+        turnover.leaves(POD)
     assert 0.8 < turnover.share <= 1
 
 
 def test_a_cluster_that_empties_counts_as_one_that_holds() -> None:
-    turnover = Turnover(running=5)
+    turnover = Turnover([POD] * 5)
     for _ in range(50):
-        turnover.leaves()
+        turnover.leaves(POD)
     assert turnover.share == 1
 
 
 def test_a_cluster_that_has_emptied_is_not_owed_pods() -> None:
     """It is seen to fill as soon as one that held its level is."""
-    emptied, level = Turnover(running=1000), Turnover(running=1)
+    emptied, level = Turnover([POD] * 1000), Turnover([POD] * 1)
     for _ in range(1000):
-        emptied.leaves()
+        emptied.leaves(POD)
     assert emptied.share == level.share == 1.0
     for _ in range(400):
-        emptied.comes()
-        level.comes()
+        emptied.comes(POD)
+        level.comes(POD)
     assert emptied.share == pytest.approx(level.share, rel=0.01) and level.share < 0.2
 
 
@@ -56,9 +59,9 @@ def test_what_was_long_ago_is_forgotten_as_the_cluster_is_renewed() -> None:
     for running in (100, 1000):
         turnover = Turnover()
         for _ in range(running):
-            turnover.comes()
+            turnover.comes(POD)
         for _ in range(500):
-            turnover.comes()
-            turnover.leaves()
+            turnover.comes(POD)
+            turnover.leaves(POD)
         shares.append(turnover.share)
     assert shares[0] > 0.9 and 0.2 < shares[1] < 0.5
