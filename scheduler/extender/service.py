@@ -424,10 +424,8 @@ class ExtenderService:
             self._adoption.lost(request)
             raise
         self._adoption.bound(request)
-        if self._mirror is None and not again:
-            self._turnover.comes(
-                request
-            )  # beside a live cluster the mirror says so, once it is certain
+        if self._mirror is None and not again:  # else the mirror says so, once it is certain
+            self._turnover.comes(request)
         self.settled(request.uid)
         return placement
 

@@ -61,8 +61,8 @@ class Mirror:
     names
         Resource names and labels.
     settled
-        Called with the uid of every pod that got a node, ended or was deleted; with the pod if it
-        had no node before, and again with the pod if it had one and is gone.
+        Called with the uid of every pod that got a node, ended or was deleted; then with the pod if
+        it had no node before, else None; then with the pod if it had one and is gone, else None.
     nominated
         Called with a pod without a node and the node that kube-scheduler has in mind for it.
 

@@ -65,3 +65,14 @@ def test_what_was_long_ago_is_forgotten_as_the_cluster_is_renewed() -> None:
             turnover.leaves(POD)
         shares.append(turnover.share)
     assert shares[0] > 0.9 and 0.2 < shares[1] < 0.5
+
+
+def test_pods_without_devices_do_not_count() -> None:
+    """Jobs without GPU come and go; the others only come."""
+    job = pod()
+    turnover = Turnover([job] * 50)
+    for _ in range(200):
+        turnover.comes(POD)
+        turnover.comes(job)
+        turnover.leaves(job)
+    assert turnover.share == 0
