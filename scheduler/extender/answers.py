@@ -28,6 +28,7 @@ __all__ = [
     "NodeNames",
     "Ranking",
     "Verdicts",
+    "encode_error",
     "encode_filter",
     "encode_ranking",
     "prefer",
@@ -248,6 +249,11 @@ def _filter_result(head: bytes, curable: bytes, final: bytes) -> bytes:
         curable,
         final,
     )
+
+
+def encode_error(message: str) -> bytes:
+    """An ``ExtenderFilterResult`` without verdicts: nobody is evicted, and we are asked again."""
+    return b'{"Error":' + _encoder.encode(message) + b"}"
 
 
 def encode_filter(

@@ -44,21 +44,20 @@ for _reason in (
 
 
 def curable(
-    state: ClusterState,
-    request: PodRequest,
-    rows: NDArray[np.int64],
-    codes: NDArray[np.int8],
-    held: Sequence[str],
+    engine: Engine, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
 ) -> NDArray[np.bool_]:
     """Rows where evicting pods could help and kube-scheduler's dry run would notice it, (R,).
 
+    Nodes with holds of others are none of them: a hold is no pod that could be evicted.
+
     Parameters
     ----------
+    engine
+        Read only.
     rows, codes : (R,)
         What was asked about, and the verdicts.
-    held
-        Nodes with holds: a hold is no pod that could be evicted.
     """
+    state = engine.state
     cures: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
     if not cures.any():
         return cures
@@ -70,8 +69,9 @@ def curable(
             codes == Reason.INSUFFICIENT_DEVICES.code
         )
         cures &= short | ~devices
+    held = {hold.placement.node for uid, hold in engine.holds.items() if uid != request.uid}
     if held:
-        cures &= ~np.isin(rows, [state.row_of[name] for name in set(held)])
+        cures &= ~np.isin(rows, [state.row_of[name] for name in held])
     return cures
 
 
@@ -86,9 +86,9 @@ class Candidate:
         The pod that needs room.
     row
         Row of the node.
-    elsewhere
-        Gangs with members on other nodes: a member of one is never a victim, since the rest of
-        its gang would be left running for nothing.
+    running
+        Members of a gang that run: one of a gang with members on other nodes is never a victim,
+        since the rest of its gang would be left running for nothing.
     """
 
     def __init__(
@@ -96,10 +96,16 @@ class Candidate:
         engine: Engine,
         request: PodRequest,
         row: int,
-        elsewhere: AbstractSet[GangKey] = frozenset(),
+        running: Callable[[GangKey], Iterable[str]] = lambda _gang: (),
     ) -> None:
-        self.request, self.elsewhere = request, elsewhere
+        self.request = request
         self.pods = engine.state.pods_on(row)
+        placements, here = engine.state.placements, {p.pod.uid for p in self.pods}
+        self.elsewhere = frozenset(
+            gang
+            for gang in {p.pod.gang for p in self.pods if p.pod.gang}
+            if any(uid in placements and uid not in here for uid in running(gang))
+        )
         self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
         self._state: ClusterState | None = engine.excerpt(request, row)
 

@@ -36,6 +36,7 @@ from scheduler.extender.answers import (
     NodeNames,
     Ranking,
     Verdicts,
+    encode_error,
     encode_filter,
     encode_ranking,
     prefer,
@@ -43,6 +44,7 @@ from scheduler.extender.answers import (
 )
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
+from scheduler.extender.evictions import Evictions
 from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable
 from scheduler.extender.waking import Refusals
@@ -67,6 +69,8 @@ _PARSED_POD_BYTES = 1 << 16
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 _BREATH_S = 0.0005  # for whoever waits for the lock
+_LOOK_S = 0.004
+_CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +135,7 @@ class ExtenderService:
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
         self._turnover = Turnover(p.pod for p in engine.state.placements.values())
         self._refusals = Refusals(config.remembered_pods)
+        self._evictions = Evictions(config.remembered_pods)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
@@ -148,6 +153,8 @@ class ExtenderService:
 
     def filter(self, args: FilterArgs) -> bytes:
         """Answer which of the named nodes can host the pod."""
+        if self._mirror and len(self._evictions) and self._behind(args):
+            return encode_error("the end of victims of this pod is not known here yet; ask again")
         with self._lock:
             try:
                 request = self._request(args)
@@ -160,8 +167,10 @@ class ExtenderService:
             message = ""
             if self._joint(request):
                 message = self._answer_member(request, nodes.rows, codes)
-            held = [hold.placement.node for hold in engine.holds.values()]
-            cures = curable(engine.state, request, nodes.rows, codes, held)
+            cures = curable(engine, request, nodes.rows, codes)
+            emptied = self._evictions.waited_for(engine, request)
+            if len(emptied):  # it waits for the rest of them, and takes no others elsewhere
+                cures |= np.isin(nodes.rows, emptied)
             passing = np.flatnonzero(codes == Reason.FITS.code)
             named = self._shortlist(engine, request, nodes.rows, passing)
             verdicts = Verdicts(nodes, codes, cures, message, named)
@@ -273,7 +282,8 @@ class ExtenderService:
                 break  # some good places now are worth more than all of them too late
             with self._lock:
                 row = self._engine.state.row_of.get(name, -1)
-                candidate = self._candidate(request, row) if row >= 0 else None
+                running = self._adoption.running
+                candidate = Candidate(self._engine, request, row, running) if row >= 0 else None
                 budgets = list(self._mirror.budgets.values()) if self._mirror else []
                 pods = candidate.pods if candidate else []
                 labels = {p.pod.uid: self._labels_of(p.pod.uid) for p in pods} if budgets else {}
@@ -282,6 +292,8 @@ class ExtenderService:
             chosen = choose_victims(candidate, victims, budgets=budgets, labels=labels.get)
             if chosen is not None:
                 answer[name] = (list(chosen.uids), max(violations, chosen.violations))
+        with self._lock:
+            self._evictions.name(request.uid, {name: uids for name, (uids, _) in answer.items()})
         empty = np.zeros(0, dtype=np.int8)
         self.log.record("preempt", request.key, request.uid, empty, asked=len(args.candidates))
         return answer
@@ -480,6 +492,7 @@ class ExtenderService:
         """A pod has been placed, or is gone; it is not waiting any more."""
         self._waiting.pop(uid, None)
         self._refusals.drop(uid)
+        self._evictions.drop(uid)
         self._bindings += 1
 
     def _known(self, uid: str, came: PodRequest | None, left: PodRequest | None) -> None:
@@ -650,21 +663,19 @@ class ExtenderService:
         if node is not None and self.config.hold_ttl_s > 0:
             engine.hold(request, node.name, self._clock() + self.config.hold_ttl_s)
 
-    def _candidate(self, request: PodRequest, row: int) -> Candidate:
-        state = self._engine.state
-        node = state.nodes[row]
-        assert node is not None  # the caller has looked the row up by name
-        gangs = {p.pod.gang for p in state.pods_on(row) if p.pod.gang}
-        elsewhere = {
-            gang
-            for gang in gangs
-            if any(
-                state.placements[uid].node != node.name
-                for uid in self._adoption.running(gang)
-                if uid in state.placements
-            )
-        }
-        return Candidate(self._engine, request, row, elsewhere)
+    def _behind(self, args: FilterArgs) -> bool:
+        """Whether kube-scheduler knows of ends that we have not heard of, not even after a wait."""
+        while True:
+            with self._lock:
+                try:
+                    request = self._request(args)
+                except InvalidInput:
+                    return False  # filter says so
+                rows, now = self._names.listed(args).rows, self._clock()
+                unheard = self._evictions.unheard(self._engine, request, rows, now)
+            if unheard is None or now - unheard.since >= _CATCH_UP_S:
+                return unheard is not None and unheard.doubtful(now)
+            time.sleep(_LOOK_S)
 
     def _labels_of(self, uid: str) -> Mapping[str, str] | None:
         return self._mirror.labels_of(uid) if self._mirror else None

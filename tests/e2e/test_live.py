@@ -159,7 +159,6 @@ def test_preemption_takes_the_cheapest_and_respects_budgets(cluster, system):
         )  # fmt: skip
     cluster.create([gpu_pod(f"free-{i}", priority_class="low") for i in range(4)])
     cluster.all_bound(8)
-    cluster.settle(quiet_s=3.0)  # all of whom kube-scheduler and we have heard by then
     with Vigil(cluster.api):
         cluster.create([gpu_pod("urgent", 2, priority_class="high")])
         eventually(lambda: "urgent" in cluster.bound(), "the urgent pod is bound", 60)

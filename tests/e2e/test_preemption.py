@@ -85,3 +85,27 @@ def test_the_nominated_pod_gets_the_place_that_its_victims_leave(full, system, c
         cluster.settle()
     assert not [name for name in cluster.bound() if name.startswith("late")]
     system.verify()
+
+
+def test_while_one_victim_terminates_nobody_is_evicted_elsewhere(cluster, system):
+    """The node's sum suffices once the first has gone, its device only without the second."""
+    cluster.create([fraction_node("f", 2), fraction_node("g", 2)])
+    cluster.create([priority_class(name, 10 * n) for n, name in enumerate(("low", "mid", "high"))])
+    cluster.api.patch("Node", "g", {"spec": {"unschedulable": True}})
+    system.start()
+    for name, size, grade, grace_s in (
+        ("stays", 600, "high", 0), ("first", 500, "low", 0), ("second", 500, "low", 60),
+    ):  # fmt: skip
+        cluster.create([fraction_pod(name, size, priority_class=grade, grace_s=grace_s)])
+        eventually(lambda name=name: name in cluster.bound(), f"{name} is bound")
+    cluster.api.patch("Node", "g", {"spec": {"unschedulable": None}})
+    dearer = [fraction_pod(f"dearer-{i}", 1000, priority_class="mid") for i in range(2)]
+    cluster.create(dearer)
+    assert set(cluster.all_bound(5).values()) == {"f", "g"}
+    cluster.create([fraction_pod("urgent", 800, priority_class="high")])
+    eventually(lambda: "first" not in cluster.bound(), "the first victim is gone")
+    left = cluster.settle(quiet_s=4.0)
+    assert set(left) == {"stays", "second", "dearer-0", "dearer-1"}
+    cluster.api.delete("Pod", "second", "default")
+    assert cluster.all_bound(4)["urgent"] == "f"
+    system.verify()

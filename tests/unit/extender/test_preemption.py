@@ -53,12 +53,16 @@ def _choose(engine: Engine, request: PodRequest, *suggested: str, **rest: Any) -
 
 
 def _victims(
-    engine: Engine, request: PodRequest, *suggested: str, elsewhere: Any = frozenset(), **rest: Any
+    engine: Engine,
+    request: PodRequest,
+    *suggested: str,
+    running: Any = lambda _gang: (),
+    **rest: Any,
 ) -> Victims | None:
     """The choice, made twice: what is imagined in between leaves nothing behind."""
-    candidate = Candidate(engine, request, engine.state.row("a"), elsewhere)
+    candidate = Candidate(engine, request, engine.state.row("a"), running)
     found = choose_victims(candidate, suggested, **rest)
-    again = Candidate(engine, request, engine.state.row("a"), elsewhere)
+    again = Candidate(engine, request, engine.state.row("a"), running)
     assert choose_victims(again, suggested, **rest) == found
     return found
 
@@ -178,9 +182,17 @@ def test_a_gang_goes_whole_or_stays() -> None:
     }  # fmt: skip
     assert _choose(engine, _wanted(count=2)) == {"m0", "m1"}
     assert _choose(engine, _wanted(count=1), "m0") == {"m0", "m1"}
-    assert _choose(engine, _wanted(count=2), elsewhere=frozenset({GANG})) is None
-    assert _choose(engine, _wanted(count=1), elsewhere=frozenset({GANG})) == {"single"}
-    assert _choose(engine, _wanted(count=1), "m0", elsewhere=frozenset({GANG})) is None
+
+
+def test_a_gang_with_members_elsewhere_stays() -> None:
+    engine = _engine(node("a", gpus=3), node("b", gpus=1))
+    _run(engine, _low("m0", count=1, gang=GANG), 0)
+    _run(engine, _low("m1", count=1, gang=GANG), 0, on="b")
+    _run(engine, _low("single", priority=9, count=1), 2)
+    rule = {"running": {GANG: ("m0", "m1", "not placed yet")}.__getitem__}
+    assert _choose(engine, _wanted(count=2), **rule) == {"single"}
+    assert _choose(engine, _wanted(count=3), **rule) is None
+    assert _choose(engine, _wanted(count=2), "m0", **rule) is None
 
 
 def test_a_gang_with_a_protected_member_stays() -> None:

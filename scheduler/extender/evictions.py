@@ -1,0 +1,130 @@
+"""Victims that we named, and of whose end kube-scheduler may hear before we do.
+
+kube-scheduler asks again as soon as its own watch tells it that the victims are gone. If ours is a
+moment later, the node still looks full to us; and a pod that is refused the node which was emptied
+for it has others evicted elsewhere. So there it is worth a wait, and if that does not help, an
+error: after one kube-scheduler asks again later and evicts nobody.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.engine import Engine
+from scheduler.core.model import PodRequest, Reason
+from scheduler.extender.preemption import curable
+
+__all__ = ["Evictions", "Unheard"]
+
+_UNKNOWN_FOR_S = 5.0
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Unheard:
+    """Victims that were named for a pod and are still there as far as we know.
+
+    Attributes
+    ----------
+    certain
+        kube-scheduler knows more than we: by its own way of counting, the node that it asks about
+        would have no room with what we know to run there.
+    since
+        When they were first found to be missed.
+    """
+
+    certain: bool
+    since: float
+
+    def doubtful(self, now: float) -> bool:
+        """Whether a refusal may be wrong still; from some time on it is what we know."""
+        return self.certain and now - self.since < _UNKNOWN_FOR_S
+
+
+@dataclass(slots=True)
+class _Named:
+    by_node: Mapping[str, tuple[str, ...]]
+    missed: dict[frozenset[str], float] = field(default_factory=dict)
+
+
+class Evictions:
+    """Whom we named, by the pod that wants room. Used by one thread at a time.
+
+    Parameters
+    ----------
+    most
+        Pods remembered; the one that asked longest ago is forgotten first.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._named: OrderedDict[str, _Named] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._named)
+
+    def name(self, uid: str, by_node: Mapping[str, Sequence[str]]) -> None:
+        """These victims have been named for a pod, by node; kube-scheduler takes one of them."""
+        self.drop(uid)
+        kept = {node: tuple(victims) for node, victims in by_node.items() if victims}
+        if not kept:
+            return
+        self._named[uid] = _Named(kept)
+        if len(self._named) > self._most:
+            self._named.popitem(last=False)
+
+    def drop(self, uid: str) -> None:
+        """The pod has found its place, or is gone."""
+        self._named.pop(uid, None)
+
+    def waited_for(self, engine: Engine, request: PodRequest) -> IntArray:
+        """Rows where victims named for the pod are still there."""
+        named = self._named.get(request.uid)
+        if named is None:
+            return np.zeros(0, dtype=np.int64)
+        left = self._left(engine, named, named.by_node)
+        return np.array([engine.state.row_of[node] for node in left], dtype=np.int64)
+
+    def unheard(
+        self, engine: Engine, request: PodRequest, rows: IntArray, now: float
+    ) -> Unheard | None:
+        """What we may not have heard yet of the nodes asked about; None if it makes no odds.
+
+        Parameters
+        ----------
+        rows : (R,)
+            Nodes that kube-scheduler takes for large enough.
+        """
+        named = self._named.get(request.uid)
+        if named is None:
+            return None
+        asked = set(rows.tolist())
+        nodes = [node for node in named.by_node if engine.state.row_of.get(node) in asked]
+        left = self._left(engine, named, nodes)
+        if not left or (engine.filter(request, rows) == Reason.FITS.code).any():
+            return None
+        at = np.array([engine.state.row_of[node] for node in left], dtype=np.int64)
+        certain = bool(curable(engine, request, at, engine.filter(request, at)).any())
+        missing = frozenset(uid for victims in left.values() for uid in victims)
+        return Unheard(certain, named.missed.setdefault(missing, now))
+
+    @staticmethod
+    def _left(engine: Engine, named: _Named, nodes: Iterable[str]) -> dict[str, list[str]]:
+        """Victims that are still there, by node."""
+        placements = engine.state.placements
+        left = {}
+        for node in nodes:
+            there = [
+                uid
+                for uid in named.by_node[node]
+                if uid in placements and placements[uid].node == node
+            ]
+            if there and node in engine.state.row_of:
+                left[node] = there
+        return left
