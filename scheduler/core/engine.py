@@ -66,6 +66,8 @@ class _Evaluation:
     position: int
     node_epoch: int
     prices: Prices | None
+    asked: bool = False
+    """Whether somebody has asked about the shape since it was scored afresh."""
 
 
 class Rehearsal:
@@ -74,7 +76,10 @@ class Rehearsal:
     Parameters
     ----------
     engine
-        On the same state, with those prices; nobody else uses it.
+        On the same state, with those prices and the mix that is to go with them; nobody else uses
+        it.
+    instead_of
+        Tables that are in force meanwhile.
     shapes
         What to score.
 
@@ -84,19 +89,24 @@ class Rehearsal:
         Those complete so far. What has changed since they were begun is in the state's journal.
     """
 
-    def __init__(self, engine: Engine, shapes: Sequence[Shape]) -> None:
+    def __init__(self, engine: Engine, instead_of: Fragmentation, shapes: Sequence[Shape]) -> None:
         self.engine = engine
         self.scores: dict[Shape, _Evaluation] = {}
+        self._tables, self._instead_of = engine.fragmentation, instead_of
         self._shapes = shapes
 
-    def holds(self, fragmentation: Fragmentation) -> bool:
-        """Whether all of it was scored at these tables and at the prices.
+    def holds(self, in_force: Fragmentation) -> bool:
+        """Whether all of it was scored at one state of things, which may replace what is in force.
 
-        Neither is so once the mix has changed, a model has come that the tables lack, or a class
-        of nodes that the prices lack, even if its nodes are gone by now.
+        It is not once the mix in force has changed, a model has come that the tables lack, or a
+        class of nodes that the prices lack, even if its nodes are gone by now.
         """
         engine = self.engine
-        return engine.fragmentation is fragmentation and engine.prices is not None
+        return (
+            in_force is self._instead_of
+            and engine.fragmentation is self._tables
+            and engine.prices is not None
+        )
 
     def steps(self) -> Iterator[None]:
         """Compute them; between two steps the state may change, and others may use it."""
@@ -171,13 +181,20 @@ class Engine:
             self._prices_epoch = self.state.node_epoch
         return self._prices
 
-    def set_prices(self, prices: Prices | None, rehearsed: Rehearsal | None = None) -> None:
+    def set_prices(
+        self,
+        prices: Prices | None,
+        rehearsed: Rehearsal | None = None,
+        mix: TypicalMix | None = None,
+    ) -> None:
         """Charge these prices from now on; every cached score is forgotten.
 
         Parameters
         ----------
         prices
             None for none.
+        mix
+            The typical mix to go with them, where that is another one from now on.
         rehearsed
             Scores at these prices; what has changed since is computed when they are asked for,
             like any change.
@@ -186,26 +203,37 @@ class Engine:
         self._prices_epoch = self.state.node_epoch
         self._evaluations.clear()
         if rehearsed is None or not rehearsed.holds(self.fragmentation):
+            if mix is not None and mix is not self.mix:
+                self.set_mix(mix)
             return
+        self._fragmentation = rehearsed.engine.fragmentation
         for shape, evaluation in rehearsed.scores.items():
             evaluation.prices = self.prices
             self._evaluations[shape] = evaluation
 
-    def rehearsal(self, prices: Prices) -> Rehearsal | None:
-        """Score the shapes asked about lately at these prices, before they are in force.
+    def rehearsal(self, prices: Prices, mix: TypicalMix | None = None) -> Rehearsal | None:
+        """Score the shapes asked about since the last prices, before these are in force.
+
+        Parameters
+        ----------
+        prices, mix
+            As :meth:`set_prices` will get them.
 
         Returns
         -------
         Rehearsal or None
             For :meth:`set_prices`, once its steps are done; None if there is nothing to score.
         """
-        shapes = list(self._evaluations)[-_REHEARSED_SHAPES:]
+        shapes = [shape for shape, known in self._evaluations.items() if known.asked]
         if not shapes or not self.policy.cacheable:
             return None
         twin = Engine(self.state, self.policy, seed=self.seed)
-        twin._fragmentation = self.fragmentation
+        if mix is None or mix is self.mix:
+            twin._fragmentation = self.fragmentation
+        else:
+            twin.set_mix(mix)
         twin.set_prices(prices)
-        return Rehearsal(twin, shapes)
+        return Rehearsal(twin, self.fragmentation, shapes[-_REHEARSED_SHAPES:])
 
     def evaluated(self, shape: Shape) -> Iterator[_Evaluation | None]:
         """Evaluate a shape afresh, some rows per step; the last step returns all of it."""
@@ -446,7 +474,10 @@ class Engine:
             elif changed:
                 rows = np.array(sorted(set(changed)), dtype=np.int64)
             else:
-                return evaluation
+                rows = np.zeros(0, dtype=np.int64)
+        evaluation.asked = True
+        if not len(rows):
+            return evaluation
         self._refresh(shape, rows, evaluation)
         assert tables is self._fragmentation
         return evaluation

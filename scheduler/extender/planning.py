@@ -155,9 +155,10 @@ class PlannerLoop:
             self._price_later()
             return
         self.figures.price_seconds = answer["seconds"]
-        if answer["prices"] is not None:  # else the last good ones stay
-            self._service.set_prices(answer["prices"])
+        if answer["prices"] is not None:
             self.figures.priced_at = time.monotonic()
+        # Where there are none, the last good ones stay.
+        self._service.set_prices(answer["prices"] or self._service.prices, view.mix)
         self._priced = (time.monotonic(), view.bindings, view.epoch)
         self._priced_mix = view.mix
 

@@ -139,6 +139,7 @@ class ExtenderService:
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
         self._learner = MixLearner(config.mix_half_life_pods)
+        self._next_mix: TypicalMix | None = None  # in force together with prices for it
         for placement in engine.state.placements.values():
             self._learner.observe(placement.pod)
         self._adoption = Adoption(
@@ -268,7 +269,8 @@ class ExtenderService:
         From 1.38 on candidates may come without victims: they pass as they are if the pod fits,
         and get victims if it does not. See :func:`preemption.choose_victims`.
         """
-        sizes = self._mirror.gang_sizes if self._mirror else None
+        mirror = self._mirror
+        sizes = mirror.gang_sizes if mirror else None
         try:
             request = pod_request(args.pod, self.names, sizes)
         except InvalidInput as error:
@@ -284,9 +286,9 @@ class ExtenderService:
                 row = self._engine.state.row_of.get(name, -1)
                 running = self._adoption.running
                 candidate = Candidate(self._engine, request, row, running) if row >= 0 else None
-                budgets = list(self._mirror.budgets.values()) if self._mirror else []
-                pods = candidate.pods if candidate else []
-                labels = {p.pod.uid: self._labels_of(p.pod.uid) for p in pods} if budgets else {}
+                budgets = list(mirror.budgets.values()) if mirror else []
+                uids = [p.pod.uid for p in candidate.pods] if candidate and budgets else []
+                labels = {uid: mirror.labels_of(uid) for uid in uids} if mirror else {}
             if candidate is None:
                 continue
             chosen = choose_victims(candidate, victims, budgets=budgets, labels=labels.get)
@@ -332,8 +334,8 @@ class ExtenderService:
 
     @property
     def mix(self) -> TypicalMix:
-        """The typical mix in force."""
-        return self._engine.mix
+        """The typical mix that prices are to be made for."""
+        return self._next_mix or self._engine.mix
 
     @property
     def bindings(self) -> int:
@@ -561,7 +563,7 @@ class ExtenderService:
             # Copies made by C loops; what takes longer happens outside the lock.
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
-            mix, bindings, departures = engine.mix, self._bindings, self._turnover.share
+            mix, bindings, departures = self.mix, self._bindings, self._turnover.share
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
@@ -577,20 +579,23 @@ class ExtenderService:
             departures,
         )
 
-    def set_prices(self, prices: Prices | None) -> None:
-        """Charge these prices from now on.
+    def set_prices(self, prices: Prices | None, mix: TypicalMix | None = None) -> None:
+        """Charge these prices from now on, with the mix that they were made for.
 
         Scores at them are made first, a few rows at a time so that requests get in between.
         """
         rehearsed = None
         if prices is not None:
             with self._lock:
-                rehearsed = self._engine.rehearsal(prices)
+                rehearsed = self._engine.rehearsal(prices, mix)
             if rehearsed is not None:
                 for _ in self._in_steps(rehearsed.steps()):
                     pass
         with self._lock:
-            self._engine.set_prices(prices, rehearsed)
+            mix = mix if prices is not None else self._next_mix
+            self._engine.set_prices(prices, rehearsed, mix)
+            if mix is self._next_mix:
+                self._next_mix = None
             if prices is not None and self._engine.prices is None:
                 log.warning("prices lack a class of nodes that is here; scoring as fgd")
 
@@ -655,7 +660,9 @@ class ExtenderService:
             self._seen.popitem(last=False)
         self._learner.observe(request)
         if self._learner.due(self.config.relearn_every):
-            engine.set_mix(self._learner.mix())
+            self._next_mix = self._learner.mix()
+            if engine.prices is None:  # else scores are made anew once, at prices for it
+                engine.set_mix(self._next_mix)
         return engine
 
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:
@@ -676,9 +683,6 @@ class ExtenderService:
             if unheard is None or now - unheard.since >= _CATCH_UP_S:
                 return unheard is not None and unheard.doubtful(now)
             time.sleep(_LOOK_S)
-
-    def _labels_of(self, uid: str) -> Mapping[str, str] | None:
-        return self._mirror.labels_of(uid) if self._mirror else None
 
     def _template(self, args: FilterArgs, position: int) -> Node:
         assert args.nodes is not None

@@ -287,7 +287,10 @@ def test_a_priced_run_repeats_and_packs_no_worse() -> None:
     assert priced[0].allocated_gpu_milli >= 0.99 * fgd.allocated_gpu_milli
 
 
-def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(monkeypatch) -> None:
+@pytest.mark.parametrize("another_mix", [False, True])
+def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
+    monkeypatch, another_mix
+) -> None:
     """Pods come and go, and nodes too, between the steps: what changes is scored anew."""
     monkeypatch.setattr("scheduler.core.engine._REHEARSED_ROWS", 7)
     workload = generate(GeneratorConfig(nodes=40, load=0.8, seed=3))
@@ -302,9 +305,11 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(monkeypatc
                 engine.reserve(request, there.name)
 
     place(requests[:60])
+    # Another mix may come into force with the prices that are made for it.
+    mix = TypicalMix.from_requests(requests[::3]) if another_mix else mix
     made = prices(engine.state, mix)
     assert made is not None
-    rehearsed = engine.rehearsal(made)
+    rehearsed = engine.rehearsal(made, mix)
     assert rehearsed is not None
     taken = 0
     for taken, _ in enumerate(rehearsed.steps(), start=1):
@@ -320,7 +325,8 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(monkeypatc
     assert taken > 60 and len(rehearsed.scores) > 10
     fresh = Engine(engine.state, "priced", mix=mix)
     fresh.set_prices(made)
-    engine.set_prices(made, rehearsed)
+    engine.set_prices(made, rehearsed, mix)
+    assert engine.mix is mix
     rows = np.arange(len(engine.state))
     for request in requests:
         if request.uid not in engine.state.placements:
@@ -346,6 +352,24 @@ def test_a_rehearsal_for_another_mix_is_not_used() -> None:
     fresh.set_prices(made)
     rows = np.arange(2)
     assert engine.scores(asked, rows).tolist() == fresh.scores(asked, rows).tolist()
+
+
+def test_what_nobody_has_asked_about_since_is_not_rehearsed_again() -> None:
+    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
+    state = ClusterState([node("a", cpu=16_000, gpus=8), node("b", cpu=64_000, gpus=4)])
+    engine = Engine(state, "priced", mix=mix)
+    asked = [pod(f"asked-{i}", count=i + 1, cpu=4000) for i in range(3)]
+    made = prices(state, mix)
+    assert made is not None
+    for request in asked:
+        engine.best(request)
+    for expected in ([0, 1, 2], [1]):
+        rehearsed = engine.rehearsal(made)
+        assert rehearsed is not None
+        assert list(rehearsed.steps())
+        assert set(rehearsed.scores) == {asked[i].shape for i in expected}
+        engine.set_prices(made, rehearsed)
+        engine.best(asked[1])
 
 
 @pytest.mark.parametrize("known", [True, False])
