@@ -25,6 +25,7 @@ _HEAD = (  # as Go's HTTP client writes it
     b"%b %b HTTP/1.1\r\nHost: 127.0.0.1:10262\r\nUser-Agent: Go-http-client/1.1\r\n"
     b"Content-Length: %d\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"
 )
+_PRICES_WITHIN_S = 60
 _ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
 
 
@@ -44,9 +45,9 @@ def command(nodes: str, pods: int, policy: str, planner: bool, rate: float, as_j
     """Latency of filter + prioritize, with live state, holds, metrics and the decision log on.
 
     Each cycle is a filter and a prioritize over all node names and a bind, as kube-scheduler sends
-    them, on one kept-alive connection. The cluster is filled to about 60 % first. Rejected pods ask
-    for more devices than any node has free. The empty exchange (GET /healthz) is what HTTP alone
-    costs on this machine at this hour: compare the others with it.
+    them, on one kept-alive connection. The cluster is filled to about 60 % first, and priced.
+    Rejected pods ask for more devices than any node has free. The empty exchange (GET /healthz) is
+    what HTTP alone costs on this machine at this hour: compare the others with it.
     """
     from scheduler.cli.console import print_json, print_table
     from scheduler.cli.provenance import provenance
@@ -90,6 +91,8 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
         native.write(filled_cluster(workload, flags[1]), cluster)
         with running_server(cluster, *flags) as url:
             client = plain_client(url)
+            if flags[1] == "priced":
+                _await_prices(url)
             loop = SchedulingLoop(client, names, seed=1)
             cycles, rejected, empty = [], [], []
             body = pod_json(impossible)
@@ -116,6 +119,20 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
         "empty exchange": empty,
     }
     return [_row(size, call, times) for call, times in figures.items()]
+
+
+def _await_prices(url: str) -> None:
+    """Begin once the first prices are in force: what a start costs is not latency."""
+    from scheduler.core.errors import SchedulerError
+    from scheduler.simulator.client import ExtenderClient
+
+    client = ExtenderClient(url)
+    end = time.monotonic() + _PRICES_WITHIN_S
+    while "generation" not in client.get("/debug/prices"):
+        if time.monotonic() > end:
+            raise SchedulerError(f"no prices within {_PRICES_WITHIN_S} s: see /readyz")
+        time.sleep(0.1)
+    client.close()
 
 
 def plain_client(url: str) -> ExtenderClient:

@@ -199,14 +199,16 @@ class Engine:
             Scores at these prices; what has changed since is computed when they are asked for,
             like any change.
         """
-        self._prices = prices.aligned(self.state) if prices else None
-        self._prices_epoch = self.state.node_epoch
         self._evaluations.clear()
         if rehearsed is None or not rehearsed.holds(self.fragmentation):
+            self._prices = prices.aligned(self.state) if prices else None
+            self._prices_epoch = self.state.node_epoch
             if mix is not None and mix is not self.mix:
                 self.set_mix(mix)
             return
-        self._fragmentation = rehearsed.engine.fragmentation
+        twin = rehearsed.engine
+        self._fragmentation = twin.fragmentation
+        self._prices, self._prices_epoch = twin.prices, self.state.node_epoch
         for shape, evaluation in rehearsed.scores.items():
             evaluation.prices = self.prices
             self._evaluations[shape] = evaluation

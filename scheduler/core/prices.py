@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -209,8 +210,9 @@ def present_codes(state: ClusterState) -> list[tuple[int, int]]:
     """Pairs of model and kind that nodes with healthy devices have, ascending."""
     kinds = node_kinds(state, slice(None))
     there = kinds != DeviceCode.ABSENT
-    pairs = np.stack((state.product[there].astype(np.int64), kinds[there]), axis=1)
-    return [(int(product), int(kind)) for product, kind in np.unique(pairs, axis=0)]
+    width = DeviceCode.MIG + len(state.mig_types)
+    counts = np.bincount(state.product[there].astype(np.int64) * width + kinds[there])
+    return [divmod(pair, width) for pair in np.flatnonzero(counts).tolist()]
 
 
 def class_of(state: ClusterState, product: int, kind: int) -> NodeClass:
@@ -233,10 +235,14 @@ def slot_gains(state: ClusterState, slots: Mapping[MigType, IntArray]) -> IntArr
         return None
     gains = np.zeros((DeviceCode.MIG + len(state.mig_types), SLOT_MASKS), dtype=np.int64)
     for code, effective in known:
-        mig = state.mig_types[code]
-        own = np.array([mig.milli(mask) for mask in range(SLOT_MASKS)])
-        gains[DeviceCode.MIG + code] = effective - own * EFFECTIVE_SCALE
+        gains[DeviceCode.MIG + code] = effective - _sizes(state.mig_types[code]) * EFFECTIVE_SCALE
     return gains
+
+
+@cache
+def _sizes(mig: MigType) -> IntArray:
+    """Milli-GPU of the slots' own, by free mask."""
+    return np.array([mig.milli(mask) for mask in range(SLOT_MASKS)])
 
 
 def node_effective(

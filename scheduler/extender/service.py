@@ -650,8 +650,7 @@ class ExtenderService:
         self._expire()
         known = self._seen.get(request.uid)
         self._seen[request.uid] = request
-        own = engine.state.placements.get(request.uid)
-        if own is None or request.uid in engine.holds:
+        if request.uid not in engine.state.placements or request.uid in engine.holds:
             self._waiting[request.uid] = (request, self._clock())
         if known is not None:
             self._seen.move_to_end(request.uid)
@@ -661,7 +660,8 @@ class ExtenderService:
         self._learner.observe(request)
         if self._learner.due(self.config.relearn_every):
             self._next_mix = self._learner.mix()
-            if engine.prices is None:  # else scores are made anew once, at prices for it
+            # Scores are made anew once, at prices for it; early on it does not wait for those.
+            if engine.prices is None or self._learner.observed < self.config.relearn_every:
                 engine.set_mix(self._next_mix)
         return engine
 
