@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from tests.e2e.harness.api import eventually
@@ -9,8 +11,11 @@ from tests.e2e.harness.objects import (
     DEVICES,
     fraction_node,
     fraction_pod,
+    gpu_node,
+    gpu_pod,
     priority_class,
 )
+from tests.e2e.harness.tap import Tap
 from tests.e2e.harness.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
@@ -108,4 +113,30 @@ def test_while_one_victim_terminates_nobody_is_evicted_elsewhere(cluster, system
     assert set(left) == {"stays", "second", "dearer-0", "dearer-1"}
     cluster.api.delete("Pod", "second", "default")
     assert cluster.all_bound(4)["urgent"] == "f"
+    system.verify()
+
+
+def test_word_of_the_victims_end_is_late_and_costs_nobody_its_place(cluster, system):
+    """kube-scheduler hears that they are gone, we do not: an error, and a new attempt."""
+    cluster.create([gpu_node("n0", 2), gpu_node("n1", 2)])
+    cluster.create([priority_class("low", 10), priority_class("high", 1000)])
+    with system.wire() as wire:
+        system.add_extender(wire=wire)
+        with Tap(system.extender.url) as tap:
+            system.add_scheduler(tap.url)
+            cluster.create([gpu_pod(f"low-{i}", priority_class="low") for i in range(4)])
+            cluster.all_bound(4)
+            system.verify()
+            wire.silence(new_ones_too=True)
+            cluster.create([gpu_pod("urgent", 2, priority_class="high")])
+            eventually(lambda: tap.calls("filter", pod="urgent"), "asked again, with room")
+            time.sleep(2.0)
+            wire.resume()
+            bound = eventually(
+                lambda: b if "urgent" in (b := cluster.bound()) else None, "it is bound", 60
+            )
+            answers = [call.answer for call in tap.calls("filter", pod="urgent")]
+    assert len(bound) == 3
+    assert not [answer for answer in answers if answer.get("FailedNodes")]
+    assert any(answer.get("Error") for answer in answers)
     system.verify()
