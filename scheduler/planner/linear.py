@@ -6,7 +6,7 @@ rows does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,6 @@ from ortools.linear_solver import linear_solver_pb2, pywraplp
 __all__ = ["Program"]
 
 FloatArray = NDArray[np.float64]
-
-_INFINITY = float("inf")
 
 
 class Program:
@@ -35,13 +33,22 @@ class Program:
         self._factors: list[list[float]] = [[] for _ in limits]
         self._solver: pywraplp.Solver | None = None
 
-    def column(self, gain: float, rows: Sequence[int], factors: Sequence[float]) -> None:
-        """Add a column: what one unit of it gains, and what it takes of these rows."""
-        index = len(self._gains)
-        self._gains.append(gain)
-        for row, factor in zip(rows, factors, strict=True):
-            self._indices[row].append(index)
-            self._factors[row].append(factor)
+    def columns(self, gain: float, taken: Iterable[tuple[Sequence[int], float]]) -> None:
+        """Add alike columns: what one unit of each gains, and what it takes of which rows.
+
+        Parameters
+        ----------
+        taken
+            A row for each of the columns, and how much of it one unit takes.
+        """
+        first = count = len(self._gains)
+        indices, factors = self._indices, self._factors
+        for rows, factor in taken:
+            count = first + len(rows)
+            for index, row in enumerate(rows, first):
+                indices[row].append(index)
+                factors[row].append(factor)
+        self._gains += [gain] * (count - first)
 
     def solve(self, limits: Sequence[float] | None = None) -> tuple[float, FloatArray] | None:
         """Objective and duals of all rows, (rows,); None without a finite optimum.
@@ -62,10 +69,11 @@ class Program:
 
     def _load(self) -> pywraplp.Solver:
         message = linear_solver_pb2.MPModelProto(maximize=True)
+        # Bounds that are not given are infinite.
         for gain in self._gains:
-            message.variable.add(lower_bound=0.0, upper_bound=_INFINITY, objective_coefficient=gain)
+            message.variable.add(lower_bound=0.0, objective_coefficient=gain)
         for limit, indices, factors in zip(self._limits, self._indices, self._factors, strict=True):
-            row = message.constraint.add(lower_bound=-_INFINITY, upper_bound=limit)
+            row = message.constraint.add(upper_bound=limit)
             row.var_index.extend(indices)
             row.coefficient.extend(factors)
         self._solver = pywraplp.Solver.CreateSolver("GLOP")

@@ -290,11 +290,12 @@ def _pod_prices(
         if kind.milli:
             hosts &= (groups.most_full >= kind.gpu.count) & (2 * groups.gpu >= kind.takes)
         asked = (kind.cpu_milli, kind.memory_mib, kind.takes)
-        needs = [(at, n / t) for at, (n, t) in enumerate(zip(asked, totals, strict=True)) if n]
-        factors = [1.0, *(amount for _, amount in needs)]
-        for group in np.flatnonzero(hosts).tolist():
-            first = len(kinds) + len(columns) * group
-            program.column(worth[number], [number, *(first + at for at, _ in needs)], factors)
+        first = len(kinds) + len(columns) * np.flatnonzero(hosts)
+        taken: list[tuple[list[int], float]] = [([number] * len(first), 1.0)]
+        for at, (amount, total) in enumerate(zip(asked, totals, strict=True)):
+            if amount:
+                taken.append(((first + at).tolist(), amount / total))
+        program.columns(worth[number], taken)
     objective = 0.0
     found: list[FloatArray] = []
     for scale in scales:
@@ -390,10 +391,12 @@ def _effective(
     sizes = sorted(demand)
     program = Program([*(float(n) for n in supply.tolist()), *(demand[size] for size in sizes)])
     for at, size in enumerate(sizes, start=len(supply)):
-        for left in range(size, len(supply)):
-            program.column(float(size * _STEP), [left, left - size, at], [1.0, -1.0, 1.0])
-    for left in range(1, len(supply)):  # a device is also worth what less of it is worth
-        program.column(0.0, [left, left - 1], [1.0, -1.0])
+        lefts = range(size, len(supply))
+        less = range(len(lefts))
+        cuts = ((lefts, 1.0), (less, -1.0), ([at] * len(lefts), 1.0))
+        program.columns(float(size * _STEP), cuts)
+    # A device is also worth what less of it is worth.
+    program.columns(0.0, ((range(1, len(supply)), 1.0), (range(len(supply) - 1), -1.0)))
     solved = program.solve()
     if solved is None:
         return None

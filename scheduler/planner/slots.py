@@ -94,11 +94,8 @@ def slot_values(
         for name in profiles:
             for need in mig.placements(name):
                 if mask & need == need:
-                    program.column(
-                        float(mig.milli(need)),
-                        [row, at[mig, mask & ~need], wanted[name]],
-                        [1.0, -1.0, 1.0],
-                    )
+                    taken = (([row], 1.0), ([at[mig, mask & ~need]], -1.0), ([wanted[name]], 1.0))
+                    program.columns(float(mig.milli(need)), taken)
     solved = program.solve()
     if solved is None:
         return None
