@@ -253,7 +253,11 @@ def _filter_result(head: bytes, curable: bytes, final: bytes) -> bytes:
 
 def encode_error(message: str) -> bytes:
     """An ``ExtenderFilterResult`` without verdicts: nobody is evicted, and we are asked again."""
-    return b'{"Error":' + _encoder.encode(message) + b"}"
+    return (
+        b'{"Nodes":null,"NodeNames":null,"FailedNodes":{},"FailedAndUnresolvableNodes":{},"Error":'
+        + _encoder.encode(message)
+        + b"}"
+    )
 
 
 def encode_filter(

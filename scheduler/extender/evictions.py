@@ -32,6 +32,8 @@ class Unheard:
 
     Attributes
     ----------
+    victims
+        Their uids.
     certain
         kube-scheduler knows more than we: by its own way of counting, the node that it asks about
         would have no room with what we know to run there.
@@ -39,12 +41,15 @@ class Unheard:
         When they were first found to be missed.
     """
 
+    victims: frozenset[str]
     certain: bool
     since: float
 
-    def doubtful(self, now: float) -> bool:
-        """Whether a refusal may be wrong still; from some time on it is what we know."""
-        return self.certain and now - self.since < _UNKNOWN_FOR_S
+    def problem(self, now: float) -> str:
+        """Why a refusal may be wrong still; empty from some time on: then it is what we know."""
+        if not self.certain or now - self.since >= _UNKNOWN_FOR_S:
+            return ""
+        return f"not known yet here: the end of {len(self.victims)} victims of this pod; ask again"
 
 
 @dataclass(slots=True)
@@ -112,7 +117,7 @@ class Evictions:
         at = np.array([engine.state.row_of[node] for node in left], dtype=np.int64)
         certain = bool(curable(engine, request, at, engine.filter(request, at)).any())
         missing = frozenset(uid for victims in left.values() for uid in victims)
-        return Unheard(certain, named.missed.setdefault(missing, now))
+        return Unheard(missing, certain, named.missed.setdefault(missing, now))
 
     @staticmethod
     def _left(engine: Engine, named: _Named, nodes: Iterable[str]) -> dict[str, list[str]]:

@@ -69,6 +69,7 @@ _PARSED_POD_BYTES = 1 << 16
 _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 _BREATH_S = 0.0005  # for whoever waits for the lock
+_NO_CODES = np.zeros(0, dtype=np.int8)
 _LOOK_S = 0.004
 _CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 
@@ -154,8 +155,8 @@ class ExtenderService:
 
     def filter(self, args: FilterArgs) -> bytes:
         """Answer which of the named nodes can host the pod."""
-        if self._mirror and len(self._evictions) and self._behind(args):
-            return encode_error("the end of victims of this pod is not known here yet; ask again")
+        if self._mirror and len(self._evictions) and (problem := self._behind(args)):
+            return encode_error(problem)
         with self._lock:
             try:
                 request = self._request(args)
@@ -217,8 +218,9 @@ class ExtenderService:
                 (self._names.name(nodes, i), int(ranking.scores[i])) for i in best[:_TOP].tolist()
             ]
             fragments = self._names.fragments()
-        empty = np.zeros(0, dtype=np.int8)
-        self.log.record("prioritize", request.key, request.uid, empty, top=top, asked=len(scores))
+        self.log.record(
+            "prioritize", request.key, request.uid, _NO_CODES, top=top, asked=len(scores)
+        )
         if self.config.answer_top_k:
             best = best[: self.config.answer_top_k]
             unknown = {
@@ -249,8 +251,7 @@ class ExtenderService:
         asked = self._seen.get(args.uid)
         picks = who_picks(asked.gpu, self.names) if asked else ""
         detail = problem or "; ".join(filter(None, (f"bound to {args.node}", picks)))
-        empty = np.zeros(0, dtype=np.int8)
-        self.log.record("bind", f"{args.namespace}/{args.name}", args.uid, empty, detail=detail)
+        self.log.record("bind", f"{args.namespace}/{args.name}", args.uid, _NO_CODES, detail=detail)
         return problem
 
     def release(self, uid: str) -> None:
@@ -296,8 +297,7 @@ class ExtenderService:
                 answer[name] = (list(chosen.uids), max(violations, chosen.violations))
         with self._lock:
             self._evictions.name(request.uid, {name: uids for name, (uids, _) in answer.items()})
-        empty = np.zeros(0, dtype=np.int8)
-        self.log.record("preempt", request.key, request.uid, empty, asked=len(args.candidates))
+        self.log.record("preempt", request.key, request.uid, _NO_CODES, asked=len(args.candidates))
         return answer
 
     def dry_run(self, args: FilterArgs) -> bytes:
@@ -312,11 +312,11 @@ class ExtenderService:
             codes = self._engine.filter(request, nodes.rows, selection=True)
             mix = self._engine.mix
             fragments = self._names.fragments()
-        unknown = list(nodes.unknown) if args.nodes is not None else []
-        if unknown:
-            templates = [self._template(args, position) for position in unknown]
+        if args.nodes is not None and nodes.unknown:
+            unknown = {at: node_of(args.nodes[at], self.names) for at in nodes.unknown}
+            templates = [replace(node, name=f"template-{at}") for at, node in unknown.items()]
             what_if = Engine(ClusterState(templates), self.config.policy, mix=mix)
-            codes[unknown] = what_if.filter(request, selection=True)
+            codes[list(unknown)] = what_if.filter(request, selection=True)
         verdicts = Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool))
         return encode_filter(verdicts, fragments, args.raw_nodes)[0]
 
@@ -670,23 +670,23 @@ class ExtenderService:
         if node is not None and self.config.hold_ttl_s > 0:
             engine.hold(request, node.name, self._clock() + self.config.hold_ttl_s)
 
-    def _behind(self, args: FilterArgs) -> bool:
-        """Whether kube-scheduler knows of ends that we have not heard of, not even after a wait."""
+    def _behind(self, args: FilterArgs) -> str:
+        """What kube-scheduler knows of victims and we do not, even after a wait; else empty."""
         while True:
             with self._lock:
                 try:
                     request = self._request(args)
                 except InvalidInput:
-                    return False  # filter says so
+                    return ""  # filter says so
                 rows, now = self._names.listed(args).rows, self._clock()
                 unheard = self._evictions.unheard(self._engine, request, rows, now)
             if unheard is None or now - unheard.since >= _CATCH_UP_S:
-                return unheard is not None and unheard.doubtful(now)
+                break
             time.sleep(_LOOK_S)
-
-    def _template(self, args: FilterArgs, position: int) -> Node:
-        assert args.nodes is not None
-        return replace(node_of(args.nodes[position], self.names), name=f"template-{position}")
+        problem = unheard.problem(now) if unheard else ""
+        if problem:
+            self.log.record("filter", request.key, request.uid, _NO_CODES, detail=problem)
+        return problem
 
     def _reject_all(self, args: FilterArgs, error: InvalidInput, verb: str) -> Verdicts:
         """An unreadable request fits nowhere, for one clear reason."""

@@ -104,8 +104,10 @@ def test_a_real_watch_is_waited_for() -> None:
 def test_without_word_of_it_the_pod_asks_again_and_evicts_nobody(live) -> None:
     live.preempt(1000, n0=("a",), n1=("c",))
     answer = live.filter(1000, "n1")
-    assert "not known here yet" in answer["Error"]
-    assert "n1" not in answer.get("FailedNodes", {})
+    assert "the end of 1 victims" in answer["Error"]
+    assert live.service.decisions(1)[0]["detail"] == answer["Error"]
+    assert not answer["FailedNodes"]
+    assert not answer["NodeNames"]
     waited = live.now
     assert 0.2 < waited < 0.5
     # In the same cycle kube-scheduler asks once more: no second wait.
