@@ -24,6 +24,7 @@ from typing import Any
 import click
 import numpy as np
 
+from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.engine import Engine
 from scheduler.core.model import Node, PodRequest, Reason
 from scheduler.core.state import ClusterState
@@ -44,7 +45,7 @@ NAMES = ResourceNames()
 @click.command()
 @click.option("--trace", default="default", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-@click.option("--policy", default="fgd", show_default=True)
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True)
 @click.option("--arrival", default=1.0, show_default=True, help="Requested share of the GPUs.")
 @click.option("--most-nodes", default=0, help="Only so many nodes and a share of the pods.")
 def main(trace: str, seed: int, policy: str, arrival: float, most_nodes: int) -> None:

@@ -24,6 +24,7 @@ from typing import Any
 import click
 import yaml
 
+from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.kube.schedulerconfig import Profile, SchedulerSetup, kube_scheduler_config
 from tests.e2e.harness.assets import find
 from tests.e2e.harness.cluster import Cluster
@@ -41,7 +42,7 @@ _WARM = 20
 @click.option("--nodes", default=1000, show_default=True)
 @click.option("--pods", default=1500, show_default=True, help="Measured pods of each round.")
 @click.option("--rounds", default=3, show_default=True)
-@click.option("--policy", default="fgd", show_default=True)
+@click.option("--policy", default=DEFAULT_POLICY, show_default=True)
 @click.option("--cases", default="alone,stock,packing", show_default=True)
 def main(nodes: int, pods: int, rounds: int, policy: str, cases: str) -> None:
     """Print pods per second of each case, and ratios to kube-scheduler alone."""

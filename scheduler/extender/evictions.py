@@ -8,8 +8,9 @@ error: after one kube-scheduler asks again later and evicts nobody.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,8 +20,10 @@ from scheduler.core.engine import Engine
 from scheduler.core.model import PodRequest, Reason
 from scheduler.extender.preemption import curable
 
-__all__ = ["Evictions", "Unheard"]
+__all__ = ["Evictions", "Unheard", "catch_up"]
 
+_LOOK_S = 0.004
+_CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 _UNKNOWN_FOR_S = 5.0
 
 IntArray = NDArray[np.int64]
@@ -38,7 +41,7 @@ class Unheard:
         kube-scheduler knows more than we: by its own way of counting, the node that it asks about
         would have no room with what we know to run there.
     since
-        When they were first found to be missed.
+        When just these were first found to be missed, in the same way.
     """
 
     victims: frozenset[str]
@@ -52,10 +55,31 @@ class Unheard:
         return f"not known yet here: the end of {len(self.victims)} victims of this pod; ask again"
 
 
+def catch_up(look: Callable[[], tuple[Unheard | None, float]]) -> str:
+    """Wait for news of victims, a moment per call and once for the same ones.
+
+    Parameters
+    ----------
+    look
+        What has not been heard of now, and the time.
+
+    Returns
+    -------
+    str
+        Why even after that a refusal may be wrong; else empty.
+    """
+    unheard, now = look()
+    until = now + _CATCH_UP_S
+    while unheard is not None and now < min(until, unheard.since + _CATCH_UP_S):
+        time.sleep(_LOOK_S)
+        unheard, now = look()
+    return unheard.problem(now) if unheard is not None else ""
+
+
 @dataclass(slots=True)
 class _Named:
     by_node: Mapping[str, tuple[str, ...]]
-    missed: dict[frozenset[str], float] = field(default_factory=dict)
+    missed: dict[tuple[frozenset[str], bool], float] = field(default_factory=dict)
 
 
 class Evictions:
@@ -74,6 +98,9 @@ class Evictions:
     def __len__(self) -> int:
         return len(self._named)
 
+    def __contains__(self, uid: str) -> bool:
+        return uid in self._named
+
     def name(self, uid: str, by_node: Mapping[str, Sequence[str]]) -> None:
         """These victims have been named for a pod, by node; kube-scheduler takes one of them."""
         self.drop(uid)
@@ -83,6 +110,12 @@ class Evictions:
         self._named[uid] = _Named(kept)
         if len(self._named) > self._most:
             self._named.popitem(last=False)
+
+    def chosen(self, uid: str, node: str) -> None:
+        """kube-scheduler has decided for one of the nodes: nobody is evicted on the others."""
+        named = self._named.get(uid)
+        if named is not None and node in named.by_node:
+            named.by_node = {node: named.by_node[node]}
 
     def drop(self, uid: str) -> None:
         """The pod has found its place, or is gone."""
@@ -117,7 +150,7 @@ class Evictions:
         at = np.array([engine.state.row_of[node] for node in left], dtype=np.int64)
         certain = bool(curable(engine, request, at, engine.filter(request, at)).any())
         missing = frozenset(uid for victims in left.values() for uid in victims)
-        return Unheard(missing, certain, named.missed.setdefault(missing, now))
+        return Unheard(missing, certain, named.missed.setdefault((missing, certain), now))
 
     @staticmethod
     def _left(engine: Engine, named: _Named, nodes: Iterable[str]) -> dict[str, list[str]]:

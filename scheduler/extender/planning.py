@@ -160,10 +160,12 @@ class PlannerLoop:
             self._price_later()
             return
         self.figures.price_seconds = answer["seconds"]
-        if answer["prices"] is not None:
+        made = answer["prices"]
+        if made is not None:
             self.figures.priced_at = time.monotonic()
-        # Where there are none, the last good ones stay.
-        self._service.set_prices(answer["prices"] or self._service.prices, view.mix)
+        if made is not None or view.mix is not self._priced_mix:
+            # Where there are none, the last good ones stay.
+            self._service.set_prices(made or self._service.prices, view.mix)
         self._priced = (time.monotonic(), view.bindings, view.epoch)
         self._pricing_took_s = time.monotonic() - started
         self._priced_mix = view.mix

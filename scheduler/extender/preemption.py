@@ -70,8 +70,8 @@ def curable(
         )
         cures &= short | ~devices
     held = {hold.placement.node for uid, hold in engine.holds.items() if uid != request.uid}
-    if held:
-        cures &= ~np.isin(rows, [state.row_of[name] for name in held])
+    if held:  # some of them perhaps on nodes that have gone
+        cures &= ~np.isin(rows, [state.row_of[name] for name in held if name in state.row_of])
     return cures
 
 

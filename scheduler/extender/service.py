@@ -44,7 +44,7 @@ from scheduler.extender.answers import (
 )
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
-from scheduler.extender.evictions import Evictions
+from scheduler.extender.evictions import Evictions, Unheard, catch_up
 from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable
 from scheduler.extender.waking import Refusals
@@ -70,8 +70,6 @@ _BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
 _BREATH_S = 0.0005  # for whoever waits for the lock
 _NO_CODES = np.zeros(0, dtype=np.int8)
-_LOOK_S = 0.004
-_CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +269,8 @@ class ExtenderService:
         and get victims if it does not. See :func:`preemption.choose_victims`.
         """
         mirror = self._mirror
-        sizes = mirror.gang_sizes if mirror else None
         try:
-            request = pod_request(args.pod, self.names, sizes)
+            request = pod_request(args.pod, self.names, mirror.gang_sizes if mirror else None)
         except InvalidInput as error:
             log.warning("preempt: %s", error)
             return {}
@@ -476,6 +473,7 @@ class ExtenderService:
 
         A hold there lives on; one elsewhere is of no use any more.
         """
+        self._evictions.chosen(request.uid, node)
         held = self._engine.holds.get(request.uid)
         if held is None:
             return  # what it waits for is still there
@@ -672,19 +670,21 @@ class ExtenderService:
 
     def _behind(self, args: FilterArgs) -> str:
         """What kube-scheduler knows of victims and we do not, even after a wait; else empty."""
-        while True:
+        with self._lock:
+            try:
+                request = self._request(args)
+            except InvalidInput:
+                return ""  # filter says so
+            if request.uid not in self._evictions:
+                return ""
+
+        def look() -> tuple[Unheard | None, float]:
             with self._lock:
-                try:
-                    request = self._request(args)
-                except InvalidInput:
-                    return ""  # filter says so
+                self._expire()
                 rows, now = self._names.listed(args).rows, self._clock()
-                unheard = self._evictions.unheard(self._engine, request, rows, now)
-            if unheard is None or now - unheard.since >= _CATCH_UP_S:
-                break
-            time.sleep(_LOOK_S)
-        problem = unheard.problem(now) if unheard else ""
-        if problem:
+                return self._evictions.unheard(self._engine, request, rows, now), now
+
+        if problem := catch_up(look):
             self.log.record("filter", request.key, request.uid, _NO_CODES, detail=problem)
         return problem
 

@@ -20,7 +20,7 @@ from tests.builders import node, pod
 from tests.kube_objects import node_json, pod_json
 
 MILLI = "snugfit.io/gpu-milli"
-DEVICES = "snugfit.io/gpu-devices"
+DEVICES = "snugfit.io/devices"
 
 
 class Live:
@@ -32,16 +32,17 @@ class Live:
             Engine(ClusterState()), ExtenderConfig(), offline=False, clock=lambda: self.now
         )
         self.mirror = self.service.attach()
-        self.objects: dict[str, dict[str, Any]] = {}
         for name in ("n0", "n1"):
             content = node_json(name, gpus=2, allocatable={MILLI: "2000"})
             self.mirror.node(msgspec.convert(content, NodeObject))
-        for name, where, devices in running:
-            milli = str(sum(int(part.split(":")[1]) for part in devices.split(",")))
-            self.objects[name] = pod_json(
-                name, node=where, requests={MILLI: milli}, annotations={DEVICES: devices}
-            )
-            self.mirror.pod(msgspec.convert(self.objects[name], PodObject))
+        for each in running:
+            self.place(*each)
+
+    def place(self, name: str, where: str, device: str) -> None:
+        requests, written = {MILLI: device.split(":")[1]}, {DEVICES: f"{device}:0:0"}
+        content = pod_json(name, node=where, requests=requests, annotations=written)
+        with self.service.exclusive():
+            self.mirror.pod(msgspec.convert(content, PodObject))
 
     def asking(self, milli: int) -> dict[str, Any]:
         return pod_json("urgent", requests={MILLI: str(milli)}, spec={"priority": 10})
@@ -146,7 +147,7 @@ def test_whoever_has_found_its_place_has_no_victims_any_more(live) -> None:
     live.ends("c")
     bound = live.asking(1000)
     bound["spec"]["nodeName"] = "n1"
-    bound["metadata"]["annotations"] = {DEVICES: "0:1000"}
+    bound["metadata"]["annotations"] = {DEVICES: "0:1000:0:0"}
     with live.service.exclusive():
         live.mirror.pod(msgspec.convert(bound, PodObject))
     assert not live.service._evictions
@@ -177,6 +178,55 @@ def test_while_the_rest_of_the_victims_ends_nobody_is_evicted_elsewhere(monkeypa
     assert live.now == waited  # once for the same victims
     live.ends("b")
     assert live.filter(800, "n0")["NodeNames"] == ["n0"]
+
+
+def test_victims_that_end_one_by_one_do_not_make_one_call_long(monkeypatch) -> None:
+    names = [f"v{i}" for i in range(10)]
+    live = Live(*((name, "n0", f"{i // 5}:200") for i, name in enumerate(names)))
+    ending = iter(names[:8])
+    steps = iter(range(10_000))
+
+    def sleep(seconds: float) -> None:
+        live.now += seconds
+        if next(steps) % 50 == 49:
+            live.ends(next(ending))
+
+    monkeypatch.setattr("scheduler.extender.evictions.time.sleep", sleep)
+    assert live.preempt(2000, n0=tuple(names)) == {"n0": {f"uid-{name}" for name in names}}
+    assert live.filter(2000, "n0")["Error"]
+    assert live.now < 0.3
+
+
+def test_what_has_become_certain_is_waited_for_anew(live) -> None:
+    """First only a device is short, then the node's sum, which kube-scheduler knows better."""
+    live.ends("d")
+    live.ends("c")
+    live.place("e", "n1", "0:500")
+    live.place("f", "n1", "0:500")
+    live.place("other", "n1", "1:500")
+    assert live.preempt(1000, n1=("e", "f"))["n1"] == {"uid-e", "uid-f"}
+    live.ends("e")
+    answer = live.filter(1000, "n1")
+    assert not answer["Error"]
+    assert "n1" in answer["FailedNodes"]
+    live.now += 20
+    live.place("late", "n1", "1:500")
+    assert live.filter(1000, "n1")["Error"]
+    live.ends("f")
+    assert live.filter(1000, "n1")["NodeNames"] == ["n1"]
+
+
+def test_where_kube_scheduler_evicts_nobody_nothing_is_waited_for(live) -> None:
+    live.preempt(1000, n0=("a",), n1=("c",))
+    chosen = live.asking(1000)
+    chosen["status"]["nominatedNodeName"] = "n1"
+    with live.service.exclusive():
+        live.mirror.pod(msgspec.convert(chosen, PodObject))
+    answer = live.filter(1000, "n0")
+    assert "n0" in answer["FailedNodes"]
+    assert not answer["Error"]
+    assert live.now == 0
+    assert live.filter(1000, "n1")["Error"]
 
 
 def test_so_many_are_remembered_and_no_more() -> None:
