@@ -196,16 +196,15 @@ def _kinds(
             cpu + shape.weight * shape.cpu_milli,
             memory + shape.weight * shape.memory_mib,
         )
-    made = [
-        _Kind(
-            weight,
-            cpu // weight,
-            memory // weight,
-            gpu,
-            amounts[gpu],
+    known = {
+        gpu: (
             _takes(gpu, amounts[gpu], effective, slots),
             np.array([_admits(each, gpu) for each in classes]),
         )
+        for gpu in {gpu: None for gpu, _ in together}
+    }
+    made = [
+        _Kind(weight, cpu // weight, memory // weight, gpu, amounts[gpu], *known[gpu])
         for (gpu, _), (weight, cpu, memory) in together.items()
     ]
     return sorted(made, key=lambda k: (-k.weight, -k.takes, -k.cpu_milli, k.gpu.products))
