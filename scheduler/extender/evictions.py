@@ -145,10 +145,13 @@ class Evictions:
         asked = set(rows.tolist())
         nodes = [node for node in named.by_node if engine.state.row_of.get(node) in asked]
         left = self._left(engine, named, nodes)
-        if not left or (engine.filter(request, rows) == Reason.FITS.code).any():
+        if not left:
             return None
-        at = np.array([engine.state.row_of[node] for node in left], dtype=np.int64)
-        certain = bool(curable(engine, request, at, engine.filter(request, at)).any())
+        codes = engine.filter(request, rows)
+        if (codes == Reason.FITS.code).any():
+            return None
+        at = np.isin(rows, [engine.state.row_of[node] for node in left])
+        certain = bool(curable(engine, request, rows[at], codes[at]).any())
         missing = frozenset(uid for victims in left.values() for uid in victims)
         return Unheard(missing, certain, named.missed.setdefault((missing, certain), now))
 
