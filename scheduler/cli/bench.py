@@ -14,6 +14,7 @@ import click
 from scheduler.cli.bench_backlog import command as backlog
 from scheduler.cli.bench_decisions import command as decisions
 from scheduler.cli.bench_offline import command as offline
+from scheduler.cli.bench_power import command as power
 from scheduler.cli.bench_replay import command as replayed
 from scheduler.cli.bench_vector import command as vector
 from scheduler.cli.bench_webhook import command as webhook
@@ -46,6 +47,7 @@ def command() -> None:
 command.add_command(backlog)
 command.add_command(decisions)
 command.add_command(offline)
+command.add_command(power)
 command.add_command(replayed)
 command.add_command(vector)
 command.add_command(webhook)

@@ -95,13 +95,14 @@ def command(
     classes = sorted({name for row in rows for name in row["waiting"]})
     print_table(
         f"Replay of {trace}, one node in {one_in}, {seeds} seeds, mix {mix}; waits: p50 / p95, s",
-        ("rate", "policy", "allocated %", "waiting %", "starved", *classes),
+        ("rate", "policy", "allocated %", "waiting %", "kW", "starved", *classes),
         [
             (
                 row["rate"],
                 row["policy"],
                 row["allocated"],
                 row["waiting_demand"],
+                row["power_kw"],
                 row["starved"],
                 *(row["waiting"].get(name, "-") for name in classes),
             )
@@ -182,6 +183,7 @@ def _row(outcomes: Sequence[ReplayOutcome]) -> dict[str, Any]:
         "policy": first.experiment.policy,
         "allocated": round(allocated, 2),
         "waiting_demand": round(demand - allocated, 2),
+        "power_kw": round(fmean(outcome.power_kw for outcome in outcomes), 2),
         "starved": sum(outcome.pods - outcome.placed for outcome in outcomes),
         "waiting": {
             name: " / ".join(

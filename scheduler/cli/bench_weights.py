@@ -57,7 +57,7 @@ def command(
     All but `contiguity` by inflation: GPUs allocated once all of them are requested, mean over
     traces and seeds, mix given. `contiguity` counts above all where pods leave, so that it is shown
     by a replay of the first trace on one node in 20, 44 times as fast: demand that waits, mean over
-    time and seeds, mix learnt.
+    time and seeds, mix learnt. What `power` saves and costs, `snugfit bench power` shows.
     """
     from scheduler.cli.console import print_json, print_table
 
@@ -108,7 +108,7 @@ def _inflated(
     cases = [
         (weight, weights)
         for weight in PriceWeights().to_json()
-        if weight != "contiguity"
+        if weight not in ("contiguity", "power")
         for weights in _changes(weight, times)
     ]
     different = list(dict.fromkeys(weights for _, weights in cases))

@@ -12,6 +12,7 @@ import click
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
+    from scheduler.core.power import PowerModel
     from scheduler.simulator.inflation import Experiment, Outcome
     from scheduler.simulator.replay import ReplayOutcome
     from scheduler.simulator.timeline import Timeline
@@ -132,7 +133,14 @@ def command(
         )
     every = [0.0, plan_every] if planner_lines else [plan_every]
     runs = [
-        _run(workload, experiment, (rate, k), report, bounded=planner_lines and k > 0)
+        _run(
+            workload,
+            experiment,
+            (rate, k),
+            report,
+            watts=weights.watts if weights else None,
+            bounded=planner_lines and k > 0,
+        )
         for experiment in experiments
         for k in every
     ]
@@ -166,6 +174,7 @@ def _run(
     timing: tuple[float, float],
     report: Path | None,
     *,
+    watts: PowerModel | None,
     bounded: bool,
 ) -> Run:
     from scheduler.cli.console import progress
@@ -183,12 +192,13 @@ def _run(
                 experiment,
                 rate=rate,
                 plan_every_s=plan_every,
+                watts=watts,
                 progress=bar,
                 observe=observe,
             )
         else:
             observe_share = timeline.observe if timeline else None
-            outcome = run(workload, experiment, progress=bar, observe=observe_share)
+            outcome = run(workload, experiment, watts=watts, progress=bar, observe=observe_share)
     return outcome, timeline
 
 
@@ -204,7 +214,7 @@ def _print_allocation(workload: Workload, outcomes: Sequence[Outcome | ReplayOut
     print_table(
         f"GPU allocated %, {workload.source}, seed {listed[0].experiment.seed} (config {config})",
         ("requested share of capacity", *(o.experiment.policy for o in listed)),
-        [*rows, ("end", *end)],
+        [*rows, ("end", *end), ("power at the end, kW", *(o.power_kw for o in listed))],
     )
     for o in listed:
         click.echo(
@@ -225,6 +235,7 @@ def _print_replay(workload: Workload, runs: Sequence[Run]) -> None:
         *([bound] if any(mean is not None for mean in ceilings) else []),
         ("GPU asked for, % over time", [o.demand_percent for o in listed]),
         ("GPU allocated at the peak, %", [o.peak_percent for o in listed]),
+        ("power, kW over time", [o.power_kw for o in listed]),
         ("pods placed", [o.placed for o in listed]),
         ("pods starved", [o.pods - o.placed for o in listed]),
         ("gangs whole / half / none", [_gangs(o) for o in listed]),

@@ -45,6 +45,11 @@ def read_weights(path: Path) -> PriceWeights:
     help="As in `snugfit simulate`.",
 )
 @click.option(
+    "--policy-file",
+    type=click.Path(path_type=Path),
+    help="Begin with these weights; `power` stays as it is.  [default: the built-in ones]",
+)
+@click.option(
     "--journal",
     type=click.Path(path_type=Path),
     help="Notes every replay here; the same command goes on where it was stopped.",
@@ -65,6 +70,7 @@ def command(
     holdout: int,
     rounds: int,
     mix: str,
+    policy_file: Path | None,
     journal: Path | None,
     processes: int | None,
     out: Path,
@@ -74,8 +80,8 @@ def command(
 
     Pods are drawn from the workload until they ask for all GPUs; the figure is how much of them
     gets allocated. Weights are changed one at a time as long as the training seeds gain. Nothing
-    is accepted that does not gain on the hold-out seeds too: then the built-in weights are
-    written. Exit code 1 if the built-in weights stayed.
+    is accepted that does not gain on the hold-out seeds too: then the weights that the search
+    began with are written. Exit code 1 if they stayed.
 
     \b
     snugfit tune --nodes N.csv --pods P.csv --journal tune.jsonl --out policy.json
@@ -97,6 +103,7 @@ def command(
             job,
             train=range(train),
             holdout=range(train, train + holdout),
+            start=read_weights(policy_file) if policy_file else None,
             rounds=rounds,
             journal=Journal(journal),
             processes=processes,
@@ -108,7 +115,7 @@ def command(
         "mix": mix,
         "holdout_seeds": holdout,
         "holdout_percent": round(fmean(chosen), 3),
-        "holdout_percent_built_in": round(fmean(base), 3),
+        "holdout_percent_before": round(fmean(base), 3),
     }
     out.write_text(found.weights.to_policy_file(**remarks), encoding="utf-8")
     rows = [
@@ -132,5 +139,5 @@ def command(
         click.echo(f"wrote {out}")
     if found.chosen == 0:
         if not as_json:
-            click.echo("nothing gained on the hold-out: the built-in weights stay")
+            click.echo("nothing gained on the hold-out: the weights stay as they were")
         raise click.exceptions.Exit(1)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.core.power import entire_slots, sockets
 from scheduler.core.prices import (
     EFFECTIVE_SCALE,
     PRICE_SCALE,
@@ -228,7 +229,8 @@ def _priced(candidates: Candidates) -> Scored:
     """What the placement costs at the prices in force, and the fragmentation it causes.
 
     It costs what the node's leftovers lose in value, plus what the device loses by being cut, plus
-    what pods of several devices lose on this node. Without prices it is ``fgd``.
+    what pods of several devices lose on this node, plus the power that it switches on, if that has
+    a weight. Without prices it is ``fgd``.
     """
     prices = candidates.prices
     if prices is None:
@@ -265,6 +267,8 @@ def _priced(candidates: Candidates) -> Scored:
     cost[row, device] = (values[row] - values[len(rows) :]) * WEIGHT_SCALE + cut
     if prices.charges_sets:
         cost += weights.scaled("contiguity") * _sets_lost(candidates, prices, code)
+    if weights.power:
+        cost += weights.scaled("power") * PRICE_SCALE * _watts_added(candidates, prices)
     left = candidates.cpu_left * _MAX_GPU_MILLI + candidates.gpu_left * _MAX_CPU_MILLI
     left = left * weights.scaled("tightness") // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
     total = candidates.fragmentation.total_weight
@@ -286,6 +290,27 @@ def _sets_lost(candidates: Candidates, prices: Prices, code: IntArray) -> IntArr
         return np.asarray(before[:, None] - after)
     taken = gpu.count if gpu.kind is GpuKind.WHOLE else 0
     return np.asarray(before - prices.set_value(code, cpu_left, full - taken))[:, None]
+
+
+def _watts_added(candidates: Candidates, prices: Prices) -> IntArray:
+    """Watts of devices and sockets that the placement takes out of idleness; (R, 1 or D)."""
+    state, rows, gpu = candidates.state, candidates.rows, candidates.shape.gpu
+    assert prices.switched_on is not None  # they are aligned before they are in force
+    device = prices.switched_on[state.product[rows]][:, None]
+    used = state.cpu_alloc[rows] - state.cpu_free[rows]
+    more = sockets(used + candidates.shape.cpu_milli) - sockets(used)
+    added = (more * prices.weights.watts.socket.switched_on)[:, None]
+    match gpu.kind:
+        case GpuKind.FRACTION:
+            return np.asarray(added + device * (candidates.gpu == DEVICE_MILLI))
+        case GpuKind.WHOLE:
+            return np.asarray(added + device * gpu.count)
+        case GpuKind.MIG | GpuKind.SHARED:
+            taken = candidates.slots_after != state.slots_free[rows]
+            first = taken & (state.slots_free[rows] == entire_slots(state, rows))
+            return np.asarray(added + device * first.sum(axis=1)[:, None])
+        case _:
+            return added
 
 
 _FGD_PAPER = "Weng et al., Beware of Fragmentation, USENIX ATC'23"

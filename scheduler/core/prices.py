@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.mig import MigType
+from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = [
@@ -94,6 +95,11 @@ class PriceWeights:
         fewer: keeps nodes whole for them.
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
+    power
+        Milli-GPU charged for a watt that a placement switches on: devices and sockets that were
+        idle before it.
+    watts
+        Power of devices and sockets; no weight, but it goes with one.
     """
 
     near: float = 6.0
@@ -103,14 +109,15 @@ class PriceWeights:
     fragmentation: float = 1.0
     contiguity: float = 1.0
     tightness: float = 50.0
+    power: float = 0.0
+    watts: PowerModel = field(default_factory=PowerModel)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            low = 1.0 if field.name == "far_demand" else 0.0
-            high = 10_000.0 if field.name == "tightness" else 100.0
+        for name, value in self.to_json().items():
+            low = 1.0 if name == "far_demand" else 0.0
+            high = 10_000.0 if name == "tightness" else 100.0
             if not low <= value <= high:
-                raise InvalidInput(f"weights.{field.name}", f"is {value}", f"use {low:g}..{high:g}")
+                raise InvalidInput(f"weights.{name}", f"is {value}", f"use {low:g}..{high:g}")
 
     def scaled(self, name: str) -> int:
         """One weight in 64ths, so that scores stay integers."""
@@ -118,13 +125,16 @@ class PriceWeights:
         return round(weight * WEIGHT_SCALE)
 
     def to_json(self) -> dict[str, float]:
-        """Plain numbers by name."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """The weights alone: plain numbers by name."""
+        names = (each.name for each in fields(self) if each.name != "watts")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
-    def from_mapping(cls, content: Mapping[str, Any]) -> PriceWeights:
+    def from_mapping(
+        cls, content: Mapping[str, Any], watts: PowerModel | None = None
+    ) -> PriceWeights:
         """Weights by name, the others at their defaults; :class:`InvalidInput` on any mistake."""
-        known = [field.name for field in fields(cls)]
+        known = list(cls().to_json())
         for name, value in content.items():
             if name not in known:
                 meant = nearest(str(name), known)
@@ -133,11 +143,14 @@ class PriceWeights:
                 )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidInput(f"weights.{name}", f"{value!r} is no number", "give a number")
-        return cls(**{name: float(value) for name, value in content.items()})
+        given = {name: float(value) for name, value in content.items()}
+        return cls(**given, watts=watts or PowerModel())
 
     def to_policy_file(self, **remarks: object) -> str:
         """Content of a policy file; ``remarks`` say where the weights come from."""
         content = {"format": _FORMAT, "policy": "priced", "weights": self.to_json(), **remarks}
+        if self.watts != PowerModel():
+            content["watts"] = self.watts.to_json()
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
@@ -156,7 +169,10 @@ class PriceWeights:
         weights = content.get("weights")
         if not isinstance(weights, dict):
             raise InvalidInput(f"{source}: weights", "is no mapping", "map names to numbers")
-        return cls.from_mapping(weights)
+        watts = content.get("watts", {})
+        if not isinstance(watts, dict):
+            raise InvalidInput(f"{source}: watts", "is no mapping", "map boards to [idle, busy]")
+        return cls.from_mapping(weights, PowerModel.from_mapping(watts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +339,9 @@ class Prices:
         own, so that this is None until :meth:`aligned`.
     gains : (K, SLOT_MASKS) int64 or None
         Of ``slots``, by the state's device codes; see :func:`slot_gains`.
+    switched_on : (P,) int64 or None
+        Watts that the first pod on a device adds, by the state's code of the product; None until
+        :meth:`aligned`.
     """
 
     generation: int
@@ -341,6 +360,7 @@ class Prices:
     any_sets: bool
     codes: IntArray | None = None
     gains: IntArray | None = None
+    switched_on: IntArray | None = None
 
     def aligned(self, state: ClusterState) -> Prices | None:
         """The same prices for the codes of a state; None if they lack a class of its nodes.
@@ -363,7 +383,12 @@ class Prices:
             codes[product, kind] = code
         if self.codes is not None and np.array_equal(codes, self.codes):
             return self
-        return replace(self, codes=codes, gains=slot_gains(state, self.slots))
+        return replace(
+            self,
+            codes=codes,
+            gains=slot_gains(state, self.slots),
+            switched_on=self.weights.watts.by_product(state)[:, 1],
+        )
 
     def class_codes(self, state: ClusterState, rows: IntArray) -> IntArray:
         """Class of rows, (R,)."""

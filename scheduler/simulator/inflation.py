@@ -20,6 +20,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
@@ -38,8 +39,8 @@ __all__ = [
     "run",
 ]
 
-SHARES = ("0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10", "1.20", "1.30")
-"""Requested shares of the capacity at which the allocation is noted."""
+SHARES = ("0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10", "1.20", "1.30")
+"""Requested shares of the capacity at which allocation and power are noted."""
 
 
 class RefereeMismatch(SchedulerError):
@@ -108,7 +109,10 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of one run; ``seconds`` is the decision loop alone, without set-up and referee."""
+    """Result of one run; ``seconds`` is the decision loop alone, without set-up and referee.
+
+    Power is that of :class:`PowerModel`, in kW: at the shares of ``allocation_at`` and at the end.
+    """
 
     experiment: Experiment
     capacity_gpu_milli: int
@@ -118,6 +122,8 @@ class Outcome:
     placed: int
     dropped: int
     seconds: float
+    power_kw_at: dict[str, float]
+    power_kw: float
 
     def to_json(self) -> dict[str, Any]:
         """The interface of ``snugfit simulate --json``."""
@@ -132,6 +138,8 @@ class Outcome:
             "allocation_at": self.allocation_at,
             "placed": self.placed,
             "dropped": self.dropped,
+            "power_kw_at": self.power_kw_at,
+            "power_kw": self.power_kw,
             "mix": self.experiment.mix,
             "seconds": round(self.seconds, 4),
         }
@@ -180,6 +188,7 @@ def run(
     experiment: Experiment,
     *,
     selector: Callable[[Engine], Selector] | None = None,
+    watts: PowerModel | None = None,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[int, float, Engine], None] | None = None,
 ) -> Outcome:
@@ -193,6 +202,8 @@ def run(
         What to run.
     selector
         Puts an emulated scheduler in front of the engine.
+    watts
+        How much power devices draw, for the figures of power alone.
     progress
         Called now and then with pods done and pods in all.
     observe
@@ -215,6 +226,13 @@ def run(
     allocated = sum(placement.gpu_milli for placement in state.placements.values())
     requested = placed = 0
     allocation_at: dict[str, float] = {}
+    power_kw_at: dict[str, float] = {}
+    meter = PowerMeter(state, watts)
+
+    def note(share: str) -> None:
+        allocation_at[share] = round(100 * allocated / capacity, 4)
+        power_kw_at[share] = meter.read() / 1000
+
     log: list[Placement] = list(state.placements.values())
     started = time.perf_counter()
     for number, request in enumerate(stream.requests):
@@ -231,7 +249,7 @@ def run(
             allocated += placement.gpu_milli
             placed += 1
         while thresholds and requested >= thresholds[0][1]:
-            allocation_at[thresholds.pop(0)[0]] = round(100 * allocated / capacity, 4)
+            note(thresholds.pop(0)[0])
         if observe:
             observe(number, requested / capacity if capacity else 0.0, engine)
         if progress and number % 200 == 0:
@@ -241,7 +259,7 @@ def run(
     if thresholds and experiment.protocol == "inflation":
         name, _ = thresholds[0]
         if abs(float(name) - experiment.arrival) < 1e-9:
-            allocation_at[name] = round(100 * allocated / capacity, 4)
+            note(name)
     _referee(stream, workload, log, allocated, state)
     return Outcome(
         experiment,
@@ -252,6 +270,8 @@ def run(
         placed,
         len(stream.requests) - placed,
         seconds,
+        power_kw_at,
+        meter.read() / 1000,
     )
 
 

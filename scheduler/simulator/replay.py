@@ -21,6 +21,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
+from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
 from scheduler.planner.budget import Budget
@@ -86,6 +87,8 @@ class ReplayOutcome:
         GPU time held by members of gangs that were not whole at that time.
     planned
         Whether a planner planned the waiting pods from time to time.
+    power_kw
+        Time-weighted mean of what the nodes draw by :class:`PowerModel`.
     """
 
     experiment: Experiment
@@ -104,6 +107,7 @@ class ReplayOutcome:
     half_gang_gpu_hours: float
     seconds: float
     planned: bool = False
+    power_kw: float = 0.0
 
     @property
     def label(self) -> str:
@@ -127,6 +131,7 @@ class ReplayOutcome:
             "allocation_percent": round(self.allocation_percent, 4),
             "demand_percent": round(self.demand_percent, 4),
             "peak_percent": round(self.peak_percent, 4),
+            "power_kw": round(self.power_kw, 4),
             "waiting": {
                 name: {"pods": wait.pods, "starved": wait.starved, **_seconds_json(wait)}
                 for name, wait in self.waiting.items()
@@ -165,6 +170,7 @@ def replay(
     rate: float = 1.0,
     selector: Callable[[Engine], Selector] | None = None,
     plan_every_s: float = 0.0,
+    watts: PowerModel | None = None,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None = None,
 ) -> ReplayOutcome:
@@ -183,6 +189,8 @@ def replay(
     plan_every_s
         Let the planner plan the waiting pods as often as that, in simulated time, without moving
         running ones. Gangs are then placed by plans alone, whole. 0 turns it off.
+    watts
+        How much power devices draw, for the figure of power alone.
     progress
         Called with events of arrival done and in all.
     observe
@@ -200,7 +208,7 @@ def replay(
     if plan_every_s < 0:
         raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")
     arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
-    run = _Run(workload, experiment, selector, plan_every_s)
+    run = _Run(workload, experiment, selector, plan_every_s, watts)
     return run.go(arrivals, rate, progress, observe)
 
 
@@ -223,12 +231,14 @@ class _Clock:
     allocated: float = 0.0
     demanded: float = 0.0
     half_gang: float = 0.0
+    drawn: float = 0.0
 
-    def advance(self, now: float, allocated: int, demanded: int, half_gang: int) -> None:
+    def advance(self, now: float, run: _Run) -> None:
         spent = max(0.0, min(now, self.end_s) - max(self.now_s, self.begin_s))
-        self.allocated += spent * allocated
-        self.demanded += spent * demanded
-        self.half_gang += (now - self.now_s) * half_gang
+        self.allocated += spent * run.allocated
+        self.demanded += spent * run.demanded
+        self.drawn += spent * run.meter.read()
+        self.half_gang += (now - self.now_s) * run.half_gang_milli
         self.now_s = now
 
 
@@ -238,6 +248,7 @@ class _Run:
     experiment: Experiment
     selector: Callable[[Engine], Selector] | None
     plan_every_s: float
+    watts: PowerModel | None = None
     heap: list[tuple[float, int, int]] = field(default_factory=list)
     waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     gangs: dict[GangKey, _Gang] = field(default_factory=dict)
@@ -255,6 +266,7 @@ class _Run:
         self.demanded = self.allocated
         self.peak = self.allocated
         self.half_gang_milli = 0
+        self.meter = PowerMeter(self.state, self.watts)
         self.arrived = self.attempts = self.plans = 0
         self.planned_s = 0.0
         self.pool: dict[int, _Pending] = {}
@@ -279,7 +291,7 @@ class _Run:
         next_sample, step = begin, (end - begin) / 200
         while self.heap:
             now = self.heap[0][0]
-            clock.advance(now, self.allocated, self.demanded, self.half_gang_milli)
+            clock.advance(now, self)
             self._turn(pods, now)
             if observe and next_sample <= now <= end:
                 observe(now, self.engine, [pod.arrival.request for pod in self.pool.values()])
@@ -469,6 +481,7 @@ class _Run:
             clock.half_gang / 3_600_000,
             seconds,
             self.plan_every_s > 0,
+            (clock.drawn / span if span else self.meter.read()) / 1000,
         )
 
 

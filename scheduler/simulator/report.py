@@ -95,9 +95,16 @@ def write_report(path: Path, workload: Workload, runs: Sequence[Run]) -> None:
 
 
 def _columns(outcome: Outcome | ReplayOutcome) -> tuple[str, ...]:
-    figures: tuple[str, ...] = ("allocated, % of GPUs", "at 100 % requested", "placed", "dropped")
+    share = ("allocated, % of GPUs", "at 100 % requested")
+    figures: tuple[str, ...] = (*share, "placed", "dropped", "kW at the end")
     if isinstance(outcome, ReplayOutcome):
-        figures = ("allocated over time, % of GPUs", "at the peak", "placed", "starved")
+        figures = (
+            "allocated over time, % of GPUs",
+            "at the peak",
+            "placed",
+            "starved",
+            "kW over time",
+        )
     return ("policy", "seed", *figures, "seconds", "config")
 
 
@@ -108,12 +115,19 @@ def _row(outcome: Outcome | ReplayOutcome) -> tuple[object, ...]:
             f"{outcome.peak_percent:.2f}",
             outcome.placed,
             outcome.pods - outcome.placed,
+            f"{outcome.power_kw:.1f}",
         )
     else:
         share = 100 * outcome.allocated_gpu_milli / (outcome.capacity_gpu_milli or 1)
         at_full = outcome.allocation_at.get("1.00")
         shown = "-" if at_full is None else f"{at_full:.2f}"
-        figures = (f"{share:.2f}", shown, outcome.placed, outcome.dropped)
+        figures = (
+            f"{share:.2f}",
+            shown,
+            outcome.placed,
+            outcome.dropped,
+            f"{outcome.power_kw:.1f}",
+        )
     of = outcome.experiment
     return (_label(outcome), of.seed, *figures, f"{outcome.seconds:.2f}", of.config_hash)
 

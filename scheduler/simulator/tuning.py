@@ -2,8 +2,9 @@
 
 A coordinate search: each weight in turn is doubled and halved, and the change stays if the training
 seeds gain from it. What was found has to prove itself on seeds that the search has never seen; a
-step that loses there is taken back, down to the built-in weights if need be. Every run is noted in
-a journal by the hash of its configuration, so that an interrupted search goes on where it stopped.
+step that loses there is taken back, down to the weights it began with if need be. Every run is
+noted in a journal by the hash of its configuration, so that an interrupted search goes on where it
+stopped.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ class Tuning:
     Attributes
     ----------
     steps
-        The built-in weights, then every change that the training seeds gained from.
+        The weights to begin with, then every change that the training seeds gained from.
     chosen
         Index of the step that is accepted: the latest one that does not lose on the hold-out.
     holdout
@@ -109,6 +110,7 @@ def tune(
     *,
     train: Sequence[int],
     holdout: Sequence[int],
+    start: PriceWeights | None = None,
     rounds: int = 2,
     journal: Journal | None = None,
     processes: int | None = None,
@@ -122,6 +124,10 @@ def tune(
         Workload, protocol and mix; its seed and weights are the search's.
     train, holdout
         Seeds to search on, and to accept on.
+    start
+        Where the search begins, and what stays if nothing gains; the built-in weights if left out.
+        Power and what it is charged at are taken as they are: what saves power never allocates
+        more, so that this search has no say in it.
     rounds
         Most passes over all weights; a pass without a gain is the last one.
     progress
@@ -136,8 +142,9 @@ def tune(
         raise InvalidInput("seeds", "of train and hold-out overlap or are missing", "split them")
     search = _Search(replace(job, policy="priced"), journal or Journal(), processes, progress)
     search.expected = len(train) * (1 + rounds * len(_ORDER) * len(_FACTORS)) + 2 * len(holdout)
-    best = PriceWeights()
-    steps = [Step(best, fmean(search.figures([best], train)[0]), "built-in")]
+    best = start or PriceWeights()
+    name = "given" if start else "built-in"
+    steps = [Step(best, fmean(search.figures([best], train)[0]), name)]
     for _ in range(rounds):
         before = len(steps)
         for name in _ORDER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from scheduler.core.power import PowerModel
 from scheduler.core.prices import PriceWeights
 from scheduler.simulator import native
 from scheduler.simulator.generate import GeneratorConfig, generate
@@ -20,7 +21,7 @@ def test_a_policy_file_is_written_and_can_be_used(tmp_path: Path) -> None:
     said = json.loads(done.stdout)
     weights = PriceWeights.from_policy_file(out.read_text())
     assert said["weights"] == weights.to_json() and done.stderr == ""
-    assert said["holdout_percent"] >= said["holdout_percent_built_in"]
+    assert said["holdout_percent"] >= said["holdout_percent_before"]
     assert (weights != PriceWeights()) == (code == 0)
     ran = _run(
         "simulate",
@@ -45,6 +46,33 @@ def _accepted(trace: Path) -> bool:
 
     job = Job(trace, None, "priced", 0, arrival=1.0)
     return tune(job, train=[0], holdout=[1], rounds=1, processes=1).chosen > 0
+
+
+def test_a_search_keeps_what_power_is_charged_at(tmp_path: Path) -> None:
+    trace, given = tmp_path / "small.json", tmp_path / "given.json"
+    native.write(generate(GeneratorConfig(nodes=4, load=1.0, seed=3)), trace)
+    watts = PowerModel.from_mapping({"T4": [12, 75]})
+    given.write_text(PriceWeights(power=2.0, watts=watts).to_policy_file())
+    # In place: what is found is written over what it began with.
+    args = ("--trace", str(trace), "--train", "1", "--holdout", "1", "--rounds", "1")
+    files = ("--policy-file", str(given), "--out", str(given))
+    done = _run("tune", *args, *files, "--processes", "1", "--json", code=None)
+    assert done.returncode in (0, 1)
+    found = PriceWeights.from_policy_file(given.read_text())
+    assert found.power == 2.0 and found.watts == watts
+
+
+def test_simulated_power_falls_with_its_weight(tmp_path: Path) -> None:
+    trace, policy = tmp_path / "small.json", tmp_path / "policy.json"
+    native.write(generate(GeneratorConfig(nodes=40, load=0.4, seed=3)), trace)
+    drawn, allocated = [], []
+    for power in (0.0, 1.0):
+        policy.write_text(PriceWeights(power=power).to_policy_file())
+        ran = _run("simulate", "--nodes", str(trace), "--policy-file", str(policy), "--json")
+        said = json.loads(ran.stdout)
+        allocated.append(said["allocated_gpu_milli"])
+        drawn.append(said["power_kw"])
+    assert 0 < drawn[1] < 0.97 * drawn[0] and allocated[1] >= 0.99 * allocated[0] > 0
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -6,12 +6,16 @@ import numpy as np
 import pytest
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.power import PowerModel
 from scheduler.core.prices import EFFECTIVE_SCALE, NO_DEVICES, WORTH_SHAPE, Prices, PriceWeights
 
 
 def test_a_policy_file_is_read_as_it_was_written() -> None:
     weights = PriceWeights(near=7.5, cut=0.0)
     assert PriceWeights.from_policy_file(weights.to_policy_file(source="mine")) == weights
+    watts = PowerModel.from_mapping({"L40S": [40, 360], "cpu": [10, 90]})
+    weights = PriceWeights(power=0.3, watts=watts)
+    assert PriceWeights.from_policy_file(weights.to_policy_file()) == weights
 
 
 @pytest.mark.parametrize(
@@ -37,6 +41,18 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": NaN}}',
             "use 0..100",
+        ),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"watts": 3}}',
+            "no weight of `priced`",
+        ),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {}, "watts": 3}',
+            "map boards",
+        ),
+        (
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {}, "watts": {"T4": 7}}',
+            "watts.T4",
         ),
     ],
 )

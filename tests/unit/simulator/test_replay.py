@@ -36,6 +36,13 @@ def test_a_pod_waits_until_another_leaves() -> None:
     assert outcome.placed == 2 and outcome.attempts == 3
 
 
+def test_power_is_a_mean_over_time() -> None:
+    """64 cores are two sockets, 30 W idle, and a T4 10 W; busy for 50 of 100 s: 105 and 60 more."""
+    outcome = _replay([Arrival(pod("a", count=1), 0, 50), Arrival(pod("b"), 100, 10)], rate=1.0)
+    assert outcome.power_kw == pytest.approx((40 + 0.5 * 165) / 1000)
+    assert outcome.to_json()["power_kw"] == round(outcome.power_kw, 4)
+
+
 def test_a_departure_within_the_backoff_is_used_at_its_end() -> None:
     """Tried at 0.5 s, backoff until 1.5 s; the device is free from 0.75 s on."""
     outcome = _replay([Arrival(pod("a", count=1), 0, 0.75), Arrival(pod("b", count=1), 0.5, 10)])

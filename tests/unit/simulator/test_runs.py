@@ -66,6 +66,11 @@ def test_allocation_is_noted_when_the_requested_share_is_reached() -> None:
 
 def test_a_run_is_reproducible_and_named_by_its_configuration() -> None:
     first, second = (run(SMALL, Experiment("fgd", 3, trace=SMALL.digest())) for _ in range(2))
+    assert first.power_kw_at == second.power_kw_at and list(first.power_kw_at) == list(
+        first.allocation_at
+    )
+    drawn = [*first.power_kw_at.values(), first.power_kw]
+    assert drawn[0] > 0 and drawn == sorted(drawn)  # nobody leaves
     assert first.allocation_at == second.allocation_at and first.placed == second.placed
     assert first.experiment.config_hash == second.experiment.config_hash
     assert first.experiment.config_hash != Experiment("fgd", 4, trace=SMALL.digest()).config_hash
