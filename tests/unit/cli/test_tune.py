@@ -64,15 +64,15 @@ def test_a_search_keeps_what_power_is_charged_at(tmp_path: Path) -> None:
 
 def test_simulated_power_falls_with_its_weight(tmp_path: Path) -> None:
     trace, policy = tmp_path / "small.json", tmp_path / "policy.json"
-    native.write(generate(GeneratorConfig(nodes=40, load=0.4, seed=3)), trace)
+    native.write(generate(GeneratorConfig(nodes=120, load=0.3, seed=3)), trace)
     drawn, allocated = [], []
-    for power in (0.0, 1.0):
+    for power in (0.0, 0.3):
         policy.write_text(PriceWeights(power=power).to_policy_file())
         ran = _run("simulate", "--nodes", str(trace), "--policy-file", str(policy), "--json")
         said = json.loads(ran.stdout)
         allocated.append(said["allocated_gpu_milli"])
         drawn.append(said["power_kw"])
-    assert 0 < drawn[1] < 0.97 * drawn[0] and allocated[1] >= 0.99 * allocated[0] > 0
+    assert 0 < drawn[1] < 0.9 * drawn[0] and allocated[1] == allocated[0] > 0
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
             "map boards",
         ),
         (
-            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {}, "watts": {"T4": 7}}',
+            '{"format":"snugfit-policy/v1", "policy":"priced", "weights":{}, "watts":{"T4":7}}',
             "watts.T4",
         ),
     ],
