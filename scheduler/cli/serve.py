@@ -16,10 +16,8 @@ import click
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
-    from scheduler.core.model import PodRequest
     from scheduler.extender.config import ExtenderConfig
     from scheduler.kube.client import KubeClient
-    from scheduler.simulator.workload import Workload
 
 __all__ = ["command"]
 
@@ -35,7 +33,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--mix",
-    type=click.Path(path_type=Path),
+    "mix_file",
     help="Typical pods: those of this snugfit/v1 or kubectl dump file, for good. Default: learnt.",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
@@ -53,7 +51,7 @@ def command(
     context: str | None,
     offline: bool,
     nodes: Path | None,
-    mix: Path | None,
+    mix_file: str | None,
     config_file: Path | None,
     host: str | None,
     port: int | None,
@@ -93,7 +91,7 @@ def command(
         "hold_ttl_s": hold_ttl_s,
         "log_level": log_level,
         "planner": planner,
-        "relearn_every": 0 if mix else None,
+        "mix_file": mix_file,
     }
     config = load(config_file, os.environ, flags)
     if print_config:
@@ -104,10 +102,10 @@ def command(
     if nodes is not None and not offline:
         raise InvalidInput("--nodes", "is for --offline", "add --offline, or drop --nodes")
     _log_to_stderr(config.log_level, as_json=config.log_json)
-    _serve(config, nodes, mix)
+    _serve(config, nodes)
 
 
-def _serve(config: ExtenderConfig, nodes: Path | None, mix: Path | None) -> None:
+def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     from scheduler.core.engine import Engine
     from scheduler.core.errors import InvalidInput
     from scheduler.core.mix import TypicalMix
@@ -122,9 +120,12 @@ def _serve(config: ExtenderConfig, nodes: Path | None, mix: Path | None) -> None
 
     workload = load_workload(nodes) if nodes else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
-    known = _pods(load_workload(mix)) if mix else _pods(workload)
-    if mix and not known:
-        raise InvalidInput("--mix", f"{mix} lists no pod", "name a file with typical pods")
+    mix = load_workload(Path(config.mix_file)) if config.mix_file else workload
+    known = [bound.request for bound in mix.bound] or list(mix.requests)
+    if config.mix_file and not known:
+        raise InvalidInput(
+            "mix_file", f"{config.mix_file} lists no pod", "name a file with typical pods"
+        )
     engine = Engine(
         ClusterState(workload.nodes),
         config.policy,
@@ -164,10 +165,6 @@ def _client(config: ExtenderConfig) -> KubeClient:
 def _identity() -> str:
     """Unique per process; the host name is the pod's name in a cluster."""
     return f"{socket.gethostname()}_{uuid.uuid4()}"
-
-
-def _pods(workload: Workload) -> list[PodRequest]:
-    return [bound.request for bound in workload.bound] or list(workload.requests)
 
 
 class _JsonLines(logging.Formatter):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import log
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import GpuRequest, PodRequest
@@ -86,9 +87,17 @@ class MixLearner:
         After this many further pods an observation counts half.
     coverage
         As in :meth:`TypicalMix.from_requests`.
+    running
+        Pods to begin with, in no order: together they count as much as pods seen one by one ever
+        do, and so are forgotten like those.
     """
 
-    def __init__(self, half_life_pods: int = 2000, coverage: float = 0.95) -> None:
+    def __init__(
+        self,
+        half_life_pods: int = 2000,
+        coverage: float = 0.95,
+        running: Iterable[PodRequest] = (),
+    ) -> None:
         if half_life_pods <= 0:
             raise InvalidInput("mix.half_life_pods", f"is {half_life_pods}", "use 1 or more")
         if not 0 < coverage <= 1:
@@ -99,6 +108,16 @@ class MixLearner:
         self._memory: dict[_Key, int] = {}
         self._increment = 1.0
         self.observed = 0
+        self._begin(running, most=half_life_pods / log(2))
+
+    def _begin(self, running: Iterable[PodRequest], most: float) -> None:
+        pods = list(running)
+        each = min(1.0, most / len(pods)) if pods else 0.0
+        for request in pods:
+            key = (request.cpu_milli, request.gpu)
+            self._weights[key] = self._weights.get(key, 0.0) + each
+            self._memory[key] = request.memory_mib
+        self.observed = len(pods)
 
     def observe(self, request: PodRequest) -> None:
         """Count one pod. Cost does not depend on the number of shapes known."""

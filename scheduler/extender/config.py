@@ -62,6 +62,9 @@ class ExtenderConfig:
         Pods after which the typical mix is rebuilt from what was observed; 0 keeps it.
     mix_half_life_pods
         Window of the learner.
+    mix_file
+        Typical pods for good: those of this file, a snugfit/v1 file or a kubectl dump. Empty: the
+        mix is learnt.
     gangs
         Answer members of a gang from one joint plan; off, each pod is on its own.
     gang_ttl_s
@@ -134,6 +137,7 @@ class ExtenderConfig:
     decisions: int = 500
     relearn_every: int = 500
     mix_half_life_pods: int = 2000
+    mix_file: str = ""
     gangs: bool = True
     gang_ttl_s: float = 120.0
     gang_reserve_after_s: float = 600.0
@@ -193,6 +197,11 @@ class ExtenderConfig:
     def needs_planner_process(self) -> bool:
         """Whether anything has to be computed beside the webhook."""
         return self.planner or self.policy == "priced"
+
+    @property
+    def relearns_every(self) -> int:
+        """Pods after which the typical mix is rebuilt; 0 with a mix that is given for good."""
+        return 0 if self.mix_file else self.relearn_every
 
     def price_weights(self) -> PriceWeights:
         """Weights of policy ``priced``; reads ``policy_file`` if there is one."""

@@ -25,12 +25,11 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
-from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import best_first
 from scheduler.core.state import ClusterState
-from scheduler.core.turnover import Turnover
 from scheduler.extender.answers import (
     WINNER,
     NodeNames,
@@ -45,6 +44,7 @@ from scheduler.extender.answers import (
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.evictions import Evictions, Unheard, catch_up
+from scheduler.extender.learning import Learning
 from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable
 from scheduler.extender.waking import Refusals
@@ -132,15 +132,11 @@ class ExtenderService:
         self._seen: OrderedDict[str, PodRequest] = OrderedDict()
         self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
         self._waiting: dict[str, tuple[PodRequest, float]] = {}
-        self._turnover = Turnover(p.pod for p in engine.state.placements.values())
         self._refusals = Refusals(config.remembered_pods)
         self._evictions = Evictions(config.remembered_pods)
         self._bindings = 0
         self.log = DecisionLog(config.decisions)
-        self._learner = MixLearner(config.mix_half_life_pods)
-        self._next_mix: TypicalMix | None = None  # in force together with prices for it
-        for placement in engine.state.placements.values():
-            self._learner.observe(placement.pod)
+        self._learning = Learning(engine, config)
         self._adoption = Adoption(
             engine, ttl_s=config.gang_ttl_s, reserve_after_s=config.gang_reserve_after_s
         )
@@ -259,7 +255,7 @@ class ExtenderService:
             self._engine.release(uid)
             self.settled(uid)
             if placement is not None:
-                self._turnover.leaves(placement.pod)
+                self._learning.leaves(placement.pod)
                 self._adoption.gone(placement.pod)
 
     def preempt(self, args: PreemptArgs) -> dict[str, tuple[list[str], int]]:
@@ -332,7 +328,7 @@ class ExtenderService:
     @property
     def mix(self) -> TypicalMix:
         """The typical mix that prices are to be made for."""
-        return self._next_mix or self._engine.mix
+        return self._learning.mix
 
     @property
     def bindings(self) -> int:
@@ -436,7 +432,7 @@ class ExtenderService:
             raise
         self._adoption.bound(request)
         if self._mirror is None and not again:  # else the mirror says so, once it is certain
-            self._turnover.comes(request)
+            self._learning.comes(request, asked=True)
         self.settled(request.uid)
         return placement
 
@@ -466,7 +462,7 @@ class ExtenderService:
 
     def begun(self) -> None:
         """Everything that ran before is known. Within :meth:`exclusive`."""
-        self._turnover = Turnover(p.pod for p in self._engine.state.placements.values())
+        self._learning.begun()
 
     def _nominated(self, request: PodRequest, node: str) -> None:
         """kube-scheduler has chosen a node and waits, for victims to go or volumes to come.
@@ -500,9 +496,9 @@ class ExtenderService:
         mirror = self._mirror
         assert mirror is not None  # which called this
         if came is not None:
-            self._turnover.comes(came)
+            self._learning.comes(came, asked=uid in self._seen)
         if left is not None:
-            self._turnover.leaves(left)
+            self._learning.leaves(left)
         self.settled(uid)
         if uid not in mirror.facts and uid not in mirror.pending:
             self._seen.pop(uid, None)
@@ -561,7 +557,8 @@ class ExtenderService:
             # Copies made by C loops; what takes longer happens outside the lock.
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
-            mix, bindings, departures = self.mix, self._bindings, self._turnover.share
+            mix, departures = self._learning.mix, self._learning.departures
+            bindings = self._bindings
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
@@ -590,10 +587,9 @@ class ExtenderService:
                 for _ in self._in_steps(rehearsed.steps()):
                     pass
         with self._lock:
-            mix = mix if prices is not None else self._next_mix
+            mix = mix if prices is not None else self._learning.mix
             self._engine.set_prices(prices, rehearsed, mix)
-            if mix is self._next_mix:
-                self._next_mix = None
+            self._learning.in_force(mix)
             if prices is not None and self._engine.prices is None:
                 log.warning("prices lack a class of nodes that is here; scoring as fgd")
 
@@ -655,12 +651,7 @@ class ExtenderService:
             return engine
         if len(self._seen) > self.config.remembered_pods:
             self._seen.popitem(last=False)
-        self._learner.observe(request)
-        if self._learner.due(self.config.relearn_every):
-            self._next_mix = self._learner.mix()
-            # Scores are made anew once, at prices for it; early on it does not wait for those.
-            if engine.prices is None or self._learner.observed < self.config.relearn_every:
-                engine.set_mix(self._next_mix)
+        self._learning.asks(request)
         return engine
 
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:

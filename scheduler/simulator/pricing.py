@@ -43,14 +43,13 @@ class Pricing:
         if mix not in MIXES:
             raise InvalidInput("mix", f"is {mix!r}", f"use {' or '.join(MIXES)}")
         self._engine, self._weights = engine, weights
-        self._learner = MixLearner() if mix == "learnt" else None
-        self._turnover = Turnover(p.pod for p in engine.state.placements.values())
+        running = [placement.pod for placement in engine.state.placements.values()]
+        self._learner = MixLearner(running=running) if mix == "learnt" else None
+        self._turnover = Turnover(running)
         self._priced_at: int | None = None
         self._priced_mix: TypicalMix | None = None
         self.solved = 0
         if self._learner is not None:
-            for placement in engine.state.placements.values():
-                self._learner.observe(placement.pod)
             engine.set_mix(self._learner.mix())
 
     def arrives(self, request: PodRequest) -> None:

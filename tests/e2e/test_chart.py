@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from scheduler.core.prices import PriceWeights
 from scheduler.kube.schedulerchecks import check
 from scheduler.kube.schedulerconfig import (
     Profile,
@@ -37,6 +38,12 @@ MONITORING = (
 # Of operators; a bare API server does not serve them.
 FOREIGN = {"monitoring.coreos.com/v1", "cert-manager.io/v1"}
 
+
+def _comma(text: str) -> str:
+    """As a value of Helm's --set, where commas and braces have a meaning."""
+    return "".join(f"\\{char}" if char in ",{}" else char for char in text)
+
+
 VARIANTS: dict[str, tuple[str, ...]] = {
     "sidecar": (),
     "sidecar-stock": ("scheduler.profile=stock", "scheduler.weight=141"),
@@ -48,6 +55,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "namespace.create=true",
         "extender.settings.planner=true",
         "extender.settings.policy=priced",
+        "extender.settings.policy_file=/etc/snugfit/policy.json",
+        f"extender.files.policy\\.json={_comma(PriceWeights(power=0.3).to_policy_file())}",
         "scheduler.extraArgs={--feature-gates=GenericWorkload=true}",
         "imagePullSecrets[0].name=registry",
         "priorityClassName=system-cluster-critical",
@@ -230,6 +239,13 @@ def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -
     assert bool(settings["watch_groups"]) == bool(groups)
 
 
+def test_files_lie_beside_the_settings_that_name_them(helm) -> None:
+    config = _config_map(helm.render(VARIANTS["sidecar-all"]))
+    assert PriceWeights.from_policy_file(config["policy.json"]).power == 0.3
+    settings = yaml.safe_load(config["extender.yaml"])
+    assert settings["policy_file"] == "/etc/snugfit/policy.json"
+
+
 def test_generated_certificates_are_of_one_authority(helm) -> None:
     documents = helm.render(VARIANTS["service-generate"])
     secrets = [d["data"] for d in documents if d["kind"] == "Secret"]
@@ -249,6 +265,7 @@ def test_generated_certificates_are_of_one_authority(helm) -> None:
         (("scheduler.name=default-scheduler",), "another scheduler.name"),
         (("topology=service", "scheduler.name=default-scheduler"), "every pod of the cluster"),
         (("topology=service", "tls.mode=certManager"), "issuerRef"),
+        ((r"extender.files.extender\.yaml=x",), "extender.yaml"),
     ],
     ids=str,
 )

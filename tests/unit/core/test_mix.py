@@ -51,6 +51,24 @@ def test_forgetting_survives_rescaling() -> None:
     assert {s.gpu.count for s in learner.mix().shapes} == {1, 2}
 
 
+def test_running_pods_come_first_in_no_order_and_fade_like_others() -> None:
+    running = [pod(count=1)] * 500 + [pod(count=2)] * 500
+    forwards, backwards = (
+        MixLearner(half_life_pods=10, running=pods) for pods in (running, running[::-1])
+    )
+    assert forwards.mix() == backwards.mix() and forwards.observed == 1000
+    one, two = forwards.mix().shapes
+    assert one.weight == two.weight
+    for _ in range(10):
+        forwards.observe(pod(milli=500))
+    weights = {s.gpu.kind.name: s.weight for s in forwards.mix().shapes if s.gpu.count < 2}
+    # Ten new ones are half of all that counts, as among pods seen one by one.
+    assert abs(weights["FRACTION"] - 2 * weights["WHOLE"]) < 40_000
+    few = MixLearner(half_life_pods=1000, running=[pod(count=1)])
+    few.observe(pod(count=2))
+    assert {s.gpu.count for s in few.mix().shapes} == {1, 2}
+
+
 @pytest.mark.parametrize(("half_life", "coverage"), [(0, 0.9), (10, 0.0), (10, 1.5)])
 def test_impossible_settings_are_refused(half_life: int, coverage: float) -> None:
     with pytest.raises(InvalidInput):

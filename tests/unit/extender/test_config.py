@@ -66,6 +66,11 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml", {}, {})
 
 
+def test_a_mix_that_is_given_is_never_learnt_anew() -> None:
+    assert ExtenderConfig(relearn_every=7).relearns_every == 7
+    assert ExtenderConfig(relearn_every=7, mix_file="mix.json").relearns_every == 0
+
+
 def test_a_policy_file_brings_its_weights(tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     path.write_text(PriceWeights(near=9.0).to_policy_file())
