@@ -45,6 +45,11 @@ _MEAN_DURATION_S = 3600.0
 )
 @click.option("--seeds", default=4, show_default=True, help="Seeds 0..n-1: which nodes are kept.")
 @click.option("--mix", type=click.Choice(["given", "learnt"]), default="learnt", show_default=True)
+@click.option(
+    "--policy-file",
+    type=click.Path(path_type=Path),
+    help="Weights of `priced`, as written by `snugfit tune`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(
     data: Path,
@@ -54,6 +59,7 @@ def command(
     one_in: int,
     seeds: int,
     mix: str,
+    policy_file: Path | None,
     as_json: bool,
 ) -> None:
     """Arrivals and departures at the trace's own times: allocation, waiting, starved pods.
@@ -65,11 +71,13 @@ def command(
     seeds, also those of the quantiles of waiting; runs of several processes at once.
     """
     from scheduler.cli.console import print_json, print_table, progress
+    from scheduler.cli.tune import read_weights
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.sweep import in_processes
 
     names = policies.split(",")
+    weights = read_weights(policy_file) if policy_file else None
     for name in names:
         policy_named(name)
     for option, value in (("--one-in", one_in), ("--seeds", seeds)):
@@ -82,7 +90,7 @@ def command(
         rates = rates or "40,48,60"
     cases = [(rate, name) for rate in map(float, rates.split(",")) for name in names]
     jobs = [
-        ReplayJob(nodes, pods, one_in, mix, rate, name, seed)
+        ReplayJob(nodes, pods, one_in, mix, rate, name, seed, weights)
         for rate, name in cases
         for seed in range(seeds)
     ]
@@ -143,7 +151,9 @@ def run(job: ReplayJob) -> ReplayOutcome:
         mix=job.mix,
         weights=job.weights,
     )
-    return replay(workload, experiment, rate=job.rate)
+    return replay(
+        workload, experiment, rate=job.rate, watts=job.weights.watts if job.weights else None
+    )
 
 
 def _scaled(workload: Workload, one_in: int, seed: int) -> Workload:
