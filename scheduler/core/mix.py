@@ -43,10 +43,13 @@ class TypicalMix:
     rare
         The others, most popular first; prices need them, for it is the rare pods that are picky
         about models.
+    observed
+        Pods that all this is known from; what none of them asked for may still come.
     """
 
     shapes: tuple[TypicalShape, ...] = ()
     rare: tuple[TypicalShape, ...] = ()
+    observed: int = 0
 
     @property
     def all_shapes(self) -> tuple[TypicalShape, ...]:
@@ -75,7 +78,8 @@ class TypicalMix:
             seen, memory = counts.get(key, (0, 0))
             counts[key] = (seen + 1, memory + request.memory_mib)
         means = {key: memory // seen for key, (seen, memory) in counts.items()}
-        return _most_popular({key: seen for key, (seen, _) in counts.items()}, means, coverage)
+        seen_by_key = {key: seen for key, (seen, _) in counts.items()}
+        return _most_popular(seen_by_key, means, coverage, sum(seen_by_key.values()))
 
 
 class MixLearner:
@@ -155,11 +159,11 @@ class MixLearner:
             for key, weight in self._weights.items()
             if (scaled := round(weight / total * 1_000_000)) > 0
         }
-        return _most_popular(counts, self._memory, self._coverage)
+        return _most_popular(counts, self._memory, self._coverage, self.observed)
 
 
 def _most_popular(
-    counts: Mapping[_Key, int], memory: Mapping[_Key, int], coverage: float
+    counts: Mapping[_Key, int], memory: Mapping[_Key, int], coverage: float, observed: int
 ) -> TypicalMix:
     if not 0 < coverage <= 1:
         raise InvalidInput("mix.coverage", f"is {coverage}", "use a share in (0, 1]")
@@ -171,7 +175,7 @@ def _most_popular(
         shape = TypicalShape(key[0], memory[key], key[1], counts[key])
         (kept if covered < wanted else rare).append(shape)
         covered += counts[key]
-    return TypicalMix(tuple(kept), tuple(rare[:_MOST_RARE]))
+    return TypicalMix(tuple(kept), tuple(rare[:_MOST_RARE]), observed)
 
 
 def _order(key: _Key) -> tuple[object, ...]:

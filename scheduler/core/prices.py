@@ -95,6 +95,9 @@ class PriceWeights:
         fewer: keeps nodes whole for them.
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
+    unseen
+        Pods for an entire node of each model that are reckoned with beside those observed: who
+        asks for one model only may not have come yet.
     power
         Milli-GPU charged for a watt that a placement switches on: devices and sockets that were
         idle before it.
@@ -109,6 +112,7 @@ class PriceWeights:
     fragmentation: float = 1.0
     contiguity: float = 1.0
     tightness: float = 50.0
+    unseen: float = 3.0
     power: float = 0.0
     watts: PowerModel = field(default_factory=PowerModel)
 

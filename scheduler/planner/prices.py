@@ -1,5 +1,9 @@
 """Dual prices of a cluster for its typical mix.
 
+Before the first step the mix is widened by what it may lack: pods that want an entire node of one
+model and no other. A few hundred pods tell little about who is picky, and a scarce model that was
+given away to those who are not does not come back.
+
 Three steps, each small:
 
 1. *Remainders*: how will devices be cut? An arc flow over the free amount of a device; its duals
@@ -16,7 +20,7 @@ Three steps, each small:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import numpy as np
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.feasibility import accepts
 from scheduler.core.mig import MigType
-from scheduler.core.mix import TypicalMix
+from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.prices import (
     EFFECTIVE_SCALE,
@@ -40,7 +44,7 @@ from scheduler.core.prices import (
     present_codes,
     slot_gains,
 )
-from scheduler.core.state import ClusterState
+from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.linear import Program
 from scheduler.planner.slots import least_taken, requested_milli, slot_values
 from scheduler.planner.worth import Item, leftover_values
@@ -115,6 +119,7 @@ def prices(
     weights = weights or PriceWeights()
     if not len(state):
         return None
+    mix = _with_unseen(state, mix, weights.unseen)
     classes, code = _classes(state)
     amounts = {shape.gpu: requested_milli(state, shape.gpu) for shape in mix.all_shapes}
     wanted = sum(shape.weight * amounts[shape.gpu] for shape in mix.all_shapes)
@@ -165,6 +170,31 @@ def prices(
         sliced=sliced,
         any_sets=bool(sets.any()),
     )
+
+
+def _with_unseen(state: ClusterState, mix: TypicalMix, pods: float) -> TypicalMix:
+    """The mix with so many more pods for an entire node of each model, of all that it is from."""
+    shapes = mix.all_shapes
+    milli = sum(shape.weight * requested_milli(state, shape.gpu) for shape in shapes)
+    if not (pods and mix.observed and milli):
+        return mix
+    weight = round(pods * sum(shape.weight for shape in shapes) / mix.observed)
+    if not weight:
+        return mix
+    cores = sum(shape.weight * shape.cpu_milli for shape in shapes if shape.gpu.kind)
+    plain = node_kinds(state, slice(None)) == DeviceCode.PLAIN
+    more = []
+    for code in sorted(range(len(state.products)), key=state.products.__getitem__):
+        resource, product = state.products[code]
+        rows = np.flatnonzero(plain & (state.product == code))
+        if not product or not len(rows):
+            continue
+        count = int(state.device_count[rows].max())
+        largest = rows[state.device_count[rows] == count]
+        cpu = min(count * DEVICE_MILLI * cores // milli, int(state.cpu_alloc[largest].min()))
+        gpu = GpuRequest(count=count, products=(product,), resource=resource)
+        more.append(TypicalShape(cpu, 0, gpu, weight))
+    return replace(mix, rare=mix.rare + tuple(more))
 
 
 def _classes(state: ClusterState) -> tuple[tuple[NodeClass, ...], IntArray]:
