@@ -21,6 +21,8 @@ from scheduler.simulator.inflation import Experiment, run
 from scheduler.simulator.workload import Workload
 from tests.builders import node, pod
 
+_NO_OTHERS = PriceWeights(unseen=0.0)  # than those of the mix
+
 
 def _priced(
     state: ClusterState,
@@ -42,6 +44,33 @@ def test_a_scarce_model_is_dear_for_those_who_do_not_need_it() -> None:
     engine = _priced(ClusterState(nodes), mix)
     assert engine.best(pod(count=1)) != 0
     assert engine.best(pod(count=1, products=("A100",))) == 0
+
+
+@pytest.mark.parametrize(("unseen", "spared"), [(3.0, True), (0.0, False)])
+def test_a_model_that_nobody_has_asked_for_yet_is_spared(unseen: float, spared: bool) -> None:
+    """Twenty pods that run anywhere are no proof that nobody wants the one node of another kind."""
+    state = ClusterState(
+        [node("rare", gpus=8, product="H100"), *(node(f"n{i}", gpus=8) for i in range(4))]
+    )
+    mix = TypicalMix.from_requests([pod(count=1) for _ in range(20)])
+    engine = _priced(state, mix, PriceWeights(unseen=unseen))
+    assert (engine.best(pod(count=1)) != 0) == spared
+    assert engine.best(pod(count=1, products=("H100",))) == 0
+
+
+def test_the_more_pods_are_known_the_less_is_reckoned_with_others() -> None:
+    state = ClusterState(
+        [node("rare", gpus=8, product="H100"), *(node(f"n{i}", gpus=8) for i in range(4))]
+    )
+    cpu, gpu = np.full(2, 64_000), np.full(2, 8000 * EFFECTIVE_SCALE)
+    dearer = []
+    for known in (10, 100, 10_000):
+        mix = TypicalMix.from_requests([pod(count=1, cpu=8000)] * known)
+        made = _priced(state, mix).prices
+        assert made is not None
+        rare, other = made.value(made.class_codes(state, np.arange(2)), cpu, gpu).tolist()
+        dearer.append(rare - other)
+    assert dearer[0] > dearer[1] >= dearer[2] >= 0
 
 
 def test_gpus_without_cpu_are_worth_little() -> None:
@@ -78,7 +107,7 @@ def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool)
     )
     state = ClusterState(nodes)
     state.apply([Placement(pod("there", count=1, cpu=44_000), "broken", (DeviceShare(0, 1000),))])
-    engine = _priced(state, mix, departures=1.0)
+    engine = _priced(state, mix, _NO_OTHERS, departures=1.0)
     assert engine.prices is not None
     few, eight = engine.prices.set_value(
         engine.prices.class_codes(state, np.arange(2)), np.array([60_000, 60_000]), np.array([7, 8])
@@ -91,7 +120,9 @@ def test_sets_that_nobody_will_need_are_worth_little_where_nobody_leaves() -> No
     """Demand takes a part of the sets: where pods come and go each is needed at times."""
     mix = TypicalMix.from_requests([*(pod(count=1) for _ in range(24)), pod(count=8)])
     state = ClusterState([node(f"n{i}", gpus=8) for i in range(8)])
-    fills, half, holds = (prices(state, mix, departures=share) for share in (0.0, 0.5, 1.0))
+    fills, half, holds = (
+        prices(state, mix, _NO_OTHERS, departures=share) for share in (0.0, 0.5, 1.0)
+    )
     assert fills and half and holds
     assert (fills.sets <= half.sets).all() and (abs(2 * half.sets - holds.sets) <= 1).all()
     assert 0 < 20 * fills.sets.max() < holds.sets.max()
@@ -99,7 +130,7 @@ def test_sets_that_nobody_will_need_are_worth_little_where_nobody_leaves() -> No
     assert holds.sets[..., 8].max() == pytest.approx(8 * DEVICE_MILLI * PRICE_SCALE, rel=0.02)
     # With a demand for all of them they are worth the same.
     eights = TypicalMix.from_requests([pod(count=8)])
-    fills, holds = (prices(state, eights, departures=share) for share in (0.0, 1.0))
+    fills, holds = (prices(state, eights, _NO_OTHERS, departures=share) for share in (0.0, 1.0))
     assert fills and holds and (fills.sets == holds.sets).all() and fills.sets.any()
 
 
