@@ -55,9 +55,10 @@ def command(
     """Change one weight at a time, the others built in.
 
     All but `contiguity` by inflation: GPUs allocated once all of them are requested, mean over
-    traces and seeds, mix given. `contiguity` counts above all where pods leave, so that it is shown
-    by a replay of the first trace on one node in 20, 44 times as fast: demand that waits, mean over
-    time and seeds, mix learnt. What `power` saves and costs, `snugfit bench power` shows.
+    traces and seeds, mix given (learnt for `unseen`). `contiguity` counts above all where pods
+    leave, so that it is shown by a replay of the first trace on one node in 20, 44 times as fast:
+    demand that waits, mean over time and seeds, mix learnt. What `power` saves, `snugfit bench
+    power` shows.
     """
     from scheduler.cli.console import print_json, print_table
 
@@ -106,15 +107,15 @@ def _inflated(
     from scheduler.simulator.sweep import Job, sweep
 
     cases = [
-        (weight, weights)
+        (weight, ("learnt" if weight == "unseen" else "given", weights))
         for weight in PriceWeights().to_json()
-        if weight not in ("contiguity", "power")
+        if weight != "contiguity"
         for weights in _changes(weight, times)
     ]
-    different = list(dict.fromkeys(weights for _, weights in cases))
+    different = list(dict.fromkeys(case for _, case in cases))
     jobs = [
-        Job(nodes, path, "priced", seed, arrival=1.0, weights=weights)
-        for weights in different
+        Job(nodes, path, "priced", seed, arrival=1.0, mix=mix, weights=weights)
+        for mix, weights in different
         for path in pods
         for seed in range(seeds)
     ]
@@ -122,10 +123,10 @@ def _inflated(
         outcomes = sweep(jobs, progress=bar)
     share = len(pods) * seeds
     means = {
-        weights: fmean(o.allocation_at[_FULL] for o in outcomes[at * share : (at + 1) * share])
-        for at, weights in enumerate(different)
+        case: fmean(o.allocation_at[_FULL] for o in outcomes[at * share : (at + 1) * share])
+        for at, case in enumerate(different)
     }
-    return [_point(weight, weights, _ALLOCATED, means[weights]) for weight, weights in cases]
+    return [_point(weight, case[1], _ALLOCATED, means[case]) for weight, case in cases]
 
 
 def _replayed(nodes: Path, pods: Path, seeds: int, times: Sequence[float]) -> list[_Point]:

@@ -21,7 +21,16 @@ from scheduler.simulator.sweep import Job, experiment_of, sweep
 
 __all__ = ["Journal", "Step", "Tuning", "tune"]
 
-_ORDER = ("near", "far", "cut", "fragmentation", "contiguity", "tightness", "far_demand")
+_ORDER = (
+    "near",
+    "far",
+    "cut",
+    "fragmentation",
+    "contiguity",
+    "tightness",
+    "far_demand",
+    "unseen",
+)
 _FACTORS = (2.0, 0.5)
 _FULL = "1.00"
 
@@ -126,8 +135,7 @@ def tune(
         Seeds to search on, and to accept on.
     start
         Where the search begins, and what stays if nothing gains; the built-in weights if left out.
-        Power and what it is charged at are taken as they are: what saves power never allocates
-        more, so that this search has no say in it.
+        What power is charged at is taken as it is: what it saves is not what is measured here.
     rounds
         Most passes over all weights; a pass without a gain is the last one.
     progress

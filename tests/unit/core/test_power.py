@@ -163,5 +163,7 @@ def test_with_a_weight_pods_go_where_less_is_switched_on() -> None:
     Engine(state, "first-fit").reserve(pod("there", milli=400), "used")
     for weight, expected in ((0.0, 0), (10.0, 1)):
         engine = Engine(state, "priced", mix=mix)
-        engine.set_prices(prices(state, mix, PriceWeights(power=weight, tightness=1000.0)))
+        engine.set_prices(
+            prices(state, mix, PriceWeights(power=weight, tightness=1000.0, unseen=0))
+        )
         assert engine.best(pod("asked", milli=500)) == expected
