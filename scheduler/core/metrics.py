@@ -17,6 +17,7 @@ from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import allowed_products
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = ["CAUSES", "ClusterMetrics", "ProductMetrics", "cluster_metrics"]
@@ -40,7 +41,8 @@ class ClusterMetrics:
 
     ``free_milli`` counts devices that can be handed out only, so that it may be less than
     capacity minus allocation. ``fragmentation_milli`` is the part of it that the typical pod that
-    asks for a GPU cannot use; ``stranded_milli`` is the same split by cause.
+    asks for a GPU cannot use; ``stranded_milli`` is the same split by cause. ``power_watts`` is
+    what nodes draw by :class:`PowerModel`.
     """
 
     nodes: int
@@ -51,6 +53,7 @@ class ClusterMetrics:
     fragmentation_milli: float
     stranded_milli: Mapping[str, float]
     by_product: Mapping[str, ProductMetrics]
+    power_watts: int
 
     @property
     def allocation(self) -> float:
@@ -58,10 +61,13 @@ class ClusterMetrics:
         return self.allocated_milli / self.capacity_milli if self.capacity_milli else 0.0
 
 
-def cluster_metrics(state: ClusterState, mix: TypicalMix | None = None) -> ClusterMetrics:
+def cluster_metrics(
+    state: ClusterState, mix: TypicalMix | None = None, power: PowerModel | None = None
+) -> ClusterMetrics:
     """Measure a state for a typical mix; cost is rows x devices x shapes of the mix.
 
-    Without a mix (or with one that asks for no GPU) nothing counts as fragmented.
+    Without a mix (or with one that asks for no GPU) nothing counts as fragmented. Without a power
+    model boards draw what is commonly known of them.
     """
     shapes = [s for s in (mix.shapes if mix else ()) if s.gpu.kind is not GpuKind.NONE]
     capacity = state.device_count.astype(np.int64) * DEVICE_MILLI
@@ -88,6 +94,7 @@ def cluster_metrics(state: ClusterState, mix: TypicalMix | None = None) -> Clust
         fragmentation_milli=float(fragmented.sum()),
         stranded_milli={c: float(wasted[i].sum()) for i, c in enumerate(CAUSES)},
         by_product=by_product,
+        power_watts=int((power or PowerModel()).drawn(state).sum()),
     )
 
 

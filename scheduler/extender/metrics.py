@@ -74,11 +74,11 @@ class _ClusterCollector(Collector):
     def __init__(self, service: ExtenderService) -> None:
         self._service = service
 
-    def describe(self) -> Iterator[GaugeMetricFamily]:
+    def describe(self) -> Iterator[Metric]:
         """Nothing up front: computing it at registration would be work before the first scrape."""
         return iter(())
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def collect(self) -> Iterator[Metric]:
         """One family per figure."""
         figures = self._service.metrics()
         build = GaugeMetricFamily("snugfit_build_info", "Version", labels=["version", "policy"])
@@ -88,6 +88,7 @@ class _ClusterCollector(Collector):
             ("nodes", "Nodes known", figures.nodes),
             ("pods", "Pods placed or held", figures.pods),
             ("holds", "Tentative placements", self._service.holds),
+            ("power_watts", "Power that the nodes draw, by the model", figures.power_watts),
             ("state_generation", "Stamp of the latest state change", self._service.generation),
         ):
             yield GaugeMetricFamily(f"snugfit_{name}", text, value=value)
@@ -114,6 +115,11 @@ class _ClusterCollector(Collector):
         for state in ("planned", "reserved", "waiting"):
             gangs.add_metric([state], counts[state])
         yield gangs
+        yield CounterMetricFamily(
+            "snugfit_filters_put_off",
+            "Filter calls answered by an error until victims are known to be gone",
+            value=self._service.asked_again,
+        )
         yield GaugeMetricFamily("snugfit_pins", "Pods with a planned node", value=counts["pins"])
 
 

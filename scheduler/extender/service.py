@@ -135,6 +135,8 @@ class ExtenderService:
         self._refusals = Refusals(config.remembered_pods)
         self._evictions = Evictions(config.remembered_pods)
         self._bindings = 0
+        self.asked_again = 0
+        """Filter calls answered by an error, for victims whose end we had not heard of."""
         self.log = DecisionLog(config.decisions)
         self._learning = Learning(engine, config)
         self._adoption = Adoption(
@@ -358,7 +360,8 @@ class ExtenderService:
                 return known[2]
             with self._lock:
                 snapshot, mix = self._engine.state.snapshot(), self._engine.mix
-            figures = cluster_metrics(snapshot, mix)
+                prices = self._engine.prices
+            figures = cluster_metrics(snapshot, mix, prices.weights.watts if prices else None)
             self._metrics = (snapshot.generation_now, now, figures)
             return figures
 
@@ -676,6 +679,7 @@ class ExtenderService:
                 return self._evictions.unheard(self._engine, request, rows, now), now
 
         if problem := catch_up(look):
+            self.asked_again += 1
             self.log.record("filter", request.key, request.uid, _NO_CODES, detail=problem)
         return problem
 

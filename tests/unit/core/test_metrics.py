@@ -10,6 +10,7 @@ from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.metrics import cluster_metrics
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device
+from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 
@@ -20,6 +21,7 @@ def _stranded(one_node, typical, *running) -> dict[str, float]:
     for request in running:
         engine.reserve(request, "n0")
     metrics = cluster_metrics(state, TypicalMix.from_requests([typical]))
+    assert metrics.power_watts == PowerModel().drawn(state).sum() > 0
     return {cause: milli for cause, milli in metrics.stranded_milli.items() if milli}
 
 

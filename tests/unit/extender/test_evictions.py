@@ -13,6 +13,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.evictions import Evictions
+from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import PreemptArgs, decode_filter
 from scheduler.kube.objects import NodeObject, PodObject
@@ -107,6 +108,8 @@ def test_without_word_of_it_the_pod_asks_again_and_evicts_nobody(live) -> None:
     answer = live.filter(1000, "n1")
     assert "the end of 1 victims" in answer["Error"]
     assert live.service.decisions(1)[0]["detail"] == answer["Error"]
+    said = ExtenderMetrics(live.service).exposition().decode()
+    assert "snugfit_filters_put_off_total 1.0" in said and "snugfit_power_watts " in said
     assert not answer["FailedNodes"]
     assert not answer["NodeNames"]
     waited = live.now
