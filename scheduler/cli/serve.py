@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,10 +127,13 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
         raise InvalidInput(
             "mix_file", f"{config.mix_file} lists no pod", "name a file with typical pods"
         )
+    typical = TypicalMix.from_requests(known)
+    if config.mix_file:  # a statement of what is typical, however few pods it takes
+        typical = replace(typical, observed=0)
     engine = Engine(
         ClusterState(workload.nodes),
         config.policy,
-        mix=TypicalMix.from_requests(known),
+        mix=typical,
         seed=config.seed,
     )
     place_bound(engine, workload)

@@ -44,7 +44,8 @@ class TypicalMix:
         The others, most popular first; prices need them, for it is the rare pods that are picky
         about models.
     observed
-        Pods that all this is known from; what none of them asked for may still come.
+        Pods that all this is known from: what none of them asked for may still come. 0 if it is
+        said to be all that comes.
     """
 
     shapes: tuple[TypicalShape, ...] = ()

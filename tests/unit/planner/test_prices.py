@@ -58,6 +58,19 @@ def test_a_model_that_nobody_has_asked_for_yet_is_spared(unseen: float, spared: 
     assert engine.best(pod(count=1, products=("H100",))) == 0
 
 
+def test_a_mix_that_is_said_to_be_all_is_taken_at_its_word() -> None:
+    state = ClusterState([node("rare", gpus=8, product="H100"), node("n", gpus=8)])
+    counted = TypicalMix.from_requests([pod(count=1)] * 3)
+    said = replace(counted, observed=0)
+    widened, plain, none = (
+        prices(state, mix, weights)
+        for mix, weights in ((counted, None), (said, None), (counted, _NO_OTHERS))
+    )
+    assert widened and plain and none
+    assert (plain.worth == none.worth).all() and (plain.sets == none.sets).all()
+    assert widened.shapes > plain.shapes and (widened.sets != plain.sets).any()
+
+
 def test_the_more_pods_are_known_the_less_is_reckoned_with_others() -> None:
     state = ClusterState(
         [node("rare", gpus=8, product="H100"), *(node(f"n{i}", gpus=8) for i in range(4))]
