@@ -6,8 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
 
 import pytest
+
+from scheduler.core.power import PowerModel
+from scheduler.core.prices import PriceWeights
+from scheduler.simulator import native
+from scheduler.simulator.generate import GeneratorConfig, generate
+from tests.e2e.harness.process import free_port
+from tests.fake_api import eventually
 
 POD_LIST = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,1000,1024,1,1000\np1,1000,1024,1,500\n"
 NODE_LIST = "sn,cpu_milli,memory_mib,gpu,model\nn0,8000,8192,1,T4\n"
@@ -149,3 +159,41 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
         port = str(taken.getsockname()[1])
         done = _run("serve", "--offline", "--nodes", str(nodes), "--port", port, code=2)
     assert f"127.0.0.1:{port}: cannot be served" in done.stderr
+
+
+@pytest.mark.server
+def test_a_policy_file_and_a_mix_reach_the_prices_in_force(tmp_path: Path) -> None:
+    """Weights, watts and typical pods go through the planner process and come back in tables."""
+    nodes, mix, policy = (tmp_path / name for name in ("n.csv", "mix.json", "policy.json"))
+    nodes.write_text(NODE_LIST)
+    native.write(generate(GeneratorConfig(nodes=4, seed=3)), mix)
+    watts = PowerModel.from_mapping({"T4": [11, 77]})
+    policy.write_text(PriceWeights(power=0.7, watts=watts).to_policy_file())
+    port = str(free_port())
+    files = ("--nodes", str(nodes), "--mix", str(mix), "--policy-file", str(policy))
+    command = [sys.executable, "-m", "scheduler.cli.main", "serve", "--offline", *files]
+    with subprocess.Popen([*command, "--port", port], stderr=subprocess.DEVNULL) as server:
+        said: dict[str, Any] = {}
+
+        def priced() -> bool:
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/debug/prices", timeout=5) as answer:
+                    said.update(json.loads(answer.read()))
+            except URLError:
+                return False  # not listening yet
+            return "weights" in said
+
+        try:
+            eventually(priced)
+        finally:
+            server.terminate()
+    assert server.returncode == 0
+    assert said["weights"]["power"] == 0.7
+    assert said["watts"] == {"T4": [11, 77], "cpu": [15, 120]}
+
+
+def test_a_mix_without_pods_is_refused(tmp_path: Path) -> None:
+    nodes = tmp_path / "n.csv"
+    nodes.write_text(NODE_LIST)
+    done = _run("serve", "--offline", "--nodes", str(nodes), "--mix", str(nodes), code=2)
+    assert "mix_file" in done.stderr and "lists no pod" in done.stderr
