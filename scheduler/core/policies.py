@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.power import entire_slots, sockets
+from scheduler.core.power import SOCKET_MILLI, entire_slots
 from scheduler.core.prices import (
     EFFECTIVE_SCALE,
     PRICE_SCALE,
@@ -190,9 +190,9 @@ def _fragmentation_decrease(candidates: Candidates) -> IntArray:
 
 def _pick_device(candidates: Candidates, gain: IntArray) -> Scored:
     """The best device of each row by ``gain`` (R, D), first index on ties."""
-    rows = np.arange(len(candidates.rows))
     if candidates.shape.gpu.kind is not GpuKind.FRACTION:
-        return Scored(gain[:, 0], np.full(len(rows), -1, dtype=np.int64))
+        return Scored(gain[:, 0], np.full(len(candidates.rows), -1, dtype=np.int64))
+    rows = np.arange(len(candidates.rows))
     devices = np.where(candidates.hosts, gain, np.iinfo(np.int64).min).argmax(axis=1)
     return Scored(gain[rows, devices], devices)
 
@@ -240,19 +240,17 @@ def _priced(candidates: Candidates) -> Scored:
     devices = prices.effective_of(candidates.gpu)
     gpu = node_effective(state, rows, devices, prices.gains, sliced=prices.sliced)
     kind = candidates.shape.gpu.kind
-    dearer = weights.scaled("cut") * (PRICE_SCALE // EFFECTIVE_SCALE)
+    dearer = weights.scaled["cut"] * (PRICE_SCALE // EFFECTIVE_SCALE)
+    row: IntArray | slice = slice(None)
+    cut: IntArray | int = 0
     if kind is GpuKind.FRACTION:
         # Only devices that can take it are looked up; on the others the cost is never read.
         row, device = np.nonzero(candidates.hosts)
         left_on = candidates.gpu[row, device] - candidates.need[0][row]
         lost = devices[row, device] - prices.effective_of(left_on)
         cut = dearer * lost
-        shape = devices.shape
     else:
-        row, device = np.arange(len(rows)), np.zeros(1, dtype=np.int64)
         lost = candidates.gpu_taken * EFFECTIVE_SCALE
-        cut = np.zeros(1, dtype=np.int64)
-        shape = (len(rows), 1)
         if kind is GpuKind.MIG and prices.gains is not None:
             lost = lost + gain_of_slots(state, rows, state.slots_free[rows], prices.gains)
             lost -= gain_of_slots(state, rows, candidates.slots_after, prices.gains)
@@ -263,42 +261,52 @@ def _priced(candidates: Candidates) -> Scored:
         np.concatenate((cpu, candidates.cpu_left[row])),
         np.concatenate((gpu, gpu[row] - lost)),
     )
-    cost = np.zeros(shape, dtype=np.int64)
-    cost[row, device] = (values[row] - values[len(rows) :]) * WEIGHT_SCALE + cut
+    cost = (values[: len(rows)][row] - values[len(rows) :]) * WEIGHT_SCALE + cut
+    if kind is GpuKind.FRACTION:
+        by_device = np.zeros(devices.shape, dtype=np.int64)
+        by_device[row, device] = cost
+        cost = by_device
+    else:
+        cost = cost[:, None]
     if prices.charges_sets:
-        cost += weights.scaled("contiguity") * _sets_lost(candidates, prices, code)
+        cost += weights.scaled["contiguity"] * _sets_lost(candidates, prices, code, cpu)
     if weights.power:
-        cost += weights.scaled("power") * PRICE_SCALE * _watts_added(candidates, prices)
+        cost += weights.scaled["power"] * PRICE_SCALE * _watts_added(candidates, prices, cpu)
     left = candidates.cpu_left * _MAX_GPU_MILLI + candidates.gpu_left * _MAX_CPU_MILLI
-    left = left * weights.scaled("tightness") // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
+    left = left * weights.scaled["tightness"] // (_MAX_CPU_MILLI * _MAX_GPU_MILLI // PRICE_SCALE)
     total = candidates.fragmentation.total_weight
-    gain = weights.scaled("fragmentation") * _fragmentation_decrease(candidates)
+    gain = weights.scaled["fragmentation"] * _fragmentation_decrease(candidates)
     charged = (cost + left[:, None]) * total // PRICE_SCALE
     return _pick_device(candidates, (gain - charged) // WEIGHT_SCALE)
 
 
-def _sets_lost(candidates: Candidates, prices: Prices, code: IntArray) -> IntArray:
+def _sets_lost(
+    candidates: Candidates, prices: Prices, code: IntArray, cpu_free: IntArray
+) -> IntArray:
     """Value of entirely free devices that a placement takes from pods of several; (R, 1 or D)."""
     state, rows, gpu = candidates.state, candidates.rows, candidates.shape.gpu
     cpu_left = candidates.cpu_left
     full = state.full_free[rows].astype(np.int64)
-    before = prices.set_value(code, state.cpu_free[rows], full)
     if gpu.kind is GpuKind.FRACTION:
-        kept = prices.set_value(code, cpu_left, full)
-        fewer = prices.set_value(code, cpu_left, np.maximum(full - 1, 0))
+        cpu = np.array((cpu_free, cpu_left, cpu_left))
+        devices = np.array((full, full, np.maximum(full - 1, 0)))
+        before, kept, fewer = prices.set_value(code, cpu, devices)
         after = np.where(candidates.gpu == DEVICE_MILLI, fewer[:, None], kept[:, None])
         return np.asarray(before[:, None] - after)
     taken = gpu.count if gpu.kind is GpuKind.WHOLE else 0
-    return np.asarray(before - prices.set_value(code, cpu_left, full - taken))[:, None]
+    devices = np.array((full, full - taken))
+    before, after = prices.set_value(code, np.array((cpu_free, cpu_left)), devices)
+    return np.asarray(before - after)[:, None]
 
 
-def _watts_added(candidates: Candidates, prices: Prices) -> IntArray:
+def _watts_added(candidates: Candidates, prices: Prices, cpu_free: IntArray) -> IntArray:
     """Watts of devices and sockets that the placement takes out of idleness; (R, 1 or D)."""
     state, rows, gpu = candidates.state, candidates.rows, candidates.shape.gpu
     assert prices.switched_on is not None  # they are aligned before they are in force
     device = prices.switched_on[state.product[rows]][:, None]
-    used = state.cpu_alloc[rows] - state.cpu_free[rows]
-    more = sockets(used + candidates.shape.cpu_milli) - sockets(used)
+    # What is left of the last socket in use takes the pod, or begins to.
+    room = (cpu_free - state.cpu_alloc[rows]) % SOCKET_MILLI
+    more = (candidates.shape.cpu_milli - room + (SOCKET_MILLI - 1)) // SOCKET_MILLI
     added = (more * prices.weights.watts.socket.switched_on)[:, None]
     match gpu.kind:
         case GpuKind.FRACTION:

@@ -37,7 +37,9 @@ IntArray = NDArray[np.int64]
 SOCKET = "cpu"
 """Name of a socket among the boards of a policy file."""
 
-_SOCKET_MILLI = 32_000
+SOCKET_MILLI = 32_000
+"""Milli-CPU of a socket."""
+
 _MOST_WATTS = 20_000
 
 
@@ -208,7 +210,7 @@ def _words(name: str) -> frozenset[str]:
 
 def sockets(cpu_milli: IntArray) -> IntArray:
     """Sockets that so much milli-CPU fills, the last one in part; same shape."""
-    return np.asarray(-(-np.maximum(cpu_milli, 0) // _SOCKET_MILLI))
+    return np.asarray(-(-np.maximum(cpu_milli, 0) // SOCKET_MILLI))
 
 
 def idle_devices(state: ClusterState, rows: IntArray | slice) -> NDArray[np.bool_]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def reprice_after(nodes: int, at_least: int = _REPRICE_AT_LEAST) -> int:
     return max(at_least, nodes // _REPRICE_NODES)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PriceWeights:
     """The few weights of policy ``priced``; the defaults were found on three traces.
 
@@ -123,10 +123,10 @@ class PriceWeights:
             if not low <= value <= high:
                 raise InvalidInput(f"weights.{name}", f"is {value}", f"use {low:g}..{high:g}")
 
-    def scaled(self, name: str) -> int:
-        """One weight in 64ths, so that scores stay integers."""
-        weight: float = getattr(self, name)
-        return round(weight * WEIGHT_SCALE)
+    @cached_property
+    def scaled(self) -> Mapping[str, int]:
+        """Weights in 64ths, so that scores stay integers."""
+        return {name: round(weight * WEIGHT_SCALE) for name, weight in self.to_json().items()}
 
     def to_json(self) -> dict[str, float]:
         """The weights alone: plain numbers by name."""
