@@ -109,7 +109,7 @@ def _inflated(
     cases = [
         (weight, ("learnt" if weight == "unseen" else "given", weights))
         for weight in PriceWeights().to_json()
-        if weight != "contiguity"
+        if weight not in ("contiguity", "power")
         for weights in _changes(weight, times)
     ]
     different = list(dict.fromkeys(case for _, case in cases))

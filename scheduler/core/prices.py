@@ -113,7 +113,7 @@ class PriceWeights:
     contiguity: float = 1.0
     tightness: float = 50.0
     unseen: float = 3.0
-    power: float = 0.3
+    power: float = 0.0
     watts: PowerModel = field(default_factory=PowerModel)
 
     def __post_init__(self) -> None:
