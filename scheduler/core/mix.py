@@ -119,21 +119,21 @@ class MixLearner:
         pods = list(running)
         each = min(1.0, most / len(pods)) if pods else 0.0
         for request in pods:
-            key = (request.cpu_milli, request.gpu)
-            self._weights[key] = self._weights.get(key, 0.0) + each
-            self._memory[key] = request.memory_mib
-        self.observed = len(pods)
+            self._count(request, each)
 
     def observe(self, request: PodRequest) -> None:
         """Count one pod. Cost does not depend on the number of shapes known."""
-        key = (request.cpu_milli, request.gpu)
-        self._weights[key] = self._weights.get(key, 0.0) + self._increment
-        self._memory[key] = request.memory_mib
-        self.observed += 1
+        self._count(request, self._increment)
         # Growing the increment ages all older observations at once; rescale before it overflows.
         self._increment *= self._growth
         if self._increment > 1e12:
             self._rescale()
+
+    def _count(self, request: PodRequest, weight: float) -> None:
+        key = (request.cpu_milli, request.gpu)
+        self._weights[key] = self._weights.get(key, 0.0) + weight
+        self._memory[key] = request.memory_mib
+        self.observed += 1
 
     def due(self, every: int) -> bool:
         """Whether the mix should be put in force now: every so many pods, early on more often.

@@ -24,12 +24,12 @@ from scheduler.core.state import ClusterState, DeviceCode
 __all__ = [
     "BOARDS",
     "SOCKET",
+    "SOCKET_MILLI",
     "PowerMeter",
     "PowerModel",
     "Watts",
     "entire_slots",
     "idle_devices",
-    "sockets",
 ]
 
 IntArray = NDArray[np.int64]
@@ -54,6 +54,10 @@ class Watts:
     def switched_on(self) -> int:
         """What the first pod on it adds."""
         return self.busy - self.idle
+
+    def to_json(self) -> list[int]:
+        """As a policy file has it."""
+        return [self.idle, self.busy]
 
 
 # Board power as the makers state it (the upper one where a product has several that its label does
@@ -148,15 +152,15 @@ class PowerModel:
         idle += (state.device_code[rows] == DeviceCode.UNHEALTHY).sum(axis=1)
         idle_watts, switched_on = self.by_product(state)[state.product[rows]].T
         devices = idle_watts * count + switched_on * (count - idle)
-        there = sockets(state.cpu_alloc[rows])
-        busy = np.minimum(sockets(state.cpu_alloc[rows] - state.cpu_free[rows]), there)
+        there = _sockets(state.cpu_alloc[rows])
+        busy = np.minimum(_sockets(state.cpu_alloc[rows] - state.cpu_free[rows]), there)
         return np.asarray(devices + there * self.socket.idle + busy * self.socket.switched_on)
 
     def to_json(self) -> dict[str, list[int]]:
         """What differs from the built-in figures, as in a policy file."""
-        told = {name: [watts.idle, watts.busy] for name, watts in self.boards}
+        told = {name: watts.to_json() for name, watts in self.boards}
         if self.socket != PowerModel().socket:
-            told[SOCKET] = [self.socket.idle, self.socket.busy]
+            told[SOCKET] = self.socket.to_json()
         return told
 
     @classmethod
@@ -208,7 +212,7 @@ def _words(name: str) -> frozenset[str]:
     return frozenset(re.findall(r"[A-Z0-9]+", name.upper()))
 
 
-def sockets(cpu_milli: IntArray) -> IntArray:
+def _sockets(cpu_milli: IntArray) -> IntArray:
     """Sockets that so much milli-CPU fills, the last one in part; same shape."""
     return np.asarray(-(-np.maximum(cpu_milli, 0) // SOCKET_MILLI))
 

@@ -21,7 +21,7 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import Placement
-from scheduler.core.power import Watts
+from scheduler.core.power import SOCKET
 from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.state import ClusterState
 from scheduler.extender import wire
@@ -232,10 +232,6 @@ def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, 
     return content
 
 
-def _watts_json(watts: Watts | None) -> list[int] | None:
-    return [watts.idle, watts.busy] if watts else None
-
-
 _MOST_SHOWN = 16  # devices of a node in /debug/prices
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -270,6 +266,8 @@ def _prices_json(prices: Prices | None) -> dict[str, Any]:
     if prices is None:
         return {"prices": None}
     worth = prices.worth[:, ::16, ::10] / PRICE_SCALE
+    power = prices.weights.watts
+    boards = {name: power.of(name) for name in {each.product for each in prices.classes} - {""}}
     return {
         "generation": prices.generation,
         "served_milli_gpu": prices.objective,
@@ -278,11 +276,8 @@ def _prices_json(prices: Prices | None) -> dict[str, Any]:
         "weights": prices.weights.to_json(),
         # Idle and busy watts by product, null where its power is not known.
         "watts": {
-            "cpu": _watts_json(prices.weights.watts.socket),
-            **{
-                name: _watts_json(prices.weights.watts.of(name))
-                for name in sorted({each.product for each in prices.classes} - {""})
-            },
+            SOCKET: power.socket.to_json(),
+            **{name: known and known.to_json() for name, known in sorted(boards.items())},
         },
         "device_milli_by_100_free": (prices.effective[::100] / EFFECTIVE_SCALE).tolist(),
         "worth_milli_gpu": {
