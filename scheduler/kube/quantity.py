@@ -1,5 +1,8 @@
 """Kubernetes quantities as integers: requests round up, capacity rounds down.
 
+Whatever others write is read digits first, then by its length, then by its range: ``int()`` alone
+takes the digits of every script, and any number of them.
+
 The grammar is that of ``k8s.io/apimachinery/pkg/api/resource``: a signed decimal number and a
 suffix that is binary (Ki..Ei), decimal (n u m k M G T P E) or an exponent (e3, E3).
 """
@@ -12,7 +15,7 @@ from functools import lru_cache
 
 from scheduler.core.errors import InvalidInput
 
-__all__ = ["mebibytes", "milli", "parse", "whole"]
+__all__ = ["bounded", "mebibytes", "milli", "parse", "whole"]
 
 _PATTERN = re.compile(
     r"(?P<sign>[+-]?)(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -26,14 +29,56 @@ _DECIMAL = {
 }
 _MEBI = Fraction(1 << 20)
 _MAX_LENGTH = 64
+_MAX_BITS = 200
+_MAX_DIGITS = 20
+_SHOWN = 40
+
+
+def bounded(text: str | int, field: str, most: int, *, least: int = 0) -> int:
+    """A plain integer from an annotation, a label or JSON, within a range.
+
+    Parameters
+    ----------
+    text
+        ASCII digits alone: no sign, no space, no point, no digits of other scripts.
+    field
+        What it is called in errors.
+    most, least
+        The range, both ends included; neither is negative.
+
+    Raises
+    ------
+    InvalidInput
+        It is no such number. Names ``field``; costs the same however long the text is.
+    """
+    if isinstance(text, str):
+        plain = len(text) <= _MAX_DIGITS and text.isascii() and text.isdecimal()
+        value = int(text) if plain else -1
+    else:
+        value = -1 if isinstance(text, bool) else text
+    if not least <= value <= most:
+        raise InvalidInput(field, f"{_shown(text)} is no whole number of {least}..{most}")
+    return value
+
+
+def _shown(text: str | float) -> str:
+    """A value as messages quote it: cut, and never a number of thousands of digits."""
+    if isinstance(text, str):
+        return repr(text[:_SHOWN])
+    if isinstance(text, int) and text.bit_length() > _MAX_LENGTH:
+        return f"a number of {text.bit_length()} bits"
+    return repr(text)
 
 
 def parse(text: str | float, field: str = "quantity") -> Fraction:
     """Exact value of a quantity in its base unit; :class:`InvalidInput` names ``field``."""
-    written = str(text).strip()
-    value = _value(written) if len(written) <= _MAX_LENGTH else None
+    if isinstance(text, int) and text.bit_length() > _MAX_BITS:
+        value = None
+    else:
+        written = str(text)
+        value = _value(written.strip()) if len(written) <= _MAX_LENGTH else None
     if value is None:
-        raise InvalidInput(field, f"{written[:40]!r} is no quantity", "write it like 500m or 2Gi")
+        raise InvalidInput(field, f"{_shown(text)} is no quantity", "write it like 500m or 2Gi")
     return value
 
 
@@ -71,5 +116,7 @@ def whole(text: str | float, field: str = "quantity") -> int:
     """A number of indivisible things; :class:`InvalidInput` if it is not a whole one."""
     value = parse(text, field)
     if value.denominator != 1:
-        raise InvalidInput(field, f"{text} is not whole", "extended resources are whole numbers")
+        raise InvalidInput(
+            field, f"{_shown(text)} is not whole", "extended resources are whole numbers"
+        )
     return int(value)

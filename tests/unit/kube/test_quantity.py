@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidInput
-from scheduler.kube.quantity import mebibytes, milli, parse, whole
+from scheduler.kube.quantity import bounded, mebibytes, milli, parse, whole
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,42 @@ def test_devices_are_whole() -> None:
 @given(st.integers(0, 10**12))
 def test_integers_survive(value: int) -> None:
     assert parse(str(value)) == value and milli(f"{value}m", up=True) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("7", 7), ("007", 7), ("100", 100), (0, 0), (100, 100)]
+)
+def test_a_bounded_integer_is_plain_digits_within_a_range(text: str | int, value: int) -> None:
+    assert bounded(text, "label", 100) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "-1", "+1", " 1", "1 ", "1_0", "1.0", "1e1", "0x1", "101",
+        "\u0661", "\uff11", "\u00b2", "\u2460", "\u0967", "1\n",
+        "9" * 5_000, "0" * 5_000, "9" * 10**6, 101, -1, 10**5_000, True,
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_anything_else_is_named_and_never_read(text: str | int) -> None:
+    with pytest.raises(InvalidInput) as found:
+        bounded(text, "metadata.labels[replicas]", 100)
+    assert found.value.field == "metadata.labels[replicas]"
+    assert len(str(found.value)) < 200
+
+
+def test_a_bounded_integer_may_have_a_least_value() -> None:
+    assert bounded("2", "count", 9, least=2) == 2
+    with pytest.raises(InvalidInput):
+        bounded("1", "count", 9, least=2)
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 65, " " * 10**6, "\u0661", 10**5_000, -(10**400), 1e400],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_quantity_without_end_is_no_quantity(text: str | float) -> None:
+    with pytest.raises(InvalidInput) as found:
+        parse(text, "status.allocatable.cpu")
+    assert len(str(found.value)) < 200
