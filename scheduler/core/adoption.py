@@ -18,6 +18,7 @@ No clock and no lock of its own; the driver brings both.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -32,6 +33,7 @@ from scheduler.core.model import GangKey, NodeSelection, PodRequest, Reason, Sha
 __all__ = ["Adoption", "GangAnswer"]
 
 IntArray = NDArray[np.int64]
+_Question = tuple[bytes, tuple[str, ...], bool]  # what was offered, who is missing, may it reserve
 
 _FITS = Reason.FITS.code
 _MOST_GANGS = 10_000
@@ -69,8 +71,8 @@ class _Gang:
     slots: list[_Slot] = field(default_factory=list)
     complete: bool = False
     waiting_since: float | None = None
-    refused: tuple[int, int, str] | None = None
-    told: dict[int, dict[str, str]] = field(default_factory=dict)  # node by offered rows and uid
+    refused: tuple[int, _Question, str] | None = None
+    told: dict[bytes, dict[str, str]] = field(default_factory=dict)  # node by offered rows and uid
     holds_end: float | None = None
     rests_until: float = 0.0
 
@@ -288,7 +290,7 @@ class Adoption:
     ) -> None:
         """Move the slot to a node that was offered, to the same one for the same offer."""
         state = self._engine.state
-        offer = hash(np.sort(rows).tobytes())
+        offer = _offer(rows)
         told = gang.told.setdefault(offer, {})
         if any(told.get(s.member, s.node) != s.node for s in gang.slots):
             self._return_to(gang, told, rows, now)
@@ -467,8 +469,7 @@ class Adoption:
         """
         state = self._engine.state
         reserve = self._may_reserve(key, gang, request, now)
-        offered = hash(np.sort(rows).tobytes())
-        question = hash((offered, tuple(gang.members), reserve))
+        question = (_offer(rows), tuple(gang.members), reserve)
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
         missing, have = self._missing(key), list(gang.slots)
@@ -505,7 +506,7 @@ class Adoption:
             return text
         return self._refuse(gang, question, text)
 
-    def _refuse(self, gang: _Gang, question: int, text: str) -> str:
+    def _refuse(self, gang: _Gang, question: _Question, text: str) -> str:
         """Hold nothing, and remember why as long as nothing changes."""
         self._give_back(gang.slots)
         gang.slots = []
@@ -625,6 +626,11 @@ class Adoption:
         rows = np.flatnonzero(static_reasons(state, request.shape) == _FITS)
         per_row = state.device_count[rows] // max(1, request.gpu.count)
         return int(np.maximum(per_row, 1).sum()) >= self._missing(key)
+
+
+def _offer(rows: IntArray) -> bytes:
+    """The same for the same rows in any order, and for no others."""
+    return hashlib.blake2b(np.sort(rows).tobytes(), digest_size=16).digest()
 
 
 def _shortage(request: PodRequest, found: int, missing: int) -> str:

@@ -157,9 +157,8 @@ class Engine:
 
     @property
     def fragmentation(self) -> Fragmentation:
-        """Fragmentation tables of the mix, rebuilt when the state meets a new device model."""
-        state = self.state
-        if self._fragmentation.vocabulary != (len(state.products), len(state.mig_types)):
+        """Fragmentation tables of the mix, rebuilt when the state learns more of its models."""
+        if not self._fragmentation.current(self.state):
             self.set_mix(self.mix)
         return self._fragmentation
 

@@ -37,8 +37,8 @@ class Fragmentation:
     Parameters
     ----------
     state
-        Supplies the vocabulary of models; build a new one when ``len(state.products)`` or
-        ``len(state.mig_types)`` grows.
+        Supplies the vocabulary of models and how much memory their devices have; build a new one
+        when it is no longer :meth:`current`.
     mix
         Typical pods. Shapes that ask for no GPU count as fragmentation of everything, as
         published, and so only add to the total weight.
@@ -52,8 +52,10 @@ class Fragmentation:
     def __init__(self, state: ClusterState, mix: TypicalMix) -> None:
         self.mix = mix
         self.total_weight = max(1, mix.total_weight)
-        self.vocabulary = (len(state.products), len(state.mig_types))
+        self._vocabulary = (len(state.products), len(state.mig_types))
+        self._seen_epoch = state.node_epoch
         shapes = [shape for shape in mix.shapes if shape.gpu.kind is not GpuKind.NONE]
+        self._by_memory = any(_counts_memory(shape) for shape in shapes)
         self._cpu_steps = np.unique([shape.cpu_milli for shape in shapes] or [0]).astype(np.int64)
         self._buckets = len(self._cpu_steps) + 1
         products = len(state.products)
@@ -78,6 +80,21 @@ class Fragmentation:
         self._several = several.ravel()
         self._mig_types = list(state.mig_types)
 
+    def current(self, state: ClusterState) -> bool:
+        """Whether the tables still say what the state knows of its models.
+
+        They do not once a model or a type of partition is new, or, where the mix asks for device
+        memory, once the memory of a model is another: it may become known after its first node.
+        """
+        if self._vocabulary != (len(state.products), len(state.mig_types)):
+            return False
+        if not self._by_memory or self._seen_epoch == state.node_epoch:
+            return True
+        if not np.array_equal(self._memory, self._memory_by_product(state)):
+            return False
+        self._seen_epoch = state.node_epoch
+        return True
+
     @staticmethod
     def _memory_by_product(state: ClusterState) -> IntArray:
         memory = np.zeros(len(state.products), dtype=np.int64)
@@ -95,7 +112,7 @@ class Fragmentation:
         gpu = shape.gpu
         for product in np.flatnonzero(where.any(axis=1)).tolist():
             need = gpu.milli or DEVICE_MILLI
-            if gpu.memory_mib and not gpu.milli and self._memory[product]:
+            if _counts_memory(shape) and self._memory[product]:
                 need = int(np.clip(gpu.memory_mib * DEVICE_MILLI // self._memory[product], 1, 1000))
             table[product, where[product], need:] += shape.weight
 
@@ -192,3 +209,8 @@ class Fragmentation:
         """F(n) x total weight of rows as they are, in milli-GPU, shape (R,)."""
         left = state.gpu_left[rows].astype(np.int64)
         return left * self.total_weight - self.usable(state, rows)
+
+
+def _counts_memory(shape: TypicalShape) -> bool:
+    """Whether what the shape needs of a device depends on the device's memory."""
+    return bool(shape.gpu.memory_mib) and not shape.gpu.milli

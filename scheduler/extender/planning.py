@@ -113,7 +113,7 @@ class PlannerLoop:
     # -- the loop ----------------------------------------------------------------------------
 
     def _run(self) -> None:
-        seen: tuple[int, ...] | None = None
+        seen: tuple[object, ...] | None = None
         planned_at = time.monotonic()
         while not self._stop.wait(_LOOK_S):
             try:

@@ -76,7 +76,7 @@ _NO_CODES = np.zeros(0, dtype=np.int8)
 class PlanningView:
     """A problem for the planner. Two views with one ``stamp`` are the same problem."""
 
-    stamp: tuple[int, ...]
+    stamp: tuple[object, ...]
     epoch: int
     nodes: Sequence[Node]
     placements: Sequence[Placement]
@@ -564,7 +564,7 @@ class ExtenderService:
             bindings = self._bindings
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
-            stamp = (epoch, self._bindings, hash(tuple(self._waiting)), turn)
+            stamp = (epoch, self._bindings, tuple(self._waiting), turn)
         return PlanningView(
             stamp,
             epoch,

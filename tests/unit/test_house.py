@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -45,3 +46,15 @@ def test_no_registry_address_in_the_repository() -> None:
     address = re.compile("|".join(("pypi" + r"\.org", "pythonhosted" + r"\.org", "/simple" + "/")))
     found = [p for p in _tracked() if address.search(p.read_text(errors="ignore"))]
     assert not found
+
+
+def test_no_salted_hash_is_an_identity() -> None:
+    """`hash()` of bytes and texts differs from process to process, and may collide."""
+    calls = [
+        f"{path}:{call.lineno}"
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "scheduler")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "hash"
+    ]
+    assert not calls

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -139,6 +140,36 @@ def test_memory_only_fractions_use_the_memory_of_the_model() -> None:
     mix = TypicalMix.from_requests([pod(cpu=0, memory_mib=8000)])
     state.apply([Placement(pod("p", milli=600), "a", (DeviceShare(0, 600, 9600),))])
     assert Fragmentation(state, mix).fragmentation(state, np.array([0])).tolist() == [400]
+
+
+@pytest.mark.parametrize("late", ["labelled", "replaced", "joined by a labelled one"])
+def test_tables_follow_memory_that_becomes_known_late(late: str) -> None:
+    """Whatever made the memory known, scores are those of an engine that knew it from the start."""
+    mix = TypicalMix.from_requests([pod(cpu=0, memory_mib=8000)] * 3 + [pod(cpu=0, milli=700)])
+    engine = Engine(ClusterState([node("a", gpus=2), node("b", gpus=1)]), "fgd", mix=mix)
+    asked = pod("p", cpu=0, milli=300)
+    engine.best(asked)  # scored while nobody knows the memory
+    labelled = node("a", gpus=2, gpu_memory=16_000)
+    if late == "labelled":
+        engine.state.update_node(labelled)
+    elif late == "replaced":
+        engine.state.remove_node("a")
+        engine.state.add_node(labelled)
+    else:
+        engine.state.add_node(node("c", gpus=1, gpu_memory=16_000))
+    known = Engine(ClusterState([n for n in engine.state.nodes if n is not None]), "fgd", mix=mix)
+    rows = np.arange(len(known.state))
+    expected = known.fragmentation.fragmentation(known.state, rows)
+    assert engine.fragmentation.fragmentation(engine.state, rows).tolist() == expected.tolist()
+    assert engine.scores(asked, rows).tolist() == known.scores(asked, rows).tolist()
+
+
+def test_tables_stay_where_no_pod_of_the_mix_counts_memory() -> None:
+    mix = TypicalMix.from_requests([pod(cpu=0, milli=300)])
+    engine = Engine(ClusterState([node("a", gpus=1)]), "fgd", mix=mix)
+    before = engine.fragmentation
+    engine.state.update_node(node("a", gpus=1, gpu_memory=16_000))
+    assert engine.fragmentation is before
 
 
 def test_every_policy_is_blind_to_the_number_of_other_candidates() -> None:
