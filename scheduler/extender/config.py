@@ -32,8 +32,21 @@ class ExtenderConfig:
     host, port
         Where to listen; port 0 takes a free one.
     status_listen
-        A second address, ``host:port`` or ``:port``, that answers health checks and metrics only,
-        without TLS; empty for none.
+        A second address, ``host:port`` or ``:port``, that answers health checks only, without TLS;
+        empty for none. On a loopback address it serves metrics too, see ``loopback_content``.
+    metrics_listen
+        An address for metrics, ``/debug`` and the details of ``/readyz``, over TLS, to callers
+        whose bearer token the API server knows (TokenReview) and lets read the path
+        (SubjectAccessReview of a non-resource URL); empty for none.
+    metrics_cert, metrics_key
+        Certificate of ``metrics_listen``; empty for that of the verbs.
+    loopback_content
+        Whether a listener without TLS on a loopback address shows metrics and state to whoever
+        can connect. Turn it off on the host's network, where loopback belongs to every process of
+        the node.
+    host_names
+        Names, comma separated, that may stand in the ``Host`` of a request for metrics or state,
+        such as those of a Service; addresses and ``localhost`` always may.
     policy
         Name of the scoring policy. ``priced`` runs the planner process for its prices, also
         without ``planner``; until there are some it is ``fgd``.
@@ -118,6 +131,9 @@ class ExtenderConfig:
         Logging to stderr.
     tls_cert, tls_key, tls_client_ca
         Serve HTTPS with this certificate, and require client certificates of this CA.
+    tls_client_subjects
+        Whom of those that hold a certificate of this CA to let in, comma separated: common names,
+        or ``DNS:name`` and ``URI:name`` for a subject alternative name.
     tls_reload_s
         Seconds between two looks at these files; changed ones are read again. 0 only on SIGHUP.
     """
@@ -125,6 +141,11 @@ class ExtenderConfig:
     host: str = "127.0.0.1"
     port: int = 10262
     status_listen: str = ""
+    metrics_listen: str = ""
+    metrics_cert: str = ""
+    metrics_key: str = ""
+    loopback_content: bool = True
+    host_names: str = ""
     policy: str = DEFAULT_POLICY
     seed: int = 0
     threads: int = 4
@@ -167,6 +188,7 @@ class ExtenderConfig:
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    tls_client_subjects: str = "kube-scheduler"
     tls_reload_s: float = 5.0
 
     def __post_init__(self) -> None:
@@ -181,8 +203,7 @@ class ExtenderConfig:
             raise InvalidInput(
                 "log_level", f"is {self.log_level!r}", "use debug, info, warning or error"
             )
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise InvalidInput("tls_key", "and tls_cert go together", "give both or none")
+        self._check_doors()
         if bool(self.lease_name) != bool(self.lease_namespace):
             raise InvalidInput("lease_namespace", "and lease_name go together", "give both or none")
         for group in filter(None, (g.strip() for g in self.watch_groups.split(","))):
@@ -190,8 +211,30 @@ class ExtenderConfig:
                 raise InvalidInput(
                     "watch_groups", f"{group!r} names no API group", "write plural.api-group"
                 )
+
+    def _check_doors(self) -> None:
+        """Certificates that belong together, and addresses that can be read."""
+        for cert, key in (("tls_cert", "tls_key"), ("metrics_cert", "metrics_key")):
+            if bool(getattr(self, cert)) != bool(getattr(self, key)):
+                raise InvalidInput(key, f"and {cert} go together", "give both or none")
         if self.tls_client_ca and not self.tls_cert:
             raise InvalidInput("tls_client_ca", "needs tls_cert and tls_key", "give all three")
+        if self.tls_client_ca and not self.client_subjects:
+            raise InvalidInput("tls_client_subjects", "names nobody", "write kube-scheduler")
+        if self.metrics_listen and not (self.metrics_cert or self.tls_cert):
+            raise InvalidInput(
+                "metrics_listen", "needs a certificate", "give metrics_cert and metrics_key"
+            )
+
+    @property
+    def client_subjects(self) -> frozenset[str]:
+        """Entries of ``tls_client_subjects``."""
+        return _listed(self.tls_client_subjects)
+
+    @property
+    def served_names(self) -> frozenset[str]:
+        """Entries of ``host_names``, in lower case."""
+        return _listed(self.host_names.lower())
 
     @property
     def needs_planner_process(self) -> bool:
@@ -213,6 +256,10 @@ class ExtenderConfig:
         except (OSError, UnicodeDecodeError) as error:
             raise InvalidInput("policy_file", f"{path} cannot be read: {error}") from error
         return PriceWeights.from_policy_file(text, self.policy_file)
+
+
+def _listed(text: str) -> frozenset[str]:
+    return frozenset(filter(None, (entry.strip() for entry in text.split(","))))
 
 
 _RANGES = (
