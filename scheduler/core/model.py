@@ -14,7 +14,12 @@ from scheduler.core.errors import InvalidInput
 
 __all__ = [
     "DEVICE_MILLI",
+    "MAX_CPU_MILLI",
     "MAX_DEVICES",
+    "MAX_DEVICE_MEMORY_MIB",
+    "MAX_MEMORY_MIB",
+    "MAX_PODS",
+    "MAX_TAINTS",
     "Device",
     "DeviceShare",
     "GangKey",
@@ -38,6 +43,16 @@ DEVICE_MILLI = 1000
 
 MAX_DEVICES = 32
 """Most devices that one node may have; a device set is a bit mask."""
+
+MAX_CPU_MILLI = 1 << 31
+MAX_MEMORY_MIB = 1 << 31
+MAX_PODS = 1 << 20
+MAX_TAINTS = 1 << 10
+MAX_DEVICE_MEMORY_MIB = 1 << 24
+"""Most that one node, or one device, can be believed to have: 2 million cores, 2 PiB, 16 TiB.
+
+Far beyond any machine, and far within the integers that are computed with.
+"""
 
 
 @unique
@@ -275,10 +290,21 @@ class Device:
     def __post_init__(self) -> None:
         if self.memory_mib < 0:
             raise InvalidInput("device.memory_mib", f"is negative ({self.memory_mib})")
+        if self.memory_mib > MAX_DEVICE_MEMORY_MIB:
+            raise InvalidInput(
+                "device.memory_mib", f"is more than any device has ({MAX_DEVICE_MEMORY_MIB})"
+            )
         if not 1 <= self.replicas <= DEVICE_MILLI:
             raise InvalidInput("device.replicas", f"is {self.replicas}", "use 1..1000")
         if self.mig and self.replicas > 1:
             raise InvalidInput("device", "is both partitioned by MIG and time-sliced")
+
+
+_MOST_OF_A_NODE = (
+    ("cpu_milli", MAX_CPU_MILLI),
+    ("memory_mib", MAX_MEMORY_MIB),
+    ("pods", MAX_PODS),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,11 +325,20 @@ class Node:
     def __post_init__(self) -> None:
         if not self.name:
             raise InvalidInput("node.name", "is empty")
-        for name in ("cpu_milli", "memory_mib", "pods"):
-            if getattr(self, name) < 0:
+        for name, most in _MOST_OF_A_NODE:
+            value = getattr(self, name)
+            if value < 0:
+                raise InvalidInput(f"node[{self.name}].{name}", f"is negative ({value})")
+            if value > most:
                 raise InvalidInput(
-                    f"node[{self.name}].{name}", f"is negative ({getattr(self, name)})"
+                    f"node[{self.name}].{name}", f"is more than any node has ({most})"
                 )
+        if len(self.taints) > MAX_TAINTS:
+            raise InvalidInput(
+                f"node[{self.name}].taints",
+                f"has {len(self.taints)} taints",
+                f"at most {MAX_TAINTS} are supported",
+            )
         if len(self.devices) > MAX_DEVICES:
             raise InvalidInput(
                 f"node[{self.name}].devices",

@@ -13,10 +13,10 @@ from enum import StrEnum
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DEVICE_MILLI
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICE_MEMORY_MIB, MAX_DEVICES
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject
-from scheduler.kube.quantity import parse, whole
+from scheduler.kube.quantity import bounded, parse, whole
 
 __all__ = ["Action", "Advert", "adverts", "withdrawals"]
 
@@ -83,15 +83,14 @@ def _advert(node: NodeObject, names: ResourceNames) -> Advert:
     name = node.metadata.name
     try:
         gpus, note = _gpus(node, names)
+        memory = _stated(node, names.memory_label, MAX_DEVICE_MEMORY_MIB)
     except InvalidInput as error:
         return Advert(name, Action.SKIP, note=str(error))
     if not gpus:
         return Advert(name, Action.SKIP, note=note)
-    labels = node.metadata.labels or {}
-    memory = labels.get(names.memory_label, "")
     wanted = {names.milli: str(gpus * DEVICE_MILLI)}
-    if memory.isdecimal() and int(memory):
-        wanted[names.memory] = str(gpus * int(memory))
+    if memory:
+        wanted[names.memory] = str(gpus * memory)
     patch: list[dict[str, Any]] = []
     for part, stated in _parts(node):
         missing = {
@@ -131,10 +130,17 @@ def _gpus(node: NodeObject, names: ResourceNames) -> tuple[int, str]:
             f"the device plugin hands out {resource} by itself: let pods of this node ask for "
             f"{names.milli} only, whole devices too"
         )
-    labelled = labels.get(COUNT_LABEL, "")
-    if labelled.isdecimal() and int(labelled):
-        return int(labelled), ""
+    if labelled := _stated(node, COUNT_LABEL, MAX_DEVICES):
+        return labelled, ""
     return 0, "no GPU: neither a whole-device resource nor the label " + COUNT_LABEL
+
+
+def _stated(node: NodeObject, label: str, most: int) -> int:
+    """A number that a label states; 0 without it."""
+    text = (node.metadata.labels or {}).get(label, "")
+    return (
+        bounded(text, f"node[{node.metadata.name}].metadata.labels[{label}]", most) if text else 0
+    )
 
 
 def _parts(node: NodeObject) -> list[tuple[str, dict[str, Any]]]:

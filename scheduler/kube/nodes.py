@@ -7,6 +7,9 @@ How its GPUs are understood, first match wins:
 2. ``nvidia.com/gpu.shared``, or a replicas label above 1: time-sliced devices.
 3. ``snugfit.io/gpu-milli``: plain devices, one per 1000.
 4. a whole-device resource: plain devices. Capacity beyond allocatable counts as unhealthy.
+
+Every number is bounded when it is read, before anything of its size is made: a kubelet or a device
+plugin that says nonsense costs its own node its devices, and nobody else anything.
 """
 
 from __future__ import annotations
@@ -15,13 +18,25 @@ from collections.abc import Mapping
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mig import GEOMETRIES, geometry_for, layout_for
-from scheduler.core.model import DEVICE_MILLI, Device, Node, Taint
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    MAX_DEVICE_MEMORY_MIB,
+    MAX_DEVICES,
+    MAX_TAINTS,
+    Device,
+    Node,
+    Taint,
+)
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, Quantities
 from scheduler.kube.protocols import registered
-from scheduler.kube.quantity import mebibytes, milli, whole
+from scheduler.kube.quantity import bounded, mebibytes, milli, whole
 
 __all__ = ["node_of"]
+
+_MOST_PARTS = MAX_DEVICES * DEVICE_MILLI
+"""Replicas, milli-GPU or instances that the devices of one node may be divided into."""
+_NAMED = 8
 
 
 def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
@@ -44,6 +59,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
     else:
         devices, resource = _devices(_Advert(path, allocatable, capacity, labels, names))
     conditions = (obj.status.conditions if obj.status else None) or []
+    taints = (obj.spec.taints if obj.spec else None) or []
     ready = next((c.status == "True" for c in conditions if c.type == "Ready"), True)
     return Node(
         name=name,
@@ -52,10 +68,8 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         pods=whole(allocatable.get("pods", 110), f"{path}.pods"),
         devices=devices,
         labels=labels,
-        taints=tuple(
-            Taint(t.key, t.value or "", t.effect)
-            for t in (obj.spec.taints if obj.spec else None) or ()
-        ),
+        # One more than are allowed is enough to be refused.
+        taints=tuple(Taint(t.key, t.value or "", t.effect) for t in taints[: MAX_TAINTS + 1]),
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
         ready=ready,
         resource=resource,
@@ -79,20 +93,33 @@ class _Advert:
         self._allocatable = allocatable
         self._capacity = capacity
 
-    def count(self, resource: str) -> int:
-        found = whole(self._allocatable.get(resource, 0), f"{self.path}[{resource}]")
-        if found < 0:
-            raise InvalidInput(f"{self.path}[{resource}]", f"is negative ({found})")
-        return found
+    def count(self, resource: str, most: int = _MOST_PARTS) -> int:
+        return self._bounded(self._allocatable, resource, most)
 
     def missing(self, resource: str) -> int:
         """Devices that the node has but does not offer."""
-        has = whole(self._capacity.get(resource, 0), f"{self.path}[{resource}]")
-        return max(0, has - self.count(resource))
+        return max(0, self._bounded(self._capacity, resource) - self.count(resource))
 
-    def label(self, key: str, default: int) -> int:
+    def _bounded(self, stated: Quantities, resource: str, most: int = _MOST_PARTS) -> int:
+        field = f"{self.path}[{resource}]"
+        found = whole(stated.get(resource, 0), field)
+        if found < 0:
+            raise InvalidInput(field, f"is negative ({found})")
+        if found > most:
+            raise InvalidInput(field, f"is more than any node has ({most})")
+        return found
+
+    def label(self, key: str, default: int, most: int) -> int:
+        """A number that a label states; nonsense is named, and no reason to guess."""
         text = self.labels.get(key, "")
-        return int(text) if text.isdecimal() else default
+        return bounded(text, f"{self.path}.metadata.labels[{key}]", most) if text else default
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is no sign of a device."""
+        names = self.names
+        resources = (*names.whole, names.shared, names.milli)
+        return not self.mig and not any(self.count(r) or self.missing(r) for r in resources)
 
     @property
     def product(self) -> str:
@@ -107,19 +134,20 @@ class _Advert:
         prefix = self.names.mig_prefix
         found: dict[str, int] = {}
         for resource in self._allocatable:
-            if resource.startswith(prefix) and self.count(resource):
-                profile = resource[len(prefix) :].replace(".me", "+me")
-                found[profile] = self.count(resource)
+            if resource.startswith(prefix) and (count := self.count(resource)):
+                found[resource[len(prefix) :].replace(".me", "+me")] = count
         return found
 
 
 def _devices(advert: _Advert) -> tuple[tuple[Device, ...], str]:
     names = advert.names
     resource = next((r for r in names.whole if advert.count(r)), names.whole[0])
-    memory = advert.label(names.memory_label, 0)
+    if advert.empty:
+        return (), resource
+    memory = advert.label(names.memory_label, 0, MAX_DEVICE_MEMORY_MIB)
     if advert.mig:
         return _partitioned(advert, memory), resource
-    replicas = advert.label(names.replicas_label, 1)
+    replicas = advert.label(names.replicas_label, 1, DEVICE_MILLI)
     shared = advert.count(names.shared)
     if shared or replicas > 1:
         count = shared or advert.count(resource)
@@ -131,7 +159,7 @@ def _devices(advert: _Advert) -> tuple[tuple[Device, ...], str]:
                 f"check the label {names.replicas_label}",
             )
         device = Device(advert.product, memory, replicas=replicas)
-        return (device,) * (count // replicas), resource
+        return (device,) * _few(advert, count // replicas), resource
     count, missing = advert.count(resource), advert.missing(resource)
     if advert.count(names.milli):
         count, rest = divmod(advert.count(names.milli), DEVICE_MILLI)
@@ -140,8 +168,18 @@ def _devices(advert: _Advert) -> tuple[tuple[Device, ...], str]:
                 f"{advert.path}[{names.milli}]", "is no multiple of 1000", "advertise whole devices"
             )
         missing = 0
+    _few(advert, count + missing)
     healthy, sick = (Device(advert.product, memory, healthy=ok) for ok in (True, False))
     return (healthy,) * count + (sick,) * missing, resource
+
+
+def _few(advert: _Advert, devices: int) -> int:
+    """A number of devices that one node can have."""
+    if devices > MAX_DEVICES:
+        raise InvalidInput(
+            advert.path, f"has {devices} devices", f"at most {MAX_DEVICES} are supported"
+        )
+    return devices
 
 
 def _partitioned(advert: _Advert, memory: int) -> tuple[Device, ...]:
@@ -155,11 +193,12 @@ def _partitioned(advert: _Advert, memory: int) -> tuple[Device, ...]:
     if known is None or not all(known.profile(profile) for profile in counts):
         raise InvalidInput(
             advert.path,
-            f"no known device has the MIG profiles {', '.join(sorted(counts))}",
+            f"no known device has the MIG profiles {', '.join(sorted(counts)[:_NAMED])}",
             "check the product label",
         )
-    devices = []
+    devices: list[Device] = []
     while any(counts.values()):
+        _few(advert, len(devices) + 1)
         layout = _largest_layout(geometry, counts)
         for profile, _ in layout:
             counts[profile] -= 1

@@ -34,11 +34,20 @@ from dataclasses import dataclass
 import msgspec
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DEVICE_MILLI, Device, DeviceShare, GpuKind, Node, Placement
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    MAX_DEVICE_MEMORY_MIB,
+    MAX_DEVICES,
+    Device,
+    DeviceShare,
+    GpuKind,
+    Node,
+    Placement,
+)
 from scheduler.core.model import GpuRequest as _Request
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import Metadata, NodeObject, PodObject, Quantities
-from scheduler.kube.quantity import whole
+from scheduler.kube.quantity import bounded, whole
 
 __all__ = [
     "PROTOCOLS",
@@ -60,6 +69,8 @@ HAMI_ALLOCATED = ("hami.io/vgpu-devices-allocated", "hami.io/vgpu-devices-to-all
 KAI_GROUP = "runai-gpu-group"
 KAI_RESERVES = "run.ai/reserve_for_gpu_index"
 KAI_SHARES = ("gpu-fraction", "gpu-memory")
+_LONGEST_REGISTER = 1 << 16
+_MOST_INDEX = 1 << 10
 _GPUSHARE = "ALIYUN_COM_GPU_MEM_"
 _PLUGIN = "the device plugin"
 
@@ -150,13 +161,23 @@ def _hami_node(
     text = (metadata.annotations or {}).get(HAMI_REGISTER)
     if not text:
         return None
+    field = f"metadata.annotations[{HAMI_REGISTER}]"
+    if len(text) > _LONGEST_REGISTER:
+        raise InvalidInput(field, f"has {len(text)} characters")
     try:
         if text.lstrip().startswith("["):
             found = msgspec.json.decode(text, type=list[_HamiDevice])
         else:
-            found = [_hami_fields(part.split(",")) for part in text.split(":") if part]
+            found = [_hami_fields(part.split(","), field) for part in text.split(":") if part]
     except (msgspec.MsgspecError, ValueError) as error:
-        raise InvalidInput(f"metadata.annotations[{HAMI_REGISTER}]", str(error)) from error
+        raise InvalidInput(field, str(error)) from error
+    if len(found) > MAX_DEVICES:
+        raise InvalidInput(field, f"has {len(found)} devices", f"at most {MAX_DEVICES} are usable")
+    if len({device.id for device in found}) < len(found):
+        raise InvalidInput(field, "has two devices of one UUID")
+    for device in found:
+        bounded(device.index, f"{field}.index", _MOST_INDEX)
+        bounded(device.devmem, f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
     if len({device.index for device in found}) == len(found):  # older ones state no index
         found.sort(key=lambda device: device.index)
     product = _product(metadata, names)
@@ -171,11 +192,12 @@ def _hami_node(
     ]
 
 
-def _hami_fields(fields: list[str]) -> _HamiDevice:
+def _hami_fields(fields: list[str], field: str) -> _HamiDevice:
     if len(fields) not in (7, 9):
-        raise ValueError(f"{','.join(fields)!r} has {len(fields)} fields, not 7 or 9")
-    index = int(fields[7]) if len(fields) == 9 else 0
-    return _HamiDevice(fields[0], index, int(fields[2]), fields[4], fields[6] == "true")
+        raise ValueError(f"{','.join(fields)[:80]!r} has {len(fields)} fields, not 7 or 9")
+    index = bounded(fields[7], f"{field}.index", _MOST_INDEX) if len(fields) == 9 else 0
+    memory = bounded(fields[2], f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
+    return _HamiDevice(fields[0], index, memory, fields[4], fields[6] == "true")
 
 
 def _hami_pod(pod: PodObject, _names: ResourceNames) -> Record | None:
@@ -220,12 +242,17 @@ def _gpushare_node(
 ) -> list[Registered] | None:
     path = f"node[{metadata.name}].status.allocatable"
     total = whole(allocatable.get(names.share_memory, 0), f"{path}[{names.share_memory}]")
-    if total <= 0:
+    if not total:
         return None
-    count = whole(allocatable.get(names.share_count, 0), f"{path}[{names.share_count}]")
-    if not 0 < count <= total:
+    if not 0 < total <= MAX_DEVICES * MAX_DEVICE_MEMORY_MIB:
         raise InvalidInput(
-            f"{path}[{names.share_count}]", f"is {count}", f"{names.share_memory} is {total}"
+            f"{path}[{names.share_memory}]", "is negative, or more than any node has"
+        )
+    count = whole(allocatable.get(names.share_count, 0), f"{path}[{names.share_count}]")
+    if not 0 < count <= min(total, MAX_DEVICES):
+        raise InvalidInput(
+            f"{path}[{names.share_count}]",
+            f"is not within 1..{MAX_DEVICES}, or more than {names.share_memory} ({total})",
         )
     size = total // count * names.share_unit_mib
     device = Device(_product(metadata, names), size)
