@@ -42,14 +42,14 @@ def command(
     from scheduler.kube.advertise import Action, adverts, withdrawals
     from scheduler.kube.client import KubeClient
     from scheduler.kube.listing import list_objects
-    from scheduler.kube.objects import NodeObject
+    from scheduler.kube.objects import node_decoder
 
     client = (
         KubeClient.in_cluster()
         if in_cluster
         else KubeClient.from_kubeconfig(kubeconfig, context_name)
     )
-    found = list_objects(client, "/api/v1/nodes", NodeObject, selector)
+    found = list_objects(client, "/api/v1/nodes", node_decoder, selector)
     if missing := set(nodes) - {node.metadata.name for node in found}:
         raise InvalidInput("NODES", f"no node {min(missing)!r}", "see kubectl get nodes")
     if nodes:

@@ -48,7 +48,7 @@ def command(
     from scheduler.kube.client import KubeClient
     from scheduler.kube.doctor import State, node_reports
     from scheduler.kube.listing import list_objects
-    from scheduler.kube.objects import NodeObject
+    from scheduler.kube.objects import node_decoder
 
     client = (
         KubeClient.in_cluster()
@@ -56,7 +56,7 @@ def command(
         else KubeClient.from_kubeconfig(kubeconfig, context_name)
     )
     checks = _cluster_checks(client, account)
-    reports = node_reports(list_objects(client, "/api/v1/nodes", NodeObject))
+    reports = node_reports(list_objects(client, "/api/v1/nodes", node_decoder))
     if extender:
         checks += _extender_checks(client, extender, scheduler_name)
     failed = [check for check in checks if check.state is State.FAILED]
@@ -94,11 +94,12 @@ def _cluster_checks(client: KubeClient, account: str) -> list[Check]:
     from scheduler.core.errors import InvalidInput
     from scheduler.kube.doctor import RIGHTS, Check, State, lacking, versions
     from scheduler.kube.listing import list_objects
+    from scheduler.kube.objects import mapping_decoder
 
     version: dict[str, Any] = msgspec.json.decode(client.get("/version"))
     checks = [Check("is the API server reachable?", State.OK, f"yes, {client.server}")]
     pods = list_objects(
-        client, "/api/v1/pods", dict[str, Any], "app.kubernetes.io/component=extender"
+        client, "/api/v1/pods", mapping_decoder, "app.kubernetes.io/component=extender"
     )
     images = {
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": str(container["image"])
@@ -145,7 +146,7 @@ def _extender_checks(client: KubeClient, url: str, scheduler_name: str) -> list[
     """Readiness, and whether it is called."""
     from scheduler.kube.doctor import Check, State, called, calls
     from scheduler.kube.listing import list_objects
-    from scheduler.kube.objects import PodObject
+    from scheduler.kube.objects import pod_decoder
     from scheduler.kube.schedulerconfig import managed_resources
 
     status, detail = _get(url.rstrip("/") + "/readyz")
@@ -159,7 +160,7 @@ def _extender_checks(client: KubeClient, url: str, scheduler_name: str) -> list[
     if status != 200:
         checks.append(Check("does it show metrics?", State.FAILED, f"{status} {page[:80]}"))
         return checks
-    pods = list_objects(client, "/api/v1/pods", PodObject)
+    pods = list_objects(client, "/api/v1/pods", pod_decoder)
     return [*checks, *called(calls(page), pods, scheduler_name, set(managed_resources()))]
 
 

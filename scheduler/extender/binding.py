@@ -40,7 +40,7 @@ from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import BindArgs
 from scheduler.kube.client import KubeClient
 from scheduler.kube.mirror import Mirror, has_ended
-from scheduler.kube.objects import PodObject
+from scheduler.kube.objects import PodObject, pod_decoder
 from scheduler.kube.pods import binding_annotations, pod_uid
 from scheduler.kube.protocols import gpushare_annotations
 
@@ -271,7 +271,7 @@ class Binder:
 
     def _get(self, path: str, read_s: float) -> PodObject | None:
         try:
-            return self._client.read(path, PodObject, read_s=read_s)
+            return self._client.read(path, pod_decoder, read_s=read_s)
         except KubeApiError as error:
             if error.status == 404:
                 return None

@@ -29,11 +29,11 @@ from scheduler.extender.service import ExtenderService
 from scheduler.extender.waking import WAKE_ANNOTATION
 from scheduler.kube.client import KubeClient
 from scheduler.kube.discovery import Served, find
-from scheduler.kube.disruption import BudgetObject
+from scheduler.kube.disruption import budget_decoder
 from scheduler.kube.gangs import group_size
 from scheduler.kube.lease import LeaseHolder
 from scheduler.kube.mirror import Mirror
-from scheduler.kube.objects import GroupObject, NodeObject, PodObject
+from scheduler.kube.objects import GroupObject, group_decoder, node_decoder, pod_decoder
 from scheduler.kube.pods import pod_uid
 from scheduler.kube.watch import Reflector, WatchTiming
 
@@ -273,7 +273,7 @@ class LiveCluster:
         kinds: dict[str, _Kind] = {}
         mirror = self.mirror
         kinds["nodes"] = self._kind(
-            "nodes", "/api/v1/nodes", NodeObject,
+            "nodes", "/api/v1/nodes", node_decoder,
             mirror.node,
             lambda obj: mirror.node_gone(obj.metadata.name),
             lambda obj: obj.metadata.name,
@@ -281,7 +281,7 @@ class LiveCluster:
             mirror.node_gone,
         )  # fmt: skip
         kinds["pods"] = self._kind(
-            "pods", "/api/v1/pods", PodObject,
+            "pods", "/api/v1/pods", pod_decoder,
             mirror.pod,
             lambda obj: mirror.pod_gone(pod_uid(obj)),
             pod_uid,
@@ -290,7 +290,7 @@ class LiveCluster:
             selector=_RUNNING,
         )  # fmt: skip
         kinds["poddisruptionbudgets"] = self._kind(
-            "poddisruptionbudgets", "/apis/policy/v1/poddisruptionbudgets", BudgetObject,
+            "poddisruptionbudgets", "/apis/policy/v1/poddisruptionbudgets", budget_decoder,
             lambda obj: mirror.budgets.__setitem__(obj.key, obj),
             lambda obj: mirror.budgets.pop(obj.key, None),
             lambda obj: obj.key,
@@ -344,7 +344,7 @@ class LiveCluster:
                 self._service.gangs_resized()
 
         return self._kind(
-            name, served.path, GroupObject,
+            name, served.path, group_decoder,
             apply,
             lambda obj: remove(_key(obj)),
             _key,
@@ -356,7 +356,7 @@ class LiveCluster:
         self,
         label: str,
         path: str,
-        struct: type[msgspec.Struct],
+        decoder: msgspec.json.Decoder[Any],
         apply: Callable[[Any], None],
         remove: Callable[[Any], Any],
         identity: Callable[[Any], str],
@@ -368,7 +368,7 @@ class LiveCluster:
         reflector: Reflector[Any] = Reflector(
             self._client,
             path,
-            struct,
+            decoder,
             _Queue(label, self._items, self._stop),
             label=label,
             selector=selector,

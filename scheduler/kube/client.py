@@ -45,6 +45,9 @@ class _Status(msgspec.Struct):
     reason: str = ""
 
 
+_status_decoder = msgspec.json.Decoder(_Status)
+
+
 class KubeClient:
     """One API server, as one identity. Safe to use from several threads.
 
@@ -125,7 +128,7 @@ class KubeClient:
     def read(
         self,
         path: str,
-        kind: type[T],
+        decoder: msgspec.json.Decoder[T],
         params: Mapping[str, str] | None = None,
         *,
         read_s: float = _READ_S,
@@ -140,7 +143,7 @@ class KubeClient:
         """
         body = self.get(path, params, read_s=read_s)
         try:
-            return msgspec.json.decode(body, type=kind)
+            return decoder.decode(body)
         except msgspec.MsgspecError as error:
             raise KubeApiError(f"GET {path}", 0, f"the answer cannot be read: {error}") from error
 
@@ -323,7 +326,7 @@ class Stream:
 
 def _refusal(call: str, response: urllib3.BaseHTTPResponse, body: bytes) -> KubeApiError:
     try:
-        status = msgspec.json.decode(body, type=_Status)
+        status = _status_decoder.decode(body)
         message = status.message or status.reason
     except (msgspec.DecodeError, msgspec.ValidationError):
         message = body.decode(errors="replace")

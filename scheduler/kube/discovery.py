@@ -39,6 +39,10 @@ class _Resources(msgspec.Struct):
     resources: list[_Resource] | None = None
 
 
+_group_decoder = msgspec.json.Decoder(_Group)
+_resources_decoder = msgspec.json.Decoder(_Resources)
+
+
 def find(client: KubeClient, name: str) -> Served | None:
     """The resource ``plural.api-group``, in the version that the server prefers among those that
     have it, or None if there is none.
@@ -54,7 +58,7 @@ def find(client: KubeClient, name: str) -> Served | None:
     if not plural or not group:
         raise InvalidInput("watch_groups", f"{name!r} names no API group", "write plural.group")
     try:
-        known = client.read(f"/apis/{group}", _Group)
+        known = client.read(f"/apis/{group}", _group_decoder)
     except KubeApiError as error:
         if error.status == 404:
             return None
@@ -62,7 +66,7 @@ def find(client: KubeClient, name: str) -> Served | None:
     versions = [known.preferred_version] if known.preferred_version else []
     for version in dict.fromkeys(v.group_version for v in [*versions, *known.versions]):
         try:
-            listed = client.read(f"/apis/{version}", _Resources)
+            listed = client.read(f"/apis/{version}", _resources_decoder)
         except KubeApiError as error:
             if error.status == 404:  # named, but not served
                 continue

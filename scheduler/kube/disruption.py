@@ -17,7 +17,7 @@ from scheduler.core.selection import selects
 from scheduler.kube.objects import Expression, Metadata, PodObject
 from scheduler.kube.pods import pod_uid
 
-__all__ = ["Budget", "BudgetObject", "budgets_of", "covers", "move_cost"]
+__all__ = ["Budget", "BudgetObject", "budget_decoder", "budgets_of", "covers", "move_cost"]
 
 BASE_COST = 2
 _MOST_EXTRA = 1000
@@ -54,6 +54,9 @@ class BudgetObject(msgspec.Struct, rename="camel"):
     def key(self) -> str:
         """``namespace/name``."""
         return f"{self.metadata.namespace or 'default'}/{self.metadata.name}"
+
+
+budget_decoder = msgspec.json.Decoder(BudgetObject)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from typing import Any
 
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.client import KubeClient
+from scheduler.kube.objects import mapping_decoder
 
 __all__ = ["LeaseHolder"]
 
@@ -136,7 +137,7 @@ class LeaseHolder:
     def _read(self) -> dict[str, Any] | None:
         try:
             content: dict[str, Any] = self._client.read(
-                f"{self._collection}/{self._name}", dict, read_s=self._seconds / 3
+                f"{self._collection}/{self._name}", mapping_decoder, read_s=self._seconds / 3
             )
         except KubeApiError as error:
             if error.status == 404:

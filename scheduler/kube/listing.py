@@ -29,7 +29,12 @@ class _Page(msgspec.Struct):
     items: list[msgspec.Raw] | None = None
 
 
-def list_objects(client: Reads, path: str, kind: type[T], selector: str = "") -> list[T]:
+_page_decoder = msgspec.json.Decoder(_Page)
+
+
+def list_objects(
+    client: Reads, path: str, decoder: msgspec.json.Decoder[T], selector: str = ""
+) -> list[T]:
     """Every object at a path, optionally only those with certain labels.
 
     Raises
@@ -40,8 +45,8 @@ def list_objects(client: Reads, path: str, kind: type[T], selector: str = "") ->
     found: list[T] = []
     params = {"limit": str(_PAGE)} | ({"labelSelector": selector} if selector else {})
     while True:
-        page = msgspec.json.decode(client.get(path, params), type=_Page)
-        found += [msgspec.json.decode(raw, type=kind) for raw in page.items or ()]
+        page = _page_decoder.decode(client.get(path, params))
+        found += [decoder.decode(raw) for raw in page.items or ()]
         if not page.metadata.continue_:
             return found
         params["continue"] = page.metadata.continue_

@@ -2,6 +2,11 @@
 
 Go writes ``null`` for an empty list or map, so that every container may be None. Unknown fields
 are skipped without being materialised, which is what makes decoding fast.
+
+Decoders are made here, at import and for the whole process. msgspec builds what it knows of a type
+when the type is first decoded, and that is not safe in several threads at once: a second thread
+that comes meanwhile reads what is half built, and the process ends by a segmentation fault. Once a
+decoder exists, its types are complete.
 """
 
 from __future__ import annotations
@@ -22,6 +27,11 @@ __all__ = [
     "PodObject",
     "PodSpec",
     "Resources",
+    "group_decoder",
+    "mapping_decoder",
+    "node_decoder",
+    "object_list_decoder",
+    "pod_decoder",
 ]
 
 Quantities = dict[str, str | int | float]
@@ -194,3 +204,10 @@ class ObjectList(_Struct):
     """A List of mixed kinds; each item is decoded once its kind is known."""
 
     items: list[msgspec.Raw] | None = None
+
+
+pod_decoder = msgspec.json.Decoder(PodObject)
+node_decoder = msgspec.json.Decoder(NodeObject)
+group_decoder = msgspec.json.Decoder(GroupObject)
+mapping_decoder = msgspec.json.Decoder(dict[str, Any])
+object_list_decoder = msgspec.json.Decoder(ObjectList)

@@ -162,6 +162,9 @@ class _Template(msgspec.Struct, omit_defaults=True):
     infeasible: bool = False
 
 
+_template_decoder = msgspec.json.Decoder(_Template)
+
+
 def _template(pod: PodObject) -> bytes:
     spec = pod.spec
     resized = _all_resized(pod)
@@ -246,7 +249,7 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
     Exact arithmetic on quantities takes most of the time of reading a pod, and a cluster's pods
     come from few templates; the values are shared between them, too.
     """
-    content = msgspec.json.decode(template, type=_Template)
+    content = _template_decoder.decode(template)
     totals = _effective(
         content.spec, {one.path: one.seen for one in content.resized}, infeasible=content.infeasible
     )

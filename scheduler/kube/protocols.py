@@ -155,6 +155,9 @@ class _HamiDevice(msgspec.Struct):
     health: bool = False
 
 
+_hami_decoder = msgspec.json.Decoder(list[_HamiDevice])
+
+
 def _hami_node(
     metadata: Metadata, _allocatable: Quantities, names: ResourceNames
 ) -> list[Registered] | None:
@@ -166,7 +169,7 @@ def _hami_node(
         raise InvalidInput(field, f"has {len(text)} characters")
     try:
         if text.lstrip().startswith("["):
-            found = msgspec.json.decode(text, type=list[_HamiDevice])
+            found = _hami_decoder.decode(text)
         else:
             found = [_hami_fields(part.split(","), field) for part in text.split(":") if part]
     except (msgspec.MsgspecError, ValueError) as error:

@@ -140,6 +140,13 @@ class _Failure(msgspec.Struct):
     message: str = ""
 
 
+_page_decoder = msgspec.json.Decoder(_Page)
+_event_decoder = msgspec.json.Decoder(_Event)
+_version_decoder = msgspec.json.Decoder(_Versioned)
+_bare_decoder = msgspec.json.Decoder(_Bare)
+_failure_decoder = msgspec.json.Decoder(_Failure)
+
+
 class _Expired(Exception):
     """The version to watch from is no longer known to the server."""
 
@@ -153,8 +160,9 @@ class Reflector(Generic[T]):
         The API.
     path
         Such as ``/api/v1/pods``.
-    kind
-        Struct that objects are decoded into; it has a field ``metadata``.
+    decoder
+        Of the struct that objects are read into; it has a field ``metadata``, the others have
+        defaults. It is made before the first reflector starts, see :mod:`scheduler.kube.objects`.
     sink
         Where they go.
     label
@@ -171,7 +179,7 @@ class Reflector(Generic[T]):
         self,
         client: KubeClient,
         path: str,
-        kind: type[T],
+        decoder: msgspec.json.Decoder[T],
         sink: Sink[T],
         *,
         label: str,
@@ -184,8 +192,7 @@ class Reflector(Generic[T]):
         self.synced = threading.Event()
         self._client, self._path, self._sink = client, path, sink
         self._selection = {"fieldSelector": selector} if selector else {}
-        self._kind = kind
-        self._decoder = msgspec.json.Decoder(kind)
+        self._decoder = decoder
         self._timing = timing or WatchTiming()
         self._unreadable = unreadable
         self._stop = threading.Event()
@@ -275,7 +282,7 @@ class Reflector(Generic[T]):
         self._sink.listing()
         params = {"limit": str(self._timing.page), **self._selection}
         while not self._stop.is_set():
-            page = msgspec.json.decode(self._client.get(self._path, params), type=_Page)
+            page = _page_decoder.decode(self._client.get(self._path, params))
             objects: list[T] = []
             unread: list[T] = []
             for raw in page.items or ():
@@ -304,8 +311,8 @@ class Reflector(Generic[T]):
         except msgspec.MsgspecError as error:
             self._unreadable(str(error))
         try:
-            metadata = msgspec.json.decode(raw, type=_Bare).metadata
-            return msgspec.convert({"metadata": msgspec.to_builtins(metadata)}, self._kind), False
+            metadata = _bare_decoder.decode(raw).metadata
+            return self._decoder.decode(msgspec.json.encode({"metadata": metadata})), False
         except msgspec.MsgspecError:
             return None, False  # not even that; told of already
 
@@ -341,13 +348,13 @@ class Reflector(Generic[T]):
             self._wait(0.0)
 
     def _handle(self, line: bytes) -> None:
-        event = msgspec.json.decode(line, type=_Event)
+        event = _event_decoder.decode(line)
         if event.type == "ERROR":
-            failure = msgspec.json.decode(event.object, type=_Failure)
+            failure = _failure_decoder.decode(event.object)
             if failure.code == 410:
                 raise _Expired
             raise KubeApiError(f"watch {self._path}", failure.code or 500, failure.message)
-        version = msgspec.json.decode(event.object, type=_Versioned).metadata.resource_version
+        version = _version_decoder.decode(event.object).metadata.resource_version
         if event.type != "BOOKMARK":
             obj, whole = self._decode(event.object)
             if obj is not None and (whole or event.type == "DELETED"):

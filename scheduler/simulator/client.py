@@ -131,14 +131,18 @@ class _HostPriority(msgspec.Struct, rename="pascal"):
     score: int
 
 
+_priorities_decoder = msgspec.json.Decoder(list[_HostPriority])
+_folded_decoder = msgspec.json.Decoder(list[dict[str, Any]] | None)
+
+
 def _host_priorities(content: bytes) -> list[tuple[str, int]]:
     """Hosts and scores of an answer: typed at once if spelt as Go does, else matched key by key."""
     try:
-        return [(e.host, e.score) for e in msgspec.json.decode(content, type=list[_HostPriority])]
+        return [(e.host, e.score) for e in _priorities_decoder.decode(content)]
     except msgspec.DecodeError:
         pass  # another spelling, null, or an answer that is refused below
     try:
-        entries = msgspec.json.decode(content, type=list[dict[str, Any]] | None) or []
+        entries = _folded_decoder.decode(content) or []
         folded = [{key.lower(): value for key, value in entry.items()} for entry in entries]
         # A key that is left out, or null, has Go's zero value.
         zero: dict[str, Any] = {"host": "", "score": 0}
@@ -146,7 +150,7 @@ def _host_priorities(content: bytes) -> list[tuple[str, int]]:
             {key.title(): zero[key] if e.get(key) is None else e[key] for key in zero}
             for e in folded
         ]
-        return [(e.host, e.score) for e in msgspec.convert(named, list[_HostPriority])]
+        return [(e.host, e.score) for e in _priorities_decoder.decode(msgspec.json.encode(named))]
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
         raise ProtocolError(f"prioritize answered no host priority list: {error}") from error
 

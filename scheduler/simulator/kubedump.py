@@ -21,12 +21,25 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, Node, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.kube.disruption import Budget, BudgetObject, budgets_of, move_cost
+from scheduler.kube.disruption import (
+    Budget,
+    BudgetObject,
+    budget_decoder,
+    budgets_of,
+    move_cost,
+)
 from scheduler.kube.gangs import gang_sizes, group_size
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
-from scheduler.kube.objects import NodeObject, ObjectList, PodObject
+from scheduler.kube.objects import (
+    NodeObject,
+    PodObject,
+    mapping_decoder,
+    node_decoder,
+    object_list_decoder,
+    pod_decoder,
+)
 from scheduler.kube.pods import device_shares, pod_request, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
@@ -37,6 +50,9 @@ __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
 
 class _Kind(msgspec.Struct):
     kind: str = ""
+
+
+_kind_decoder = msgspec.json.Decoder(_Kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +175,7 @@ def _items(
 ]:
     """Nodes as they are and as we read them, pods, disruption budgets and gang sizes, in order."""
     try:
-        listed = msgspec.json.decode(path.read_bytes(), type=ObjectList)
+        listed = object_list_decoder.decode(path.read_bytes())
     except OSError as error:
         raise InvalidInput(str(path), f"cannot be read: {error}") from error
     except (msgspec.DecodeError, RecursionError) as error:
@@ -170,16 +186,16 @@ def _items(
     groups: dict[tuple[str, str, str], int] = {}
     for index, item in enumerate(listed.items or ()):
         try:
-            kind = msgspec.json.decode(item, type=_Kind).kind
+            kind = _kind_decoder.decode(item).kind
             if kind == "Node":
-                obj = msgspec.json.decode(item, type=NodeObject)
+                obj = node_decoder.decode(item)
                 nodes.append((obj, node_of(obj, names)))
             elif kind == "Pod":
-                pods.append(msgspec.json.decode(item, type=PodObject))
+                pods.append(pod_decoder.decode(item))
             elif kind == "PodDisruptionBudget":
-                budgets.append(msgspec.json.decode(item, type=BudgetObject))
+                budgets.append(budget_decoder.decode(item))
             else:
-                groups.update(group_size(msgspec.json.decode(item, type=dict[str, Any])))
+                groups.update(group_size(mapping_decoder.decode(item)))
         except (InvalidInput, msgspec.DecodeError) as error:
             raise InvalidInput(f"{path}: items[{index}]", str(error)) from error
     return nodes, pods, budgets, groups

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -58,3 +59,65 @@ def test_no_salted_hash_is_an_identity() -> None:
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "hash"
     ]
     assert not calls
+
+
+def _calls(tree: ast.AST, *, at_import: bool = True) -> Iterator[tuple[str, ast.Call, bool]]:
+    """Calls by their dotted name, and whether they run once, when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node, at_import
+        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from _calls(node, at_import=at_import and not later)
+
+
+def _types_built_late(source: str) -> list[str]:
+    """What makes msgspec learn a type after the import, perhaps in several threads at once."""
+    tree = ast.parse(source)
+    found = [
+        f"line {node.lineno}: write import msgspec, so that this can be checked"
+        for node in ast.walk(tree)
+        if (isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "msgspec")
+        or (
+            isinstance(node, ast.Import)
+            and any(one.asname and one.name.split(".")[0] == "msgspec" for one in node.names)
+        )
+    ]
+    for name, call, at_import in _calls(tree):
+        where, _, what = name.rpartition(".")
+        typed = any(word.arg in ("type", None) for word in call.keywords)
+        late = (
+            (where.startswith("msgspec") and what == "decode" and typed)
+            or (where == "msgspec" and what == "convert")
+            or (where.startswith("msgspec") and what.startswith("Decoder") and not at_import)
+        )
+        if late:
+            found.append(f"line {call.lineno}: {name}")
+    return found
+
+
+def test_decoders_exist_before_the_first_thread() -> None:
+    """A type that two threads decode for the first time at once ends the process."""
+    product = [p for p in SOURCES if p.is_relative_to(ROOT / "scheduler")]
+    late = {str(p): found for p in product if (found := _types_built_late(p.read_text()))}
+    assert product and not late
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(x):\n    return msgspec.json.decode(x, type=T)",
+        "def f(x, **how):\n    return msgspec.msgpack.decode(x, **how)",
+        "y = [msgspec.convert(x, T) for x in z]",
+        "class A:\n    def __init__(self):\n        self.d = msgspec.json.Decoder(T)",
+        "make = lambda: msgspec.json.Decoder[T](T)",
+        "from msgspec.json import decode",
+        "import msgspec as m",
+    ],
+)
+def test_a_late_decoder_is_found(source: str) -> None:
+    assert _types_built_late(source)
+
+
+def test_early_decoders_and_untyped_ones_are_none_of_them() -> None:
+    early = "import msgspec.json\nd = msgspec.json.Decoder(T)\ndef f(x): return d.decode(x)\n"
+    assert not _types_built_late(early + "def g(x): return msgspec.json.decode(x)")

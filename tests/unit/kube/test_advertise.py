@@ -10,7 +10,7 @@ import pytest
 from scheduler.kube.advertise import Action, adverts, withdrawals
 from scheduler.kube.listing import list_objects
 from scheduler.kube.nodes import node_of
-from scheduler.kube.objects import NodeObject
+from scheduler.kube.objects import NodeObject, node_decoder
 
 
 def _node(labels: dict[str, str] | None = None, **allocatable: str) -> dict[str, Any]:
@@ -118,6 +118,6 @@ class _Pages:
 
 def test_lists_are_read_to_the_last_page() -> None:
     pages = _Pages()
-    found = list_objects(pages, "/nodes", NodeObject, "gpu=true")
+    found = list_objects(pages, "/nodes", node_decoder, "gpu=true")
     assert [node.metadata.name for node in found] == ["/nodes-0", "/nodes-1", "/nodes-2"]
     assert all(asked["labelSelector"] == "gpu=true" for asked in pages.asked)

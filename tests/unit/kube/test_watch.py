@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.kube.objects import PodObject
+from scheduler.kube.objects import PodObject, pod_decoder
 from scheduler.kube.watch import Reflector, WatchTiming
 from tests.fake_api import PODS, FakeApi, drop, events, eventually, refuse, say, serving
 from tests.kube_objects import pod_json
@@ -54,7 +54,7 @@ class Watching:
         for name in "abc":
             self.change(name)
         self.reflector = Reflector(
-            api.client(), PODS, PodObject, self.known, label="pods", timing=timing,
+            api.client(), PODS, pod_decoder, self.known, label="pods", timing=timing,
             unreadable=self.unreadable.append,
         )  # fmt: skip
 
