@@ -10,7 +10,7 @@ from kubernetes.client import Configuration
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.kube.client import KubeClient
 from scheduler.kube.discovery import find
-from scheduler.kube.objects import NodeObject
+from scheduler.kube.objects import node_decoder
 from tests.fake_api import NODES, FakeApi, drop, refuse, say, serving
 from tests.kube_objects import node_json
 
@@ -23,7 +23,7 @@ def api() -> Iterator[FakeApi]:
 
 
 def test_an_object_is_read(api) -> None:
-    assert api.client().read(f"{NODES}/a", NodeObject).metadata.name == "a"
+    assert api.client().read(f"{NODES}/a", node_decoder).metadata.name == "a"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +35,7 @@ def test_an_object_is_read(api) -> None:
 def test_what_is_no_success_is_one_kind_of_error(api, action, status, after_s) -> None:
     api.next("GET", NODES, action)
     with pytest.raises(KubeApiError) as raised:
-        api.client().read(f"{NODES}/a", NodeObject)
+        api.client().read(f"{NODES}/a", node_decoder)
     assert (raised.value.status, raised.value.retry_after_s) == (status, after_s)
 
 
