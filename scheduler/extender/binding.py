@@ -157,6 +157,22 @@ class Binder:
                 self._undo(engine, pod.uid)
             self.assumed.pop(pod.uid, None)
 
+    def ask_end(self, pod: PodRequest, read_s: float) -> bool:
+        """Whether a pod that had a node has ended by now, by the API; then it is known to be gone.
+
+        Raises
+        ------
+        KubeApiError
+            The API does not say; nothing has changed.
+        """
+        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
+        obj = self._get(path, max(_LEAST_S, read_s))
+        if obj is not None and pod_uid(obj) == pod.uid and not has_ended(obj):
+            return False
+        with self._service.exclusive():
+            self._mirror.pod_gone_for_good(pod.uid)
+        return True
+
     # -- inside ------------------------------------------------------------------------------
 
     def _claim(self, engine: Engine, uid: str) -> tuple[float | None, Hold | None]:

@@ -2,8 +2,11 @@
 
 kube-scheduler asks again as soon as its own watch tells it that the victims are gone. If ours is a
 moment later, the node still looks full to us; and a pod that is refused the node which was emptied
-for it has others evicted elsewhere. So there it is worth a wait, and if that does not help, an
-error: after one kube-scheduler asks again later and evicts nobody.
+for it has others evicted elsewhere. What it knows cannot be told from its question: it is the same
+before the last victim has gone and after. So the API is asked about the victims that are left. Its
+answer is newer than any watch, and a refusal then is right for sure. Where it does not answer there
+is a wait for the watch, and if that does not help, an error: after one kube-scheduler asks again
+later and evicts nobody.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
+from scheduler.core.errors import KubeApiError
 from scheduler.core.model import PodRequest, Reason
 from scheduler.extender.preemption import curable
 
@@ -25,6 +29,7 @@ __all__ = ["Evictions", "Unheard", "catch_up"]
 _LOOK_S = 0.004
 _CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 _UNKNOWN_FOR_S = 5.0
+_MOST_ASKED_ABOUT = 16
 
 IntArray = NDArray[np.int64]
 
@@ -36,7 +41,7 @@ class Unheard:
     Attributes
     ----------
     victims
-        Their uids.
+        The pods, by uid.
     certain
         kube-scheduler knows more than we: by its own way of counting, the node that it asks about
         would have no room with what we know to run there.
@@ -44,7 +49,7 @@ class Unheard:
         When just these were first found to be missed, in the same way.
     """
 
-    victims: frozenset[str]
+    victims: Mapping[str, PodRequest]
     certain: bool
     since: float
 
@@ -55,13 +60,20 @@ class Unheard:
         return f"not known yet here: the end of {len(self.victims)} victims of this pod; ask again"
 
 
-def catch_up(look: Callable[[], tuple[Unheard | None, float]]) -> str:
-    """Wait for news of victims, a moment per call and once for the same ones.
+Look = Callable[[], tuple[Unheard | None, float]]
+Ask = Callable[[PodRequest, float], object]
+
+
+def catch_up(look: Look, ask: Ask | None = None) -> str:
+    """Have news of victims: ask the API or, for want of one, wait; a moment per call at most.
 
     Parameters
     ----------
     look
         What has not been heard of now, and the time.
+    ask
+        Asks the API whether a pod has ended, within so many seconds, and makes it known. Raises
+        :class:`KubeApiError` where it does not say: then nobody could be bound either.
 
     Returns
     -------
@@ -69,11 +81,37 @@ def catch_up(look: Callable[[], tuple[Unheard | None, float]]) -> str:
         Why even after that a refusal may be wrong; else empty.
     """
     unheard, now = look()
+    if unheard is None:
+        return ""
     until = now + _CATCH_UP_S
+    if ask is not None and len(unheard.victims) <= _MOST_ASKED_ABOUT:
+        answered = _ask_about(unheard.victims, ask, look, until)
+        unheard, now = look()
+        if unheard is None:
+            return ""
+        if not answered:
+            return Unheard(unheard.victims, certain=True, since=now).problem(now)
+        if not unheard.certain:
+            return ""  # they are still there, for kube-scheduler too
     while unheard is not None and now < min(until, unheard.since + _CATCH_UP_S):
         time.sleep(_LOOK_S)
         unheard, now = look()
     return unheard.problem(now) if unheard is not None else ""
+
+
+def _ask_about(victims: Mapping[str, PodRequest], ask: Ask, look: Look, until: float) -> bool:
+    """Whether the API has said of all of them what became of them, or it makes no odds by now."""
+    for pod in victims.values():
+        unheard, now = look()
+        if unheard is None or pod.uid not in unheard.victims:
+            continue
+        if now >= until:
+            return False
+        try:
+            ask(pod, until - now)
+        except KubeApiError:
+            return False
+    return True
 
 
 @dataclass(slots=True)
@@ -152,8 +190,10 @@ class Evictions:
             return None
         at = np.isin(rows, [engine.state.row_of[node] for node in left])
         certain = bool(curable(engine, request, rows[at], codes[at]).any())
-        missing = frozenset(uid for victims in left.values() for uid in victims)
-        return Unheard(missing, certain, named.missed.setdefault((missing, certain), now))
+        placements = engine.state.placements
+        missing = {uid: placements[uid].pod for victims in left.values() for uid in victims}
+        since = named.missed.setdefault((frozenset(missing), certain), now)
+        return Unheard(missing, certain, since)
 
     @staticmethod
     def _left(engine: Engine, named: _Named, nodes: Iterable[str]) -> dict[str, list[str]]:

@@ -173,6 +173,7 @@ class LiveCluster:
         )
         if config.bind:
             service.binder = self.binder.bind
+        service.ask_end = self.binder.ask_end
         service.accepting = self.accepting
         self._threads = [
             threading.Thread(target=self._begin, name="begin", daemon=True),

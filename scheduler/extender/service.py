@@ -109,6 +109,8 @@ class ExtenderService:
         Whether verbs may be answered: the cluster is known, and it is our turn to act.
     binder
         Binds a pod through the Kubernetes API; None where kube-scheduler binds.
+    ask_end
+        Asks the Kubernetes API whether a pod has ended; see :func:`.evictions.catch_up`.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class ExtenderService:
         self.names = names or ResourceNames(share_unit_mib=config.gpu_mem_unit_mib)
         self.accepting: Callable[[], bool] = lambda: True
         self.binder: Callable[[BindArgs], str] | None = None
+        self.ask_end: Callable[[PodRequest, float], object] | None = None
         self._engine = engine
         self._mirror: Mirror | None = None
         self._clock = clock
@@ -678,7 +681,7 @@ class ExtenderService:
                 rows, now = self._names.listed(args).rows, self._clock()
                 return self._evictions.unheard(self._engine, request, rows, now), now
 
-        if problem := catch_up(look):
+        if problem := catch_up(look, self.ask_end):
             self.asked_again += 1
             self.log.record("filter", request.key, request.uid, _NO_CODES, detail=problem)
         return problem

@@ -18,7 +18,7 @@ No thread, no lock, no clock: the driver calls one method at a time.
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -44,6 +44,8 @@ __all__ = ["Mirror", "has_ended"]
 log = logging.getLogger(__name__)
 
 GroupKey = tuple[str, str, str]
+
+_MOST_BURIED = 4096
 
 
 def has_ended(pod: PodObject) -> bool:
@@ -108,6 +110,7 @@ class Mirror:
         self._indices: dict[str, Mapping[str, int]] = {}
         self._protocols: dict[str, Counter[str]] = {}
         self._reserved: dict[tuple[str, str], set[str]] = {}
+        self._buried: OrderedDict[str, None] = OrderedDict()
 
     # -- nodes -------------------------------------------------------------------------------
 
@@ -172,6 +175,8 @@ class Mirror:
     def pod(self, obj: PodObject) -> None:
         """A pod exists and looks like this."""
         uid = pod_uid(obj)
+        if uid in self._buried:
+            return
         key = f"{obj.metadata.namespace or 'default'}/{obj.metadata.name}"
         created = obj.metadata.creation_timestamp or ""
         older, since = self._by_name.get(key, (uid, ""))
@@ -218,6 +223,17 @@ class Mirror:
                 del self._by_name[request.key]
             self._adoption.gone(request)
         self._settled(uid, None, fact.request if fact else None)
+
+    def pod_gone_for_good(self, uid: str) -> None:
+        """The API has been asked, and the pod does not run any more.
+
+        The watch may be behind that answer. What it still says of the pod is old: an ended pod
+        never runs again, and a uid is never used again.
+        """
+        self._buried[uid] = None
+        if len(self._buried) > _MOST_BURIED:
+            self._buried.popitem(last=False)
+        self.pod_gone(uid)
 
     def labels_of(self, uid: str) -> Mapping[str, str] | None:
         """Labels of a pod that has a node."""

@@ -92,12 +92,12 @@ def test_the_nominated_pod_gets_the_place_that_its_victims_leave(full, system, c
     system.verify()
 
 
-def test_while_one_victim_terminates_nobody_is_evicted_elsewhere(cluster, system):
+def _until_one_of_two_victims_is_gone(cluster, start):
     """The node's sum suffices once the first has gone, its device only without the second."""
     cluster.create([fraction_node("f", 2), fraction_node("g", 2)])
     cluster.create([priority_class(name, 10 * n) for n, name in enumerate(("low", "mid", "high"))])
     cluster.api.patch("Node", "g", {"spec": {"unschedulable": True}})
-    system.start()
+    start()
     for name, size, grade, grace_s in (
         ("stays", 600, "high", 0), ("first", 500, "low", 0), ("second", 500, "low", 60),
     ):  # fmt: skip
@@ -109,11 +109,36 @@ def test_while_one_victim_terminates_nobody_is_evicted_elsewhere(cluster, system
     assert set(cluster.all_bound(5).values()) == {"f", "g"}
     cluster.create([fraction_pod("urgent", 800, priority_class="high")])
     eventually(lambda: "first" not in cluster.bound(), "the first victim is gone")
+
+
+def test_while_one_victim_terminates_nobody_is_evicted_elsewhere(cluster, system):
+    _until_one_of_two_victims_is_gone(cluster, system.start)
     left = cluster.settle(quiet_s=4.0)
     assert set(left) == {"stays", "second", "dearer-0", "dearer-1"}
     cluster.api.delete("Pod", "second", "default")
     assert cluster.all_bound(4)["urgent"] == "f"
     system.verify()
+
+
+def test_word_of_the_last_victims_end_is_late_and_costs_nobody_its_place(cluster, system):
+    """The same question as while it terminated has another answer, which no watch has told us."""
+    with system.wire() as wire:
+        system.add_extender(wire=wire)
+        with Tap(system.extender.url) as tap:
+            _until_one_of_two_victims_is_gone(cluster, lambda: system.add_scheduler(tap.url))
+            eventually(lambda: tap.calls("filter", pod="urgent"), "asked while it terminates")
+            assert set(cluster.settle(quiet_s=2.0)) == {"stays", "second", "dearer-0", "dearer-1"}
+            asked = len(tap.calls("filter", pod="urgent"))
+            wire.silence()  # the watches; whoever connects anew gets an answer
+            cluster.api.delete("Pod", "second", "default")
+            assert cluster.all_bound(4) == {
+                "stays": "f", "urgent": "f", "dearer-0": "g", "dearer-1": "g"
+            }  # fmt: skip
+            answers = [call.answer for call in tap.calls("filter", pod="urgent")[asked:]]
+            assert answers and not [answer for answer in answers if answer["FailedNodes"]]
+            assert not [call for call in tap.calls("preempt")[1:] if call.pod == "urgent"]
+            wire.resume()
+            system.verify()
 
 
 def test_word_of_the_victims_end_is_late_and_costs_nobody_its_place(cluster, system):

@@ -82,8 +82,10 @@ class Cluster:
             bound = self.bound()
             return bound if len(bound) >= count else None
 
-        what = f"{count} pods bound; pending: {self.pending()}"
-        return dict(eventually(enough, what, patience_s))
+        try:
+            return dict(eventually(enough, f"{count} pods bound", patience_s))
+        except AssertionError as error:
+            raise AssertionError(f"{error}; pending by now: {self.pending()}") from None
 
     def settle(self, patience_s: float = 60, quiet_s: float = 1.0) -> dict[str, str]:
         """Wait until every pod is bound or was refused, and nothing has changed for a while.
