@@ -1,11 +1,11 @@
-# Two commands are all a fresh machine needs: `make demo` and `make test`.
+# Two commands are all a fresh machine needs: `make demo` and `make test`. `make e2e` needs Go, too.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test kube e2e manifests lint format bench-smoke lock clean
+.PHONY: help demo test deep kube e2e manifests lint format bench-smoke lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,16 +26,20 @@ $(VENV)/dev.done: requirements/dev.lock $(VENV)/runtime.done
 demo: $(VENV)/runtime.done ## Pack a synthetic cluster of 1,200 GPU nodes through the real webhook
 	$(BIN)/snugfit demo
 
-# Where Go is, the end-to-end tests are part of it; else pytest says in one line that they are not.
-test: $(VENV)/dev.done ## Run every test
-	@if command -v go >/dev/null; then $(MAKE) --no-print-directory kube; fi
-	$(BIN)/python -m pytest
+# Workers share nothing: every test has ports and files of its own.
+WORKERS := -n auto --maxprocesses 4 --dist worksteal
 
-kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (minutes, once)
+test: $(VENV)/dev.done ## Run the tests that need nothing but Python (minutes)
+	$(BIN)/python -m pytest $(WORKERS) -m "not e2e and not deep"
+
+deep: $(VENV)/dev.done ## Try the properties with many more examples, others each time
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest $(WORKERS) -m "hypothesis and not e2e"
+
+kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (20 minutes, once; Go)
 	$(BIN)/python -m tests.e2e.harness.assets
 
-e2e: kube ## Run the end-to-end tests alone
-	$(BIN)/python -m pytest -m e2e tests/e2e
+e2e: kube ## Run what `make test` leaves out, on a real control plane
+	$(BIN)/python -m pytest -m "e2e or deep"
 
 HELM      ?= helm
 MANIFESTS ?= deploy/manifests

@@ -48,6 +48,7 @@ class FakeApi:
         self.script: list[tuple[str, str, Action]] = []
         self.token = ""
         self.calls: list[str] = []
+        self.bindings: list[dict[str, Any]] = []
         self.muted = False
         self.cuts = 0
         self.cut_how = ""
@@ -293,6 +294,7 @@ class Handler(BaseHTTPRequestHandler):
         elif pod["metadata"].get("deletionTimestamp") or pod["spec"].get("nodeName"):
             self.answer({"code": 409, "message": "is bound, or being deleted"}, 409)
         else:
+            self.api.bindings.append(binding)  # as posted, whatever becomes of the pod
             annotations = pod["metadata"].get("annotations", {})
             pod = json.loads(json.dumps(pod))
             pod["metadata"]["annotations"] = annotations | binding["metadata"]["annotations"]

@@ -15,6 +15,7 @@ from schemathesis.specs.openapi.checks import (
 
 from scheduler.extender.app import create_app, openapi_document
 from tests.builders import node
+from tests.depth import examples
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server
@@ -35,7 +36,7 @@ def fuzzed() -> Iterator[Running]:
 
 @SCHEMA.parametrize()
 @settings(
-    max_examples=40,
+    max_examples=examples(10, 60),
     deadline=None,
     derandomize=True,
     phases=(Phase.explicit, Phase.generate),

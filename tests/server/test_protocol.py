@@ -16,6 +16,7 @@ from scheduler.core.model import Reason
 from scheduler.simulator.client import SchedulingLoop
 from scheduler.simulator.kubedump import pod_json
 from tests.builders import node, pod
+from tests.depth import examples
 
 pytestmark = pytest.mark.server
 ALL = ["t4-0", "t4-1", "t4-big", "a10"]
@@ -436,7 +437,9 @@ pods = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(40, 300),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     verb=st.sampled_from(["filter", "prioritize", "bind", "preempt", "filter-dryrun"]),

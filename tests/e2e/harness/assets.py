@@ -17,6 +17,8 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ KUBERNETES = "k8s.io/kubernetes"
 ETCD = "go.etcd.io/etcd/server/v3"
 _PROGRAMS = ("kube-scheduler", "kube-apiserver", "kube-controller-manager")
 _TOOLS = {"helm": "helm.sh/helm/v4/cmd/helm", "kwok": "sigs.k8s.io/kwok/cmd/kwok"}
+_TELL_EVERY_S = 30.0
 _STAGING = re.compile(r"^\s*(\S+) => \./staging/", re.MULTILINE)
 
 
@@ -101,9 +104,14 @@ class _Build:
             partial = target.with_name(f"{target.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
-            for name, package in self.packages.items():
-                sys.stderr.write(f"building {name} ({self.label})\n")
-                _go(
+            steps = 1 + len(self.packages)
+            _step(
+                f"{self.label}, step 1 of {steps}: download the modules",
+                "list", "-mod=readonly", "-deps", *self.packages.values(), cwd=self.module,
+            )  # fmt: skip
+            for number, (name, package) in enumerate(self.packages.items(), start=2):
+                _step(
+                    f"{self.label}, step {number} of {steps}: build {name}",
                     "build", "-mod=readonly", "-trimpath", "-ldflags", self.ldflags,
                     "-o", str(partial / name), package, cwd=self.module,
                 )  # fmt: skip
@@ -140,7 +148,11 @@ def build(environ: Mapping[str, str] = os.environ) -> Assets:
     _derive_module(environ)
     builds = _builds(environ)
     assert builds is not None
-    kubernetes, tools = (build.run() for build in builds)
+    if not all(each.done() for each in builds):
+        sys.stderr.write(
+            "the control plane is built once from pinned modules; 20 minutes on two cores\n"
+        )
+    kubernetes, tools = (each.run() for each in builds)
     return Assets(kubernetes, tools, _version(environ))
 
 
@@ -231,6 +243,26 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
+def _step(what: str, *args: str, cwd: Path) -> None:
+    """A part of a build that takes minutes: lines when it begins and ends, and some meanwhile."""
+    begun = time.monotonic()
+    ended = threading.Event()
+
+    def tell() -> None:
+        while not ended.wait(_TELL_EVERY_S):
+            sys.stderr.write(f"  ... {time.monotonic() - begun:.0f} s\n")
+
+    sys.stderr.write(f"{what}\n")
+    telling = threading.Thread(target=tell, daemon=True)
+    telling.start()
+    try:
+        _go(*args, cwd=cwd)
+    finally:
+        ended.set()
+        telling.join()
+    sys.stderr.write(f"  done in {time.monotonic() - begun:.0f} s\n")
+
+
 def _go(*args: str, cwd: Path | None = None) -> str:
     done = subprocess.run(["go", *args], cwd=cwd, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -244,7 +276,6 @@ if __name__ == "__main__":
     except AssetsMissing as error:
         sys.exit(
             f"the control plane of the end-to-end tests cannot be built: {error}\n"
-            "SNUGFIT_KUBE_ASSETS=DIRECTORY takes ready programs instead; without Go on the PATH"
-            " `make test` leaves these tests out"
+            "SNUGFIT_KUBE_ASSETS=DIRECTORY takes ready programs instead; `make test` needs neither"
         )
     sys.stdout.write(f"{assets.kubernetes}\n{assets.tools}\n")

@@ -16,6 +16,7 @@ from scheduler.core.scoring import best_first, ranks
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import verify
 from tests.builders import node, pod
+from tests.depth import examples
 
 ALL = sorted(POLICIES)
 
@@ -243,7 +244,7 @@ def test_ranks_have_one_winner_and_keep_the_order(scores: list[int]) -> None:
         assert ranked.index(10) == scores.index(max(scores))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(25, 120), deadline=None)
 @given(st.permutations(range(6)), st.sampled_from(ALL))
 def test_the_order_of_the_names_in_a_call_changes_no_score(order: list[int], policy: str) -> None:
     engine = Engine(_cluster(), policy, mix=TypicalMix.from_requests([pod(count=1), pod()]))

@@ -15,6 +15,7 @@ from scheduler.core.policies import POLICIES
 from scheduler.core.scoring import Candidates
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
+from tests.depth import examples
 
 MODELS = ("T4", "A10")
 
@@ -61,7 +62,7 @@ def _crowded(cpu_used: int, used: list[int], product: str) -> ClusterState:
     return state
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(
     st.lists(requests, min_size=1, max_size=8),
     st.integers(0, 8000),
@@ -77,7 +78,7 @@ def test_fragmentation_is_the_published_one(pods, cpu_used, used, product) -> No
     assert tables.fragmentation(state, np.array([0])).tolist() == [expected]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(60, 300), deadline=None)
 @given(
     st.lists(requests, min_size=1, max_size=8),
     requests,

@@ -18,6 +18,7 @@ from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.planner.prices import prices
 from tests.builders import node, pod
+from tests.depth import examples
 
 _POWER_ALONE = PriceWeights(
     near=0, far=0, cut=0, fragmentation=0, contiguity=0, tightness=0, power=1
@@ -120,7 +121,7 @@ def _asked(chance: random.Random, number: int) -> PodRequest:
     return pod(f"p{number}", cpu=cpu, **chance.choice(kinds))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(10, 50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 10_000))
 def test_a_placement_is_charged_what_it_adds_and_the_meter_follows(seed: int) -> None:
     """Scores with every other weight off, against the nodes' power before and after."""

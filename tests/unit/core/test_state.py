@@ -20,6 +20,7 @@ from scheduler.core.model import Device, DeviceShare, Placement, Release
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.core.verify import verify
 from tests.builders import node, pod
+from tests.depth import examples
 
 WHOLE = (DeviceShare(0, 1000),)
 
@@ -293,5 +294,7 @@ class Churn(RuleBasedStateMachine):
             )
 
 
-Churn.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+Churn.TestCase.settings = settings(
+    max_examples=examples(15, 100), stateful_step_count=25, deadline=None
+)
 TestChurn = Churn.TestCase

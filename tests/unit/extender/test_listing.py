@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from scheduler.extender.answers import NodeFragments
 from scheduler.extender.listing import Listed
+from tests.depth import examples
 
 FORMATS = ("node-{0:05d}", "ip-10-{1}-{2}.eu-west-1.compute.internal", "gke-{2}-pool-{1}-{0:x}")
 
@@ -73,7 +74,7 @@ def test_an_answer_that_comes_back_is_recognised_by_its_bytes() -> None:
 NAMES = st.lists(st.text("abz01.-", min_size=1, max_size=45), min_size=1, max_size=30, unique=True)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(100, 600), deadline=None)
 @given(NAMES, st.randoms(use_true_random=False), st.booleans())
 def test_it_is_never_wrong(names: list[str], rng: random.Random, strange: bool) -> None:
     """Empty rows, names of any length, names that nobody knows."""

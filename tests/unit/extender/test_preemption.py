@@ -19,6 +19,7 @@ from scheduler.extender.wire import PreemptArgs
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.objects import NodeObject, PodObject
 from tests.builders import node, pod
+from tests.depth import examples
 from tests.kube_objects import node_json, pod_json
 
 GANG = GangKey("default", "g", 2)
@@ -226,7 +227,7 @@ def test_a_suggestion_that_is_gone_is_passed_on() -> None:
     assert _choose(engine, _wanted(count=1), "gone") == {"gone", "x"}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(30, 150), deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.sampled_from((200, 500, 1000)),
                        st.booleans()), max_size=8),

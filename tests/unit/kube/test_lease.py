@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.kube.lease import LeaseHolder
+from tests.depth import examples
 from tests.fake_api import (
     LEASES,
     FakeApi,
@@ -155,7 +156,7 @@ def test_the_thread_outlives_whatever_it_meets(api) -> None:
     holder.stop()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(10, 50), deadline=None)
 @given(
     steps=st.lists(
         st.tuples(

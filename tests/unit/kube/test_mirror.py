@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import msgspec
@@ -21,6 +20,7 @@ from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import NodeObject, PodObject
 from tests.builders import pod
+from tests.depth import examples
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
 
 GANG = {"scheduling.x-k8s.io/pod-group": "g"}
@@ -584,7 +584,7 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
-    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "25")),
+    max_examples=examples(12, 100),
     stateful_step_count=40,
     deadline=None,
     phases=(

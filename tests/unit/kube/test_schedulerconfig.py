@@ -20,6 +20,7 @@ from scheduler.kube.schedulerconfig import (
     managed_resources,
 )
 from scheduler.kube.yamlfile import yaml_files
+from tests.depth import examples
 
 
 def _rules(text: str) -> list[tuple[str, str, int]]:
@@ -391,7 +392,7 @@ def _rich():
 
 
 @given(path=st.sampled_from([path for path in _places(_rich()) if path]), junk=JUNK)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50, 300), deadline=None)
 @example(path=("extenders", 0, "urlPrefix"), junk="http://[")
 @example(path=("profiles", 0, "pluginConfig"), junk=5)
 @example(path=("profiles", 0, "pluginConfig", 0, "args", "ignoredResources"), junk=5)

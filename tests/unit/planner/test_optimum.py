@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +24,7 @@ from scheduler.planner.model import Disruption, DisruptionBudget, Problem, Statu
 from scheduler.planner.patterns import PatternBound
 from scheduler.planner.planner import plan
 from tests.builders import node, pod
+from tests.depth import examples, stated
 from tests.unit.planner.oracle import optimum
 
 _WISHES = (
@@ -131,9 +130,9 @@ def problems(draw) -> Problem:
 
 
 @settings(
-    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "120")),
+    max_examples=examples(30, 120),
     deadline=None,
-    derandomize="SNUGFIT_EXAMPLES" not in os.environ,
+    derandomize=not stated(),
     suppress_health_check=list(HealthCheck),
 )
 @given(problems())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 
 import numpy as np
 from hypothesis import HealthCheck, given, settings
@@ -22,6 +21,7 @@ from scheduler.planner.pricing import Bin
 from scheduler.planner.repair import Repair
 from scheduler.simulator.backlog import BacklogCase, default_schedule, replica_sets
 from tests.builders import node, pod
+from tests.depth import examples
 
 _ITEM = st.tuples(st.integers(1, 9), st.integers(0, 9), st.integers(1, 3), st.integers(-3, 40))
 
@@ -31,7 +31,7 @@ def _never() -> bool:
 
 
 @settings(
-    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "150")),
+    max_examples=examples(40, 200),
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -20,6 +20,7 @@ from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
 from scheduler.simulator.workload import Workload
 from tests.builders import node, pod
+from tests.depth import examples
 
 _NO_OTHERS = PriceWeights(unseen=0.0)  # than those of the mix
 
@@ -186,7 +187,7 @@ def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
     assert made.effective[500] == 500 * EFFECTIVE_SCALE
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(8, 50), deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.integers(0, 1000))
 def test_values_are_finite_and_never_fall(seed: int) -> None:
     workload = generate(GeneratorConfig(nodes=20, load=1.0, seed=seed))
@@ -217,7 +218,9 @@ def _where(nodes: list[Node], workload: Workload) -> list[str]:
     return places
 
 
-_SCENES = settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+_SCENES = settings(
+    max_examples=examples(3, 12), deadline=None, suppress_health_check=list(HealthCheck)
+)
 
 
 def _scene(seed: int) -> Workload:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from scheduler.core.errors import InvalidInput, SolverFault
 from scheduler.planner.budget import Budget
 from scheduler.planner.vector import VectorInstance, _check, pack_bins
 from scheduler.simulator.vectorpack import read
+from tests.depth import examples
 
 
 def _instance(capacity, items, demand=None) -> VectorInstance:
@@ -48,7 +48,7 @@ def _optimum(capacity: tuple[int, ...], items: list[tuple[int, ...]]) -> int:
 
 
 @settings(
-    max_examples=int(os.environ.get("SNUGFIT_EXAMPLES", "60")),
+    max_examples=examples(15, 100),
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from scheduler.core.prices import WORTH_SHAPE
 from scheduler.planner.worth import leftover_values
+from tests.depth import examples
 
 _ITEMS = st.lists(
     st.tuples(st.integers(1, 6), st.integers(0, 5), st.integers(0, 50)), min_size=0, max_size=3
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(15, 60), deadline=None)
 @given(_ITEMS, st.integers(0, 12), st.integers(0, 10))
 def test_the_best_multiset_that_fits(items: list[tuple[int, int, int]], row: int, col: int) -> None:
     best = 0

@@ -166,6 +166,7 @@ def test_as_listed_keeps_the_order() -> None:
 
 
 @pytest.mark.data
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ("policy", "published", "tolerance"),
     [("fgd-published", 95.23, 0.3), ("best-fit", 92.86, 0.3), ("random", 86.30, 0.6)],
