@@ -20,7 +20,7 @@ from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState, DeviceCode
 
-__all__ = ["CAUSES", "ClusterMetrics", "ProductMetrics", "cluster_metrics"]
+__all__ = ["CAUSES", "ClusterMetrics", "ProductMetrics", "cluster_metrics", "overfull_rows"]
 
 CAUSES = ("model", "cpu", "memory", "shape")
 """Why free GPUs cannot be used, in the order in which they are blamed."""
@@ -42,7 +42,8 @@ class ClusterMetrics:
     ``free_milli`` counts devices that can be handed out only, so that it may be less than
     capacity minus allocation. ``fragmentation_milli`` is the part of it that the typical pod that
     asks for a GPU cannot use; ``stranded_milli`` is the same split by cause. ``power_watts`` is
-    what nodes draw by :class:`PowerModel`.
+    what nodes draw by :class:`PowerModel`. ``overfull_nodes`` counts those of
+    :func:`overfull_rows`.
     """
 
     nodes: int
@@ -54,6 +55,7 @@ class ClusterMetrics:
     stranded_milli: Mapping[str, float]
     by_product: Mapping[str, ProductMetrics]
     power_watts: int
+    overfull_nodes: int
 
     @property
     def allocation(self) -> float:
@@ -95,7 +97,37 @@ def cluster_metrics(
         stranded_milli={c: float(wasted[i].sum()) for i, c in enumerate(CAUSES)},
         by_product=by_product,
         power_watts=int((power or PowerModel()).drawn(state).sum()),
+        overfull_nodes=int(overfull_rows(state).sum()),
     )
+
+
+def overfull_rows(state: ClusterState) -> NDArray[np.bool_]:
+    """(N,) whether pods have more of a node, or of one device of it, than there is.
+
+    Milli-GPU and memory of a device, replicas, and MIG slots that two pods claim.
+    """
+    full = (state.cpu_free < 0) | (state.mem_free < 0) | (state.pods_free < 0)
+    full &= state.pods_alloc > 0  # an empty row has nothing left either
+    code = state.device_code
+    devices = (code == DeviceCode.PLAIN) & (state.gpu_free < 0)
+    devices |= (code == DeviceCode.PLAIN) & (state.device_mem > 0) & (state.device_mem_free < 0)
+    devices |= (code == DeviceCode.SHARED) & (state.slots_free < 0)
+    found: NDArray[np.bool_] = full | devices.any(axis=1)
+    for row in np.flatnonzero((code >= DeviceCode.MIG).any(axis=1) & ~found).tolist():
+        found[row] = _slots_claimed_twice(state, row)
+    return found
+
+
+def _slots_claimed_twice(state: ClusterState, row: int) -> bool:
+    partitioned = {index for index, mig in enumerate(state.mig_types_of(row)) if mig}
+    taken: dict[int, int] = {}
+    for placement in state.pods_on(row):
+        for share in placement.devices:
+            before = taken.get(share.index, 0)
+            if share.index in partitioned and before & share.slots:
+                return True
+            taken[share.index] = before | share.slots
+    return False
 
 
 def _blame(

@@ -7,6 +7,10 @@ a cost that follows what changed (:meth:`ClusterState.changed_since`).
 
 The columns say what is left; the placements say who has it. Both are kept, and
 :meth:`ClusterState.check` rebuilds the columns from the placements to compare.
+
+A column cannot wrap: whatever a pod or a node states, it counts for 0 to 2^40, on withdrawal as on
+charge, and sums are 64 bits wide. A charge is computed before the first number is written, and a
+delta that fails in any way leaves the rows as their placements alone say.
 """
 
 from __future__ import annotations
@@ -38,6 +42,7 @@ AFFINITY_KINDS = 12
 
 _MIN_ROWS = 16
 _JOURNAL_LIMIT = 1 << 12  # entries, or four per row: after more all rows may as well have changed
+_MOST = 1 << 40  # what anything counts for: four million pods of it on one row stay below 2^63
 
 
 class DeviceCode:
@@ -71,24 +76,24 @@ _PER_NODE, _PER_DEVICE, _PER_KIND = range(3)
 _COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
     ("cpu_alloc", np.int64, 0, _PER_NODE),
     ("mem_alloc", np.int64, 0, _PER_NODE),
-    ("pods_alloc", np.int32, 0, _PER_NODE),
+    ("pods_alloc", np.int64, 0, _PER_NODE),
     ("cpu_free", np.int64, -1, _PER_NODE),
     ("mem_free", np.int64, -1, _PER_NODE),
-    ("pods_free", np.int32, -1, _PER_NODE),
-    ("gpu_used", np.int32, 0, _PER_NODE),
+    ("pods_free", np.int64, -1, _PER_NODE),
+    ("gpu_used", np.int64, 0, _PER_NODE),
     ("device_count", np.int16, 0, _PER_NODE),
     ("product", np.int16, 0, _PER_NODE),
     ("full_free", np.int16, 0, _PER_NODE),
-    ("most_free", np.int32, -1, _PER_NODE),
+    ("most_free", np.int64, -1, _PER_NODE),
     ("gpu_left", np.int32, 0, _PER_NODE),
     ("generation", np.int64, 0, _PER_NODE),
-    ("gpu_free", np.int32, -1, _PER_DEVICE),
-    ("device_mem_free", np.int32, 0, _PER_DEVICE),
-    ("device_mem", np.int32, 0, _PER_DEVICE),
-    ("slots_free", np.int32, 0, _PER_DEVICE),
+    ("gpu_free", np.int64, -1, _PER_DEVICE),
+    ("device_mem_free", np.int64, 0, _PER_DEVICE),
+    ("device_mem", np.int64, 0, _PER_DEVICE),
+    ("slots_free", np.int64, 0, _PER_DEVICE),
     ("device_code", np.int16, DeviceCode.ABSENT, _PER_DEVICE),
     ("replicas", np.int16, 1, _PER_DEVICE),
-    ("affinity", np.int16, 0, _PER_KIND),
+    ("affinity", np.int32, 0, _PER_KIND),
 )
 
 
@@ -109,30 +114,30 @@ class ClusterState:
         Grows whenever a node is added, changed or removed (not by placements).
     device_memory_known : bool
         Whether any device has ever stated its memory; without, nothing has to look at it.
-    cpu_alloc, mem_alloc, pods_alloc : (N,) int64, int64, int32
+    cpu_alloc, mem_alloc, pods_alloc : (N,) int64
         Allocatable milli-CPU, MiB, pods.
-    cpu_free, mem_free, pods_free : (N,) int64, int64, int32
+    cpu_free, mem_free, pods_free : (N,) int64
         What is left; negative where a node is over-full, -1 on an empty row.
-    gpu_used, gpu_left : (N,) int32
+    gpu_used, gpu_left : (N,) int64, int32
         Milli-GPU taken by pods, and milli-GPU left on devices that can be handed out.
     device_count : (N,) int16
         Devices, healthy or not.
     product : (N,) int16
         Code of ``(resource, product)`` in ``products``; 0 for a node without devices.
-    full_free, most_free : (N,) int16, int32
+    full_free, most_free : (N,) int16, int64
         Plain devices that are entirely free; milli-GPU free on the emptiest plain one (-1: none).
-    gpu_free : (N, D) int32
+    gpu_free : (N, D) int64
         Milli-GPU left per plain device; -1 if absent, unhealthy, MIG or time-sliced. Facts may
         over-fill a device many times, hence no smaller type.
-    device_mem, device_mem_free : (N, D) int32
+    device_mem, device_mem_free : (N, D) int64
         Device memory in MiB, 0 if unknown.
-    slots_free : (N, D) int32
+    slots_free : (N, D) int64
         Free MIG slots as a bit mask, or free replicas of a time-sliced device.
     device_code : (N, D) int16
         See :class:`DeviceCode`.
     replicas : (N, D) int16
         Replicas of a time-sliced device, else 1.
-    affinity : (N, AFFINITY_KINDS) int16
+    affinity : (N, AFFINITY_KINDS) int32
         Pods on the row by kind of GPU request, see :func:`affinity_of`.
     generation : (N,) int64
         Stamp of the last change to the row.
@@ -140,24 +145,24 @@ class ClusterState:
 
     cpu_alloc: NDArray[np.int64]
     mem_alloc: NDArray[np.int64]
-    pods_alloc: NDArray[np.int32]
+    pods_alloc: NDArray[np.int64]
     cpu_free: NDArray[np.int64]
     mem_free: NDArray[np.int64]
-    pods_free: NDArray[np.int32]
-    gpu_used: NDArray[np.int32]
+    pods_free: NDArray[np.int64]
+    gpu_used: NDArray[np.int64]
     device_count: NDArray[np.int16]
     product: NDArray[np.int16]
     full_free: NDArray[np.int16]
-    most_free: NDArray[np.int32]
+    most_free: NDArray[np.int64]
     gpu_left: NDArray[np.int32]
     generation: NDArray[np.int64]
-    gpu_free: NDArray[np.int32]
-    device_mem_free: NDArray[np.int32]
-    device_mem: NDArray[np.int32]
-    slots_free: NDArray[np.int32]
+    gpu_free: NDArray[np.int64]
+    device_mem_free: NDArray[np.int64]
+    device_mem: NDArray[np.int64]
+    slots_free: NDArray[np.int64]
     device_code: NDArray[np.int16]
     replicas: NDArray[np.int16]
-    affinity: NDArray[np.int16]
+    affinity: NDArray[np.int32]
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         listed = list(nodes)
@@ -269,7 +274,12 @@ class ClusterState:
             self.nodes.append(None)
             self._pods_on.append({})
         self._row_of[node.name] = row
-        self._set_node(row, node)
+        try:
+            self._set_node(row, node)
+        except BaseException:
+            del self._row_of[node.name]
+            self._empty_rows.append(row)
+            raise
         return row
 
     def update_node(self, node: Node) -> None:
@@ -296,12 +306,29 @@ class ClusterState:
 
     def _set_node(self, row: int, node: Node) -> None:
         self._grow(self._size, len(node.devices))
+        before = {name: column[row].copy() for name, column in self._stored.items()}
+        known, self.nodes[row] = self.nodes[row], node
+        try:
+            self._rewrite(row)
+        except BaseException:  # what cannot be described does not change the row
+            self.nodes[row] = known
+            for name, values in before.items():
+                self._stored[name][row] = values
+            raise
+        self.node_epoch += 1
+        self._touch(row)
+
+    def _rewrite(self, row: int) -> None:
+        """Write every column of a row from its node and its placements."""
+        node = self.nodes[row]
+        assert node is not None  # callers name an occupied row
+        stamp = self.generation[row]
         for column, _, empty, _ in _COLUMNS:
             self._stored[column][row] = empty
-        self.nodes[row] = node
-        self.cpu_alloc[row] = self.cpu_free[row] = node.cpu_milli
-        self.mem_alloc[row] = self.mem_free[row] = node.memory_mib
-        self.pods_alloc[row] = self.pods_free[row] = node.pods
+        self.generation[row] = stamp
+        self.cpu_alloc[row] = self.cpu_free[row] = _counted(node.cpu_milli)
+        self.mem_alloc[row] = self.mem_free[row] = _counted(node.memory_mib)
+        self.pods_alloc[row] = self.pods_free[row] = _counted(node.pods)
         self.device_count[row] = len(node.devices)
         if node.devices:
             self.product[row] = self._product_code((node.resource, node.product))
@@ -310,11 +337,10 @@ class ClusterState:
         for placement in self._pods_on[row].values():
             self._charge(row, placement, 1)
         self._derive(row)
-        self.node_epoch += 1
-        self._touch(row)
 
     def _set_device(self, row: int, index: int, device: Device) -> None:
-        self.device_mem[row, index] = self.device_mem_free[row, index] = device.memory_mib
+        memory = _counted(device.memory_mib)
+        self.device_mem[row, index] = self.device_mem_free[row, index] = memory
         self.replicas[row, index] = device.replicas
         self.device_memory_known |= device.memory_mib > 0
         if not device.healthy:
@@ -364,27 +390,27 @@ class ClusterState:
         try:
             for step in delta:
                 if isinstance(step, Placement):
-                    self._place(step, enforce=enforce)
+                    self._admit(step, enforce=enforce)
                     done.append((step, 1))
                 else:
-                    done.append((self._remove(step.uid), -1))
-        except (CapacityConflict, UnknownNode, UnknownPod):
-            for placement, sign in reversed(done):
-                self._book(placement, -sign)
+                    done.append((self._held(step.uid), -1))
+                self._book(*done[-1])
+            rows: dict[int, bool] = {}
+            for placement, _ in done:
+                row = self._row_of[placement.node]
+                rows[row] = rows.get(row, False) or bool(placement.devices)
+            for row in sorted(rows):
+                if rows[row]:
+                    self._derive(row)
+        except BaseException:  # whatever it is, half a delta must not stay
+            self._take_back(done)
             raise
-        rows: dict[int, bool] = {}
-        for placement, _ in done:
-            row = self._row_of[placement.node]
-            rows[row] = rows.get(row, False) or bool(placement.devices)
         for row in sorted(rows):
-            if rows[row]:
-                self._derive(row)
             self._touch(row)
 
-    def _place(self, placement: Placement, *, enforce: bool) -> None:
-        uid = placement.pod.uid
+    def _admit(self, placement: Placement, *, enforce: bool) -> None:
         row = self.row(placement.node)
-        held = self._placements.get(uid)
+        held = self._placements.get(placement.pod.uid)
         if held is not None:
             raise CapacityConflict(
                 placement.node, placement.pod.key, f"it is already placed on {held.node}"
@@ -393,25 +419,34 @@ class ClusterState:
             problem = self._misfit(row, placement)
             if problem:
                 raise CapacityConflict(placement.node, placement.pod.key, problem)
-        self._book(placement, 1)
 
-    def _remove(self, uid: str) -> Placement:
+    def _held(self, uid: str) -> Placement:
         placement = self._placements.get(uid)
         if placement is None:
             raise UnknownPod(uid)
-        self._book(placement, -1)
         return placement
 
     def _book(self, placement: Placement, sign: int) -> None:
         """Write (or with -1 erase) one placement without checking it."""
         row = self._row_of[placement.node]
         self._charge(row, placement, sign)
+        self._list(row, placement, sign)
+
+    def _list(self, row: int, placement: Placement, sign: int) -> None:
+        uid = placement.pod.uid
         if sign > 0:
-            self._placements[placement.pod.uid] = placement
-            self._pods_on[row][placement.pod.uid] = placement
+            self._placements[uid] = self._pods_on[row][uid] = placement
         else:
-            del self._placements[placement.pod.uid]
-            del self._pods_on[row][placement.pod.uid]
+            self._placements.pop(uid, None)
+            self._pods_on[row].pop(uid, None)
+
+    def _take_back(self, done: list[tuple[Placement, int]]) -> None:
+        """Undo steps, the last of which may be half written: the placements decide."""
+        rows = [self._row_of[placement.node] for placement, _ in done]
+        for row, (placement, sign) in zip(reversed(rows), reversed(done), strict=True):
+            self._list(row, placement, -sign)
+        for row in set(rows):
+            self._rewrite(row)
 
     def _misfit(self, row: int, placement: Placement) -> str:
         """Why a placement would over-commit the row; empty if it would not."""
@@ -453,22 +488,26 @@ class ClusterState:
 
     def _charge(self, row: int, placement: Placement, sign: int) -> None:
         pod = placement.pod
-        self.cpu_free[row] -= sign * pod.cpu_milli
-        self.mem_free[row] -= sign * pod.memory_mib
-        self.pods_free[row] -= sign
         kind = affinity_of(pod.gpu)
+        cpu, memory = sign * _counted(pod.cpu_milli), sign * _counted(pod.memory_mib)
+        shares = [_counted_share(share) for share in placement.devices]
+        # Nothing has been written up to here, and from here on nothing can be too large.
+        self.cpu_free[row] -= cpu
+        self.mem_free[row] -= memory
+        self.pods_free[row] -= sign
         if kind >= 0:
             self.affinity[row, kind] += sign
-        for share in placement.devices:
+        count = int(self.device_count[row])
+        for share in shares:
             self.gpu_used[row] += sign * share.milli
-            if not 0 <= share.index < self.device_count[row]:
+            if not 0 <= share.index < count:
                 continue  # a device that vanished: its pods still count in gpu_used
-            code = self.device_code[row, share.index]
+            code = int(self.device_code[row, share.index])
             if code == DeviceCode.PLAIN:
                 self.gpu_free[row, share.index] -= sign * share.milli
                 self.device_mem_free[row, share.index] -= sign * share.memory_mib
             elif code == DeviceCode.SHARED:
-                self.slots_free[row, share.index] -= sign * share.slots
+                self.slots_free[row, share.index] -= sign * _counted(share.slots)
             elif code >= DeviceCode.MIG:
                 self._charge_slots(row, pod.uid, share, sign)
 
@@ -478,12 +517,13 @@ class ClusterState:
         if sign > 0:
             self.slots_free[row, share.index] = free & ~share.slots
             return
-        still = 0
+        code = int(self.device_code[row, share.index])
+        returned = share.slots & self.mig_types[code - DeviceCode.MIG].full_mask
         for other in self._pods_on[row].values():
             for claim in other.devices:
                 if claim.index == share.index and other.pod.uid != uid:
-                    still |= claim.slots
-        self.slots_free[row, share.index] = free | (share.slots & ~still)
+                    returned &= ~claim.slots
+        self.slots_free[row, share.index] = free | returned
 
     def _derive(self, row: int) -> None:
         """Refresh the columns that follow from the devices of one row."""
@@ -630,3 +670,13 @@ class ClusterState:
         """Publish the live part of the stored columns as attributes (views, not copies)."""
         for name, column in self._stored.items():
             setattr(self, name, column[: self._size])
+
+
+def _counted(amount: int) -> int:
+    """What an amount counts for in a column. Whoever asks for more than fits anywhere fills up."""
+    return min(max(int(amount), 0), _MOST)
+
+
+def _counted_share(share: DeviceShare) -> DeviceShare:
+    milli, memory = _counted(share.milli), _counted(share.memory_mib)
+    return DeviceShare(int(share.index), milli, memory, int(share.slots))

@@ -88,6 +88,11 @@ class _ClusterCollector(Collector):
             ("nodes", "Nodes known", figures.nodes),
             ("pods", "Pods placed or held", figures.pods),
             ("holds", "Tentative placements", self._service.holds),
+            (
+                "overfull_nodes",
+                "Nodes that have given more than they have, of a device or of themselves",
+                figures.overfull_nodes,
+            ),
             ("power_watts", "Power that the nodes draw, by the model", figures.power_watts),
             ("state_generation", "Stamp of the latest state change", self._service.generation),
         ):
@@ -136,15 +141,12 @@ class _LiveCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One family per figure."""
         live, figures = self._live, self._live.figures
-        with self._service.exclusive() as engine:
+        with self._service.exclusive():
             unreadable = Counts(key.split(" ")[0] for key in live.mirror.unreadable)
             uncertain = len(live.mirror.uncertain_nodes)
             ambiguous = len(live.mirror.ambiguous_nodes)
             facts, pending = len(live.mirror.facts), len(live.mirror.pending)
             assumed = len(live.binder.assumed)
-            state = engine.state
-            full = (state.cpu_free < 0) | (state.mem_free < 0) | (state.pods_free < 0)
-            overfull = int((full & (state.pods_alloc > 0)).sum())
         for name, text, value in (
             ("synced", "Whether the cluster is known completely", float(live.synced)),
             ("active", "Whether verbs are answered", float(live.accepting())),
@@ -152,7 +154,6 @@ class _LiveCollector(Collector):
             ("pods_running", "Pods that have a node", facts),
             ("pods_pending", "Pods that have none", pending),
             ("bindings_unconfirmed", "Bindings that the watch has not confirmed yet", assumed),
-            ("overfull_nodes", "Nodes with more requested than they offer", overfull),
             ("uncertain_nodes", "Nodes where nobody knows what is free", uncertain),
             ("ambiguous_nodes", "Nodes whose pods share by several protocols", ambiguous),
         ):

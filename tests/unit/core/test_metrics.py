@@ -7,9 +7,9 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.fragmentation import Fragmentation
-from scheduler.core.metrics import cluster_metrics
+from scheduler.core.metrics import cluster_metrics, overfull_rows
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Device
+from scheduler.core.model import Device, DeviceShare, Placement
 from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
@@ -101,3 +101,40 @@ def test_stranding_adds_up_to_the_published_fragmentation() -> None:
     metrics = cluster_metrics(state, mix)
     assert metrics.fragmentation_milli == pytest.approx(published)
     assert sum(metrics.stranded_milli.values()) == pytest.approx(published)
+
+
+_MIG = (Device("A100", mig="A100-40"),) * 2
+
+
+@pytest.mark.parametrize(
+    ("one_node", "claims", "over"),
+    [
+        (node(gpus=2), [{"index": 0, "milli": 1000}, {"index": 1, "milli": 1000}], False),
+        (node(gpus=2), [{"index": 0, "milli": 600}, {"index": 0, "milli": 401}], True),
+        (
+            node(gpus=2, gpu_memory=100),
+            [{"index": 1, "milli": 1, "memory_mib": 60}] * 2,
+            True,
+        ),
+        (node(gpus=1), [{"index": 0, "milli": 1, "memory_mib": 60}] * 2, False),
+        (node(devices=(Device("T4", replicas=4),)), [{"index": 0, "milli": 1, "slots": 2}] * 2,
+         False),
+        (node(devices=(Device("T4", replicas=4),)), [{"index": 0, "milli": 1, "slots": 2}] * 3,
+         True),
+        (node(devices=_MIG), [{"index": 0, "milli": 1, "slots": 1}] * 2, True),
+        (node(devices=_MIG), [{"index": i, "milli": 1, "slots": 1} for i in (0, 1)], False),
+        (node(devices=_MIG), [{"index": 0, "milli": 1, "slots": s} for s in (1, 2, 6)], True),
+        (node(pods=2), [None] * 2, False),
+        (node(pods=2), [None] * 3, True),
+    ],
+)  # fmt: skip
+def test_a_node_is_overfull_where_one_device_is(one_node, claims, over: bool) -> None:
+    """Claimed as facts, which nobody checks."""
+    state = ClusterState([node("other", gpus=2), one_node])
+    for claim in claims:
+        shares = () if claim is None else (DeviceShare(**claim),)
+        state.apply([Placement(pod(cpu=1, memory=1), "n0", shares)], enforce=False)
+    assert overfull_rows(state).tolist() == [False, over]
+    assert cluster_metrics(state).overfull_nodes == over
+    state.remove_node("n0")
+    assert not overfull_rows(state).any(), "an empty row has nothing left, and nobody on it"

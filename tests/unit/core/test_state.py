@@ -298,3 +298,146 @@ Churn.TestCase.settings = settings(
     max_examples=examples(15, 100), stateful_step_count=25, deadline=None
 )
 TestChurn = Churn.TestCase
+
+
+# -- numbers of any size -------------------------------------------------------------------------
+
+_AMOUNTS = st.one_of(
+    st.integers(0, 2000),
+    st.sampled_from([1 << bits for bits in (15, 16, 31, 32, 40, 62, 63, 64, 200)]),
+    st.sampled_from([(1 << bits) - 1 for bits in (15, 16, 31, 32, 63, 64)]),
+    st.integers(1 << 60, 1 << 70),
+)
+_SIGNED = st.one_of(_AMOUNTS, st.integers(-(1 << 65), -1))
+_SHARES = st.builds(DeviceShare, st.one_of(st.integers(-2, 5), _SIGNED), _SIGNED, _SIGNED, _SIGNED)
+
+
+class _Unplugged(BaseException):
+    """What nobody expects, such as an interrupt."""
+
+
+class _Breaks:
+    """A number whose reader is interrupted."""
+
+    def __int__(self) -> int:
+        raise _Unplugged
+
+
+_MIXED = (
+    Device("A100", 40_960),
+    Device("A100", mig="A100-40"),
+    Device("A100", replicas=3),
+    Device("A100", healthy=False),
+)
+
+
+class Extremes(RuleBasedStateMachine):
+    """Facts with numbers of any size, broken off anywhere: the books are exact all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nodes = [node("a", devices=_MIXED), node("b", gpus=2), node("c")]
+        self.state = ClusterState(self.nodes)
+        self.empty = self.state.fork()
+        self.serial = 0
+
+    def _fact(self, where: str, cpu: int, memory: int, shares: list[DeviceShare]) -> Placement:
+        self.serial += 1
+        request = pod(f"p{self.serial}", cpu=cpu, memory=memory, **({"count": 1} if shares else {}))
+        return Placement(request, where, tuple(shares))
+
+    @rule(
+        where=st.sampled_from("abc"), cpu=_AMOUNTS, memory=_AMOUNTS,
+        shares=st.lists(_SHARES, max_size=4),
+    )  # fmt: skip
+    def place(self, where: str, cpu: int, memory: int, shares: list[DeviceShare]) -> None:
+        self.state.apply([self._fact(where, cpu, memory, shares)], enforce=False)
+
+    @precondition(lambda self: self.state.placements)
+    @rule(data=st.data(), where=st.sampled_from("abc"), shares=st.lists(_SHARES, max_size=3),
+          broken=st.sampled_from([_Breaks(), "12", None, float("nan"), 1 << 5000]),
+          part=st.sampled_from(["index", "milli", "memory_mib", "slots"]))  # fmt: skip
+    def break_off(self, data: st.DataObject, where: str, shares, broken, part: str) -> None:
+        """A delta whose last step cannot be written, or can; then it is withdrawn again."""
+        leaving = data.draw(st.sampled_from(sorted(self.state.placements)))
+        bad = DeviceShare(**{"index": 0, "milli": 1, part: broken})
+        steps = [
+            Release(leaving),
+            self._fact(where, 1 << 63, 5, shares),
+            self._fact(where, 1, 1, [*shares, bad]),
+        ]
+        before, stamp = self.state.fork(), self.state.generation_now
+        try:
+            self.state.apply(steps, enforce=False)
+        except (_Unplugged, TypeError, ValueError, OverflowError):
+            assert list(self.state._differences(before)) == []
+            assert self.state.placements == before.placements
+            assert self.state.generation_now == stamp
+        else:
+            self.state.apply([Release(step.pod.uid) for step in steps[1:]])
+
+    @precondition(lambda self: self.state.placements)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        self.state.apply([Release(data.draw(st.sampled_from(sorted(self.state.placements))))])
+
+    @rule(where=st.sampled_from("abc"), cpu=_AMOUNTS, memory=_AMOUNTS, pods=_AMOUNTS, gpu=_AMOUNTS)
+    def describe_anew_and_back(
+        self, where: str, cpu: int, memory: int, pods: int, gpu: int
+    ) -> None:
+        devices = (Device("A100", gpu),) * 3
+        self.state.update_node(node(where, cpu=cpu, memory=memory, pods=pods, devices=devices))
+        assert self.state.check() == []
+        self.state.update_node(next(each for each in self.nodes if each.name == where))
+
+    @invariant()
+    def the_books_are_exact(self) -> None:
+        assert self.state.check() == []
+        over = self.state.fork()
+        over.apply([Release(uid) for uid in over.placements])
+        assert list(over._differences(self.empty)) == []
+
+    @invariant()
+    def nothing_is_freed_by_a_charge(self) -> None:
+        for column in ("cpu_free", "mem_free", "pods_free", "gpu_free", "slots_free",
+                       "device_mem_free", "most_free", "full_free", "gpu_left"):  # fmt: skip
+            assert (getattr(self.state, column) <= getattr(self.empty, column)).all(), column
+
+
+Extremes.TestCase.settings = settings(max_examples=20, stateful_step_count=15, deadline=None)
+TestExtremes = Extremes.TestCase
+
+
+@pytest.mark.parametrize(
+    ("share", "pods"),
+    [
+        (DeviceShare(0, 0, 1 << 24), 300),
+        (DeviceShare(0, 1 << 62, 1 << 62), 300),
+        (DeviceShare(1, 1000, 0, 1 << 62), 300),
+        (DeviceShare(1 << 62, 1 << 62, 1 << 62, 1 << 62), 300),
+        (DeviceShare(0, 1), 33_000),
+    ],
+)
+def test_no_column_wraps_however_many_claim_however_much(share: DeviceShare, pods: int) -> None:
+    state = ClusterState([node("a", devices=(Device("T4", 16), Device("T4", replicas=9)))])
+    empty = state.fork()
+    crowd = [Placement(pod(cpu=1 << 62, count=1), "a", (share,)) for _ in range(pods)]
+    state.apply(crowd, enforce=False)
+    assert state.affinity[0].sum() == pods and state.cpu_free[0] < 0
+    for column in ("gpu_free", "device_mem_free", "slots_free"):
+        assert (getattr(state, column) <= getattr(empty, column)).all()
+    state.apply([Release(placed.pod.uid) for placed in crowd])
+    assert list(state._differences(empty)) == [] == state.check()
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_node_that_cannot_be_described_changes_nothing(known: bool) -> None:
+    state = _two_nodes()
+    state.apply([Placement(pod("p", count=1), "a", WHOLE)])
+    before = state.fork()
+    impossible = Device("T4", mig="no such geometry")
+    with pytest.raises(Exception, match="no such geometry"):
+        state.add_node(node("a" if known else "new", devices=(impossible,)))
+    assert state.check() == [] and state.row_of == before.row_of
+    assert not known or list(state._differences(before)) == []
+    assert state.add_node(node("new", gpus=1)) == 2 and state.check() == []
