@@ -27,7 +27,7 @@ from scheduler.core.state import ClusterState
 from scheduler.extender import wire
 from scheduler.extender.live import LiveCluster
 from scheduler.extender.metrics import ExtenderMetrics
-from scheduler.extender.planning import PlannerLoop
+from scheduler.extender.planning import PlannerLoop, decided_by
 from scheduler.extender.service import ExtenderService
 
 __all__ = ["create_app", "openapi_document"]
@@ -84,7 +84,7 @@ def create_app(
     for verb, handle in verbs.items():
         view = _verb_view(verb, handle, service, metrics)
         app.add_url_rule(f"/{verb}", verb, view, methods=["POST"])
-    _add_views(app, service, metrics, live)
+    _add_views(app, service, metrics, live, planner)
     _add_refusals(app, metrics)
     short = _ShortWay(app.wsgi_app, verbs, service, metrics)
     setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
@@ -166,7 +166,11 @@ def _verb_view(
 
 
 def _add_views(
-    app: Flask, service: ExtenderService, metrics: ExtenderMetrics, live: LiveCluster | None
+    app: Flask,
+    service: ExtenderService,
+    metrics: ExtenderMetrics,
+    live: LiveCluster | None,
+    planner: PlannerLoop | None,
 ) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
@@ -174,7 +178,7 @@ def _add_views(
 
     @app.get("/readyz")
     def readyz() -> Response:
-        content = _readiness(service, live)
+        content = _readiness(service, live, planner)
         response = _json(content)
         response.status_code = 200 if content["ready"] else 503
         return response
@@ -218,7 +222,9 @@ def _add_views(
         return Response(status=204)
 
 
-def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, Any]:
+def _readiness(
+    service: ExtenderService, live: LiveCluster | None, planner: PlannerLoop | None
+) -> dict[str, Any]:
     """A replica that waits for its turn is ready to take it: only what it knows counts here."""
     content: dict[str, Any] = {
         "ready": live is None or live.synced,
@@ -227,6 +233,9 @@ def _readiness(service: ExtenderService, live: LiveCluster | None) -> dict[str, 
     }
     if live is not None:
         content |= live.detail()
+    content["decided_by"] = decided_by(service)
+    if planner is not None:
+        content["planner"] = planner.detail()
     if service.config.policy == "priced":
         content["prices"] = "in force" if service.prices else "none: scoring as fgd"
     return content

@@ -15,7 +15,7 @@ from prometheus_client.registry import Collector
 from scheduler import __version__
 from scheduler.core.model import Reason
 from scheduler.extender.live import LiveCluster
-from scheduler.extender.planning import PlannerLoop
+from scheduler.extender.planning import PlannerLoop, decided_by
 from scheduler.extender.service import ExtenderService
 
 __all__ = ["ExtenderMetrics"]
@@ -84,15 +84,16 @@ class _ClusterCollector(Collector):
         build = GaugeMetricFamily("snugfit_build_info", "Version", labels=["version", "policy"])
         build.add_metric([__version__, self._service.config.policy], 1)
         yield build
+        decided = GaugeMetricFamily("snugfit_decided_by", "What scores nodes now", labels=["by"])
+        now = decided_by(self._service)
+        for by in sorted({now, *(("prices", "fgd") if now in ("prices", "fgd") else ())}):
+            decided.add_metric([by], float(by == now))
+        yield decided
         for name, text, value in (
             ("nodes", "Nodes known", figures.nodes),
             ("pods", "Pods placed or held", figures.pods),
             ("holds", "Tentative placements", self._service.holds),
-            (
-                "overfull_nodes",
-                "Nodes that have given more than they have, of a device or of themselves",
-                figures.overfull_nodes,
-            ),
+            ("overfull_nodes", "Nodes that gave more than they have", figures.overfull_nodes),
             ("power_watts", "Power that the nodes draw, by the model", figures.power_watts),
             ("state_generation", "Stamp of the latest state change", self._service.generation),
         ):
@@ -207,6 +208,7 @@ class _PlannerCollector(Collector):
         up = self._planner.pid is not None
         for name, text, value in (
             ("up", "Whether the planner process runs", float(up)),
+            ("busy", "Whether it computes", float(self._planner.state in ("plan", "price"))),
             ("plan_seconds", "Duration of the latest plan", figures.last_seconds),
             ("plan_age_seconds", "Age of the latest plan, -1 without", _age(figures.last_at)),
             ("price_seconds", "Duration of the latest pricing", figures.price_seconds),
@@ -222,6 +224,7 @@ class _PlannerCollector(Collector):
             yield CounterMetricFamily(f"snugfit_planner_{name}", text, value=count)
         for name, text, label, counter in (
             ("plans", "Plans by status", "status", figures.plans),
+            ("faults", "Planner processes given up, by cause", "cause", figures.faults),
             ("pods_rejected", "Planned pods not adopted, by cause", "cause", figures.rejected),
         ):
             family = CounterMetricFamily(f"snugfit_planner_{name}", text, labels=[label])

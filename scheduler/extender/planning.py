@@ -8,36 +8,33 @@ solver is never imported here: if the planner dies or is slow, the webhook goes 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import resource
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest, Release
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.state import ClusterState
+from scheduler.extender.companion import Companion, CompanionFault, Counterpart
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService, PlanningView
 
-__all__ = ["PlannerFigures", "PlannerLoop"]
+__all__ = ["PlannerFigures", "PlannerLoop", "decided_by"]
 
 log = logging.getLogger(__name__)
 
 _PIECE = 25  # what is serialised at once, without anybody else in the interpreter
 _GRACE_S = 5.0
-_POLL_S = 0.2
 _LOOK_S = 0.05  # at 300 pods a second, fifteen are placed at old prices meanwhile
 _IDLE = 4  # times as long as a pricing takes the next one waits, for mixes and nodes
 _RETRY_S = 1.0
+_MOST_RETRY_S = 30.0
 _NICE = 10
 _PRICES_LAST = 6  # times the longest wait between two pricings
 
@@ -49,12 +46,16 @@ class PlannerFigures:
     Attributes
     ----------
     plans : Counter of str
-        Plans by status, and ``crashed``, ``killed``, ``failed`` attempts.
+        Plans by status, and ``crashed``, ``stuck``, ``killed``, ``failed`` attempts.
+    faults : Counter of str
+        Processes by why they were given up: ``crashed`` by themselves, ``stuck`` without a sign of
+        life, ``killed`` past their deadline, ``failed`` by an error of ours.
     rejected : Counter of str
         Planned pods that were not adopted, by cause.
     """
 
     plans: Counter[str] = field(default_factory=Counter)
+    faults: Counter[str] = field(default_factory=Counter)
     rejected: Counter[str] = field(default_factory=Counter)
     planned: int = 0
     adopted: int = 0
@@ -82,8 +83,10 @@ class PlannerLoop:
         self._weights = config.price_weights()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
-        self._process: SpawnProcess | None = None
-        self._pipe: Connection | None = None
+        self._companion: Companion | None = None
+        self._busy = ""
+        self._gave_up = 0  # processes in a row, since the last answer
+        self._start_again_at: float | None = None  # at once by whoever asks; unasked not before
         self._sent_epoch = -1
         self._sent_nodes: Mapping[str, Node] = {}
         self._sent_placements: Mapping[str, Placement] = {}
@@ -96,8 +99,25 @@ class PlannerLoop:
     @property
     def pid(self) -> int | None:
         """Process id of the planner, if it runs."""
-        process = self._process
-        return process.pid if process is not None and process.is_alive() else None
+        companion = self._companion
+        return companion.pid if companion is not None else None
+
+    @property
+    def state(self) -> str:
+        """What the process does: ``down``, ``starting``, ``idle``, ``plan`` or ``price``."""
+        companion = self._companion
+        if companion is None or companion.pid is None:
+            return "down"
+        return (self._busy or "idle") if companion.loaded else "starting"
+
+    def detail(self) -> dict[str, Any]:
+        """For ``/readyz``: what is computed, how old what is in force is, what went wrong."""
+        made = self.figures.priced_at
+        return {
+            "state": self.state,
+            "price_age_seconds": None if made is None else round(time.monotonic() - made, 1),
+            "given_up": dict(sorted(self.figures.faults.items())),
+        }
 
     def start(self) -> None:
         """Begin planning."""
@@ -117,6 +137,7 @@ class PlannerLoop:
         planned_at = time.monotonic()
         while not self._stop.wait(_LOOK_S):
             try:
+                self._look()
                 if self._config.policy == "priced" and self._reprice_due():
                     self._reprice(self._service.planning_view())
                 if time.monotonic() - planned_at < self._config.planner_debounce_s:
@@ -132,8 +153,19 @@ class PlannerLoop:
             except Exception:  # the loop must outlive whatever a plan does
                 log.exception("planning failed; the webhook goes on without this plan")
                 self.figures.plans["failed"] += 1
-                self._end_process()
+                self._give_up("failed")
                 self._price_later()
+
+    def _look(self) -> None:
+        """Notice that the process has ended or is stuck while nothing is asked of it."""
+        companion = self._companion
+        if companion is not None:
+            try:
+                companion.look()
+            except CompanionFault as fault:
+                self._lost(fault)
+        elif self._start_again_at is not None and time.monotonic() >= self._start_again_at:
+            self._ensure_process()
 
     def _reprice_due(self) -> bool:
         """Whether enough has changed, or time has passed, since the prices in force were made."""
@@ -185,50 +217,40 @@ class PlannerLoop:
 
     def _ask(self, view: PlanningView, what: str, content: Any) -> dict[str, Any] | None:  # noqa: ANN401 - what the question takes
         """Hand the cluster over and wait for the answer; None if there was none."""
-        pipe = self._ensure_process()
+        self._busy = what
         try:
+            companion = self._ensure_process()
             if view.epoch != self._sent_epoch:
                 nodes = {node.name: node for node in view.nodes}
-                self._send_changes(pipe, "nodes", self._sent_nodes, nodes)
+                self._send_changes(companion, "nodes", self._sent_nodes, nodes)
                 self._sent_nodes, self._sent_epoch = nodes, view.epoch
             placed = {placement.pod.uid: placement for placement in view.placements}
-            self._send_changes(pipe, "placements", self._sent_placements, placed)
+            self._send_changes(companion, "placements", self._sent_placements, placed)
             self._sent_placements = placed
-            self._send(pipe, "pending", view.pending)
-            pipe.send((what, content))
-            answer = self._await(pipe)
-        except (BrokenPipeError, EOFError, ConnectionResetError):
-            log.warning("the planner process has died; a new one is started for the next plan")
-            self.figures.plans["crashed"] += 1
-            self._end_process()
+            self._send(companion, "pending", view.pending)
+            companion.send((what, content))
+            answer: dict[str, Any] = companion.receive(2 * self._config.planner_budget_s + _GRACE_S)
+        except CompanionFault as fault:
+            self._lost(fault)
             return None
-        if answer is None:
-            if not self._stop.is_set():
-                log.warning("the planner is past its deadline and was ended")
-                self.figures.plans["killed"] += 1
-            self._end_process()
+        finally:
+            self._busy = ""
+        self._gave_up = 0
         return answer
 
     def _send_changes(
-        self, pipe: Connection, what: str, before: Mapping[str, Any], now: Mapping[str, Any]
+        self, companion: Companion, what: str, before: Mapping[str, Any], now: Mapping[str, Any]
     ) -> None:
         """Tell what has gone and what is new; the planner process remembers the rest."""
         gone = [key for key, item in before.items() if now.get(key) is not item]
-        self._send(pipe, f"no {what}", gone)
-        self._send(pipe, what, [item for key, item in now.items() if before.get(key) is not item])
+        self._send(companion, f"no {what}", gone)
+        new = [item for key, item in now.items() if before.get(key) is not item]
+        self._send(companion, what, new)
 
-    def _send(self, pipe: Connection, what: str, items: Sequence[Any]) -> None:
+    def _send(self, companion: Companion, what: str, items: Sequence[Any]) -> None:
         for start in range(0, len(items), _PIECE):
-            pipe.send((what, items[start : start + _PIECE]))
+            companion.send((what, items[start : start + _PIECE]))
             time.sleep(0)  # let a waiting request have the interpreter
-
-    def _await(self, pipe: Connection) -> dict[str, Any] | None:
-        deadline = time.monotonic() + 2 * self._config.planner_budget_s + _GRACE_S
-        while time.monotonic() < deadline and not self._stop.is_set():
-            if pipe.poll(_POLL_S):
-                answer: dict[str, Any] = pipe.recv()
-                return answer
-        return None
 
     def _adopt(self, answer: dict[str, Any], view: PlanningView) -> None:
         figures = self.figures
@@ -249,29 +271,46 @@ class PlannerLoop:
 
     # -- the process -------------------------------------------------------------------------
 
-    def _ensure_process(self) -> Connection:
-        if self._process is not None and self._process.is_alive() and self._pipe is not None:
-            return self._pipe
+    def _ensure_process(self) -> Companion:
+        if self._companion is not None and self._companion.pid is not None:
+            return self._companion
         self._end_process()
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_serve, args=(theirs, self._config.planner_memory_mib), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-        self._pipe, self._sent_epoch = ours, -1
+        self._start_again_at = None
+        self._companion = Companion(_serve, (self._config.planner_memory_mib,), self._stop)
+        self._sent_epoch = -1
         self._sent_nodes, self._sent_placements = {}, {}
         self.figures.restarts += 1
-        return ours
+        return self._companion
+
+    def _lost(self, fault: CompanionFault) -> None:
+        if not self._stop.is_set():
+            log.warning("the planner process %s; it is replaced", fault)
+            if self._busy:
+                self.figures.plans[fault.cause] += 1
+            self._give_up(fault.cause)
+
+    def _give_up(self, cause: str) -> None:
+        """End the process. In place of a stuck one the next starts at once, else it may take long
+        until somebody asks; one that dies whenever it comes up is started ever more rarely.
+        """
+        self.figures.faults[cause] += 1
+        self._end_process()
+        pause = max(_RETRY_S, self._config.planner_debounce_s)
+        wait = min(max(pause, _MOST_RETRY_S), pause * 2 ** min(self._gave_up, 16))
+        at_once = cause == "stuck" and not self._gave_up
+        self._start_again_at = time.monotonic() + (0.0 if at_once else wait)
+        self._gave_up += 1
 
     def _end_process(self) -> None:
-        if self._pipe is not None:
-            self._pipe.close()
-        if self._process is not None and self._process.is_alive():
-            self._process.kill()
-            self._process.join(timeout=_GRACE_S)
-        self._process = self._pipe = None
+        companion, self._companion = self._companion, None
+        if companion is not None:
+            companion.end()
+
+
+def decided_by(service: ExtenderService) -> str:
+    """What scores nodes now: the policy; with ``priced`` ``prices``, or ``fgd`` without any."""
+    policy = service.config.policy
+    return policy if policy != "priced" else "prices" if service.prices else "fgd"
 
 
 def _pieces(places: Sequence[tuple[PodRequest, str]]) -> Iterator[list[tuple[PodRequest, str]]]:
@@ -295,7 +334,7 @@ def _pieces(places: Sequence[tuple[PodRequest, str]]) -> Iterator[list[tuple[Pod
         yield piece
 
 
-def _serve(pipe: Connection, memory_mib: int) -> None:
+def _serve(caller: Counterpart, memory_mib: int) -> None:
     """Main of the planner process: follows the cluster piece by piece, plans and prices it.
 
     A piece that does not go with what is known is a fault of ours: it ends the process, and the
@@ -306,28 +345,26 @@ def _serve(pipe: Connection, memory_mib: int) -> None:
     state = ClusterState()
     gone: set[str] = set()
     pending: list[PodRequest] = []
-    with suppress(EOFError, BrokenPipeError):  # the web process has gone: so do we
-        while True:
-            what, content = pipe.recv()
-            match what:
-                case "no nodes":
-                    gone.update(content)  # or changed: then it comes again, and keeps its pods
-                case "nodes":
-                    for node in content:
-                        state.add_node(node)
-                        gone.discard(node.name)
-                case "no placements":
-                    state.apply([Release(uid) for uid in content])
-                case "placements":
-                    state.apply(content, enforce=False)
-                case "pending":
-                    pending += content
-                case _:
-                    for name in gone:
-                        state.remove_node(name)
-                    gone.clear()
-                    pipe.send(_ANSWERS[what](state, pending, content))
-                    pending = []
+    for what, content in caller.messages():
+        match what:
+            case "no nodes":
+                gone.update(content)  # or changed: then it comes again, and keeps its pods
+            case "nodes":
+                for node in content:
+                    state.add_node(node)
+                    gone.discard(node.name)
+            case "no placements":
+                state.apply([Release(uid) for uid in content])
+            case "placements":
+                state.apply(content, enforce=False)
+            case "pending":
+                pending += content
+            case _:
+                for name in gone:
+                    state.remove_node(name)
+                gone.clear()
+                caller.answer(_ANSWERS[what](state, pending, content))
+                pending = []
 
 
 def _price(

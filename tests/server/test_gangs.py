@@ -161,7 +161,7 @@ def test_a_planner_that_exceeds_its_deadline_or_memory_is_ended(start) -> None:
     )
     _filter(server, pod("p", count=1))
     figures = server.planner.figures
-    _until(lambda: figures.plans["failed"] + figures.plans["crashed"] > 0)
+    _until(lambda: figures.plans["failed"] + figures.faults["crashed"] > 0)
     assert _bind(server, pod("q", count=1)) == "n"
 
 
@@ -192,7 +192,7 @@ def test_prices_that_fail_are_tried_again_after_a_while(start, monkeypatch) -> N
     monkeypatch.setattr("scheduler.extender.planning._serve", _die)
     server = start([node("a", gpus=4)], planner=True, planner_debounce_s=20.0, policy="priced")
     planner = server.planner
-    _until(lambda: planner.figures.plans["crashed"] > 0)
+    _until(lambda: planner.figures.faults["crashed"] > 0)
     time.sleep(1.5)
     assert planner.figures.restarts == 1 and server.service.prices is None
     _until(lambda: planner._price_again_at > 0)

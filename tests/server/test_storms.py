@@ -229,7 +229,7 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
         assert _violations(server.client.get("/debug/state")) == []
     done.set()
     killer.join()
-    assert planner.figures.plans["crashed"] + planner.figures.plans["failed"] > 0
+    assert planner.figures.faults["crashed"] + planner.figures.faults["failed"] > 0
     # Which of the gangs came first is the callers' luck; who has places now can be bound.
     state = server.client.get("/debug/state")
     kept = {_gang_of(p["name"]) for n in state["nodes"] for p in n["pods"] if p["held"]}

@@ -16,7 +16,16 @@ from scheduler.core.errors import (
     UnknownNode,
     UnknownPod,
 )
-from scheduler.core.model import Device, DeviceShare, Placement, Release
+from scheduler.core.model import (
+    MAX_CPU_MILLI,
+    MAX_DEVICE_MEMORY_MIB,
+    MAX_MEMORY_MIB,
+    MAX_PODS,
+    Device,
+    DeviceShare,
+    Placement,
+    Release,
+)
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.core.verify import verify
 from tests.builders import node, pod
@@ -381,7 +390,13 @@ class Extremes(RuleBasedStateMachine):
     def withdraw(self, data: st.DataObject) -> None:
         self.state.apply([Release(data.draw(st.sampled_from(sorted(self.state.placements))))])
 
-    @rule(where=st.sampled_from("abc"), cpu=_AMOUNTS, memory=_AMOUNTS, pods=_AMOUNTS, gpu=_AMOUNTS)
+    @rule(
+        where=st.sampled_from("abc"),
+        cpu=st.sampled_from([0, MAX_CPU_MILLI]),
+        memory=st.sampled_from([0, MAX_MEMORY_MIB]),
+        pods=st.sampled_from([0, 5, MAX_PODS]),
+        gpu=st.sampled_from([0, 5, MAX_DEVICE_MEMORY_MIB]),
+    )
     def describe_anew_and_back(
         self, where: str, cpu: int, memory: int, pods: int, gpu: int
     ) -> None:
