@@ -18,63 +18,48 @@ No clock and no lock of its own; the driver brings both.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.capacity import TOO_LARGE, overmuch, reservable, room, shortage
+from scheduler.core.drafts import (
+    BEING_PLANNED,
+    CHANGED,
+    Draft,
+    Gang,
+    GangAnswer,
+    Slot,
+    Wanted,
+    offer,
+    places,
+    stand_in,
+    use_up,
+)
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict, UnknownNode
-from scheduler.core.feasibility import static_reasons
-from scheduler.core.model import GangKey, NodeSelection, PodRequest, Reason, Shape
+from scheduler.core.members import Members
+from scheduler.core.model import GangKey, PodRequest, Reason, Shape
 
 __all__ = ["Adoption", "GangAnswer"]
 
 IntArray = NDArray[np.int64]
-_Question = tuple[bytes, tuple[str, ...], bool]  # what was offered, who is missing, may it reserve
+_Question = tuple[bytes, tuple[str, ...], bool]
 
 _FITS = Reason.FITS.code
 _MOST_GANGS = 10_000
 _TERMS = 5  # a gang without progress keeps its places for so many time limits at most
 _MOST_OFFERS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class GangAnswer:
-    """What a member is told: its row, or -1 and why there is none."""
-
-    row: int
-    message: str = ""
-
-
-@dataclass(slots=True)
-class _Slot:
-    """A place for one member. ``member`` is the uid that asked for it, empty while nobody has.
-
-    ``hold`` is the uid of the hold that keeps the place, empty while the gang rests.
-    """
-
-    hold: str
-    shape: Shape
-    selection: NodeSelection
-    node: str
-    member: str = ""
-
-
-@dataclass(slots=True)
-class _Gang:
-    """Everything known about one gang that is not whole yet."""
-
-    members: dict[str, PodRequest] = field(default_factory=dict)
-    slots: list[_Slot] = field(default_factory=list)
-    complete: bool = False
-    waiting_since: float | None = None
-    refused: tuple[int, _Question, str] | None = None
-    told: dict[bytes, dict[str, str]] = field(default_factory=dict)  # node by offered rows and uid
-    holds_end: float | None = None
-    rests_until: float = 0.0
+_MOST_PLACES = 4096
+_GLANCE = 16  # gangs beyond this are looked at as a whole before places are tried
+_MOST_UNLIKE = 4  # shapes of one gang that are tried at once; each is scored afresh
+_PIECE = 16  # places per step
+_MANY = 4  # times as many places as are planned at once are too many to move for one answer
+_DRAFT_LASTS_S = 10.0
 
 
 class Adoption:
@@ -89,20 +74,28 @@ class Adoption:
     reserve_after_s
         How long a gang waits before it may keep the places that it can get, one gang at a time;
         0 never.
+    at_once
+        Places that may be planned while answering; for more, see :meth:`draft`. None for any
+        number, where nobody waits.
     """
 
-    def __init__(self, engine: Engine, *, ttl_s: float, reserve_after_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        ttl_s: float,
+        reserve_after_s: float = 0.0,
+        at_once: int | None = None,
+    ) -> None:
         self._engine = engine
+        self._at_once = at_once
+        self._draft: Draft | None = None
         self._ttl_s = ttl_s
         self._reserve_after_s = reserve_after_s
-        self._gangs: dict[GangKey, _Gang] = {}
-        self._running: dict[GangKey, set[str]] = {}
-        self._expected: dict[GangKey, dict[str, PodRequest]] = {}
+        self._gangs: dict[GangKey, Gang] = {}
+        self._members = Members(engine.state.placements.values())
         self._pins: dict[str, tuple[str, float]] = {}
         self._serial = 0
-        for uid, placement in engine.state.placements.items():
-            if placement.pod.gang:
-                self._running.setdefault(placement.pod.gang, set()).add(uid)
 
     # -- facts -------------------------------------------------------------------------------
 
@@ -114,7 +107,7 @@ class Adoption:
         """
         key = request.gang
         if key is not None and key.min_count > 1:
-            self._expected.setdefault(key, {})[request.uid] = request
+            self._members.expect(key, request)
 
     def bound(self, request: PodRequest) -> None:
         """A pod has been placed for good; its slot, if it had one, is used up."""
@@ -122,8 +115,7 @@ class Adoption:
         key = request.gang
         if key is None:
             return
-        self._running.setdefault(key, set()).add(request.uid)
-        self._expect_no_more(key, request.uid)
+        self._members.runs(key, request.uid)
         gang = self._gangs.get(key)
         if gang is None:
             return
@@ -134,7 +126,7 @@ class Adoption:
                 self._give_back([slot])
                 gang.slots.remove(slot)
                 break
-        if not self._missing(key) and not gang.slots:
+        if not self._members.missing(key) and not gang.slots:
             del self._gangs[key]
 
     def gone(self, request: PodRequest) -> None:
@@ -143,11 +135,7 @@ class Adoption:
         key = request.gang
         if key is None:
             return
-        self._expect_no_more(key, request.uid)
-        running = self._running.get(key, set())
-        running.discard(request.uid)
-        if not running:
-            self._running.pop(key, None)
+        self._members.gone(key, request.uid)
         gang = self._gangs.get(key)
         if gang and request.uid in gang.members:
             del gang.members[request.uid]
@@ -187,14 +175,14 @@ class Adoption:
 
     def running(self, key: GangKey) -> frozenset[str]:
         """Uids of the gang's members that are placed for good."""
-        return frozenset(self._running.get(key, ()))
+        return self._members.running(key)
 
     # -- answers -----------------------------------------------------------------------------
 
     def concerns(self, request: PodRequest) -> bool:
         """Whether the pod is a member of a gang that is not whole yet."""
         key = request.gang
-        return key is not None and key.min_count > 1 and self._missing(key) > 0
+        return key is not None and key.min_count > 1 and self._members.missing(key) > 0
 
     def hopeful(self, request: PodRequest, rows: IntArray) -> bool:
         """Whether there is room for as many members of each shape as the gang needs.
@@ -210,21 +198,21 @@ class Adoption:
         """
         key = request.gang
         assert key is not None  # concerns() says whom this is for
-        gang, expected = self._gangs.get(key, _Gang()), self._expected.get(key, {})
+        gang, expected = self._gangs.get(key, Gang()), self._members.expected(key)
         unlike: dict[Shape, list[PodRequest]] = {}
         for member in expected.values():
             if member.shape != request.shape:
                 unlike.setdefault(member.shape, []).append(member)
-        missing = self._missing(key)
+        missing = self._members.missing(key)
         wanted = max(1, missing - sum(map(len, unlike.values())) - len(gang.slots))
-        if self._room(request, rows, wanted, selection=True) < wanted:
+        if room(self._engine, request, rows, wanted, selection=True) < wanted:
             return False
         if len(expected) > missing or gang.slots:
             return True  # which of the others are needed is not known
         every = np.arange(len(self._engine.state))
         return all(
-            self._room(members[0], every, len(members), selection=True) == len(members)
-            for members in unlike.values()
+            room(self._engine, members[0], every, len(members), selection=True) == len(members)
+            for members in islice(unlike.values(), _MOST_UNLIKE)
         )
 
     def answer(self, request: PodRequest, rows: IntArray, now: float) -> GangAnswer:
@@ -241,15 +229,7 @@ class Adoption:
         """
         key = request.gang
         assert key is not None  # concerns() says whom this is for
-        if key not in self._gangs and len(self._gangs) >= _MOST_GANGS:
-            self._forget_oldest()
-        gang = self._gangs.setdefault(key, _Gang())
-        gang.members[request.uid] = request
-        expected = self._expected.get(key, {})
-        if len(gang.members) < len(expected):
-            gang.members.update(
-                (uid, member) for uid, member in expected.items() if uid not in gang.members
-            )
+        gang = self._gang_of(key, request)
         if gang.holds_end is not None and gang.holds_end <= now:
             self._let_go(gang)
             gang.holds_end, gang.rests_until = None, now + self._ttl_s
@@ -262,8 +242,21 @@ class Adoption:
             self._let_go(gang)
         return answer
 
+    def _gang_of(self, key: GangKey, request: PodRequest) -> Gang:
+        """The gang, with every member that is known."""
+        if key not in self._gangs and len(self._gangs) >= _MOST_GANGS:
+            self._forget_oldest()
+        gang = self._gangs.setdefault(key, Gang())
+        gang.members[request.uid] = request
+        expected = self._members.expected(key)
+        if len(gang.members) < len(expected):
+            gang.members.update(
+                (uid, member) for uid, member in expected.items() if uid not in gang.members
+            )
+        return gang
+
     def _slot_answer(
-        self, key: GangKey, gang: _Gang, request: PodRequest, rows: IntArray, now: float
+        self, key: GangKey, gang: Gang, request: PodRequest, rows: IntArray, now: float
     ) -> GangAnswer:
         if not gang.complete:
             problem = self._plan(key, gang, request, rows, now)
@@ -273,7 +266,7 @@ class Adoption:
                 return GangAnswer(-1, problem)
         self._refresh(gang, now)
         slot = self._slot_of(gang, request, rows)
-        if slot is None and len(gang.members) <= self._missing(key):
+        if slot is None and len(gang.members) <= self._members.missing(key):
             # Not like the members that the plan was made for: plan again, knowing more.
             self._forget_plan(gang)
             problem = self._plan(key, gang, request, rows, now)
@@ -286,12 +279,12 @@ class Adoption:
         return GangAnswer(self._engine.state.row(slot.node))
 
     def _settle(
-        self, gang: _Gang, slot: _Slot, request: PodRequest, rows: IntArray, now: float
+        self, gang: Gang, slot: Slot, request: PodRequest, rows: IntArray, now: float
     ) -> None:
         """Move the slot to a node that was offered, to the same one for the same offer."""
         state = self._engine.state
-        offer = _offer(rows)
-        told = gang.told.setdefault(offer, {})
+        offered = offer(rows)
+        told = gang.told.setdefault(offered, {})
         if any(told.get(s.member, s.node) != s.node for s in gang.slots):
             self._return_to(gang, told, rows, now)
         if state.row(slot.node) not in rows:
@@ -303,11 +296,14 @@ class Adoption:
         if len(gang.told) > _MOST_OFFERS:
             del gang.told[next(iter(gang.told))]
 
-    def _return_to(self, gang: _Gang, told: dict[str, str], rows: IntArray, now: float) -> None:
+    def _return_to(self, gang: Gang, told: dict[str, str], rows: IntArray, now: float) -> None:
         """Have the slots where this offer's members were told they are, the others out of the way.
 
         Should that be impossible by now, all stay where they are and may be told something else.
         """
+        if self._many(gang.slots):
+            told.clear()
+            return
         before = [slot.node for slot in gang.slots]
         members = [self._engine.holds[slot.hold].placement.pod for slot in gang.slots]
         self._give_back(gang.slots)
@@ -327,7 +323,7 @@ class Adoption:
         for slot, member, node_name in zip(gang.slots, members, before, strict=True):
             self._put(slot, member, node_name, now)  # nothing else has changed, so it fits
 
-    def _put(self, slot: _Slot, member: PodRequest, node: str, now: float) -> bool:
+    def _put(self, slot: Slot, member: PodRequest, node: str, now: float) -> bool:
         """Hold the slot's place on a node; where that fails, it keeps the hold that it has."""
         held = self._engine.holds.get(slot.hold)
         name = held.placement.pod.name if held else member.name
@@ -339,14 +335,17 @@ class Adoption:
         slot.node = node
         return True
 
-    def _let_go(self, gang: _Gang) -> None:
+    def _let_go(self, gang: Gang) -> None:
         """Keep the plan but not its places."""
         self._give_back(gang.slots)
         for slot in gang.slots:
             slot.hold = ""
 
-    def _take_again(self, key: GangKey, gang: _Gang, now: float) -> None:
+    def _take_again(self, key: GangKey, gang: Gang, now: float) -> None:
         """Hold the places of a resting gang for the time of an answer, or forget its plan."""
+        if self._many(gang.slots):
+            self._forget_plan(gang)
+            return
         waiting = gang.slots
         gang.slots = []
         for slot in waiting:
@@ -356,7 +355,7 @@ class Adoption:
             try:
                 if member is None:
                     break
-                held = self._hold(key, member, slot.node, now)
+                held = self._hold_new(key, member, slot.node, now)
             except (CapacityConflict, UnknownNode):
                 break
             held.member = slot.member
@@ -418,7 +417,7 @@ class Adoption:
             else:
                 rejected["no longer fits"] = rejected.get("no longer fits", 0) + 1
         for key, members in gangs.items():
-            gang = self._gangs.setdefault(key, _Gang())
+            gang = self._gangs.setdefault(key, Gang())
             self._drop_expired(gang)
             if gang.complete or self._hold_all(key, gang, members, now):
                 adopted += len(members)
@@ -441,16 +440,6 @@ class Adoption:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _expect_no_more(self, key: GangKey, uid: str) -> None:
-        expected = self._expected.get(key)
-        if expected is not None:
-            expected.pop(uid, None)
-            if not expected:
-                del self._expected[key]
-
-    def _missing(self, key: GangKey) -> int:
-        return max(0, key.min_count - len(self._running.get(key, ())))
-
     def _unchanged(self, node: str, generation: int) -> bool:
         state = self._engine.state
         row = state.row_of.get(node, -1)
@@ -461,87 +450,163 @@ class Adoption:
         return row >= 0 and int(self._engine.filter(request, np.array([row]))[0]) == _FITS
 
     def _plan(
-        self, key: GangKey, gang: _Gang, request: PodRequest, rows: IntArray, now: float
+        self, key: GangKey, gang: Gang, request: PodRequest, rows: IntArray, now: float
     ) -> str:
         """Hold a place for every missing member; returns why that is not possible, or nothing.
 
         Members that nobody has seen yet are taken to be like this one.
         """
+        wanted = self._wanted(key, gang, request, rows, now)
+        if isinstance(wanted, str):
+            return wanted
+        if self._too_many_at_once(wanted.members):
+            return gang.refused[2] if gang.refused else BEING_PLANNED
+        for member, node in places(self._engine, wanted.members, request, rows[rows >= 0]):
+            gang.slots.append(self._hold_new(key, member, node, now))
+        return self._concluded(gang, wanted, request, now)
+
+    def _wanted(
+        self, key: GangKey, gang: Gang, request: PodRequest, rows: IntArray, now: float
+    ) -> Wanted | str:
+        """Who needs a place, or why there is none for so many: all that is known without trying."""
         state = self._engine.state
         reserve = self._may_reserve(key, gang, request, now)
-        question = (_offer(rows), tuple(gang.members), reserve)
+        question = (offer(rows), tuple(gang.members), reserve)
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
-        missing, have = self._missing(key), list(gang.slots)
-        members = list(gang.members.values())[:missing]
+        missing, have = self._members.missing(key), list(gang.slots)
+        members = list(islice(gang.members.values(), missing))
         known = rows[rows >= 0]
         if not reserve and all(member.shape == request.shape for member in members):
             # No need to try what cannot be: trying makes every other shape catch up.
-            found = min(missing, len(have) + self._room(request, known, missing - len(have)))
+            found = min(
+                missing, len(have) + room(self._engine, request, known, missing - len(have))
+            )
             if found < missing:
-                return self._refuse(gang, question, _shortage(request, found, missing))
+                return self._refuse(gang, question, shortage(request, found, missing))
+        if missing > _MOST_PLACES:
+            return self._refuse(gang, question, f"{TOO_LARGE}: {_MOST_PLACES} members at most")
+        if missing > _GLANCE:
+            over = overmuch(self._engine, [*members, request], missing, now_too=not reserve)
+            if over:
+                return self._refuse(gang, question, over)
         wanted = members + [request] * (missing - len(members))
-        for slot in have:  # places that a reservation has kept already
-            match = next((w for w in wanted if w.shape == slot.shape), None)
-            if match is not None:
-                wanted.remove(match)
-        for member in sorted(wanted, key=lambda w: -w.gpu.requested_milli):
-            # What was offered is where this one may go; unlike ones are told of by the state alone.
-            where = known if member.shape == request.shape else None
-            row = self._engine.best(member, where, selection=member.uid != request.uid)
-            node = state.nodes[row] if row >= 0 else None
-            if node is None:
-                break
-            gang.slots.append(self._hold(key, member, node.name, now))
-        else:
+        kept = Counter(slot.shape for slot in have)  # places that a reservation has kept already
+        if kept:
+            wanted = [member for member in wanted if not use_up(kept, member)]
+        return Wanted(wanted, question, missing, reserve)
+
+    def _concluded(self, gang: Gang, wanted: Wanted, request: PodRequest, now: float) -> str:
+        """What follows from the places that were found; returns what is missing, or nothing."""
+        found, missing = len(gang.slots), wanted.missing
+        if found >= missing:
             self._completed(gang, now)
             return ""
-        found = len(gang.slots)
-        text = _shortage(request, found, missing)
-        if found and reserve:
+        text = shortage(request, found, missing)
+        if found and wanted.reserve:
             self._refresh(gang, now)
             text += f"; {found} places are reserved"
             # Releasing the holds has changed the state; what counts is that nothing else has.
-            gang.refused = (state.generation_now, question, text)
+            gang.refused = (self._engine.state.generation_now, wanted.question, text)
             return text
-        return self._refuse(gang, question, text)
+        return self._refuse(gang, wanted.question, text)
 
-    def _refuse(self, gang: _Gang, question: _Question, text: str) -> str:
+    def _too_many_at_once(self, members: Sequence[PodRequest]) -> bool:
+        most = self._at_once
+        if most is None:
+            return False
+        return len(members) > most or len({m.shape for m in members}) > _MOST_UNLIKE
+
+    # -- large gangs -------------------------------------------------------------------------
+
+    def draft(self, request: PodRequest, rows: IntArray, now: float) -> Draft | None:
+        """A plan to be made outside of the lock before :meth:`answer`; None if none is needed.
+
+        There is one at a time. Whoever gets it has it for himself until :meth:`put_down`; one that
+        was put down before it was done is gone on with by the next member that asks.
+        """
+        key = request.gang
+        if self._at_once is None or key is None or self._members.missing(key) <= _MOST_UNLIKE:
+            return None
+        gang = self._gang_of(key, request)
+        self._drop_expired(gang)
+        if gang.complete or gang.rests_until > now:
+            return None
+        open_draft = self._draft
+        if open_draft is not None and not open_draft.done:
+            if open_draft.taken or (
+                open_draft.key != key and open_draft.touched + _DRAFT_LASTS_S > now
+            ):
+                return None
+            if open_draft.key == key and key in self._gangs:
+                open_draft.taken = True
+                return open_draft
+        wanted = self._wanted(key, gang, request, rows, now)
+        if isinstance(wanted, str) or not self._too_many_at_once(wanted.members):
+            return None
+        self._draft = Draft(
+            self._engine.twin(),
+            key,
+            wanted,
+            request,
+            rows[rows >= 0],
+            serial=self._serial + 1,
+            kept=len(gang.slots),
+        )
+        self._serial += len(wanted.members)
+        self._draft.taken = True
+        return self._draft
+
+    def put_down(self, draft: Draft, now: float, *, for_good: bool = False) -> None:
+        """Whoever was at the draft has no more time for it, or it came to nothing."""
+        draft.taken, draft.touched = False, now
+        if for_good and self._draft is draft:
+            self._draft = None
+
+    def take_over(self, draft: Draft, now: float) -> Iterator[None]:
+        """Hold the places of a finished draft, all or none, some per step.
+
+        Between two steps others may use the engine, and this.
+        """
+        gang = self._gangs.get(draft.key)
+        slots: list[Slot] = []
+        fits = True
+        for member, substitute, node in draft.places:
+            try:
+                slots.append(self._hold(substitute, member, node, now))
+            except (CapacityConflict, UnknownNode):
+                fits = False
+                break
+            if len(slots) % _PIECE == 0:
+                yield
+        self.put_down(draft, now, for_good=True)
+        if gang is None or self._gangs.get(draft.key) is not gang or gang.complete:
+            self._give_back(slots)
+        elif not fits or len(gang.slots) != draft.kept:
+            self._give_back(slots)
+            self._refuse(gang, draft.wanted.question, CHANGED)
+        else:
+            gang.slots += slots
+            self._concluded(gang, draft.wanted, draft.request, now)
+
+    def _refuse(self, gang: Gang, question: _Question, text: str) -> str:
         """Hold nothing, and remember why as long as nothing changes."""
         self._give_back(gang.slots)
         gang.slots = []
         gang.refused = (self._engine.state.generation_now, question, text)
         return text
 
-    def _room(
-        self, request: PodRequest, rows: IntArray, enough: int, *, selection: bool = False
-    ) -> int:
-        """How many more pods like this one these rows take at most; exact for whole devices."""
-        state, gpu = self._engine.state, request.gpu
-        rows = rows[self._engine.filter(request, rows, selection=selection) == _FITS]
-        each = np.minimum(state.pods_free[rows], enough).astype(np.int64)
-        for free, needed in (
-            (state.cpu_free, request.cpu_milli),
-            (state.mem_free, request.memory_mib),
-            (state.full_free, gpu.count),
-        ):
-            if needed:
-                each = np.minimum(each, free[rows] // needed)
-        if gpu.milli:
-            each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
-        return min(enough, int(each.sum()))
-
     def _hold_all(
-        self, key: GangKey, gang: _Gang, places: Sequence[tuple[PodRequest, str]], now: float
+        self, key: GangKey, gang: Gang, places: Sequence[tuple[PodRequest, str]], now: float
     ) -> bool:
         """Hold exactly these places, if they suffice and all of them fit."""
-        if len(places) < self._missing(key):
+        if len(places) < self._members.missing(key):
             return False
         self._give_back(gang.slots)
         gang.slots = []
         for request, node in places:
             try:
-                slot = self._hold(key, request, node, now)
+                slot = self._hold_new(key, request, node, now)
             except (CapacityConflict, UnknownNode):
                 self._give_back(gang.slots)
                 gang.slots = []
@@ -552,19 +617,20 @@ class Adoption:
         self._completed(gang, now)
         return True
 
-    def _completed(self, gang: _Gang, now: float) -> None:
+    def _completed(self, gang: Gang, now: float) -> None:
         gang.complete, gang.waiting_since, gang.refused = True, None, None
         if gang.holds_end is None and gang.rests_until <= now:
             gang.holds_end = now + _TERMS * self._ttl_s
 
-    def _hold(self, key: GangKey, member: PodRequest, node: str, now: float) -> _Slot:
-        self._serial += 1
-        uid = f"slot {self._serial} of gang {key.namespace}/{key.name}"
-        stand_in = replace(member, uid=uid, name=f"{key.name}-slot", gang=None)
-        self._engine.hold(stand_in, node, now + self._ttl_s)
-        return _Slot(uid, member.shape, member.selection, node)
+    def _hold(self, substitute: PodRequest, member: PodRequest, node: str, now: float) -> Slot:
+        self._engine.hold(substitute, node, now + self._ttl_s)
+        return Slot(substitute.uid, member.shape, member.selection, node)
 
-    def _refresh(self, gang: _Gang, now: float) -> None:
+    def _hold_new(self, key: GangKey, member: PodRequest, node: str, now: float) -> Slot:
+        self._serial += 1
+        return self._hold(stand_in(key, member, self._serial), member, node, now)
+
+    def _refresh(self, gang: Gang, now: float) -> None:
         until = now + self._ttl_s
         if gang.holds_end is not None:
             until = min(until, gang.holds_end)
@@ -581,12 +647,12 @@ class Adoption:
         if oldest is not None:
             del self._gangs[oldest]
 
-    def _forget_plan(self, gang: _Gang) -> None:
+    def _forget_plan(self, gang: Gang) -> None:
         self._give_back(gang.slots)
         gang.slots, gang.complete, gang.refused = [], False, None
         gang.told.clear()
 
-    def _drop_expired(self, gang: _Gang) -> None:
+    def _drop_expired(self, gang: Gang) -> None:
         """Slots expire together; if one is gone, the others mean nothing any more."""
         nodes = self._engine.state.row_of
         if any(s.hold not in self._engine.holds or s.node not in nodes for s in gang.slots):
@@ -594,12 +660,20 @@ class Adoption:
         elif not gang.slots:
             gang.complete = False
 
-    def _give_back(self, slots: Sequence[_Slot]) -> None:
-        for slot in slots:
-            if slot.hold in self._engine.holds:
-                self._engine.drop_hold(slot.hold)
+    def _give_back(self, slots: Sequence[Slot]) -> None:
+        """Of very many places some at once; the others have expired, and go one after another."""
+        held = [slot.hold for slot in slots if slot.hold in self._engine.holds]
+        at_once = _MANY * self._at_once if self._at_once is not None else len(held)
+        for hold in held[:at_once]:
+            self._engine.drop_hold(hold)
+        for hold in held[at_once:]:
+            self._engine.end_hold(hold)
 
-    def _slot_of(self, gang: _Gang, request: PodRequest, rows: IntArray) -> _Slot | None:
+    def _many(self, slots: Sequence[Slot]) -> bool:
+        """Whether there are too many places to move all of them for one answer."""
+        return self._at_once is not None and len(slots) > _MANY * self._at_once
+
+    def _slot_of(self, gang: Gang, request: PodRequest, rows: IntArray) -> Slot | None:
         """The member's slot, or one that nobody has asked for, if possible on an offered node."""
         free, offered = None, False
         for slot in gang.slots:
@@ -613,7 +687,7 @@ class Adoption:
             free.member = request.uid
         return free
 
-    def _may_reserve(self, key: GangKey, gang: _Gang, request: PodRequest, now: float) -> bool:
+    def _may_reserve(self, key: GangKey, gang: Gang, request: PodRequest, now: float) -> bool:
         """Whether this gang has waited long enough, is the only one, and could ever fit."""
         if not self._reserve_after_s or gang.waiting_since is None:
             return False
@@ -622,30 +696,4 @@ class Adoption:
         others = (g for k, g in self._gangs.items() if k != key)
         if any(other.slots and not other.complete for other in others):
             return False
-        state = self._engine.state
-        rows = np.flatnonzero(static_reasons(state, request.shape) == _FITS)
-        per_row = state.device_count[rows] // max(1, request.gpu.count)
-        return int(np.maximum(per_row, 1).sum()) >= self._missing(key)
-
-
-def _offer(rows: IntArray) -> bytes:
-    """The same for the same rows in any order, and for no others."""
-    return hashlib.blake2b(np.sort(rows).tobytes(), digest_size=16).digest()
-
-
-def _shortage(request: PodRequest, found: int, missing: int) -> str:
-    return (
-        f"{Reason.GANG_DOES_NOT_FIT.text}: needs {_devices(request, missing - found)}; "
-        f"{found} of {missing} missing members have a place"
-    )
-
-
-def _devices(request: PodRequest, members: int) -> str:
-    """What so many more members need, in words."""
-    gpu = request.gpu
-    model = f"model {' or '.join(gpu.products)}" if gpu.products else "any model"
-    if gpu.count:
-        return f"{members * gpu.count} more devices of {model}"
-    if gpu.milli:
-        return f"{members} more fractions of {gpu.milli} milli-GPU on devices of {model}"
-    return f"room for {members} more members"
+        return reservable(self._engine.state, request.shape) >= self._members.missing(key)

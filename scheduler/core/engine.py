@@ -12,6 +12,7 @@ accepted one.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -236,6 +237,13 @@ class Engine:
         twin.set_prices(prices)
         return Rehearsal(twin, self.fragmentation, shapes[-_REHEARSED_SHAPES:])
 
+    def twin(self) -> Engine:
+        """The same engine on a copy of the state, to try things on; it holds nothing itself."""
+        twin = Engine(self.state.fork(), self.policy, seed=self.seed)
+        twin._fragmentation = self.fragmentation
+        twin._prices, twin._prices_epoch = self.prices, self.state.node_epoch
+        return twin
+
     def evaluated(self, shape: Shape) -> Iterator[_Evaluation | None]:
         """Evaluate a shape afresh, some rows per step; the last step returns all of it."""
         evaluation = self._fresh(shape)
@@ -401,11 +409,24 @@ class Engine:
         if uid in self.state.placements:  # else its node was removed, and the hold with it
             self.state.apply((Release(uid),))
 
-    def expire(self, now: float, *, spare: Callable[[str], bool] | None = None) -> int:
-        """Drop every hold whose time has passed, but those to be spared; returns how many."""
+    def end_hold(self, uid: str) -> None:
+        """Have a hold expire at the next opportunity; :class:`UnknownPod` if there is none."""
+        held = self._holds.get(uid)
+        if held is None:
+            raise UnknownPod(uid)
+        self._holds[uid] = Hold(held.placement, -math.inf)
+
+    def expire(
+        self, now: float, *, spare: Callable[[str], bool] | None = None, most: int | None = None
+    ) -> int:
+        """Drop every hold whose time has passed, but those to be spared; returns how many.
+
+        With ``most`` at most so many of them, the oldest first.
+        """
         over = [uid for uid, hold in self._holds.items() if hold.until <= now]
         if spare is not None:
             over = [uid for uid in over if not spare(uid)]
+        over = over[:most]
         for uid in over:
             self.drop_hold(uid)
         return len(over)

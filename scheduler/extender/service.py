@@ -12,21 +12,21 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.adoption import Adoption
+from scheduler.core.drafts import BEING_PLANNED, Draft
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Node, Placement, PodRequest, Reason
+from scheduler.core.model import Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import best_first
 from scheduler.core.state import ClusterState
@@ -43,10 +43,14 @@ from scheduler.extender.answers import (
 )
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
+from scheduler.extender.drafting import Drafting
 from scheduler.extender.evictions import Evictions, Unheard, catch_up
 from scheduler.extender.learning import Learning
 from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable
+from scheduler.extender.recent import Recent
+from scheduler.extender.view import PlanningView
+from scheduler.extender.waiting import Waiting
 from scheduler.extender.waking import Refusals
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
 from scheduler.kube.mirror import Mirror
@@ -66,25 +70,11 @@ _TOP = 5
 _METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
-_BACKLOG_AGE_S = 600.0
 _REPLAN_S = 30.0
+_PLACES_AT_ONCE = 16
+_EXPIRE_AT_ONCE = 128
 _BREATH_S = 0.0005  # for whoever waits for the lock
 _NO_CODES = np.zeros(0, dtype=np.int8)
-
-
-@dataclass(frozen=True, slots=True)
-class PlanningView:
-    """A problem for the planner. Two views with one ``stamp`` are the same problem."""
-
-    stamp: tuple[object, ...]
-    epoch: int
-    nodes: Sequence[Node]
-    placements: Sequence[Placement]
-    pending: tuple[PodRequest, ...]
-    mix: TypicalMix
-    bindings: int
-    generation: int
-    departures: float
 
 
 class ExtenderService:
@@ -132,9 +122,9 @@ class ExtenderService:
         self._mirror: Mirror | None = None
         self._clock = clock
         self._lock = threading.Lock()
-        self._seen: OrderedDict[str, PodRequest] = OrderedDict()
-        self._shortened: OrderedDict[str, None] = OrderedDict()  # got some of the nodes that fit
-        self._waiting: dict[str, tuple[PodRequest, float]] = {}
+        self._seen: Recent[str, PodRequest] = Recent(config.remembered_pods)
+        self._shortened: Recent[str, str] = Recent(config.remembered_pods)  # told of some that fit
+        self._waiting = Waiting(config.remembered_pods)
         self._refusals = Refusals(config.remembered_pods)
         self._evictions = Evictions(config.remembered_pods)
         self._bindings = 0
@@ -143,10 +133,14 @@ class ExtenderService:
         self.log = DecisionLog(config.decisions)
         self._learning = Learning(engine, config)
         self._adoption = Adoption(
-            engine, ttl_s=config.gang_ttl_s, reserve_after_s=config.gang_reserve_after_s
+            engine,
+            ttl_s=config.gang_ttl_s,
+            reserve_after_s=config.gang_reserve_after_s,
+            at_once=_PLACES_AT_ONCE,
         )
+        self._drafting = Drafting(self._adoption, self._lock, clock)
         self._names = NodeNames(engine.state)
-        self._parsed: OrderedDict[bytes, PodRequest] = OrderedDict()
+        self._parsed: Recent[bytes, PodRequest] = Recent(_PARSED_PODS)
         self._metrics: tuple[int, float, ClusterMetrics] | None = None
         self._metrics_lock = threading.Lock()
 
@@ -162,36 +156,54 @@ class ExtenderService:
             except InvalidInput as error:
                 verdicts = self._reject_all(args, error, "filter")
                 return encode_filter(verdicts, self._names.fragments(), args.raw_nodes)[0]
-            engine = self._prepare(request)
-            nodes = self._names.listed(args)
-            codes = engine.filter(request, nodes.rows)
-            message = ""
-            if self._joint(request):
-                message = self._answer_member(request, nodes.rows, codes)
-            cures = curable(engine, request, nodes.rows, codes)
-            emptied = self._evictions.waited_for(engine, request)
-            if len(emptied):  # it waits for the rest of them, and takes no others elsewhere
-                cures |= np.isin(nodes.rows, emptied)
-            passing = np.flatnonzero(codes == Reason.FITS.code)
-            named = self._shortlist(engine, request, nodes.rows, passing)
-            verdicts = Verdicts(nodes, codes, cures, message, named)
-            listed = nodes.rows[passing if named is None else named]
-            if len(listed):
-                self._refusals.drop(request.uid)
-            else:
-                asked = None if nodes.unknown else nodes.rows
-                generation = engine.state.generation_now
-                self._refusals.add(request, self._clock(), generation, asked)
-            if len(listed) == 1 and not self._joint(request):
-                # kube-scheduler skips prioritize and takes it
-                self._hold(engine, request, int(listed[0]))
-            fragments = self._names.fragments()
+            draft = self._draft(request, args) if self._joint(request) else None
+            if draft is None:
+                verdicts, listed = self._verdicts(request, args)
+                fragments = self._names.fragments()
+        if draft is not None:
+            self._drafting.make(draft, self._in_steps)
+            with self._lock:
+                verdicts, listed = self._verdicts(request, args)
+                fragments = self._names.fragments()
         question = request.shape if args.raw_nodes is None else None
         answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
         fragments.remember(names, Listed(listed, {}))
-        self.log.record("filter", request.key, request.uid, codes)
+        self.log.record("filter", request.key, request.uid, verdicts.codes)
         return answer
+
+    def _verdicts(self, request: PodRequest, args: FilterArgs) -> tuple[Verdicts, IntArray]:
+        """Verdicts on the nodes asked about, and the rows that are told to kube-scheduler."""
+        engine = self._prepare(request)
+        nodes = self._names.listed(args)
+        codes = engine.filter(request, nodes.rows)
+        message = ""
+        if self._joint(request):
+            message = self._answer_member(request, nodes.rows, codes)
+        cures = curable(engine, request, nodes.rows, codes)
+        emptied = self._evictions.waited_for(engine, request)
+        if len(emptied):  # it waits for the rest of them, and takes no others elsewhere
+            cures |= np.isin(nodes.rows, emptied)
+        passing = np.flatnonzero(codes == Reason.FITS.code)
+        named = self._shortlist(engine, request, nodes.rows, passing)
+        verdicts = Verdicts(nodes, codes, cures, message, named)
+        listed = nodes.rows[passing if named is None else named]
+        if len(listed):
+            self._refusals.drop(request.uid)
+        else:
+            asked = None if nodes.unknown else nodes.rows
+            # A plan in the making is no state of things: the pod is to ask again by all means.
+            generation = -1 if message == BEING_PLANNED else engine.state.generation_now
+            self._refusals.add(request, self._clock(), generation, asked)
+        if len(listed) == 1 and not self._joint(request):
+            # kube-scheduler skips prioritize and takes it
+            self._hold(engine, request, int(listed[0]))
+        return verdicts, listed
+
+    def _draft(self, request: PodRequest, args: FilterArgs) -> Draft | None:
+        """A large gang's plan that has to be made before the member is answered."""
+        self._expire()
+        return self._adoption.draft(request, self._names.listed(args).rows, self._clock())
 
     def prioritize(self, args: FilterArgs) -> bytes:
         """Answer scores 0..10 of the named nodes: the winner alone has 10."""
@@ -402,9 +414,7 @@ class ExtenderService:
         most = self.config.answer_top_k
         if not most or len(passing) <= most or request.uid in self._shortened:
             return None
-        self._shortened[request.uid] = None
-        if len(self._shortened) > self.config.remembered_pods:
-            self._shortened.popitem(last=False)
+        self._shortened.put(request.uid, request.uid)
         candidates = rows[passing]
         best = best_first(engine.scores(request, candidates), candidates, most)
         planned = self._planned_row(request, candidates)
@@ -447,7 +457,7 @@ class ExtenderService:
         self._adoption.gone(request)
         if self._mirror and request.uid in self._mirror.pending:
             self._adoption.expect(request)
-        self._waiting[request.uid] = (request, self._clock())
+        self._waiting.asks(request, self._clock())
 
     # -- a live cluster ----------------------------------------------------------------------
 
@@ -492,7 +502,7 @@ class ExtenderService:
 
     def settled(self, uid: str) -> None:
         """A pod has been placed, or is gone; it is not waiting any more."""
-        self._waiting.pop(uid, None)
+        self._waiting.drop(uid)
         self._refusals.drop(uid)
         self._evictions.drop(uid)
         self._bindings += 1
@@ -507,8 +517,8 @@ class ExtenderService:
             self._learning.leaves(left)
         self.settled(uid)
         if uid not in mirror.facts and uid not in mirror.pending:
-            self._seen.pop(uid, None)
-            self._shortened.pop(uid, None)
+            self._seen.drop(uid)
+            self._shortened.drop(uid)
 
     def seen(self, uid: str) -> PodRequest | None:
         """A pod that has asked, or is known to be pending. Within :meth:`exclusive`."""
@@ -537,15 +547,19 @@ class ExtenderService:
         with self._lock:
             self._expire()
             now = self._clock()
-            return [h.placement.pod for h in self._engine.holds.values() if h.until <= now]
+            late = [h.placement.pod for h in self._engine.holds.values() if h.until <= now]
+            return [pod for pod in late if self._real(pod.uid)]
 
     def _expire(self) -> None:
         now = self._clock()
         if self._mirror is None:
-            self._engine.expire(now)
+            self._engine.expire(now, most=_EXPIRE_AT_ONCE)
             return
-        pending = self._mirror.pending
-        self._engine.expire(now, spare=lambda uid: uid in pending or uid in self._seen)
+        self._engine.expire(now, spare=self._real, most=_EXPIRE_AT_ONCE)
+
+    def _real(self, uid: str) -> bool:
+        """Whether this is a pod, and not what stands for a gang's missing member."""
+        return uid in self._seen or (self._mirror is not None and uid in self._mirror.pending)
 
     def planning_view(self) -> PlanningView:
         """What a planner needs to know.
@@ -556,10 +570,7 @@ class ExtenderService:
         with self._lock:
             engine, now = self._engine, self._clock()
             self._expire()
-            for uid, (_, asked) in list(self._waiting.items()):
-                if asked + _BACKLOG_AGE_S <= now:
-                    del self._waiting[uid]
-            pending = tuple(request for request, _ in self._waiting.values())
+            pending = self._waiting.pods(now)
             # Copies made by C loops; what takes longer happens outside the lock.
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
@@ -567,7 +578,7 @@ class ExtenderService:
             bindings = self._bindings
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
-            stamp = (epoch, self._bindings, tuple(self._waiting), turn)
+            stamp = (epoch, self._bindings, tuple(pod.uid for pod in pending), turn)
         return PlanningView(
             stamp,
             epoch,
@@ -639,9 +650,7 @@ class ExtenderService:
             sizes = self._mirror.gang_sizes if self._mirror else None
             request = pod_request(args.pod_object(), self.names, sizes)
             if len(args.pod) <= _PARSED_POD_BYTES:
-                self._parsed[args.pod] = request
-                if len(self._parsed) > _PARSED_PODS:
-                    self._parsed.popitem(last=False)
+                self._parsed.put(args.pod, request)
         return request
 
     def _prepare(self, request: PodRequest) -> Engine:
@@ -649,15 +658,11 @@ class ExtenderService:
         engine = self._engine
         self._expire()
         known = self._seen.get(request.uid)
-        self._seen[request.uid] = request
+        self._seen.put(request.uid, request)
         if request.uid not in engine.state.placements or request.uid in engine.holds:
-            self._waiting[request.uid] = (request, self._clock())
-        if known is not None:
-            self._seen.move_to_end(request.uid)
-            return engine
-        if len(self._seen) > self.config.remembered_pods:
-            self._seen.popitem(last=False)
-        self._learning.asks(request)
+            self._waiting.asks(request, self._clock())
+        if known is None:
+            self._learning.asks(request)
         return engine
 
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:

@@ -1,0 +1,220 @@
+"""What the cluster can hold, empty and as it is: the bounds that come before any plan.
+
+Whoever asks for more pods at once than that is refused by a few sums over the nodes, however many
+it asks for and whatever they look like. The bound is never too low: what it refuses cannot be.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.devices import fraction_need
+from scheduler.core.engine import Engine
+from scheduler.core.feasibility import allowed_products, static_reasons
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    MAX_PODS,
+    GpuKind,
+    GpuRequest,
+    PodRequest,
+    Reason,
+    Shape,
+)
+from scheduler.core.state import ClusterState, DeviceCode
+
+__all__ = [
+    "TOO_LARGE",
+    "Excess",
+    "empty_room",
+    "excess",
+    "overmuch",
+    "reservable",
+    "room",
+    "shortage",
+]
+
+IntArray = NDArray[np.int64]
+
+_MOST_SHAPES = 8
+TOO_LARGE = f"{Reason.GANG_DOES_NOT_FIT.text}: it is larger than the cluster"
+"""Why a gang is refused whatever is free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """More than the empty cluster holds: of what, how much it holds, and how much is asked for."""
+
+    what: str
+    holds: int
+    wanted: int
+
+
+def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
+    """Most pods of one shape that the nodes could hold without any pod on them.
+
+    Parameters
+    ----------
+    state
+        The cluster. What is out of service counts as absent.
+    shape
+        What each pod asks for.
+    enough
+        More than this need not be told apart, so that sums stay small.
+
+    Returns
+    -------
+    int
+        At most ``enough`` for each node, and in all. Costs a few passes over the columns.
+    """
+    most = min(enough, MAX_PODS)  # of one node
+    each = np.minimum(state.pods_alloc.astype(np.int64), most)
+    for has, needs in ((state.cpu_alloc, shape.cpu_milli), (state.mem_alloc, shape.memory_mib)):
+        if needs:
+            each = np.minimum(each, has // needs)
+    if shape.gpu.kind is not GpuKind.NONE:
+        each = np.minimum(each, _by_devices(state, shape.gpu, most))
+        each = np.where(allowed_products(state, shape.gpu)[state.product], each, 0)
+    return min(enough, int(np.maximum(each, 0).sum()))
+
+
+def excess(state: ClusterState, wanted: Mapping[Shape, int], *, first: Shape) -> Excess | None:
+    """What pods of several shapes ask for beyond what the empty cluster holds, or None.
+
+    Parameters
+    ----------
+    wanted
+        How many pods of each shape.
+    first
+        The shape to look at first. Of very many shapes some are looked at one by one, those of
+        most pods; all of them count in the sums.
+    """
+    total = sum(wanted.values())
+    slots = int(state.pods_alloc.sum(dtype=np.int64))
+    if total > slots:
+        return Excess("members", max(0, slots), total)
+    often = sorted(wanted, key=lambda shape: -wanted[shape])[:_MOST_SHAPES]
+    for shape in dict.fromkeys([first, *often]):
+        count = wanted.get(shape, 0)
+        room = empty_room(state, shape, count)
+        if room < count:
+            return Excess("members that are alike", room, count)
+    for what, has, asked in _sums(state, wanted):
+        if asked > has:
+            return Excess(what, has, asked)
+    return None
+
+
+def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, int, int]]:
+    """Per resource: in the empty cluster, and wanted by all pods together."""
+    devices = int((state.device_code == DeviceCode.PLAIN).sum()) * DEVICE_MILLI
+    return [
+        ("milli-CPU", int(state.cpu_alloc.sum()), sum(s.cpu_milli * n for s, n in wanted.items())),
+        ("MiB", int(state.mem_alloc.sum()), sum(s.memory_mib * n for s, n in wanted.items())),
+        ("milli-GPU", devices, sum(s.gpu.requested_milli * n for s, n in wanted.items())),
+    ]
+
+
+def _by_devices(state: ClusterState, gpu: GpuRequest, enough: int) -> IntArray:
+    """Pods that the devices of each row could have, (N,)."""
+    codes = state.device_code
+    plain = codes == DeviceCode.PLAIN
+    match gpu.kind:
+        case GpuKind.WHOLE:
+            found = plain.sum(axis=1) // gpu.count
+        case GpuKind.FRACTION:
+            milli, memory = fraction_need(state, gpu, np.arange(len(state)))
+            each = np.broadcast_to((DEVICE_MILLI // np.maximum(milli, 1))[:, None], plain.shape)
+            needs = np.maximum(memory, 1)[:, None]
+            by_memory = np.where(
+                (state.device_mem > 0) & (memory > 0)[:, None], state.device_mem // needs, enough
+            )
+            found = np.where(plain, np.minimum(each, by_memory), 0).sum(axis=1)
+        case GpuKind.SHARED:
+            found = np.where(codes == DeviceCode.SHARED, state.replicas, 0).sum(axis=1)
+            found = found // gpu.replicas
+        case _:
+            found = np.full(len(state), enough, dtype=np.int64)
+            for profile, instances in gpu.mig:
+                counts = [mig.count(mig.full_mask, profile) for mig in state.mig_types]
+                by_code = np.array([*counts, 0], dtype=np.int64)
+                types = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
+                found = np.minimum(found, by_code[types].sum(axis=1) // instances)
+    rooms: IntArray = found.astype(np.int64)
+    return rooms
+
+
+def room(
+    engine: Engine, request: PodRequest, rows: IntArray, enough: int, *, selection: bool = False
+) -> int:
+    """How many more pods like this one these rows take at most; exact for whole devices."""
+    state, gpu = engine.state, request.gpu
+    rows = rows[engine.filter(request, rows, selection=selection) == Reason.FITS.code]
+    each = np.minimum(state.pods_free[rows].astype(np.int64), min(enough, MAX_PODS))
+    for free, needed in (
+        (state.cpu_free, request.cpu_milli),
+        (state.mem_free, request.memory_mib),
+        (state.full_free, gpu.count),
+    ):
+        if needed:
+            each = np.minimum(each, free[rows] // needed)
+    if gpu.milli:
+        each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
+    return min(enough, int(each.sum()))
+
+
+def reservable(state: ClusterState, shape: Shape) -> int:
+    """Places that a gang of this shape could wait for, by its devices."""
+    rows = np.flatnonzero(static_reasons(state, shape) == Reason.FITS.code)
+    per_row = state.device_count[rows] // max(1, shape.gpu.count)
+    return int(np.maximum(per_row, 1).sum())
+
+
+def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_too: bool) -> str:
+    """Why so many members cannot have a place, by sums alone; empty if they might.
+
+    Parameters
+    ----------
+    known
+        Members, the last of which stands for all those that are not known.
+    members
+        How many there are in all.
+    now_too
+        Look at what is free now as well.
+    """
+    first = known[-1]
+    pods = {pod.shape: pod for pod in known}
+    shapes = Counter(pod.shape for pod in known[:-1])
+    shapes[first.shape] += members - len(known) + 1
+    over = excess(engine.state, shapes, first=first.shape)
+    if over is not None:
+        return f"{TOO_LARGE}, which has room for {over.holds} of {over.wanted} {over.what}"
+    every = np.arange(len(engine.state))
+    for shape, count in shapes.most_common(_MOST_SHAPES) if now_too else ():
+        found = room(engine, pods[shape], every, count, selection=shape != first.shape)
+        if found < count:
+            return shortage(pods[shape], found, count)
+    return ""
+
+
+def shortage(request: PodRequest, found: int, missing: int) -> str:
+    """How many members have a place, and what the others need, in words."""
+    return (
+        f"{Reason.GANG_DOES_NOT_FIT.text}: needs {_devices(request, missing - found)}; "
+        f"{found} of {missing} missing members have a place"
+    )
+
+
+def _devices(request: PodRequest, members: int) -> str:
+    """What so many more members need, in words."""
+    gpu = request.gpu
+    model = f"model {' or '.join(gpu.products)}" if gpu.products else "any model"
+    if gpu.count:
+        return f"{members * gpu.count} more devices of {model}"
+    if gpu.milli:
+        return f"{members} more fractions of {gpu.milli} milli-GPU on devices of {model}"
+    return f"room for {members} more members"

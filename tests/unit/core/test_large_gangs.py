@@ -1,0 +1,294 @@
+"""Gangs that are large: refused by sums, or planned on a copy to the same places as at once."""
+
+from __future__ import annotations
+
+import math
+import random
+import tracemalloc
+
+import numpy as np
+import pytest
+
+from scheduler.core.adoption import Adoption
+from scheduler.core.capacity import TOO_LARGE, empty_room, excess
+from scheduler.core.drafts import BEING_PLANNED, CHANGED, Draft
+from scheduler.core.engine import Engine
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import Device, GangKey, Node, PodRequest, Shape
+from scheduler.core.state import ClusterState
+from tests.builders import node, pod
+
+TTL = 60.0
+MIG = Device("A100", 40960, mig="A100-40")
+SLICED = Device("T4", 16384, replicas=4)
+
+
+def _member(name: str, size: int, **rest) -> PodRequest:
+    return pod(name, gang=GangKey("default", "g", size), **rest)
+
+
+def _nodes(count: int, **rest) -> list[Node]:
+    return [node(f"n{at:03d}", **rest) for at in range(count)]
+
+
+class Cluster:
+    """An engine with gangs; ``at_once`` as the service has it, or None to plan all at once."""
+
+    def __init__(self, nodes: list[Node], at_once: int | None, policy: str = "fgd") -> None:
+        asked = [pod("like", cpu=1000, milli=300), pod("whole", count=2)]
+        mix = TypicalMix.from_requests(asked)
+        self.engine = Engine(ClusterState(nodes), policy, mix=mix, seed=3)
+        self.adoption = Adoption(self.engine, ttl_s=TTL, at_once=at_once)
+        self.rows = np.arange(len(nodes))
+        self.now = 0.0
+
+    def draft(self, request: PodRequest) -> Draft | None:
+        return self.adoption.draft(request, self.rows, self.now)
+
+    def make(self, draft: Draft, steps: float = math.inf) -> None:
+        for step, _ in enumerate(draft.steps(), 1):
+            if step >= steps:
+                break
+        if not draft.done:
+            self.adoption.put_down(draft, self.now)
+            return
+        for _ in self.adoption.take_over(draft, self.now):
+            pass
+
+    def ask(self, request: PodRequest):
+        """As the service asks."""
+        draft = self.draft(request)
+        if draft is not None:
+            self.make(draft)
+        return self.adoption.answer(request, self.rows, self.now)
+
+    def places(self) -> list[tuple[str, str, tuple]]:
+        holds = self.engine.holds.items()
+        return sorted((uid, h.placement.node, h.placement.devices) for uid, h in holds)
+
+
+GANGS = {
+    "alike": [{"count": 1}],
+    "fractions": [{"milli": 250}],
+    "unlike": [{"count": 2}, {"milli": 100}, {"cpu": 4000, "milli": 700}],
+    "without devices": [{"cpu": 1500}, {"cpu": 300, "memory": 2048}],
+    "by memory": [{"memory_mib": 9000}, {"count": 1}],
+    "of many shapes": [{"cpu": 100 * n, "milli": 10 * n} for n in range(1, 12)],
+}
+
+
+def _gang(kinds: list[dict], size: int) -> list[PodRequest]:
+    return [_member(f"m{at:03d}", size, **kinds[at % len(kinds)]) for at in range(size)]
+
+
+@pytest.mark.parametrize("kinds", GANGS.values(), ids=GANGS)
+@pytest.mark.parametrize("policy", ["fgd", "best-fit", "random"])
+def test_a_draft_ends_in_the_places_of_a_plan_made_at_once(kinds: list[dict], policy: str) -> None:
+    nodes = _nodes(20, gpus=8, gpu_memory=40960)
+    members = _gang(kinds, 60)
+    beside, at_once = (Cluster(nodes, most, policy) for most in (16, None))
+    for cluster in (beside, at_once):
+        for number in range(7):
+            cluster.engine.reserve(pod(f"other-{number}", milli=500), f"n{number:03d}")
+        for member in members:
+            cluster.adoption.expect(member)
+    assert beside.draft(members[0]) is not None
+    beside.adoption.put_down(beside.adoption._draft, 0.0, for_good=True)
+    beside.adoption._serial = 0
+    for member in members:
+        answers = [cluster.ask(member) for cluster in (beside, at_once)]
+        assert answers[0] == answers[1]
+        assert answers[0].row >= 0
+    assert beside.places() == at_once.places()
+    assert beside.engine.state.check() == []
+
+
+def test_a_small_gang_needs_no_draft() -> None:
+    cluster = Cluster(_nodes(4, gpus=8), 16)
+    member = _member("m", 16, count=1)
+    assert cluster.draft(member) is None
+    assert cluster.adoption.answer(member, cluster.rows, 0.0).row >= 0
+
+
+@pytest.mark.parametrize("steps", [1, 7, 39])
+def test_a_draft_that_takes_long_is_gone_on_with_by_whoever_asks_next(steps: int) -> None:
+    cluster = Cluster(_nodes(10, gpus=8), 16)
+    first, second, *_ = _gang([{"count": 1}], 40)
+    draft = cluster.draft(first)
+    assert draft is not None
+    assert cluster.draft(second) is None  # somebody is at it
+    assert cluster.adoption.answer(second, cluster.rows, 0.0).message == BEING_PLANNED
+    cluster.make(draft, steps)
+    assert cluster.engine.holds == {}
+    assert cluster.adoption.answer(first, cluster.rows, 0.0).message == BEING_PLANNED
+    assert cluster.draft(second) is draft
+    cluster.make(draft)
+    assert len(cluster.engine.holds) == 40
+    assert cluster.adoption.answer(first, cluster.rows, 0.0).row >= 0
+
+
+def test_one_gang_is_drafted_at_a_time_and_an_abandoned_draft_stops_nobody() -> None:
+    cluster = Cluster(_nodes(10, gpus=8), 16)
+    first = _member("m", 40, count=1)
+    other = pod("o", count=1, gang=GangKey("default", "other", 30))
+    draft = cluster.draft(first)
+    assert draft is not None
+    cluster.make(draft, 3)
+    assert cluster.draft(other) is None
+    cluster.now = 20.0
+    assert cluster.ask(other).row >= 0
+    assert len(cluster.engine.holds) == 30
+    assert cluster.ask(first).row >= 0
+
+
+def test_what_changes_meanwhile_makes_the_draft_void_and_holds_nothing() -> None:
+    cluster = Cluster(_nodes(10, gpus=8), 16)
+    first = _member("m", 80, count=1)
+    draft = cluster.draft(first)
+    assert draft is not None
+    for _ in draft.steps():
+        pass
+    cluster.engine.reserve(pod("quick", count=1), "n004")
+    for _ in cluster.adoption.take_over(draft, 0.0):
+        pass
+    cluster.engine.expire(0.0)
+    assert cluster.engine.holds == {}
+    answer = cluster.adoption.answer(first, cluster.rows, 0.0)
+    assert answer.row == -1
+    assert CHANGED in answer.message or "79 of 80" in answer.message
+    cluster.engine.release("quick")
+    assert cluster.ask(first).row >= 0
+
+
+def test_a_gang_that_goes_while_it_is_planned_leaves_nothing_behind() -> None:
+    cluster = Cluster(_nodes(10, gpus=8), 16)
+    first = _member("m", 70, count=1)
+    draft = cluster.draft(first)
+    assert draft is not None
+    for _ in draft.steps():
+        pass
+    steps = cluster.adoption.take_over(draft, 0.0)
+    next(steps)
+    cluster.adoption.gone(first)
+    for _ in steps:
+        pass
+    while cluster.engine.expire(0.0, most=16):
+        pass
+    assert cluster.engine.holds == {}
+    assert int(cluster.engine.state.full_free.sum()) == 80
+
+
+def test_very_many_places_are_given_back_a_few_at_a_time() -> None:
+    cluster = Cluster(_nodes(40, gpus=8), 16)
+    first = _member("m", 300, count=1)
+    assert cluster.ask(first).row >= 0
+    cluster.adoption.gone(first)
+    left = len(cluster.engine.holds)
+    assert 0 < left < 300
+    while left:
+        assert cluster.engine.expire(0.0, most=50) == min(50, left)
+        left = len(cluster.engine.holds)
+    assert cluster.engine.state.check() == []
+
+
+HUGE = {
+    "alike": [{"count": 1}],
+    "tiny fractions": [{"milli": 1}],
+    "unlike": [{"milli": 1, "memory": 1}, {"milli": 1, "memory": 2}],
+    "nothing at all": [{"cpu": 0, "memory": 0}, {"cpu": 0, "memory": 1}],
+    "instances": [{"mig": (("1g.5gb", 1),)}, {"mig": (("1g.5gb", 1),), "cpu": 1}],
+    "replicas": [{"replicas": 1}, {"replicas": 1, "cpu": 1}],
+    "device memory": [{"memory_mib": 1}, {"memory_mib": 2}],
+}
+
+
+@pytest.mark.parametrize("kinds", HUGE.values(), ids=HUGE)
+@pytest.mark.parametrize("size", [10_000, 100_000_000, 2**62])
+def test_more_than_the_cluster_could_hold_is_refused_without_a_list_of_it(
+    kinds: list[dict], size: int
+) -> None:
+    mixed = [node("m", devices=[MIG] * 8), node("s", devices=[SLICED] * 4)]
+    cluster = Cluster([*_nodes(10, gpus=8, gpu_memory=40960), *mixed], 16)
+    members = [_member(f"m{at}", size, **kind) for at, kind in enumerate(kinds)]
+    for member in members:
+        cluster.adoption.expect(member)
+    cluster.ask(members[0])  # what is kept for each shape is there
+    tracemalloc.start()
+    try:
+        answer = cluster.ask(members[0])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert answer.row == -1
+    assert answer.message
+    assert cluster.engine.holds == {}
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("request_", "most"),
+    [
+        ({"count": 3}, 2),
+        ({"milli": 300}, 24),
+        ({"memory_mib": 20_000}, 16),
+        ({"memory_mib": 50_000}, 0),
+        ({"cpu": 40_000}, 2),
+        ({"cpu": 1, "memory": 1}, 220),
+        ({"mig": (("3g.20gb", 1),)}, 4),
+        (
+            {
+                "mig": (
+                    ("3g.20gb", 2),
+                    ("1g.5gb", 1),
+                )
+            },
+            2,
+        ),
+        ({"replicas": 3}, 2),
+        ({"count": 1, "products": ("H100",)}, 0),
+    ],
+)
+def test_what_the_empty_cluster_holds_of_one_shape(request_: dict, most: int) -> None:
+    nodes = [
+        node("a", gpus=8, gpu_memory=40960, cpu=64_000, product="A100"),
+        node("m", devices=[MIG] * 2, cpu=64_000),
+        node("s", devices=[SLICED] * 2, cpu=0),
+    ]
+    shape = pod("p", **({"cpu": 0, "memory": 0} | request_)).shape
+    assert empty_room(ClusterState(nodes), shape, 1000) == most
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_the_bound_is_never_below_what_can_be_placed(seed: int) -> None:
+    draw = random.Random(seed)
+    nodes = [
+        *_nodes(3, gpus=4, gpu_memory=16384, cpu=8000, pods=20),
+        node("m", devices=[MIG] * 3, cpu=9000),
+        node("s", devices=[SLICED] * 3, cpu=9000),
+    ]
+    kinds = [
+        {"count": draw.randint(1, 4)},
+        {"milli": draw.randint(1, 999)},
+        {"memory_mib": draw.randint(1, 16384)},
+        {"mig": ((draw.choice(["1g.5gb", "2g.10gb", "3g.20gb"]), draw.randint(1, 3)),)},
+        {"replicas": draw.randint(1, 4)},
+    ]
+    engine = Engine(ClusterState(nodes), "random", seed=seed)
+    placed: dict[Shape, int] = {}
+    alone: dict[Shape, int] = {}
+    for number in range(300):
+        request = pod(f"p{number}", cpu=draw.choice([0, 100, 900]), **draw.choice(kinds))
+        row = engine.best(request)
+        if row >= 0:
+            engine.reserve(request, engine.state.nodes[row].name)
+            placed[request.shape] = placed.get(request.shape, 0) + 1
+    assert excess(engine.state, placed, first=next(iter(placed))) is None
+    for shape, count in placed.items():
+        alone[shape] = empty_room(engine.state, shape, 10_000)
+        assert alone[shape] >= count
+
+
+def test_a_gang_beyond_what_is_ever_held_is_refused_by_number() -> None:
+    cluster = Cluster(_nodes(100, gpus=8, pods=250), 16)
+    answer = cluster.ask(_member("m", 5000, milli=1, cpu=0))
+    assert answer.row == -1 and TOO_LARGE in answer.message
