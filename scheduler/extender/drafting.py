@@ -12,12 +12,12 @@ from threading import Lock
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.drafts import Draft
+from scheduler.extender.steps import BREATH_S
 
 __all__ = ["Drafting"]
 
 _LONGEST_S = 0.25
 _STEPS = 4
-_BREATH_S = 0.0005  # for whoever waits for the interpreter
 
 
 class Drafting:
@@ -73,5 +73,5 @@ class Drafting:
             if step % _STEPS == 0:
                 if time.monotonic() >= until:
                     break
-                time.sleep(_BREATH_S)
+                time.sleep(BREATH_S)
         return draft.done

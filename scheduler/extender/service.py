@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,7 @@ from scheduler.extender.learning import Learning
 from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable
 from scheduler.extender.recent import Recent
+from scheduler.extender.steps import in_steps
 from scheduler.extender.view import PlanningView
 from scheduler.extender.waiting import Waiting
 from scheduler.extender.waking import Refusals
@@ -73,7 +74,6 @@ _PARSED_POD_BYTES = 1 << 16
 _REPLAN_S = 30.0
 _PLACES_AT_ONCE = 16
 _EXPIRE_AT_ONCE = 128
-_BREATH_S = 0.0005  # for whoever waits for the lock
 _NO_CODES = np.zeros(0, dtype=np.int8)
 
 
@@ -612,15 +612,7 @@ class ExtenderService:
 
     def _in_steps(self, work: Iterator[T]) -> Iterator[T]:
         """Work done step by step under the lock, so that requests get in between."""
-        done = object()
-        while True:
-            with self._lock:
-                self._expire()
-                step = next(work, done)
-            if step is done:
-                return
-            yield cast("T", step)
-            time.sleep(_BREATH_S)
+        return in_steps(work, self._lock, self._expire)
 
     @property
     def prices(self) -> Prices | None:
