@@ -111,7 +111,7 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     from scheduler.core.errors import InvalidInput
     from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
-    from scheduler.extender.app import create_app
+    from scheduler.extender.app import create_app, probes
     from scheduler.extender.live import LiveCluster
     from scheduler.extender.planning import PlannerLoop
     from scheduler.extender.server import ExtenderServer
@@ -138,9 +138,11 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     )
     place_bound(engine, workload)
     service = ExtenderService(engine, config, offline=nodes is not None)
-    live = None if nodes else LiveCluster(service, _client(config), config, _identity())
+    client = None if nodes else _client(config)
+    live = LiveCluster(service, client, config, _identity()) if client else None
     loop = PlannerLoop(service, config) if config.needs_planner_process else None
-    server = ExtenderServer(create_app(service, loop, live), config)
+    app = create_app(service, loop, live)
+    server = ExtenderServer(app, config, probes(service, live), client)
     if live:
         # What a cluster consists of lives long. Without this, each full collection would look at
         # all of it again and hold up every request meanwhile.

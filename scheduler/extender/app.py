@@ -1,7 +1,8 @@
 """Routes -> service. Nothing here decides.
 
 kube-scheduler never reads the body of a failed request, and a body on it costs the connection, so
-every refusal is an empty one with a status code.
+a refusal is an empty one with a status code; only a request that cannot be read is told why, which
+is for people, since kube-scheduler sends none.
 """
 
 from __future__ import annotations
@@ -29,8 +30,9 @@ from scheduler.extender.live import LiveCluster
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.planning import PlannerLoop, decided_by
 from scheduler.extender.service import ExtenderService
+from scheduler.extender.status import BRIEFLY
 
-__all__ = ["create_app", "openapi_document"]
+__all__ = ["create_app", "openapi_document", "probes"]
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +49,17 @@ def openapi_document() -> dict[str, Any]:
     text = files("scheduler.extender").joinpath("openapi.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
     return document
+
+
+def probes(
+    service: ExtenderService, live: LiveCluster | None = None
+) -> dict[str, Callable[[], bool]]:
+    """What a probe asks, by path; answered without a lock."""
+    return {
+        "/healthz": lambda: True,
+        "/readyz": lambda: _ready(live),
+        "/activez": service.accepting,
+    }
 
 
 def create_app(
@@ -131,8 +144,8 @@ class _ShortWay:
         except Exception as error:  # noqa: BLE001 - every fault is a status code, see _code_of
             code = _code_of(error, environ["PATH_INFO"])
             self._metrics.errors.labels(verb, str(code)).inc()
-            start(f"{code} {HTTP_STATUS_CODES[code]}", [("Content-Length", "0")])
-            return [b""]
+            start(f"{code} {HTTP_STATUS_CODES[code]}", _PLAIN if code == 400 else [])
+            return [_explained(error) if code == 400 else b""]
         latency.observe(time.perf_counter() - started)
         start("200 OK", [("Content-Type", _JSON), ("Content-Length", str(len(answer)))])
         return [answer]
@@ -145,6 +158,12 @@ def _code_of(error: Exception, path: str) -> int:
         return 400
     log.error("%s failed", path, exc_info=error)
     return 500
+
+
+def _explained(error: Exception) -> bytes:
+    """What is wrong with a request, as one line that nothing in it can break."""
+    text = "".join(each if each.isprintable() else "?" for each in str(error)[:_MOST_TOLD])
+    return f"{text}\n".encode(errors="replace")
 
 
 def _verb_view(
@@ -178,7 +197,8 @@ def _add_views(
 
     @app.get("/readyz")
     def readyz() -> Response:
-        content = _readiness(service, live, planner)
+        brief = request.environ.get(BRIEFLY)
+        content = {"ready": _ready(live)} if brief else _readiness(service, live, planner)
         response = _json(content)
         response.status_code = 200 if content["ready"] else 503
         return response
@@ -222,12 +242,16 @@ def _add_views(
         return Response(status=204)
 
 
+def _ready(live: LiveCluster | None) -> bool:
+    return live is None or live.synced
+
+
 def _readiness(
     service: ExtenderService, live: LiveCluster | None, planner: PlannerLoop | None
 ) -> dict[str, Any]:
     """A replica that waits for its turn is ready to take it: only what it knows counts here."""
     content: dict[str, Any] = {
-        "ready": live is None or live.synced,
+        "ready": _ready(live),
         "nodes": service.nodes,
         "generation": service.generation,
     }
@@ -241,6 +265,8 @@ def _readiness(
     return content
 
 
+_MOST_TOLD = 500
+_PLAIN = [("Content-Type", "text/plain; charset=utf-8")]
 _MOST_SHOWN = 16  # devices of a node in /debug/prices
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -252,7 +278,12 @@ def _add_refusals(app: Flask, metrics: ExtenderMetrics) -> None:
 
     @app.errorhandler(Exception)
     def fault(error: Exception) -> Response:
-        return _refuse(_code_of(error, request.path), metrics)
+        code = _code_of(error, request.path)
+        response = _refuse(code, metrics)
+        if code == 400:
+            response.data = _explained(error)
+            response.mimetype = "text/plain"
+        return response
 
 
 def _refuse(code: int, metrics: ExtenderMetrics) -> Response:

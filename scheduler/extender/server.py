@@ -1,4 +1,4 @@
-"""Runs the application on cheroot, in one process with several threads.
+"""The listeners of one process, and its life: start, signals, certificates, the end.
 
 One process, because the state lives in it. The choice of the server is recorded in DECISIONS.
 """
@@ -12,88 +12,118 @@ import ssl
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 from types import FrameType
 
-from cheroot.ssl.builtin import BuiltinSSLAdapter
-from cheroot.wsgi import Server
 from flask import Flask
 
 from scheduler.core.errors import InvalidInput
+from scheduler.extender.access import Api, Reviews
+from scheduler.extender.certificates import Admission, Certificates
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.connection import Connection
-from scheduler.extender.status import StatusListener
+from scheduler.extender.connection import WsgiApp
+from scheduler.extender.listener import Limits, Listener
+from scheduler.extender.status import (
+    content_door,
+    is_loopback,
+    probe_door,
+    split_address,
+    verb_door,
+)
 
 __all__ = ["ExtenderServer"]
 
 log = logging.getLogger(__name__)
 
 _SWITCH_S = 0.0005
+_STATUS = Limits(connections=256, idle_s=0.0, answer_s=10.0, body=0)
+_STATUS_THREADS = 2
+_METRICS_THREADS = 3  # of which a slow API server can hold some
 
 
 class ExtenderServer:
-    """A listening server.
+    """Verbs, probes and metrics on listeners of their own.
+
+    Parameters
+    ----------
+    app
+        Answers, whatever the listener.
+    config
+        Addresses and certificates.
+    probes
+        By path, what a probe asks; for ``status_listen``.
+    api
+        Says who may see metrics; needed for ``metrics_listen``.
 
     Raises
     ------
     InvalidInput
-        The address cannot be listened on, or the TLS files cannot be read.
+        An address cannot be listened on, or certificates cannot be read.
     """
 
-    def __init__(self, app: Flask, config: ExtenderConfig) -> None:
+    def __init__(
+        self,
+        app: Flask,
+        config: ExtenderConfig,
+        probes: dict[str, Callable[[], bool]] | None = None,
+        api: Api | None = None,
+    ) -> None:
         self._config = config
-        self._server = Server(
-            (config.host, config.port),
-            app,
-            numthreads=config.threads,
-            timeout=config.keep_alive_s,
-            request_queue_size=128,
-            shutdown_timeout=config.drain_s,
-        )
-        self._server.ConnectionClass = Connection
-        # The end of an answer must not wait for an acknowledgement, which can take 40 ms.
-        self._server.nodelay = True
-        self._server.max_request_body_size = config.max_body_mib << 20
-        setattr(self._server, "error_log", _log_errors)  # noqa: B010 - cheroot's hook is a method
         self._stopping = threading.Event()
-        self._loaded = self._refused = self._files()
+        self._names = config.served_names
+        self._certificates = self._read(config.tls_cert, config.tls_key, config.tls_client_ca)
+        self.status: Listener | None = None
+        self.metrics: Listener | None = None
+        self._metrics_certificates: Certificates | None = None
+        self.verbs = self._verbs(app)
         try:
-            if config.tls_cert:
-                self._server.ssl_adapter = self._tls()
-            self._server.prepare()
-        except (OSError, ssl.SSLError) as error:
-            raise InvalidInput(
-                f"{config.host}:{config.port}", f"cannot be served: {error}", "choose another port"
-            ) from error
-        self.status = StatusListener(app, config.status_listen) if config.status_listen else None
+            if config.status_listen:
+                self.status = self._status(app, probes or {})
+            if config.metrics_listen:
+                self.metrics = self._metrics(app, api)
+        except BaseException:
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:
         """Where it listens, with the real port."""
-        host, port = self._server.bind_addr[:2]
-        return f"{'https' if self._config.tls_cert else 'http'}://{host}:{port}"
+        scheme = "https" if self._config.tls_cert else "http"
+        host = f"[{self.verbs.host}]" if ":" in self.verbs.host else self.verbs.host
+        return f"{scheme}://{host}:{self.verbs.port}"
 
     def serve(self) -> None:
         """Answer until :meth:`stop` is called; then finish requests in flight and return."""
-        if self.status:
-            self.status.start()
-        if self._config.tls_cert and self._config.tls_reload_s:
-            threading.Thread(target=self._follow_files, name="certificates", daemon=True).start()
-        self._server.serve()
+        for listener in (self.status, self.metrics):
+            if listener is not None:
+                name = "status" if listener is self.status else "metrics"
+                threading.Thread(target=listener.serve, name=name, daemon=True).start()
+        every_s = self._config.tls_reload_s
+        for certificates in (self._certificates, self._metrics_certificates):
+            if certificates is not None and every_s:
+                threading.Thread(
+                    target=certificates.follow,
+                    args=(every_s, self._stopping),
+                    name="certificates",
+                    daemon=True,
+                ).start()
+        self.verbs.serve()
 
     def stop(self) -> None:
         """Stop accepting, drain, and let :meth:`serve` return. Callable from any thread."""
         self._stopping.set()
-        self._server.stop()
-        if self.status:
-            self.status.stop()
+        self.verbs.stop(self._config.drain_s)
+        for listener in (self.status, self.metrics):
+            if listener is not None:
+                listener.stop(0.5)
 
     def serve_until_signalled(self) -> None:
         """Serve in this (the main) thread until SIGTERM or SIGINT; SIGHUP reloads certificates."""
+        stopper = threading.Thread(target=self.stop, name="stop")
 
         def stop(_signal: int, _frame: FrameType | None) -> None:
             log.info("draining")
-            threading.Thread(target=self.stop, name="stop").start()
+            if stopper.ident is None:
+                stopper.start()
 
         def reload(_signal: int, _frame: FrameType | None) -> None:
             self.reload_tls()
@@ -113,59 +143,96 @@ class ExtenderServer:
         sys.setswitchinterval(_SWITCH_S)
         print(f"listening on {self.url}", file=sys.stderr, flush=True)  # noqa: T201 - read by drivers
         self.serve()
+        if stopper.ident is not None:
+            stopper.join()
 
     def reload_tls(self) -> bool:
-        """Read certificate and key again; connections in use keep the old ones.
+        """Read certificates and keys again; connections in use keep the old ones.
 
-        Returns whether there was something to read and it could be. Files that cannot be read (half
-        written, a key of another certificate) change nothing: an old certificate is better than
-        none.
+        Returns whether there was something to read and it could be.
         """
-        if not self._config.tls_cert:
-            return False
+        held = [each for each in (self._certificates, self._metrics_certificates) if each]
+        return bool(held) and False not in [each.reload() for each in held]
+
+    # -- listeners ---------------------------------------------------------------------------
+
+    def _verbs(self, app: Flask) -> Listener:
+        config = self._config
+        private = bool(config.tls_client_ca) or self._trusted(config.host)
+        admission = Admission(config.client_subjects) if config.tls_client_ca else None
+        return _listen(
+            "verbs",
+            f"{config.host}:{config.port}",
+            (config.host, config.port),
+            verb_door(app, shows=private, names=self._names),
+            config.threads,
+            Limits(idle_s=config.keep_alive_s, body=config.max_body_mib << 20),
+            self._certificates,
+            admission,
+        )
+
+    def _status(self, app: Flask, probes: dict[str, Callable[[], bool]]) -> Listener:
+        text = self._config.status_listen
+        address = split_address(text)
+        door = probe_door(app, probes, shows=self._trusted(address[0]), names=self._names)
+        return _listen("status", f"status_listen {text}", address, door, _STATUS_THREADS, _STATUS)
+
+    def _metrics(self, app: Flask, api: Api | None) -> Listener:
+        config = self._config
+        if api is None:
+            raise InvalidInput(
+                "metrics_listen", "needs an API server to ask who may look", "drop it offline"
+            )
+        certificates = self._certificates
+        if config.metrics_cert or config.tls_client_ca:
+            # The authority of kube-scheduler's certificate is not that of whoever scrapes.
+            cert = config.metrics_cert or config.tls_cert
+            certificates = self._read(cert, config.metrics_key or config.tls_key)
+            self._metrics_certificates = certificates
+        return _listen(
+            "metrics",
+            f"metrics_listen {config.metrics_listen}",
+            split_address(config.metrics_listen, "metrics_listen"),
+            content_door(app, Reviews(api), names=self._names),
+            _METRICS_THREADS,
+            _STATUS,
+            certificates,
+        )
+
+    def _trusted(self, host: str) -> bool:
+        """Whether whoever can connect there, without TLS, may see everything."""
+        return self._config.loopback_content and is_loopback(host)
+
+    def _read(self, cert: str, key: str, client_ca: str = "") -> Certificates | None:
+        if not cert:
+            return None
         try:
-            self._server.ssl_adapter = self._tls()
+            return Certificates(cert, key, client_ca)
         except (OSError, ssl.SSLError) as error:
-            log.error("certificates not reloaded, the old ones stay: %s", error)  # noqa: TRY400
-            return False
-        log.info("certificates reloaded")
-        return True
-
-    def _follow_files(self) -> None:
-        """Reload when the files have changed: Kubernetes renews a mounted Secret in place."""
-        while not self._stopping.wait(self._config.tls_reload_s):
-            files = self._files()
-            if files in (self._loaded, self._refused):
-                continue
-            # Looked at before they are read: what changes in between is noticed the next time.
-            if self.reload_tls():
-                self._loaded = files
-            else:
-                self._refused = files
-
-    def _files(self) -> tuple[tuple[int, int, int] | None, ...]:
-        """What tells one version of the certificate files from another; None for a missing one."""
-        config = self._config
-        found: list[tuple[int, int, int] | None] = []
-        for name in filter(None, (config.tls_cert, config.tls_key, config.tls_client_ca)):
-            try:
-                at = Path(name).stat()
-            except OSError:
-                found.append(None)
-            else:
-                found.append((at.st_ino, at.st_mtime_ns, at.st_size))
-        return tuple(found)
-
-    def _tls(self) -> BuiltinSSLAdapter:
-        config = self._config
-        adapter = BuiltinSSLAdapter(config.tls_cert, config.tls_key)
-        context = adapter.context
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if config.tls_client_ca:
-            context.load_verify_locations(config.tls_client_ca)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return adapter
+            raise InvalidInput(
+                cert, f"cannot be served: {error}", "give a certificate and its key in PEM"
+            ) from error
 
 
-def _log_errors(msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:  # noqa: FBT001, FBT002 - cheroot's signature
-    log.log(level, "%s", msg, exc_info=traceback)
+def _listen(
+    name: str,
+    what: str,
+    address: tuple[str, int],
+    app: WsgiApp,
+    threads: int,
+    limits: Limits,
+    certificates: Certificates | None = None,
+    admission: Admission | None = None,
+) -> Listener:
+    try:
+        return Listener(
+            name,
+            address,
+            app,
+            threads=threads,
+            limits=limits,
+            tls=certificates.context if certificates else None,
+            refusal=admission.refusal if admission else None,
+        )
+    except OSError as error:
+        raise InvalidInput(what, f"cannot be served: {error}", "choose another port") from error

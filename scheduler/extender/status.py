@@ -1,30 +1,47 @@
-"""A second door for probes and Prometheus: it shows the state and takes no orders.
+"""What each listener shows, and to whom.
 
-The webhook itself is reachable by kube-scheduler alone: on loopback, or by a client certificate.
-The kubelet and Prometheus have neither, so they get a plain listener on which the verbs, which
-reserve and bind, do not exist.
+Three doors lead to one application. The *verbs* are kube-scheduler's: on loopback, or by a client
+certificate. *Probes* are the kubelet's, which has neither a certificate nor an address that a
+network policy could select, so they are open to everybody and say one word that costs nothing.
+*Metrics* and state go over TLS to whom the API server lets see them. A door without TLS on a
+loopback address shows them too, unless loopback is shared with others (``loopback_content``).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
-import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 
-from cheroot.wsgi import Server
-
 from scheduler.core.errors import InvalidInput
+from scheduler.extender.access import Reviews, names_this_server
+from scheduler.extender.connection import WsgiApp
 
-__all__ = ["STATUS_PATHS", "StatusListener", "split_address"]
+__all__ = [
+    "BRIEFLY",
+    "CONTENT_PATHS",
+    "VERB_PATHS",
+    "content_door",
+    "is_loopback",
+    "probe_door",
+    "split_address",
+    "verb_door",
+]
 
-STATUS_PATHS = frozenset({"/healthz", "/readyz", "/activez", "/metrics"})
-_THREADS = 2
+VERB_PATHS = frozenset({"/filter", "/prioritize", "/bind", "/preempt", "/filter-dryrun"})
+CONTENT_PATHS = frozenset(
+    {"/metrics", "/readyz", "/openapi.json", "/debug/state", "/debug/prices", "/debug/decisions"}
+)
+# In an environment: the caller may know whether we are ready, and no more.
+BRIEFLY = "snugfit.briefly"
+_READING = ("GET", "HEAD")
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+Probes = Mapping[str, Callable[[], bool]]
 
 
-def split_address(text: str) -> tuple[str, int]:
+def split_address(text: str, setting: str = "status_listen") -> tuple[str, int]:
     """Host and port of ``host:port``; without a host every address of the machine is meant.
 
     Raises
@@ -33,55 +50,90 @@ def split_address(text: str) -> tuple[str, int]:
         There is no port from 0 to 65535 in it; 0 takes a free one.
     """
     host, separator, port = text.rpartition(":")
-    if not separator or not port.isdecimal() or int(port) > 65_535:
-        raise InvalidInput("status_listen", f"{text!r} is no host:port", "write :10263")
+    if not separator or not (port.isascii() and port.isdecimal()) or int(port[:6]) > 65_535:
+        raise InvalidInput(setting, f"{text!r} is no host:port", "write :10263")
     host = host.removeprefix("[").removesuffix("]")
     if not host:
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - what was asked for
     return host, int(port)
 
 
-class StatusListener:
-    """Serves :data:`STATUS_PATHS` of an application to GET, and 404 to everything else.
-
-    Raises
-    ------
-    InvalidInput
-        The address cannot be listened on.
-    """
-
-    def __init__(self, app: WsgiApp, address: str) -> None:
-        host, port = split_address(address)
-        self._server = Server((host, port), _only_status(app), numthreads=_THREADS)
-        try:
-            self._server.prepare()
-        except OSError as error:
-            raise InvalidInput(
-                f"status_listen {address}", f"cannot be served: {error}", "choose another port"
-            ) from error
-        self._thread = threading.Thread(target=self._server.serve, name="status", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The real port."""
-        return int(self._server.bind_addr[1])
-
-    def start(self) -> None:
-        """Answer in a thread of its own."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Close the port; requests in flight are finished."""
-        self._server.stop()
-        if self._thread.is_alive():
-            self._thread.join(timeout=10)
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
-def _only_status(app: WsgiApp) -> WsgiApp:
-    def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        if environ["REQUEST_METHOD"] == "GET" and environ.get("PATH_INFO") in STATUS_PATHS:
-            return app(environ, start_response)
-        start_response("404 Not Found", [("Content-Length", "0")])
-        return []
+def verb_door(app: WsgiApp, *, shows: bool, names: Collection[str]) -> WsgiApp:
+    """Verbs, and the rest of the application where ``shows``, under a name of this server."""
 
-    return guarded
+    def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path in VERB_PATHS or path in ("/healthz", "/activez"):
+            return app(environ, start)
+        named = names_this_server(environ.get("HTTP_HOST"), names)
+        if path == "/readyz":
+            if not (shows and named):
+                environ[BRIEFLY] = True
+            return app(environ, start)
+        if not shows:
+            return _refuse(start, HTTPStatus.FORBIDDEN, "this is shown by metrics_listen")
+        return app(environ, start) if named else _elsewhere(start)
+
+    return door
+
+
+def probe_door(app: WsgiApp, probes: Probes, *, shows: bool, names: Collection[str]) -> WsgiApp:
+    """Probes alone; metrics too where ``shows``."""
+
+    def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] not in _READING:
+            return _refuse(start, HTTPStatus.NOT_FOUND)
+        probe = probes.get(path)
+        if probe is not None:
+            status = HTTPStatus.OK if probe() else HTTPStatus.SERVICE_UNAVAILABLE
+            return _refuse(start, status, "ok" if status is HTTPStatus.OK else "not yet")
+        if path != "/metrics":
+            return _refuse(start, HTTPStatus.NOT_FOUND)
+        if not shows:
+            return _refuse(start, HTTPStatus.FORBIDDEN, "metrics are shown by metrics_listen")
+        if not names_this_server(environ.get("HTTP_HOST"), names):
+            return _elsewhere(start)
+        return app(environ, start)
+
+    return door
+
+
+def content_door(app: WsgiApp, reviews: Reviews, *, names: Collection[str]) -> WsgiApp:
+    """Metrics and state, to whom the API server lets see them."""
+
+    def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path not in CONTENT_PATHS or environ["REQUEST_METHOD"] not in _READING:
+            return _refuse(start, HTTPStatus.NOT_FOUND)
+        if not names_this_server(environ.get("HTTP_HOST"), names):
+            return _elsewhere(start)
+        status = reviews.status(environ.get("HTTP_AUTHORIZATION", ""), path)
+        if status is HTTPStatus.OK:
+            return app(environ, start)
+        return _refuse(start, status, "show a bearer token that may get this path")
+
+    return door
+
+
+def _elsewhere(start: Callable[..., Any]) -> Iterable[bytes]:
+    return _refuse(
+        start, HTTPStatus.MISDIRECTED_REQUEST, "Host names another server: see host_names"
+    )
+
+
+def _refuse(start: Callable[..., Any], status: HTTPStatus, text: str = "") -> Iterable[bytes]:
+    """An answer of one line."""
+    fields = [("Content-Type", "text/plain; charset=utf-8")] if text else []
+    if status is HTTPStatus.UNAUTHORIZED:
+        fields.append(("WWW-Authenticate", "Bearer"))
+    start(f"{status.value} {status.phrase}", fields)
+    return [f"{text}\n".encode()] if text else []

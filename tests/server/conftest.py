@@ -12,7 +12,8 @@ from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node
 from scheduler.core.state import ClusterState
-from scheduler.extender.app import create_app
+from scheduler.extender.access import Api
+from scheduler.extender.app import create_app, probes
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.planning import PlannerLoop
 from scheduler.extender.server import ExtenderServer
@@ -24,7 +25,9 @@ from tests.builders import node, pod
 class Running:
     """A server that answers, and what stands behind it."""
 
-    def __init__(self, nodes: list[Node], *, offline: bool, **settings: object) -> None:
+    def __init__(
+        self, nodes: list[Node], *, offline: bool, api: Api | None = None, **settings: object
+    ) -> None:
         self.skipped_s = 0.0
         self.config = ExtenderConfig(port=0, **settings)
         engine = Engine(
@@ -35,7 +38,8 @@ class Running:
         self.engine = engine
         self.service = ExtenderService(engine, self.config, offline=offline, clock=self.clock)
         self.planner = PlannerLoop(self.service, self.config) if self.config.planner else None
-        self.server = ExtenderServer(create_app(self.service, self.planner), self.config)
+        app = create_app(self.service, self.planner)
+        self.server = ExtenderServer(app, self.config, probes(self.service), api)
         if self.planner:
             self.planner.start()
         self.url = self.server.url

@@ -148,10 +148,10 @@ def test_two_lengths_that_differ_are_not_guessed_at(line: Line) -> None:
 
 
 def test_views_with_a_question_mark_and_unknown_paths(line: Line) -> None:
-    line.send(b"GET /debug/decisions?limit=1 HTTP/1.1\r\nHost: x\r\n\r\n")
+    line.send(b"GET /debug/decisions?limit=1 HTTP/1.1\r\nHost: localhost\r\n\r\n")
     status, _, body = line.answer()
     assert status == 200 and json.loads(body) == {"decisions": []}
-    line.send(b"GET /nothing/here HTTP/1.1\r\nHost: x\r\n\r\n")
+    line.send(b"GET /nothing/here HTTP/1.1\r\nHost: localhost\r\n\r\n")
     assert line.answer()[0] == 404
     line.send(WHOLE)
     _passes(line)
