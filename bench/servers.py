@@ -28,6 +28,7 @@ from flask import Flask, Response, request
 NAMES = [f"node-{i:05d}" for i in range(5000)]
 FRAGMENTS = [b'{"Host":"%b","Score":7}' % name.encode() for name in NAMES]
 COMMANDS = {
+    "scheduler": ["-c", "import servers, sys; servers.serve_ours(int(sys.argv[1]))", "{port}"],
     "cheroot": ["-c", "import servers, sys; servers.serve_cheroot(int(sys.argv[1]))", "{port}"],
     "waitress": ["-m", "waitress", "--threads=4", "--listen=127.0.0.1:{port}", "servers:app"],
     "gunicorn": [
@@ -59,6 +60,13 @@ def large() -> Response:
 def small() -> Response:
     """As small as a bind call."""
     return Response(b'{"Error":""}', mimetype="application/json")
+
+
+def serve_ours(port: int) -> None:
+    """What the extender runs on."""
+    from scheduler.extender.listener import Limits, Listener
+
+    Listener("bench", ("127.0.0.1", port), app, threads=4, limits=Limits()).serve()
 
 
 def serve_cheroot(port: int) -> None:

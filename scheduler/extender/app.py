@@ -73,10 +73,10 @@ def create_app(
     metrics = ExtenderMetrics(service, planner, live)
 
     def filter_(body: bytes) -> bytes:
-        return service.filter(wire.decode_filter(body))
+        return _read_twice(service.filter, body)
 
     def prioritize(body: bytes) -> bytes:
-        return service.prioritize(wire.decode_filter(body))
+        return _read_twice(service.prioritize, body)
 
     def bind(body: bytes) -> bytes:
         return wire.encode_bind(service.bind(wire.decode_bind(body)))
@@ -85,7 +85,7 @@ def create_app(
         return wire.encode_preempt(service.preempt(wire.decode_preempt(body)))
 
     def dry_run(body: bytes) -> bytes:
-        return service.dry_run(wire.decode_filter(body))
+        return _read_twice(service.dry_run, body)
 
     verbs = {
         "filter": filter_,
@@ -102,6 +102,14 @@ def create_app(
     short = _ShortWay(app.wsgi_app, verbs, service, metrics)
     setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
     return app
+
+
+def _read_twice(answer: Callable[[wire.FilterArgs], bytes], body: bytes) -> bytes:
+    """Answer a body that may only look like kube-scheduler's own, such as one with a key twice."""
+    try:
+        return answer(wire.decode_filter(body))
+    except wire.Misread:
+        return answer(wire.decode_filter(body, whole=True))
 
 
 class _ShortWay:

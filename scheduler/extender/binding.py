@@ -38,7 +38,7 @@ from scheduler.core.errors import (
 from scheduler.core.model import PodRequest
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import BindArgs
-from scheduler.kube.client import KubeClient
+from scheduler.kube.client import KubeClient, pod_path
 from scheduler.kube.mirror import Mirror, has_ended
 from scheduler.kube.objects import PodObject, pod_decoder
 from scheduler.kube.pods import binding_annotations, pod_uid
@@ -140,10 +140,9 @@ class Binder:
         KubeApiError
             The API does not say; nothing has changed.
         """
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
         with self._service.exclusive() as engine:
             before = self._claim(engine, pod.uid)
-        obj = self._get(path, read_s)
+        obj = self._get(pod.namespace, pod.name, read_s)
         with self._service.exclusive() as engine:
             if obj is None or pod_uid(obj) != pod.uid or has_ended(obj):
                 self._mirror.pod_gone(pod.uid)
@@ -211,7 +210,7 @@ class Binder:
 
     def _fetch(self, args: BindArgs, deadline: float) -> PodRequest | None:
         """A pod that never asked us: kube-scheduler did before we were started."""
-        obj = self._get(_path(args), self._left(deadline))
+        obj = self._get(args.namespace, args.name, self._left(deadline))
         if obj is None or pod_uid(obj) != args.uid or has_ended(obj):
             return None
         with self._service.exclusive():
@@ -220,11 +219,12 @@ class Binder:
 
     def _post(self, args: BindArgs, content: object, deadline: float) -> None:
         """Write the binding, again where the API server was too busy to look at it."""
+        path = f"{pod_path(args.namespace, args.name)}/binding"
         while True:
             # Half of the time is kept for finding out what became of a call without an answer.
             read_s = max(_LEAST_S, self._left(deadline) / 2)
             try:
-                self._client.post(f"{_path(args)}/binding", content, read_s=read_s)
+                self._client.post(path, content, read_s=read_s)
             except KubeApiError as error:
                 # It asks for a pause of a second at least, which is most of what we have.
                 if error.status != 429 or self._left(deadline) / 2 < _BUSY_S:
@@ -240,7 +240,7 @@ class Binder:
             self._give_back(args)
             return self._failed("refused", str(error))
         try:
-            obj = self._get(_path(args), self._left(deadline))
+            obj = self._get(args.namespace, args.name, self._left(deadline))
         except KubeApiError as again:
             return self._failed("unknown", f"{error}; then {again}")
         if obj is None or pod_uid(obj) != args.uid:
@@ -285,14 +285,10 @@ class Binder:
     def _left(self, deadline: float) -> float:
         return max(_LEAST_S, deadline - self._clock())
 
-    def _get(self, path: str, read_s: float) -> PodObject | None:
+    def _get(self, namespace: str, name: str, read_s: float) -> PodObject | None:
         try:
-            return self._client.read(path, pod_decoder, read_s=read_s)
+            return self._client.read(pod_path(namespace, name), pod_decoder, read_s=read_s)
         except KubeApiError as error:
             if error.status == 404:
                 return None
             raise
-
-
-def _path(args: BindArgs) -> str:
-    return f"/api/v1/namespaces/{args.namespace}/pods/{args.name}"

@@ -22,7 +22,7 @@ from scheduler.extender.connection import WsgiApp
 __all__ = [
     "BRIEFLY",
     "CONTENT_PATHS",
-    "VERB_PATHS",
+    "OFFLINE_PATHS",
     "content_door",
     "is_loopback",
     "probe_door",
@@ -30,10 +30,10 @@ __all__ = [
     "verb_door",
 ]
 
-VERB_PATHS = frozenset({"/filter", "/prioritize", "/bind", "/preempt", "/filter-dryrun"})
 CONTENT_PATHS = frozenset(
     {"/metrics", "/readyz", "/openapi.json", "/debug/state", "/debug/prices", "/debug/decisions"}
 )
+OFFLINE_PATHS = "/offline/"
 # In an environment: the caller may know whether we are ready, and no more.
 BRIEFLY = "snugfit.briefly"
 _READING = ("GET", "HEAD")
@@ -67,11 +67,11 @@ def is_loopback(host: str) -> bool:
 
 
 def verb_door(app: WsgiApp, *, shows: bool, names: Collection[str]) -> WsgiApp:
-    """Verbs, and the rest of the application where ``shows``, under a name of this server."""
+    """Verbs and probes; content too where ``shows``, and under a name of this server."""
 
     def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path in VERB_PATHS or path in ("/healthz", "/activez"):
+        if path not in CONTENT_PATHS and not path.startswith(OFFLINE_PATHS):
             return app(environ, start)
         named = names_this_server(environ.get("HTTP_HOST"), names)
         if path == "/readyz":

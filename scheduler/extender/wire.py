@@ -7,6 +7,7 @@ are integers. The long answers about nodes are written by :mod:`scheduler.extend
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -19,6 +20,7 @@ from scheduler.kube.objects import NodeObject, PodObject
 __all__ = [
     "BindArgs",
     "FilterArgs",
+    "Misread",
     "PreemptArgs",
     "decode_bind",
     "decode_filter",
@@ -35,6 +37,14 @@ _NULL = b"null"
 _ABSENT = msgspec.Raw(_NULL)
 _POD_FIRST = b'{"Pod":'
 _NAMES_NEXT = b',"Nodes":null,"NodeNames":'
+_KEY = re.compile(rb'"([A-Za-z]+)"\s*:')
+_NEAR = 1 << 12
+# What an object of the API may be called, and more: nothing of it means anything in a path.
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?")
+
+
+class Misread(InvalidInput):
+    """Part of a body that looked like kube-scheduler's own was none: it is to be read whole."""
 
 
 class _NodeList(msgspec.Struct):
@@ -97,25 +107,35 @@ class FilterArgs:
         JSON array of node names; empty if whole nodes were sent.
     nodes, raw_nodes
         Given where the caller sent whole objects; the raw ones go back as they came.
+    cut : bool
+        Whether ``pod`` and ``names`` were cut out of the body by its looks.
     """
 
     pod: bytes
     names: bytes
     nodes: list[NodeObject] | None = None
     raw_nodes: list[msgspec.Raw] | None = None
+    cut: bool = False
 
     def pod_object(self) -> PodObject:
         """The pod; :class:`InvalidInput` if it cannot be read."""
-        return _decoded(_decode_pod, self.pod)
+        try:
+            return _decoded(_decode_pod, self.pod, "body.Pod")
+        except InvalidInput as error:
+            if self.cut:
+                raise Misread(error.field, error.problem) from error
+            raise
 
     def node_names(self) -> list[str]:
         """The names as they were sent; :class:`InvalidInput` if they cannot be read."""
         if self.nodes is not None:
             return [node.metadata.name for node in self.nodes]
         try:
-            return _decode_names.decode(self.names)
-        except msgspec.DecodeError as error:
-            raise InvalidInput("body.NodeNames", str(error)[:200]) from error
+            return _decoded(_decode_names, self.names, "body.NodeNames")
+        except InvalidInput as error:
+            if self.cut:
+                raise Misread(error.field, error.problem) from error
+            raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,11 +183,24 @@ _KEYS = {
 }
 
 
-def _decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw) -> T:
+def _decoded(decoder: msgspec.json.Decoder[T], body: bytes | msgspec.Raw, where: str = "body") -> T:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise InvalidInput("body", str(error)[:200]) from error
+        raise InvalidInput(where, str(error)[:200]) from error
+
+
+def _check_text(body: bytes) -> None:
+    """JSON is UTF-8, including what nobody reads of it; the field is named if it is not."""
+    if body.isascii():
+        return
+    try:
+        body.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = body[max(0, error.start - _NEAR) : error.start]
+        keys = _KEY.findall(before)
+        where = f"body: {keys[-1].decode('ascii')}" if keys else "body"
+        raise InvalidInput(where, f"byte {error.start} is no UTF-8") from error
 
 
 def _recased(body: bytes, *, nested: str = "") -> bytes:
@@ -207,20 +240,29 @@ def _rename_uid(pod: object) -> object:
     return {"UID" if key.lower() == "uid" else key: value for key, value in pod.items()}
 
 
-def decode_filter(body: bytes) -> FilterArgs:
+def decode_filter(body: bytes, *, whole: bool = False) -> FilterArgs:
     """Arguments of filter and prioritize.
+
+    Parameters
+    ----------
+    body
+        As it was sent.
+    whole
+        Read all of it as JSON, after a :class:`Misread`.
 
     Raises
     ------
     InvalidInput
         The body is no such document.
     """
-    if body.startswith(_POD_FIRST) and body.endswith(b"]}"):
+    _check_text(body)
+    if not whole and body.startswith(_POD_FIRST) and body.endswith(b"]}"):
         # As kube-scheduler writes it. What stands left and right of the fields between pod and
         # names is read as JSON of its own before it is used, so the document is not read for that.
         end = body.find(_NAMES_NEXT)
         if end > 0 and body.find(b"]", end) == len(body) - 2:
-            return FilterArgs(body[len(_POD_FIRST) : end], body[end + len(_NAMES_NEXT) : -1])
+            pod, names = body[len(_POD_FIRST) : end], body[end + len(_NAMES_NEXT) : -1]
+            return FilterArgs(pod, names, cut=True)
     args = _decoded(_decode_extender, body)
     pod, names = bytes(args.pod), bytes(args.node_names)
     if pod == _NULL or (names == _NULL and args.nodes is None):
@@ -230,16 +272,17 @@ def decode_filter(body: bytes) -> FilterArgs:
         raise InvalidInput("body.Pod", "is missing", "send the pod to place")
     if names != _NULL:
         return FilterArgs(pod, names)
-    whole: dict[str, tuple[NodeObject, msgspec.Raw]] = {}
+    sent: dict[str, tuple[NodeObject, msgspec.Raw]] = {}
     for raw in (args.nodes.items if args.nodes else None) or []:
         node = _decoded(_decode_node, raw)
-        whole.setdefault(node.metadata.name, (node, raw))
-    listed = list(whole.values())
+        sent.setdefault(node.metadata.name, (node, raw))
+    listed = list(sent.values())
     return FilterArgs(pod, b"", [node for node, _ in listed], [raw for _, raw in listed])
 
 
 def decode_bind(body: bytes) -> BindArgs:
-    """Arguments of bind; :class:`InvalidInput` if a field is missing."""
+    """Arguments of bind; :class:`InvalidInput` if a field is missing or is no name."""
+    _check_text(body)
     args = _decoded(_decode_binding, body)
     if not args.node:
         args = _decoded(_decode_binding, _recased(body))
@@ -248,11 +291,15 @@ def decode_bind(body: bytes) -> BindArgs:
             raise InvalidInput(f"body.{field}", "is missing")
     namespace = args.pod_namespace or "default"
     name = args.pod_name or ""
+    for field, value in (("PodName", name), ("PodNamespace", namespace), ("Node", args.node or "")):
+        if not _NAME.fullmatch(value):
+            raise InvalidInput(f"body.{field}", f"{value[:100]!r} is no name of an object")
     return BindArgs(name, namespace, args.pod_uid or f"{namespace}/{name}", args.node or "")
 
 
 def decode_preempt(body: bytes) -> PreemptArgs:
     """Arguments of preempt, from whichever of the two maps is given."""
+    _check_text(body)
     args = _decoded(_decode_preemption, body)
     if args.pod is None or (
         args.node_name_to_victims is None and args.node_name_to_meta_victims is None

@@ -10,6 +10,7 @@ What this module refuses to do: retry (who calls knows whether a call may be rep
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -25,7 +26,7 @@ from kubernetes.config import ConfigException
 
 from scheduler.core.errors import InvalidInput, KubeApiError
 
-__all__ = ["JSON_PATCH", "MERGE_PATCH", "KubeClient", "Stream"]
+__all__ = ["JSON_PATCH", "MERGE_PATCH", "KubeClient", "Stream", "node_path", "pod_path"]
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -35,7 +36,34 @@ _READ_S = 30.0
 _CHUNK = 1 << 16
 _MOST_CONNECTIONS = 16
 
+# Names of pods, namespaces and nodes: DNS subdomains of RFC 1123.
+_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+
 T = TypeVar("T")
+
+
+def pod_path(namespace: str, name: str) -> str:
+    """Path of a pod.
+
+    Raises
+    ------
+    KubeApiError
+        Status 404: nothing can have such a name. What a request names may be anything, and must
+        not lead to another path.
+    """
+    return f"/api/v1/namespaces/{_named(namespace)}/pods/{_named(name)}"
+
+
+def node_path(name: str) -> str:
+    """Path of a node; :class:`KubeApiError` with status 404 as for :func:`pod_path`."""
+    return f"/api/v1/nodes/{_named(name)}"
+
+
+def _named(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise KubeApiError("the path of an object", 404, f"{name[:100]!r} is no name of one")
+    return name
 
 
 class _Status(msgspec.Struct):
@@ -169,11 +197,11 @@ class KubeClient:
 
     def patch_pod_status(self, namespace: str, name: str, content: object) -> bytes:
         """Change a pod's status or annotations; its specification is left alone."""
-        return self.patch(f"/api/v1/namespaces/{namespace}/pods/{name}/status", content)
+        return self.patch(f"{pod_path(namespace, name)}/status", content)
 
     def patch_node_status(self, name: str, content: object, *, kind: str = JSON_PATCH) -> bytes:
         """Change a node's status, such as what it advertises."""
-        return self.patch(f"/api/v1/nodes/{name}/status", content, kind=kind)
+        return self.patch(f"{node_path(name)}/status", content, kind=kind)
 
     def allowed(self, verb: str, group: str, resource: str, namespace: str = "") -> bool:
         """Whether this identity may do that, by SelfSubjectAccessReview."""

@@ -234,7 +234,7 @@ class TestOffline:
         assert "'mars' is not known" in _post(server, "bind", _bind(request, "mars"))["Error"]
 
     def test_release_gives_the_device_back(self, server) -> None:
-        request = pod("p/with slash", uid="p/with slash", count=1)
+        request = pod("p", uid="p/with slash", count=1)
         _post(server, "filter", _args(request))
         _post(server, "bind", _bind(request, "t4-0"))
         server.client.release(request.uid)
@@ -336,11 +336,12 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "body", [b"", b"{", b"[]", b"null", b"\xff", b"[" * 50_000, b'{"Pod": 1}']
     )
-    def test_what_cannot_be_read_is_400_and_empty(self, server, verb: str, body: bytes) -> None:
+    def test_what_cannot_be_read_is_400_and_says_why(self, server, verb: str, body: bytes) -> None:
         status, headers, answer = _call(
             server, "POST", f"/{verb}", body, **{"Content-Type": "application/json"}
         )
-        assert (status, answer, headers["Content-Length"]) == (400, b"", "0")
+        assert (status, headers["Content-Length"]) == (400, str(len(answer)))
+        assert answer.startswith(b"body") and answer.endswith(b"\n") and answer.count(b"\n") == 1
 
     def test_wrong_method_type_path_and_size(self, start) -> None:
         server = start([node("n")], max_body_mib=1)
@@ -365,7 +366,7 @@ class TestRefusals:
         first = connection.sock
         for _ in range(3):
             connection.request("POST", "/filter", b"{", {"Content-Type": "application/json"})
-            assert connection.getresponse().read() == b""
+            assert connection.getresponse().read().startswith(b"body: ")
             assert connection.sock is first
         connection.close()
 
