@@ -164,8 +164,7 @@ class Binder:
         KubeApiError
             The API does not say; nothing has changed.
         """
-        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}"
-        obj = self._get(path, max(_LEAST_S, read_s))
+        obj = self._get(pod.namespace, pod.name, max(_LEAST_S, read_s))
         if obj is not None and pod_uid(obj) == pod.uid and not has_ended(obj):
             return False
         with self._service.exclusive():
