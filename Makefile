@@ -49,9 +49,12 @@ manifests: ## Render the plain manifests from the chart (HELM=path)
 	@mkdir -p $(MANIFESTS)
 	@for topology in sidecar service; do \
 	    { echo "# Rendered from deploy/helm/snugfit by 'make manifests'. Give kube-scheduler's image the"; \
-	      echo "# version of your cluster, and snugfit's the name under which you have pushed it."; \
+	      echo "# version of your cluster, snugfit's the name under which you have pushed it, and 192.0.2.0/24,"; \
+	      echo "# where it occurs, the addresses of your control plane."; \
 	      $(HELM) template snugfit deploy/helm/snugfit --namespace snugfit --kube-version $(KUBE) \
-	          --set namespace.create=true --set topology=$$topology; \
+	          --set namespace.create=true --set topology=$$topology \
+	          --set image.repository=registry.example.com/snugfit \
+	          --set 'networkPolicy.schedulerFrom[0].ipBlock.cidr=192.0.2.0/24'; \
 	    } > $(MANIFESTS)/$$topology.yaml || exit 1; \
 	done
 
@@ -74,7 +77,8 @@ bench-smoke: $(VENV)/dev.done ## A benchmark run small enough for every change
 lock: $(VENV)/dev.done ## Renew the locked dependencies
 	$(PIP) install uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
-	    --no-emit-index-url --no-annotate --no-strip-extras pyproject.toml requirements/build.in -o requirements/runtime.lock
+	    --no-emit-index-url --no-annotate --no-strip-extras --extra certificates pyproject.toml \
+	    requirements/build.in -o requirements/runtime.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-annotate --no-strip-extras --extra dev pyproject.toml requirements/build.in \
 	    --constraint requirements/runtime.lock -o requirements/dev.lock

@@ -114,9 +114,32 @@ def _cluster_checks(client: KubeClient, account: str) -> list[Check]:
             raise InvalidInput("--account", f"{account!r} is none", "write namespace/name")
         missing = [r for r in RIGHTS if not _account_may(client, namespace, name, r)]
     else:
-        missing = [r for r in RIGHTS if not client.allowed(r.verb, r.group, r.resource)]
+        missing = [
+            r for r in RIGHTS if not client.allowed(r.verb, r.group, r.resource, name=r.name)
+        ]
     checks.append(lacking(missing, account or "the user of this kubeconfig"))
+    checks.append(_policy_check(client))
     return checks
+
+
+def _policy_check(client: KubeClient) -> Check:
+    """Whether records of devices are guarded, as far as whoever asks may know."""
+    import msgspec
+
+    from scheduler.core.errors import KubeApiError
+    from scheduler.kube.doctor import RECORD_POLICY, Check, State, guarded
+
+    found: list[dict[str, Any] | None] = []
+    for kind in ("policies", "policybindings"):
+        path = f"/apis/admissionregistration.k8s.io/v1/validatingadmission{kind}/{RECORD_POLICY}"
+        try:
+            found.append(msgspec.json.decode(client.get(path)))
+        except KubeApiError as error:
+            if error.status != 404:
+                question = "who may write which devices a pod has?"
+                return Check(question, State.WARNING, f"nobody knows: {error}")
+            found.append(None)
+    return guarded(*found)
 
 
 def _account_may(client: KubeClient, namespace: str, name: str, right: Any) -> bool:  # noqa: ANN401
@@ -134,6 +157,7 @@ def _account_may(client: KubeClient, namespace: str, name: str, right: Any) -> b
                 "group": right.group,
                 "resource": resource,
                 "subresource": sub,
+                "name": right.name,
             },
         },
     }

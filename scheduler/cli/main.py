@@ -21,6 +21,7 @@ _COMMANDS = {
     "advertise": "Let nodes advertise fractions of their GPUs.",
     "bound": "Best possible GPU allocation of a workload on a cluster.",
     "bench": "Benchmarks: published figures beside ours, speed, latency.",
+    "certificates": "Make and renew the certificates of topology `service`.",
     "config": "Write or check the configuration by which kube-scheduler calls us.",
     "demo": "Pack a synthetic cluster through the real webhook.",
     "doctor": "Look at a live cluster: what Snugfit needs, and how its GPUs are understood.",

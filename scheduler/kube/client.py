@@ -203,12 +203,16 @@ class KubeClient:
         """Change a node's status, such as what it advertises."""
         return self.patch(f"{node_path(name)}/status", content, kind=kind)
 
-    def allowed(self, verb: str, group: str, resource: str, namespace: str = "") -> bool:
+    def allowed(
+        self, verb: str, group: str, resource: str, namespace: str = "", *, name: str = ""
+    ) -> bool:
         """Whether this identity may do that, by SelfSubjectAccessReview."""
         resource, _, sub = resource.partition("/")
         attributes = {"verb": verb, "group": group, "resource": resource, "subresource": sub}
         if namespace:
             attributes["namespace"] = namespace
+        if name:
+            attributes["name"] = name
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",

@@ -19,6 +19,7 @@ from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
 
 __all__ = [
+    "RECORD_POLICY",
     "RIGHTS",
     "Check",
     "NodeReport",
@@ -26,12 +27,15 @@ __all__ = [
     "State",
     "called",
     "calls",
+    "guarded",
     "lacking",
     "node_reports",
     "versions",
 ]
 
 OLDEST_MINOR = 34
+RECORD_POLICY = "snugfit-device-records"
+"""The policy that keeps records of devices to the extender, as the chart names it."""
 FOREIGN_PREFIXES = (
     "aliyun.com/gpu-",
     "nvidia.com/gpumem",
@@ -65,11 +69,23 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """One permission: ``resource`` may name a subresource."""
+    """One permission: ``resource`` may name a subresource.
+
+    Parameters
+    ----------
+    verb, group, resource
+        What may be done to what.
+    name
+        The only object of the kind that it is about; empty for all.
+    purpose
+        What does not work without it; empty where nothing does.
+    """
 
     verb: str
     group: str
     resource: str
+    name: str = ""
+    purpose: str = ""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}" + (f".{self.group}" if self.group else "")
@@ -79,9 +95,19 @@ RIGHTS = (
     *(Right(verb, "", "nodes") for verb in ("list", "watch")),
     *(Right(verb, "", "pods") for verb in ("get", "list", "watch")),
     Right("create", "", "pods/binding"),
-    Right("patch", "", "pods/status"),
+    Right("patch", "", "pods/status", purpose="kube-scheduler is not told of pods that fit by now"),
     *(Right(verb, "policy", "poddisruptionbudgets") for verb in ("list", "watch")),
     *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("list", "watch")),
+    *(
+        Right(
+            "get",
+            "admissionregistration.k8s.io",
+            f"validatingadmission{kind}",
+            RECORD_POLICY,
+            "records without a UID cannot be told from forged ones",
+        )
+        for kind in ("policies", "policybindings")
+    ),
 )
 """What the extender needs."""
 
@@ -111,11 +137,82 @@ class NodeReport:
 
 def lacking(missing: Iterable[Right], account: str) -> Check:
     """Whether an account may do what it has to."""
-    names = ", ".join(str(right) for right in missing)
+    listed = list(missing)
     question = f"may {account} do what the extender does?"
-    if not names:
+    if not listed:
         return Check(question, State.OK, "yes")
+    names = ", ".join(str(right) for right in listed)
+    if all(right.purpose for right in listed):
+        purposes = "; ".join(sorted({right.purpose for right in listed}))
+        remedy = "fine if the chart's values say so; else install its roles"
+        return Check(question, State.WARNING, f"all but {names}: {purposes}", remedy)
     return Check(question, State.FAILED, f"not allowed: {names}", "install the chart's roles")
+
+
+def guarded(policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None) -> Check:
+    """Whether only the extender may write records of devices.
+
+    Parameters
+    ----------
+    policy, binding
+        The ValidatingAdmissionPolicy and its binding as the API server has them; None where there
+        is none.
+    """
+    question = "who may write which devices a pod has?"
+    answer = _unguarded(policy, binding)
+    if answer:
+        remedy = "install the chart with recordPolicy.enabled=true; see SECURITY.md"
+        return Check(question, State.WARNING, f"whoever may change the pod: {answer}", remedy)
+    return Check(question, State.OK, "only those whom the policy names")
+
+
+def _unguarded(policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None) -> str:
+    """Why records are not guarded; empty if they are."""
+    if policy is None:
+        return "the policy is not there"
+    if binding is None or (binding.get("spec") or {}).get("policyName") != RECORD_POLICY:
+        return "no binding puts the policy in force"
+    spec, bound = policy.get("spec") or {}, binding["spec"]
+    if "Deny" not in (bound.get("validationActions") or ()):
+        return "its binding does not deny"
+    if spec.get("failurePolicy", "Fail") != "Fail":
+        return "it is skipped where it cannot be evaluated"
+    if bound.get("paramRef") or spec.get("paramKind"):
+        return "it depends on parameters"
+    scopes = (spec.get("matchConstraints") or {}, bound.get("matchResources") or {})
+    if any(scope.get(key) for scope in scopes for key in _NARROWER):
+        return "it leaves out some namespaces or objects"
+    if scopes[1].get("resourceRules"):
+        return "its binding leaves out some resources"
+    gaps = [
+        f"{operation} of {resource}"
+        for operation, resources in _COVERED.items()
+        for resource in resources
+        if not any(
+            _covers(rule, operation, resource) for rule in scopes[0].get("resourceRules") or ()
+        )
+    ]
+    return f"it does not cover {', '.join(gaps)}" if gaps else ""
+
+
+_NARROWER = ("namespaceSelector", "objectSelector", "excludeResourceRules")
+_COVERED = {
+    "UPDATE": ("pods", "pods/status"),
+    "CREATE": ("pods/binding", "bindings"),
+}
+
+
+def _covers(rule: Mapping[str, Any], operation: str, resource: str) -> bool:
+    kind, _, sub = resource.partition("/")
+    wanted = {resource, "*/*", f"{kind}/*", f"*/{sub}"} if sub else {resource, "*", "*/*"}
+    return (
+        bool({operation, "*"} & set(rule.get("operations") or ()))
+        and bool({"", "*"} & set(rule.get("apiGroups") or ()))
+        and bool({"v1", "*"} & set(rule.get("apiVersions") or ()))
+        and bool(wanted & set(rule.get("resources") or ()))
+        and rule.get("scope", "*") in ("*", "Namespaced")
+        and not rule.get("resourceNames")
+    )
 
 
 def versions(server: str, schedulers: Mapping[str, str]) -> list[Check]:

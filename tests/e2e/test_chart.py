@@ -21,7 +21,9 @@ from scheduler.kube.schedulerconfig import (
     kube_scheduler_config,
 )
 from scheduler.kube.yamlfile import yaml_files
+from tests import rights
 from tests.e2e.harness.api import ApiError
+from tests.e2e.harness.chart import REQUIRED
 from tests.e2e.harness.extender import Extender
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
 from tests.e2e.harness.process import free_port
@@ -31,6 +33,7 @@ pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "deploy/helm/snugfit"
 MONITORING = (
+    "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
     "serviceMonitor.enabled=true",
     "prometheusRule.enabled=true",
     "dashboard.enabled=true",
@@ -73,6 +76,14 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "scheduler.managedResources={nvidia.com/gpu}",
         "image.digest=sha256:" + "0" * 64,
     ),
+    "sidecar-own-account": ("serviceAccount.extender.separate=true", "metrics.enabled=true"),
+    "sidecar-own-certificate": ("metrics.enabled=true", "metrics.secret=shown"),
+    "sidecar-unguarded": ("recordPolicy.enabled=false", "extender.settings.wake_after_s=0"),
+    "sidecar-beside-hami": (
+        "recordPolicy.accounts={system:serviceaccount:trial:trial-snugfit}",
+        "recordPolicy.foreign.enabled=true",
+        "recordPolicy.foreign.accounts={system:serviceaccount:kube-system:hami-device-plugin}",
+    ),
     "sidecar-named": ("fullnameOverride=gpu", "scheduler.name=gpus", "serviceAccount.name=other"),
     "service": ("topology=service",),
     "service-generate": ("topology=service", "tls.mode=generate", "service.clusterIP=10.96.0.50"),
@@ -113,13 +124,15 @@ class Helm:
         assert done.returncode == 0, done.stderr
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
-    def refusal(self, values: tuple[str, ...]) -> str:
-        done = self.run(*self._template(values, "snugfit"))
+    def refusal(self, values: tuple[str, ...], required: tuple[str, ...] = REQUIRED) -> str:
+        done = self.run(*self._template(values, "snugfit", required))
         assert done.returncode != 0, done.stdout[:500]
         return done.stderr
 
-    def _template(self, values: tuple[str, ...], release: str) -> list[str]:
-        flags = [part for value in values for part in ("--set", value)]
+    def _template(
+        self, values: tuple[str, ...], release: str, required: tuple[str, ...] = REQUIRED
+    ) -> list[str]:
+        flags = [part for value in (*required, *values) for part in ("--set", value)]
         return [
             "template", release, str(CHART), "--namespace", release,
             "--kube-version", self._version, *flags,
@@ -209,11 +222,12 @@ def test_chart_and_generator_agree(helm, topology, profile, fallback: bool) -> N
 
 
 def test_kube_schedulers_version_is_the_clusters_without_what_a_vendor_appends(helm) -> None:
-    done = helm.run("template", "x", str(CHART), "--kube-version", "v1.35.3-eks-3025e55")
+    image = ("--set", REQUIRED[0])
+    done = helm.run("template", "x", str(CHART), "--kube-version", "v1.35.3-eks-3025e55", *image)
     (deployment,) = (d for d in yaml.safe_load_all(done.stdout) if d and d["kind"] == "Deployment")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     assert container["image"].endswith("/kube-scheduler:v1.35.3")
-    old = helm.run("template", "x", str(CHART), "--kube-version", "v1.33.0")
+    old = helm.run("template", "x", str(CHART), "--kube-version", "v1.33.0", *image)
     assert old.returncode != 0 and "incompatible" in old.stderr
 
 
@@ -234,9 +248,65 @@ def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -
         d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("er")
     )
     found = {rule["apiGroups"][0]: rule["resources"] for rule in role["rules"]}
-    assert {name: r for name, r in found.items() if name not in ("", "policy")} == groups
+    others = ("", "policy", "admissionregistration.k8s.io")
+    assert {name: r for name, r in found.items() if name not in others} == groups
     settings = yaml.safe_load(_config_map(documents)["extender.yaml"])
     assert bool(settings["watch_groups"]) == bool(groups)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_right_of_every_variant_stands_in_the_table(helm, name: str) -> None:
+    fullname = {"sidecar-named": "gpu"}.get(name, "snugfit")
+    given = rights.rendered(helm.render(VARIANTS[name]), fullname)
+    assert given <= rights.stated()
+    assert bool(given) == (name != "without-rights")
+
+
+def test_every_right_of_the_table_is_given_by_some_variant(helm) -> None:
+    given = set().union(
+        *(
+            rights.rendered(helm.render(values), "gpu" if name == "sidecar-named" else "snugfit")
+            for name, values in VARIANTS.items()
+        )
+    )
+    assert given == rights.stated()
+
+
+def test_the_extender_writes_pods_only_where_it_wakes_them(helm) -> None:
+    def given(*values: str) -> set[str]:
+        return {right[1] for right in rights.rendered(helm.render(values), "snugfit")}
+
+    assert "pods/status" in given() and "pods/status" in given("extender.settings.wake_after_s=30")
+    assert "pods/status" not in given("extender.settings.wake_after_s=0")
+
+
+@pytest.mark.parametrize("topology", Topology)
+def test_the_extender_may_have_an_account_of_its_own(helm, topology: str) -> None:
+    """Then it has none of kube-scheduler's rights, and neither container sees the other's token."""
+    values = (f"topology={topology}", "serviceAccount.extender.separate=true")
+    documents = helm.render(values)
+    subjects = {
+        d["metadata"]["name"]: d["subjects"][0]["name"]
+        for d in documents
+        if d["kind"].endswith("RoleBinding")
+    }
+    (deployment,) = (d for d in documents if d["kind"] == "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    if topology == Topology.SERVICE:  # it is alone there
+        assert set(subjects.values()) == {"snugfit"} and spec["automountServiceAccountToken"]
+        return
+    assert {name for name, account in subjects.items() if account == "snugfit-extender"} == {
+        "snugfit-extender"
+    }
+    assert spec["automountServiceAccountToken"] is False
+    folder = "/var/run/secrets/kubernetes.io/serviceaccount"
+    seen = {
+        container["name"]: [
+            m["name"] for m in container["volumeMounts"] if m["mountPath"] == folder
+        ]
+        for container in (*spec["initContainers"], *spec["containers"])
+    }
+    assert seen == {"extender": ["extender-account"], "kube-scheduler": ["scheduler-account"]}
 
 
 def test_files_lie_beside_the_settings_that_name_them(helm) -> None:
@@ -246,11 +316,26 @@ def test_files_lie_beside_the_settings_that_name_them(helm) -> None:
     assert settings["policy_file"] == "/etc/snugfit/policy.json"
 
 
-def test_generated_certificates_are_of_one_authority(helm) -> None:
-    documents = helm.render(VARIANTS["service-generate"])
-    secrets = [d["data"] for d in documents if d["kind"] == "Secret"]
-    assert len(secrets) == 2 and secrets[0]["ca.crt"] == secrets[1]["ca.crt"]
-    assert secrets[0]["tls.key"] != secrets[1]["tls.key"]
+@pytest.mark.parametrize("name", VARIANTS)
+def test_no_key_is_part_of_a_release(helm, name: str) -> None:
+    documents = helm.render(VARIANTS[name])
+    for secret in (d for d in documents if d["kind"] == "Secret"):
+        assert "data" not in secret and "stringData" not in secret
+    assert "PRIVATE KEY" not in json.dumps(documents)
+    assert documents == helm.render(VARIANTS[name])  # nothing is drawn by lot at rendering
+
+
+def test_other_certificates_are_another_job(helm) -> None:
+    """A Job cannot be changed."""
+
+    def job(*values: str) -> dict[str, Any]:
+        documents = helm.render((*VARIANTS["service-generate"], *values))
+        (found,) = (d for d in documents if d["kind"] == "Job")
+        return found
+
+    first, longer = job(), job("tls.generate.validityDays=400")
+    assert job() == first
+    assert first["metadata"]["name"] != longer["metadata"]["name"]
 
 
 @pytest.mark.parametrize(
@@ -265,12 +350,35 @@ def test_generated_certificates_are_of_one_authority(helm) -> None:
         (("scheduler.name=default-scheduler",), "another scheduler.name"),
         (("topology=service", "scheduler.name=default-scheduler"), "every pod of the cluster"),
         (("topology=service", "tls.mode=certManager"), "issuerRef"),
+        (("topology=service", "networkPolicy.schedulerFrom=null"), "schedulerFrom is required"),
+        (("serviceMonitor.enabled=true",), "networkPolicy.metricsFrom"),
+        (("image.repository=",), "image.repository is required"),
+        (("recordPolicy.foreign.enabled=true",), "recordPolicy.foreign.accounts is required"),
+        (
+            (
+                "recordPolicy.enabled=false",
+                "recordPolicy.foreign.enabled=true",
+                "recordPolicy.foreign.accounts={x}",
+            ),
+            "recordPolicy.foreign needs recordPolicy.enabled",
+        ),
+        (("recordPolicy.enabled=yes",), "recordPolicy/enabled"),
+        (
+            ("topology=service", "tls.mode=generate", "tls.generate.authorityDays=400"),
+            "authorityDays",
+        ),
         ((r"extender.files.extender\.yaml=x",), "extender.yaml"),
     ],
     ids=str,
 )
 def test_harmful_or_mistyped_values_are_refused(helm, values, complaint: str) -> None:
     assert complaint in helm.refusal(values)
+
+
+def test_what_nobody_else_can_know_is_asked_for(helm) -> None:
+    assert "image.repository is required" in helm.refusal((), required=())
+    image = REQUIRED[:1]
+    assert "schedulerFrom is required" in helm.refusal(("topology=service",), required=image)
 
 
 # -- what the chart ships, running -------------------------------------------------------------

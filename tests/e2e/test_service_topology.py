@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import ssl
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from tests.e2e.harness.api import eventually
+from tests.e2e.harness.api import ApiError, eventually
 from tests.e2e.harness.controlplane import serves
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
 from tests.e2e.harness.process import Daemon, free_port
@@ -77,11 +78,56 @@ class Replica(Daemon):
             return refusal.code
 
 
-def _secret(documents: list[dict[str, Any]], name: str, folder: Path) -> Path:
+AUTHORITY, SERVER, CLIENT = (
+    f"trial-snugfit-{part}-generated" for part in ("authority", "server", "client")
+)
+
+
+class Certificates:
+    """The chart's Job, run as a process with the rights of its account."""
+
+    def __init__(self, chart: Installed, documents: list[dict[str, Any]]) -> None:
+        self._api = chart.cluster.api
+        self._secrets = [d for d in documents if d["kind"] == "Secret"]
+        for document in self._secrets:
+            self._api.apply(document)
+        (job,) = (d for d in documents if d["kind"] == "Job")
+        pod = job["spec"]["template"]["spec"]
+        token = self._api.issue_token(TRIAL, pod["serviceAccountName"])
+        flags = ["--kubeconfig", str(chart.cluster.plane.kubeconfig(token, "certificates"))]
+        (container,) = pod["containers"]
+        self._args = [
+            part
+            for arg in container["args"]
+            for part in (flags if arg == "--in-cluster" else [arg])
+        ]
+
+    def renew(self) -> None:
+        """One run."""
+        done = subprocess.run(
+            [sys.executable, "-m", "scheduler.cli.main", *self._args],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+
+    def distrust(self) -> None:
+        """The authority is gone, and with it everything that it has signed."""
+        path = self._api.path("v1", "Secret", TRIAL, AUTHORITY)
+        change = [{"op": "remove", "path": "/data"}]
+        self._api.request("PATCH", path, change, content_type="application/json-patch+json")
+
+    def remove(self) -> None:
+        """Everything."""
+        for document in self._secrets:
+            self._api.request("DELETE", self._api.path_of(document))
+
+
+def _secret(chart: Installed, name: str, folder: Path) -> Path:
     """A secret as the kubelet would mount it."""
-    (data,) = (
-        d["data"] for d in documents if d["kind"] == "Secret" and d["metadata"]["name"] == name
-    )
+    data = chart.cluster.api.get("Secret", name, TRIAL)["data"]
     folder.mkdir(exist_ok=True)
     for key, value in data.items():
         (folder / key).write_bytes(base64.b64decode(value))
@@ -103,10 +149,12 @@ def helm(assets, tmp_path) -> Helm:
 def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> None:
     documents = helm.render(VALUES, TRIAL)
     chart = Installed(cluster, documents)
-    server = _secret(documents, "trial-snugfit-server-tls", tmp_path / "server")
-    client = _secret(documents, "trial-snugfit-client-tls", tmp_path / "client")
-    known = _context(client, server)
+    certificates = Certificates(chart, documents)
     try:
+        certificates.renew()
+        server = _secret(chart, SERVER, tmp_path / "server")
+        client = _secret(chart, CLIENT, tmp_path / "client")
+        known = _context(client, server)
         cluster.create([gpu_node("whole", 8), fraction_node("parts", 1)])
         replicas = [Replica(name, chart, server) for name in ("one", "two")]
         cluster.start(*replicas)
@@ -138,9 +186,10 @@ def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> Non
         assert cluster.all_bound(4)["g"] == "parts"
 
         # Renewed under its feet, by an authority that it has not seen: the old client is out.
-        renewed = helm.render(VALUES, TRIAL)
-        _secret(renewed, "trial-snugfit-server-tls", server)
-        fresh = _secret(renewed, "trial-snugfit-client-tls", tmp_path / "fresh")
+        certificates.distrust()
+        certificates.renew()
+        _secret(chart, SERVER, server)
+        fresh = _secret(chart, CLIENT, tmp_path / "fresh")
 
         def accepts_the_new_one() -> bool:
             try:
@@ -152,4 +201,38 @@ def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> Non
         with pytest.raises((URLError, OSError)):
             waiting.ask(_context(client, server))
     finally:
+        certificates.remove()
         chart.remove()
+
+
+def test_the_job_may_touch_its_own_secrets_only(helm, cluster) -> None:
+    documents = helm.render(VALUES, TRIAL)
+    chart = Installed(cluster, documents)
+    certificates = Certificates(chart, documents)
+    try:
+        account = _of_kind(documents, "Job")[0]["spec"]["template"]["spec"]["serviceAccountName"]
+        with cluster.api.as_user(cluster.api.issue_token(TRIAL, account)) as job:
+            assert job.get("Secret", AUTHORITY, TRIAL)["metadata"]["name"] == AUTHORITY
+            other = {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {"name": "x", "namespace": TRIAL},
+            }
+            for refused in (
+                lambda: job.objects("Secret", TRIAL),
+                lambda: job.get("Secret", "x", TRIAL),
+                lambda: job.create(other),
+                lambda: job.request("DELETE", job.path("v1", "Secret", TRIAL, SERVER)),
+                lambda: job.objects("Pod", TRIAL),
+            ):
+                with pytest.raises(ApiError) as error:
+                    refused()
+                assert error.value.status == 403
+    finally:
+        certificates.remove()
+        chart.remove()
+
+
+def _of_kind(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Those of one kind."""
+    return [document for document in documents if document["kind"] == kind]

@@ -20,6 +20,12 @@ from tests.e2e.harness.controlplane import ControlPlane
 
 Json = dict[str, Any]
 
+REQUIRED = (
+    "image.repository=registry.example.com/snugfit",
+    "networkPolicy.schedulerFrom[0].ipBlock.cidr=192.0.2.0/24",
+)
+"""Values that have no default."""
+
 CHART = Path(__file__).parents[3] / "deploy" / "helm" / "snugfit"
 NAMESPACE = "snugfit"
 
@@ -32,7 +38,7 @@ def render(plane: ControlPlane, release: str, *values: str) -> list[Json]:
             plane.assets.program("helm"), "template", release, CHART,
             "--namespace", NAMESPACE,
             "--kube-version", f"v{plane.assets.version}",
-            *(part for value in values for part in ("--set", value)),
+            *(part for value in (*REQUIRED, *values) for part in ("--set", value)),
         ],
         env={**os.environ, "HELM_CACHE_HOME": str(home), "HELM_CONFIG_HOME": str(home)},
         capture_output=True,
@@ -119,6 +125,14 @@ class Shipped:
     service: Release
 
 
+# Each release keeps records to its own extender. Here they share a policy that knows both, and the
+# one that tests of the chart install beside them.
+_ONE_POLICY = (
+    "recordPolicy.name=snugfit-device-records",
+    "recordPolicy.accounts[0]=system:serviceaccount:snugfit:snugfit",
+    "recordPolicy.accounts[1]=system:serviceaccount:trial:trial-snugfit",
+)
+
 _shipped: WeakKeyDictionary[ControlPlane, Shipped] = WeakKeyDictionary()
 
 
@@ -127,6 +141,6 @@ def shipped(plane: ControlPlane) -> Shipped:
     if plane not in _shipped:
         _shipped[plane] = Shipped(
             install(plane, "snugfit"),
-            install(plane, "snugfit-remote", "topology=service"),
+            install(plane, "snugfit-remote", "topology=service", *_ONE_POLICY),
         )
     return _shipped[plane]

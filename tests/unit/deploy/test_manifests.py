@@ -14,6 +14,7 @@ import scheduler
 from scheduler.extender.config import ExtenderConfig, load
 from scheduler.extender.status import split_address
 from scheduler.kube.doctor import RIGHTS
+from scheduler.kube.names import ResourceNames
 from scheduler.kube.schedulerchecks import check
 from scheduler.kube.schedulerconfig import (
     SchedulerSetup,
@@ -22,9 +23,11 @@ from scheduler.kube.schedulerconfig import (
     managed_resources,
 )
 from scheduler.kube.yamlfile import yaml_files
+from tests import rights
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 CHART = DEPLOY / "helm/snugfit"
+NAMES = ResourceNames()
 # Settings that follow from the topology.
 CHART_DECIDES = {
     "host",
@@ -119,7 +122,9 @@ def test_services_and_policies_lead_to_ports_that_are_open(topology: Topology) -
         for rule in _one(topology, "NetworkPolicy")["spec"]["ingress"]
         for port in rule["ports"]
     }
-    assert targets == allowed == open_ports
+    assert targets <= open_ports and allowed <= open_ports
+    assert 10263 in allowed  # probes
+    assert 10259 in open_ports - allowed or topology == "service"  # nobody reads metrics by default
 
 
 @pytest.mark.parametrize("topology", Topology)
@@ -135,6 +140,8 @@ def test_nothing_runs_with_more_rights_than_it_needs(topology: Topology) -> None
         }
         assert container["resources"]["requests"] and container["resources"]["limits"]["memory"]
     assert not [volume for volume in spec["volumes"] if "hostPath" in volume]
+    for volume in spec["volumes"]:
+        assert "emptyDir" not in volume or volume["emptyDir"]["sizeLimit"]
 
 
 @pytest.mark.parametrize("topology", Topology)
@@ -148,15 +155,37 @@ def test_no_volume_is_mounted_inside_a_read_only_one(topology: Topology) -> None
 def test_the_extender_may_read_what_it_watches_and_bind() -> None:
     rules = _one("service", "ClusterRole", "snugfit-extender")["rules"]
     allowed = {
-        (group, resource, verb)
+        (verb, group, resource, name)
         for rule in rules
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
+        for name in rule.get("resourceNames", [""])
     }
-    assert allowed == {(right.group, right.resource, right.verb) for right in RIGHTS}
-    assert ("", "pods/binding", "create") in allowed and ("", "nodes", "list") in allowed
+    assert allowed == {(right.verb, right.group, right.resource, right.name) for right in RIGHTS}
+    assert ("create", "", "pods/binding", "") in allowed and ("list", "", "nodes", "") in allowed
     assert _one("sidecar", "ClusterRole", "snugfit-extender")["rules"] == rules
+
+
+@pytest.mark.parametrize("topology", Topology)
+def test_every_right_stands_in_the_table_with_its_reason(topology: Topology) -> None:
+    given = rights.rendered(_manifests(topology), "snugfit")
+    assert ("extender", "pods/binding", "create", "cluster") in given
+    assert given <= rights.stated()
+
+
+def test_records_are_kept_to_the_extenders_account() -> None:
+    for topology in Topology:
+        policy = _one(topology, "ValidatingAdmissionPolicy", "snugfit-device-records")["spec"]
+        binding = _one(topology, "ValidatingAdmissionPolicyBinding", "snugfit-device-records")
+        assert binding["spec"] == {
+            "policyName": "snugfit-device-records",
+            "validationActions": ["Deny"],
+        }
+        text = json.dumps(policy)
+        assert "system:serviceaccount:snugfit:snugfit" in text
+        for key in (NAMES.devices_annotation, NAMES.visible_annotation, "snugfit.io/devices-uid"):
+            assert key in text
 
 
 @pytest.mark.parametrize(
@@ -218,7 +247,10 @@ def test_the_schema_knows_no_stray_value() -> None:
 
 def test_images_can_be_chosen_and_no_registry_is_assumed_but_kubernetes_own() -> None:
     images = {c["image"] for topology in Topology for c in _containers(topology)}
-    assert images == {f"snugfit:{scheduler.__version__}", "registry.k8s.io/kube-scheduler:v1.37.2"}
+    ours = f"registry.example.com/snugfit:{scheduler.__version__}"
+    assert images == {ours, "registry.k8s.io/kube-scheduler:v1.37.2"}
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    assert values["image"]["repository"] == ""
 
 
 def test_the_image_needs_no_shell_and_no_root() -> None:

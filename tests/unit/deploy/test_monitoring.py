@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -82,6 +83,51 @@ def test_every_danger_that_kube_scheduler_hides_has_an_alert() -> None:
         "SnugfitPlannerDown",
         "SnugfitNotSynced",
     } <= alerts
+
+
+# Counters that count no fault, or one that another counter tells better.
+HARMLESS = {
+    "snugfit_verdicts": "what nodes were told",
+    "snugfit_filters_put_off": "waits for victims that are on their way out",
+    "snugfit_watch_events": "work done",
+    "snugfit_readings": "work done",
+    "snugfit_wakeups": "work done",
+    "snugfit_planner_starts": "the first is none; snugfit_planner_faults has the causes",
+    "snugfit_planner_pods_planned": "work done",
+    "snugfit_planner_pods_adopted": "work done",
+    "snugfit_planner_pods_rejected": "the cluster has changed since",
+    "snugfit_planner_plans": "the status may be infeasible",
+}
+
+
+def _counters() -> set[str]:
+    """Names of every counter that the code makes, also in loops over a literal."""
+    tree = ast.parse((ROOT / "scheduler/extender/metrics.py").read_text())
+    found = set()
+    for call in (node for node in ast.walk(tree) if _makes_a_counter(node)):
+        if isinstance(call.args[0], ast.Constant):
+            found.add(call.args[0].value)
+    for loop in (node for node in ast.walk(tree) if isinstance(node, ast.For)):
+        for call in (node for node in ast.walk(loop) if _makes_a_counter(node)):
+            if isinstance(call.args[0], ast.JoinedStr):
+                prefix = call.args[0].values[0].value
+                found |= {prefix + row.elts[0].value for row in loop.iter.elts}
+    return found
+
+
+def _makes_a_counter(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("Counter", "CounterMetricFamily")
+    )
+
+
+def test_every_counter_of_faults_has_an_alert() -> None:
+    counters = _counters()
+    assert {"snugfit_request_errors", "snugfit_watch_faults", "snugfit_planner_plans"} <= counters
+    watched = {name for rule in _rules() for name in _named(rule["expr"])}
+    assert counters - watched == set(HARMLESS)
 
 
 def test_panels_do_not_overlap() -> None:

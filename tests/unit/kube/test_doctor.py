@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from scheduler.kube.doctor import (
+    RECORD_POLICY,
     RIGHTS,
     State,
     called,
     calls,
+    guarded,
     lacking,
     node_reports,
     versions,
@@ -79,9 +84,18 @@ def test_a_doubtful_node_is_told_with_the_reason(labels, resources, state, remar
 
 def test_missing_rights_are_named() -> None:
     assert lacking([], "me").state is State.OK
-    check = lacking(RIGHTS[:1] + RIGHTS[-1:], "me")
+    groups = [right for right in RIGHTS if right.resource == "podgroups"]
+    check = lacking([*RIGHTS[:1], *groups], "me")
     assert check.state is State.FAILED
     assert "list nodes" in check.answer and "watch podgroups.scheduling.k8s.io" in check.answer
+
+
+def test_a_right_that_not_everybody_needs_is_missed_with_its_purpose() -> None:
+    (waking,) = (right for right in RIGHTS if right.resource == "pods/status")
+    check = lacking([waking], "me")
+    assert check.state is State.WARNING
+    assert "patch pods/status" in check.answer and waking.purpose in check.answer
+    assert lacking([waking, RIGHTS[0]], "me").state is State.FAILED
 
 
 @pytest.mark.parametrize(
@@ -143,3 +157,68 @@ def test_a_scheduler_that_never_asks_is_found() -> None:
     ):
         (check,) = called({}, pods, "snugfit", managed)
         assert check.state is state and word in check.answer
+
+
+# -- the policy on records -------------------------------------------------------------------------
+
+
+def _shipped() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Policy and binding, as the chart renders them."""
+    text = (Path(__file__).parents[3] / "deploy/manifests/sidecar.yaml").read_text()
+    found = [
+        document
+        for document in yaml.safe_load_all(text)
+        if document and document["metadata"]["name"] == RECORD_POLICY
+    ]
+    policy, binding = sorted(found, key=lambda document: len(document["kind"]))
+    return policy, binding
+
+
+def test_the_shipped_policy_guards_records() -> None:
+    assert guarded(*_shipped()).state is State.OK
+
+
+def _without(operation: str, resource: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    def change(policy: dict[str, Any], _: dict[str, Any]) -> None:
+        for rule in policy["spec"]["matchConstraints"]["resourceRules"]:
+            if operation in rule["operations"]:
+                rule["resources"].remove(resource)
+
+    return change
+
+
+def _set(which: int, **fields: object) -> Callable[[dict[str, Any], dict[str, Any]], None]:
+    return lambda *objects: objects[which]["spec"].update(fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (_without("UPDATE", "pods"), "UPDATE of pods"),
+        (_without("UPDATE", "pods/*"), "UPDATE of pods/status"),
+        (_without("CREATE", "bindings"), "CREATE of bindings"),
+        (_without("CREATE", "pods/binding"), "CREATE of pods/binding"),
+        (_set(0, failurePolicy="Ignore"), "skipped"),
+        (_set(0, paramKind={"apiVersion": "v1", "kind": "ConfigMap"}), "parameters"),
+        (_set(0, matchConstraints=None), "does not cover"),
+        (_set(1, validationActions=["Warn", "Audit"]), "does not deny"),
+        (_set(1, policyName="another"), "no binding"),
+        (_set(1, matchResources={"namespaceSelector": {"matchLabels": {"a": "b"}}}), "leaves out"),
+        (_set(1, matchResources={"objectSelector": {"matchLabels": {"a": "b"}}}), "leaves out"),
+        (_set(1, matchResources={"resourceRules": [{"resources": ["pods"]}]}), "leaves out"),
+    ],
+)
+def test_a_policy_that_leaves_a_gap_is_named(
+    change: Callable[[dict[str, Any], dict[str, Any]], None], said: str
+) -> None:
+    policy, binding = _shipped()
+    change(policy, binding)
+    check = guarded(policy, binding)
+    assert check.state is State.WARNING and said in check.answer and check.remedy
+
+
+def test_a_policy_that_is_not_in_force_guards_nothing() -> None:
+    policy, binding = _shipped()
+    assert "not there" in guarded(None, None).answer
+    assert "not there" in guarded(None, binding).answer
+    assert "no binding" in guarded(policy, None).answer

@@ -117,6 +117,32 @@ podgroups.scheduling.k8s.io
 {{- end -}}
 {{- end -}}
 
+{{- /* Empty, or something: whether refused pods are brought to kube-scheduler's attention. */ -}}
+{{- define "snugfit.wakes" -}}
+{{- $settings := .Values.extender.settings -}}
+{{- if not (and (hasKey $settings "wake_after_s") (eq (float64 $settings.wake_after_s) 0.0)) -}}
+yes
+{{- end -}}
+{{- end -}}
+
+{{- /* Empty, or something: whether metrics are served, and whether with a certificate of their own. */ -}}
+{{- define "snugfit.metrics" -}}
+{{- if or .Values.metrics.enabled .Values.serviceMonitor.enabled -}}
+yes
+{{- end -}}
+{{- end -}}
+
+{{- define "snugfit.metricsVolume" -}}
+{{- if and (include "snugfit.metrics" .) (or .Values.metrics.secret (eq .Values.topology "sidecar")) -}}
+yes
+{{- end -}}
+{{- end -}}
+
+{{- define "snugfit.metricsNames" -}}
+{{- $name := printf "%s-metrics.%s.svc" (include "snugfit.fullname" .) .Release.Namespace -}}
+{{ $name }},{{ $name }}.cluster.local
+{{- end -}}
+
 {{- define "snugfit.extenderSettings" -}}
 {{- $settings := deepCopy .Values.extender.settings -}}
 {{- $_ := set $settings "status_listen" ":10263" -}}
@@ -130,6 +156,16 @@ podgroups.scheduling.k8s.io
 {{- $_ := set $settings "tls_client_ca" "/etc/snugfit-tls/ca.crt" -}}
 {{- $_ := set $settings "lease_namespace" .Release.Namespace -}}
 {{- $_ := set $settings "lease_name" (include "snugfit.lease" .) -}}
+{{- end -}}
+{{- if include "snugfit.metrics" . -}}
+{{- $_ := set $settings "metrics_listen" ":10264" -}}
+{{- if include "snugfit.metricsVolume" . -}}
+{{- $_ := set $settings "metrics_cert" "/etc/snugfit-metrics-tls/tls.crt" -}}
+{{- $_ := set $settings "metrics_key" "/etc/snugfit-metrics-tls/tls.key" -}}
+{{- end -}}
+{{- if not (hasKey $settings "host_names") -}}
+{{- $_ := set $settings "host_names" (include "snugfit.metricsNames" .) -}}
+{{- end -}}
 {{- end -}}
 {{- $_ := set $settings "watch_groups" (include "snugfit.watchGroups" .) -}}
 {{- toYaml $settings -}}

@@ -7,6 +7,9 @@ ports:
   - {name: extender, containerPort: 10262}
   {{- end }}
   - {name: status, containerPort: 10263}
+  {{- if include "snugfit.metrics" . }}
+  - {name: metrics, containerPort: 10264}
+  {{- end }}
 startupProbe:
   httpGet: {path: /readyz, port: status}
   periodSeconds: 2
@@ -31,6 +34,12 @@ securityContext:
 volumeMounts:
   - {name: config, mountPath: /etc/snugfit, readOnly: true}
   - {name: tmp, mountPath: /tmp}
+  {{- if include "snugfit.metricsVolume" . }}
+  - {name: metrics-tls, mountPath: /etc/snugfit-metrics-tls, readOnly: true}
+  {{- end }}
+  {{- if ne (include "snugfit.extenderAccount" .) (include "snugfit.serviceAccount" .) }}
+  - {name: extender-account, mountPath: /var/run/secrets/kubernetes.io/serviceaccount, readOnly: true}
+  {{- end }}
   {{- if eq .Values.topology "service" }}
   - {name: tls, mountPath: /etc/snugfit-tls, readOnly: true}
   {{- end }}

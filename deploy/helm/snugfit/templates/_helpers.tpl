@@ -40,8 +40,9 @@ default
 
 {{- define "snugfit.image" -}}
 {{- with .Values.image -}}
-{{- if .digest -}}{{ .repository }}@{{ .digest }}
-{{- else -}}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}
+{{- $repository := required "image.repository is required: the name under which you have pushed Snugfit's image, such as registry.example.com/snugfit" .repository -}}
+{{- if .digest -}}{{ $repository }}@{{ .digest }}
+{{- else -}}{{ $repository }}:{{ .tag | default $.Chart.AppVersion }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -59,12 +60,26 @@ default
 {{ include "snugfit.fullname" . }}.{{ .Release.Namespace }}.svc
 {{- end -}}
 
+{{- define "snugfit.serviceNames" -}}
+{{ include "snugfit.serviceHost" . }},{{ include "snugfit.fullname" . }},{{ include "snugfit.serviceHost" . }}.cluster.local
+{{- end -}}
+
+{{- /* Generated ones have names of their own: the type of a Secret cannot be changed, and it depends
+on who makes it. */ -}}
+{{- define "snugfit.tlsSuffix" -}}
+{{- ternary "generated" "tls" (eq .Values.tls.mode "generate") -}}
+{{- end -}}
+
 {{- define "snugfit.serverSecret" -}}
-{{- .Values.tls.serverSecret | default (printf "%s-server-tls" (include "snugfit.fullname" .)) -}}
+{{- .Values.tls.serverSecret | default (printf "%s-server-%s" (include "snugfit.fullname" .) (include "snugfit.tlsSuffix" .)) -}}
 {{- end -}}
 
 {{- define "snugfit.clientSecret" -}}
-{{- .Values.tls.clientSecret | default (printf "%s-client-tls" (include "snugfit.fullname" .)) -}}
+{{- .Values.tls.clientSecret | default (printf "%s-client-%s" (include "snugfit.fullname" .) (include "snugfit.tlsSuffix" .)) -}}
+{{- end -}}
+
+{{- define "snugfit.authoritySecret" -}}
+{{- printf "%s-authority-generated" (include "snugfit.fullname" .) -}}
 {{- end -}}
 
 {{- define "snugfit.lease" -}}
