@@ -78,7 +78,7 @@ def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
             each = np.minimum(each, has // needs)
     if shape.gpu.kind is not GpuKind.NONE:
         each = np.minimum(each, _by_devices(state, shape.gpu, most))
-        each = np.where(allowed_products(state, shape.gpu)[state.product], each, 0)
+        each = np.where(allowed_products(state.products, shape.gpu)[state.product], each, 0)
     return min(enough, int(np.maximum(each, 0).sum()))
 
 

@@ -168,9 +168,19 @@ class Engine:
         """Holds by pod uid."""
         return MappingProxyType(self._holds)
 
-    def set_mix(self, mix: TypicalMix) -> None:
-        """Use another typical mix from now on; every cached score is forgotten."""
-        self._fragmentation = Fragmentation(self.state, mix)
+    def set_mix(self, mix: TypicalMix, tables: Fragmentation | None = None) -> None:
+        """Use another typical mix from now on; every cached score is forgotten.
+
+        Parameters
+        ----------
+        mix
+            Typical pods.
+        tables
+            Made for the mix beforehand; made here if the state has learnt more since.
+        """
+        if tables is None or tables.mix is not mix or not tables.current(self.state):
+            tables = Fragmentation(self.state, mix)
+        self._fragmentation = tables
         self._evaluations.clear()
 
     @property
@@ -213,13 +223,20 @@ class Engine:
             evaluation.prices = self.prices
             self._evaluations[shape] = evaluation
 
-    def rehearsal(self, prices: Prices, mix: TypicalMix | None = None) -> Rehearsal | None:
+    def rehearsal(
+        self,
+        prices: Prices,
+        mix: TypicalMix | None = None,
+        tables: Fragmentation | None = None,
+    ) -> Rehearsal | None:
         """Score the shapes asked about since the last prices, before these are in force.
 
         Parameters
         ----------
         prices, mix
             As :meth:`set_prices` will get them.
+        tables
+            As :meth:`set_mix` takes them.
 
         Returns
         -------
@@ -233,7 +250,7 @@ class Engine:
         if mix is None or mix is self.mix:
             twin._fragmentation = self.fragmentation
         else:
-            twin.set_mix(mix)
+            twin.set_mix(mix, tables)
         twin.set_prices(prices)
         return Rehearsal(twin, self.fragmentation, shapes[-_REHEARSED_SHAPES:])
 

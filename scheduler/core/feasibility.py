@@ -7,6 +7,8 @@ for the second only, and only on rows that changed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,10 +19,10 @@ from scheduler.core.state import ClusterState, DeviceCode
 __all__ = ["allowed_products", "dynamic_reasons", "static_reasons"]
 
 
-def allowed_products(state: ClusterState, gpu: GpuRequest) -> NDArray[np.bool_]:
-    """Which codes of ``state.products`` the request accepts, shape (P,)."""
-    allowed = np.zeros(len(state.products), dtype=bool)
-    for code, (resource, product) in enumerate(state.products):
+def allowed_products(products: Sequence[tuple[str, str]], gpu: GpuRequest) -> NDArray[np.bool_]:
+    """Which of these codes, as in ``ClusterState.products``, the request accepts, shape (P,)."""
+    allowed = np.zeros(len(products), dtype=bool)
+    for code, (resource, product) in enumerate(products):
         allowed[code] = accepts(gpu, resource, product)
     return allowed
 
@@ -57,7 +59,7 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
     )
     codes[too_small & (codes != Reason.DEVICE_KIND_MISSING.code)] = Reason.NODE_TOO_SMALL.code
     if gpu.kind is not GpuKind.NONE:
-        wrong_model = ~allowed_products(state, gpu)[state.product]
+        wrong_model = ~allowed_products(state.products, gpu)[state.product]
         codes[wrong_model & (state.device_count > 0)] = Reason.MODEL_NOT_ALLOWED.code
     codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
     return codes

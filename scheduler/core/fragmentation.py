@@ -15,20 +15,50 @@ integers (milli-GPU x weight): results do not depend on the order or number of r
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.feasibility import allowed_products
+from scheduler.core.mig import MigType
 from scheduler.core.mix import TypicalMix, TypicalShape
-from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
 
-__all__ = ["Fragmentation"]
+__all__ = ["Fragmentation", "Vocabulary"]
 
 IntArray = NDArray[np.int64]
 _MASKS = 1 << 9
+_MOST_STEPS = 64
+_MOST_BY_SLOTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What tables need to know of a state: they may be made of it while the state changes.
+
+    Parameters
+    ----------
+    products, mig_types
+        Those of the state.
+    memory : (P,) int64
+        MiB of the largest device of each model; 0 where none is known.
+    node_epoch
+        That of the state.
+    """
+
+    products: Sequence[tuple[str, str]]
+    mig_types: Sequence[MigType]
+    memory: IntArray
+    node_epoch: int
+
+    @classmethod
+    def of(cls, state: ClusterState) -> Vocabulary:
+        """A copy of what the state knows now."""
+        memory = _memory_by_product(state)
+        return cls(tuple(state.products), tuple(state.mig_types), memory, state.node_epoch)
 
 
 class Fragmentation:
@@ -49,36 +79,40 @@ class Fragmentation:
         Sum of the weights of the mix. F(n) in milli-GPU is ``fragmentation / total_weight``.
     """
 
-    def __init__(self, state: ClusterState, mix: TypicalMix) -> None:
+    def __init__(self, state: ClusterState | Vocabulary, mix: TypicalMix) -> None:
+        known = state if isinstance(state, Vocabulary) else Vocabulary.of(state)
         self.mix = mix
         self.total_weight = max(1, mix.total_weight)
-        self._vocabulary = (len(state.products), len(state.mig_types))
-        self._seen_epoch = state.node_epoch
+        self._vocabulary = (len(known.products), len(known.mig_types))
+        self._seen_epoch = known.node_epoch
         shapes = [shape for shape in mix.shapes if shape.gpu.kind is not GpuKind.NONE]
         self._by_memory = any(_counts_memory(shape) for shape in shapes)
-        self._cpu_steps = np.unique([shape.cpu_milli for shape in shapes] or [0]).astype(np.int64)
+        self._cpu_steps = _steps([shape.cpu_milli for shape in shapes])
         self._buckets = len(self._cpu_steps) + 1
-        products = len(state.products)
-        self._memory = self._memory_by_product(state)
+        self._memory = known.memory
+        self._mig_types = list(known.mig_types)
+        products = len(known.products)
+        # Where the weight of each shape begins; running sums then spread it to all that is more.
         single = np.zeros((products, self._buckets, DEVICE_MILLI + 1), dtype=np.int64)
         several = np.zeros((products, self._buckets, MAX_DEVICES + 1), dtype=np.int64)
-        self._slot_shapes: list[tuple[TypicalShape, IntArray]] = []
+        by_slots: dict[GpuRequest, IntArray] = {}
         for shape in shapes:
-            where = self._admitting(state, shape)
-            gpu = shape.gpu
+            gpu, allowed = shape.gpu, allowed_products(known.products, shape.gpu)
+            bucket = int(np.searchsorted(self._cpu_steps, shape.cpu_milli)) + 1
             if gpu.kind is GpuKind.FRACTION or gpu.count == 1:
-                self._add_single(single, shape, where)
+                for product in np.flatnonzero(allowed).tolist():
+                    single[product, bucket, self._need(shape, product)] += shape.weight
             elif gpu.kind is GpuKind.WHOLE:
-                several[where, gpu.count :] += shape.weight
-            else:
-                weights = np.zeros((products, self._buckets), dtype=np.int64)
-                weights[where] = shape.weight
-                self._slot_shapes.append((shape, weights.ravel()))
-        single *= np.arange(DEVICE_MILLI + 1)
-        several *= np.arange(MAX_DEVICES + 1) * DEVICE_MILLI
-        self._single = single.ravel()
-        self._several = several.ravel()
-        self._mig_types = list(state.mig_types)
+                several[allowed, bucket, gpu.count] += shape.weight
+            elif gpu in by_slots or len(by_slots) < _MOST_BY_SLOTS:
+                weights = by_slots.setdefault(
+                    gpu, np.zeros((products, self._buckets), dtype=np.int64)
+                )
+                weights[allowed, bucket:] += shape.weight
+        self._single = _spread(single, np.arange(DEVICE_MILLI + 1))
+        self._several = _spread(several, np.arange(MAX_DEVICES + 1) * DEVICE_MILLI)
+        self._by_slots = [(gpu, weights.ravel()) for gpu, weights in by_slots.items()]
+        self._profile_tables = self._tables_of_profiles()
 
     def current(self, state: ClusterState) -> bool:
         """Whether the tables still say what the state knows of its models.
@@ -90,31 +124,17 @@ class Fragmentation:
             return False
         if not self._by_memory or self._seen_epoch == state.node_epoch:
             return True
-        if not np.array_equal(self._memory, self._memory_by_product(state)):
+        if not np.array_equal(self._memory, _memory_by_product(state)):
             return False
         self._seen_epoch = state.node_epoch
         return True
 
-    @staticmethod
-    def _memory_by_product(state: ClusterState) -> IntArray:
-        memory = np.zeros(len(state.products), dtype=np.int64)
-        np.maximum.at(memory, state.product, state.device_mem.max(axis=1, initial=0))
-        return memory
-
-    def _admitting(self, state: ClusterState, shape: TypicalShape) -> NDArray[np.bool_]:
-        """(P, B) mask of the models and cpu buckets where the shape may run."""
-        step = int(np.searchsorted(self._cpu_steps, shape.cpu_milli))
-        enough_cpu = np.arange(self._buckets) > step
-        allowed: NDArray[np.bool_] = allowed_products(state, shape.gpu)[:, None] & enough_cpu
-        return allowed
-
-    def _add_single(self, table: IntArray, shape: TypicalShape, where: NDArray[np.bool_]) -> None:
+    def _need(self, shape: TypicalShape, product: int) -> int:
+        """Milli-GPU of one device of this model that the shape needs."""
         gpu = shape.gpu
-        for product in np.flatnonzero(where.any(axis=1)).tolist():
-            need = gpu.milli or DEVICE_MILLI
-            if _counts_memory(shape) and self._memory[product]:
-                need = int(np.clip(gpu.memory_mib * DEVICE_MILLI // self._memory[product], 1, 1000))
-            table[product, where[product], need:] += shape.weight
+        if _counts_memory(shape) and self._memory[product]:
+            return int(np.clip(gpu.memory_mib * DEVICE_MILLI // self._memory[product], 1, 1000))
+        return gpu.milli or DEVICE_MILLI
 
     # -- look-ups ----------------------------------------------------------------------------
 
@@ -147,47 +167,48 @@ class Fragmentation:
     ) -> IntArray:
         """Usable milli x weight of MIG slots and replicas, (R,), if ``slots`` (R, D) are free."""
         usable = np.zeros(len(base), dtype=np.int64)
-        for shape, weights in self._slot_shapes:
-            usable += weights[base] * self._slot_milli(shape, state, rows, slots)
+        for gpu, weights in self._by_slots:
+            usable += weights[base] * self._slot_milli(gpu, state, rows, slots)
         return usable
 
     @property
     def has_slot_shapes(self) -> bool:
         """Whether the mix asks for MIG profiles or time-sliced replicas at all."""
-        return bool(self._slot_shapes)
+        return bool(self._by_slots)
 
     def _slot_milli(
-        self, shape: TypicalShape, state: ClusterState, rows: IntArray, slots: IntArray
+        self, gpu: GpuRequest, state: ClusterState, rows: IntArray, slots: IntArray
     ) -> IntArray:
-        """Milli-GPU that this shape alone could take on each row, (R,)."""
+        """Milli-GPU that pods of this request alone could take on each row, (R,)."""
         codes = state.device_code[rows]
-        if shape.gpu.kind is GpuKind.SHARED:
+        if gpu.kind is GpuKind.SHARED:
             free = np.where(codes == DeviceCode.SHARED, slots, 0)
             milli = (free * DEVICE_MILLI // state.replicas[rows]).sum(axis=1)
-            return np.where(free.sum(axis=1) >= shape.gpu.replicas, milli, 0)
+            return np.where(free.sum(axis=1) >= gpu.replicas, milli, 0)
         total = np.zeros(len(codes), dtype=np.int64)
         partitioned = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
-        for profile, instances in shape.gpu.mig:
+        for profile, instances in gpu.mig:
             counts, each = self._profile_tables[profile]
             count = counts[partitioned, slots & (_MASKS - 1)]
             enough = count.sum(axis=1) >= instances
             total += np.where(enough, (count * each[partitioned]).sum(axis=1), 0)
         return total
 
-    @cached_property
-    def _profile_tables(self) -> dict[str, tuple[IntArray, IntArray]]:
+    def _tables_of_profiles(self) -> dict[str, tuple[IntArray, IntArray]]:
         """Per profile: instances that fit by (type, free mask), and milli-GPU of one instance.
 
         The last row, also reached as type -1, is of devices that are not partitioned: all zero.
         """
         tables: dict[str, tuple[IntArray, IntArray]] = {}
-        for shape, _ in self._slot_shapes:
-            for profile, _ in shape.gpu.mig:
+        for gpu, _ in self._by_slots:
+            for profile, _ in gpu.mig:
                 counts = np.zeros((len(self._mig_types) + 1, _MASKS), dtype=np.int64)
                 each = np.zeros(len(self._mig_types) + 1, dtype=np.int64)
                 for code, mig in enumerate(self._mig_types):
                     places = mig.placements(profile)
-                    each[code] = mig.milli(places[0]) if places else 0
+                    if not places:
+                        continue
+                    each[code] = mig.milli(places[0])
                     counts[code] = [mig.count(mask, profile) for mask in range(_MASKS)]
                 tables[profile] = (counts, each)
         return tables
@@ -201,7 +222,7 @@ class Fragmentation:
             axis=1
         )
         usable += self.node_usable(base, state.full_free[rows].astype(np.int64))
-        if self._slot_shapes:
+        if self._by_slots:
             usable += self.slot_usable(state, rows, base, state.slots_free[rows].astype(np.int64))
         return usable
 
@@ -214,3 +235,26 @@ class Fragmentation:
 def _counts_memory(shape: TypicalShape) -> bool:
     """Whether what the shape needs of a device depends on the device's memory."""
     return bool(shape.gpu.memory_mib) and not shape.gpu.milli
+
+
+def _memory_by_product(state: ClusterState) -> IntArray:
+    memory = np.zeros(len(state.products), dtype=np.int64)
+    np.maximum.at(memory, state.product, state.device_mem.max(axis=1, initial=0))
+    return memory
+
+
+def _spread(begins: IntArray, amounts: IntArray) -> IntArray:
+    """Flat table of (model, cpu bucket, what is free), of where the weight of each shape begins."""
+    for axis in (1, 2):
+        np.cumsum(begins, axis=axis, out=begins)
+    begins *= amounts
+    return begins.ravel()
+
+
+def _steps(sizes: Sequence[int]) -> IntArray:
+    """Ascending cpu sizes that are told apart; of very many some, and the others count upwards."""
+    steps = np.unique(np.array(sizes or [0], dtype=np.int64))
+    if len(steps) > _MOST_STEPS:
+        kept = (np.arange(1, _MOST_STEPS + 1) * len(steps) + _MOST_STEPS - 1) // _MOST_STEPS - 1
+        steps = steps[np.unique(kept)]
+    return steps

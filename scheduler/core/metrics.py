@@ -138,7 +138,7 @@ def _blame(
     usable = _usable_milli(state, shape)
     open_rows = np.ones(len(state), dtype=bool)
     blocked = (
-        ~allowed_products(state, shape.gpu)[state.product],
+        ~allowed_products(state.products, shape.gpu)[state.product],
         state.cpu_free < shape.cpu_milli,
         state.mem_free < shape.memory_mib,
     )

@@ -112,6 +112,9 @@ GEOMETRIES: Mapping[str, Geometry] = MappingProxyType(
 )
 """Slot geometry by name."""
 
+_KNOWN = frozenset(profile.name for one in GEOMETRIES.values() for profile in one.profiles)
+"""Other names come from pods, without end: nothing is kept of them."""
+
 
 def geometry_for(product: str, memory_mib: int) -> str:
     """Name of the geometry of a device model, or an empty string if it has none.
@@ -194,11 +197,11 @@ class MigType:
 
     def placements(self, profile: str) -> tuple[int, ...]:
         """Slot masks that an instance of ``profile`` may take on an empty device."""
-        return _placements(self, profile)
+        return _placements(self, profile) if profile in _KNOWN else ()
 
     def count(self, mask: int, profile: str) -> int:
         """Most instances of ``profile`` that fit into the free slots ``mask``."""
-        return _count(self, mask, profile)
+        return _count(self, mask, profile) if profile in _KNOWN else 0
 
     def usable_milli(self, mask: int, profile: str) -> int:
         """Milli-GPU of ``mask`` that instances of ``profile`` alone could take."""

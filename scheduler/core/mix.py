@@ -4,22 +4,29 @@ Fragmentation has no meaning without a workload: a free half GPU is worth nothin
 that runs only 8-GPU jobs. The mix is that workload. Following FGD (Weng et al., USENIX ATC'23),
 the most popular shapes are kept until they cover 95 % of the pods; memory does not tell shapes
 apart. Weights are integers, so that everything computed from a mix is exact.
+
+Whoever creates pods decides how many shapes there are, so their number is bounded: of very many
+the popular ones stay as they are, and the others are counted together, each as a somewhat larger
+one. No cluster that was looked at has a tenth of as many.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import GpuRequest, PodRequest
+from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest, PodRequest
 
-__all__ = ["MixLearner", "TypicalMix", "TypicalShape"]
+__all__ = ["Learnt", "MixLearner", "TypicalMix", "TypicalShape"]
 
 _Key = tuple[int, GpuRequest]
 
+_MOST_POPULAR = 192
 _MOST_RARE = 400
+_MOST_LEARNT = 1024
+_STEP_MILLI = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +141,25 @@ class MixLearner:
         self._weights[key] = self._weights.get(key, 0.0) + weight
         self._memory[key] = request.memory_mib
         self.observed += 1
+        if len(self._weights) > _MOST_LEARNT:
+            self._condense()
+
+    def _condense(self) -> None:
+        """Count the least popular quarter together, as larger shapes; forget what is too many yet.
+
+        The cost is spread over as many new shapes as go.
+        """
+        for key in self._least_popular(_MOST_LEARNT // 4):
+            weight, memory = self._weights.pop(key), self._memory.pop(key)
+            larger = _larger(key)
+            self._weights[larger] = self._weights.get(larger, 0.0) + weight
+            self._memory[larger] = max(memory, self._memory.get(larger, 0))
+        excess = len(self._weights) - 7 * _MOST_LEARNT // 8
+        for key in self._least_popular(max(0, excess)):
+            del self._weights[key], self._memory[key]
+
+    def _least_popular(self, count: int) -> list[_Key]:
+        return sorted(self._weights, key=self._weights.__getitem__)[:count]
 
     def due(self, every: int) -> bool:
         """Whether the mix should be put in force now: every so many pods, early on more often.
@@ -152,15 +178,33 @@ class MixLearner:
 
     def mix(self) -> TypicalMix:
         """The mix as learnt so far; empty before the first pod."""
-        total = sum(self._weights.values())
+        return self.learnt().mix()
+
+    def learnt(self) -> Learnt:
+        """All that is known now, for a mix to be made of it elsewhere."""
+        return Learnt(dict(self._weights), dict(self._memory), self._coverage, self.observed)
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What a :class:`MixLearner` knew at some time."""
+
+    weights: Mapping[_Key, float]
+    memory: Mapping[_Key, int]
+    coverage: float
+    observed: int
+
+    def mix(self) -> TypicalMix:
+        """The mix that follows; empty before the first pod."""
+        total = sum(self.weights.values())
         if not total:
             return TypicalMix()
         counts = {
             key: scaled
-            for key, weight in self._weights.items()
+            for key, weight in self.weights.items()
             if (scaled := round(weight / total * 1_000_000)) > 0
         }
-        return _most_popular(counts, self._memory, self._coverage, self.observed)
+        return _most_popular(counts, self.memory, self.coverage, self.observed)
 
 
 def _most_popular(
@@ -176,7 +220,48 @@ def _most_popular(
         shape = TypicalShape(key[0], memory[key], key[1], counts[key])
         (kept if covered < wanted else rare).append(shape)
         covered += counts[key]
+    if len(kept) > _MOST_POPULAR:
+        kept, more = _condensed(kept)
+        rare = more + rare
     return TypicalMix(tuple(kept), tuple(rare[:_MOST_RARE]), observed)
+
+
+def _condensed(shapes: list[TypicalShape]) -> tuple[list[TypicalShape], list[TypicalShape]]:
+    """No more shapes than are computed with, most popular first, and those for which no room is.
+
+    Half of them stay as they are; the others are counted together, each as one that is larger, so
+    that what is usable is never overstated.
+    """
+    half = _MOST_POPULAR // 2
+    found = {(shape.cpu_milli, shape.gpu): shape for shape in shapes[:half]}
+    for shape in shapes[half:]:
+        key = _larger((shape.cpu_milli, shape.gpu))
+        before = found.get(key)
+        weight = shape.weight + (before.weight if before else 0)
+        memory = max(shape.memory_mib, before.memory_mib if before else 0)
+        found[key] = TypicalShape(key[0], memory, key[1], weight)
+    ordered = sorted(found.values(), key=lambda s: (-s.weight, _order((s.cpu_milli, s.gpu))))
+    return ordered[:_MOST_POPULAR], ordered[_MOST_POPULAR:]
+
+
+def _larger(key: _Key) -> _Key:
+    """A shape that is at least as large in everything; there are few of them."""
+    cpu, gpu = key
+    if gpu.kind is GpuKind.FRACTION:
+        milli = -(-gpu.milli // _STEP_MILLI) * _STEP_MILLI
+        if milli == DEVICE_MILLI:
+            gpu = replace(gpu, milli=0, memory_mib=0, count=1)
+        else:
+            gpu = replace(gpu, milli=milli, memory_mib=_rounded_up(gpu.memory_mib))
+    elif gpu.kind is GpuKind.SHARED:
+        gpu = replace(gpu, replicas=_rounded_up(gpu.replicas))
+    return _rounded_up(cpu), gpu
+
+
+def _rounded_up(value: int) -> int:
+    """To two binary digits: 1, 2, 3, 4, 6, 8, 12, ..."""
+    step = 1 << max(0, value.bit_length() - 2)
+    return -(-value // step) * step
 
 
 def _order(key: _Key) -> tuple[object, ...]:

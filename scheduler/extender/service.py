@@ -131,7 +131,7 @@ class ExtenderService:
         self.asked_again = 0
         """Filter calls answered by an error, for victims whose end we had not heard of."""
         self.log = DecisionLog(config.decisions)
-        self._learning = Learning(engine, config)
+        self._learning = Learning(engine, config, self._lock)
         self._adoption = Adoption(
             engine,
             ttl_s=config.gang_ttl_s,
@@ -156,12 +156,15 @@ class ExtenderService:
             except InvalidInput as error:
                 verdicts = self._reject_all(args, error, "filter")
                 return encode_filter(verdicts, self._names.fragments(), args.raw_nodes)[0]
-            draft = self._draft(request, args) if self._joint(request) else None
-            if draft is None:
+            self._meet(request)
+            lesson, draft = self._learning.lesson(), self._draft(request, args)
+            if lesson is None and draft is None:
                 verdicts, listed = self._verdicts(request, args)
                 fragments = self._names.fragments()
-        if draft is not None:
-            self._drafting.make(draft, self._in_steps)
+        if lesson is not None or draft is not None:
+            self._learning.learn(lesson)
+            if draft is not None:
+                self._drafting.make(draft, self._in_steps)
             with self._lock:
                 verdicts, listed = self._verdicts(request, args)
                 fragments = self._names.fragments()
@@ -202,6 +205,8 @@ class ExtenderService:
 
     def _draft(self, request: PodRequest, args: FilterArgs) -> Draft | None:
         """A large gang's plan that has to be made before the member is answered."""
+        if not self._joint(request):
+            return None
         self._expire()
         return self._adoption.draft(request, self._names.listed(args).rows, self._clock())
 
@@ -568,6 +573,9 @@ class ExtenderService:
         counts as free.
         """
         with self._lock:
+            lesson = self._learning.lesson()
+        self._learning.learn(lesson)
+        with self._lock:
             engine, now = self._engine, self._clock()
             self._expire()
             pending = self._waiting.pods(now)
@@ -596,19 +604,7 @@ class ExtenderService:
 
         Scores at them are made first, a few rows at a time so that requests get in between.
         """
-        rehearsed = None
-        if prices is not None:
-            with self._lock:
-                rehearsed = self._engine.rehearsal(prices, mix)
-            if rehearsed is not None:
-                for _ in self._in_steps(rehearsed.steps()):
-                    pass
-        with self._lock:
-            mix = mix if prices is not None else self._learning.mix
-            self._engine.set_prices(prices, rehearsed, mix)
-            self._learning.in_force(mix)
-            if prices is not None and self._engine.prices is None:
-                log.warning("prices lack a class of nodes that is here; scoring as fgd")
+        self._learning.charge(prices, mix, self._in_steps)
 
     def _in_steps(self, work: Iterator[T]) -> Iterator[T]:
         """Work done step by step under the lock, so that requests get in between."""
@@ -649,13 +645,16 @@ class ExtenderService:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""
         engine = self._engine
         self._expire()
-        known = self._seen.get(request.uid)
-        self._seen.put(request.uid, request)
+        self._meet(request)
         if request.uid not in engine.state.placements or request.uid in engine.holds:
             self._waiting.asks(request, self._clock())
+        return engine
+
+    def _meet(self, request: PodRequest) -> None:
+        known = self._seen.get(request.uid)
+        self._seen.put(request.uid, request)
         if known is None:
             self._learning.asks(request)
-        return engine
 
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:
         node = engine.state.nodes[row]
