@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import click
 
@@ -28,6 +29,12 @@ __all__ = ["command"]
 @click.option(
     "--extender", default="", help="URL of a running extender, such as forwarded by kubectl."
 )
+@click.option(
+    "--record-policy",
+    default="snugfit-device-records",
+    show_default=True,
+    help="ValidatingAdmissionPolicy that keeps records of devices to the extender.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     kubeconfig: Path | None,
@@ -36,6 +43,7 @@ def command(
     account: str,
     scheduler_name: str,
     extender: str,
+    record_policy: str,
     as_json: bool,
 ) -> None:
     """Look at a live cluster: is everything there that Snugfit needs, and how is it understood?
@@ -55,7 +63,7 @@ def command(
         if in_cluster
         else KubeClient.from_kubeconfig(kubeconfig, context_name)
     )
-    checks = _cluster_checks(client, account)
+    checks = _cluster_checks(client, account, record_policy)
     reports = node_reports(list_objects(client, "/api/v1/nodes", node_decoder))
     if extender:
         checks += _extender_checks(client, extender, scheduler_name)
@@ -87,7 +95,7 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _cluster_checks(client: KubeClient, account: str) -> list[Check]:
+def _cluster_checks(client: KubeClient, account: str, record_policy: str) -> list[Check]:
     """Reachability, versions, permissions."""
     import msgspec
 
@@ -108,38 +116,40 @@ def _cluster_checks(client: KubeClient, account: str) -> list[Check]:
         if container["name"] == "kube-scheduler"
     }
     checks += versions(str(version.get("gitVersion", "")), images)
+    rights = [replace(r, name=record_policy) if r.name else r for r in RIGHTS]
     if account:
         namespace, _, name = account.partition("/")
         if not namespace or not name:
             raise InvalidInput("--account", f"{account!r} is none", "write namespace/name")
-        missing = [r for r in RIGHTS if not _account_may(client, namespace, name, r)]
+        missing = [r for r in rights if not _account_may(client, namespace, name, r)]
     else:
         missing = [
-            r for r in RIGHTS if not client.allowed(r.verb, r.group, r.resource, name=r.name)
+            r for r in rights if not client.allowed(r.verb, r.group, r.resource, name=r.name)
         ]
     checks.append(lacking(missing, account or "the user of this kubeconfig"))
-    checks.append(_policy_check(client))
+    checks.append(_policy_check(client, record_policy))
     return checks
 
 
-def _policy_check(client: KubeClient) -> Check:
+def _policy_check(client: KubeClient, name: str) -> Check:
     """Whether records of devices are guarded, as far as whoever asks may know."""
     import msgspec
 
     from scheduler.core.errors import KubeApiError
-    from scheduler.kube.doctor import RECORD_POLICY, Check, State, guarded
+    from scheduler.kube.doctor import Check, State, guarded
 
     found: list[dict[str, Any] | None] = []
-    for kind in ("policies", "policybindings"):
-        path = f"/apis/admissionregistration.k8s.io/v1/validatingadmission{kind}/{RECORD_POLICY}"
+    api = "/apis/admissionregistration.k8s.io/v1"
+    for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings"):
         try:
-            found.append(msgspec.json.decode(client.get(path)))
+            found.append(msgspec.json.decode(client.get(f"{api}/{kind}/{quote(name, safe='')}")))
         except KubeApiError as error:
             if error.status != 404:
                 question = "who may write which devices a pod has?"
                 return Check(question, State.WARNING, f"nobody knows: {error}")
             found.append(None)
-    return guarded(*found)
+    policy, binding = found
+    return guarded(policy, binding, name)
 
 
 def _account_may(client: KubeClient, namespace: str, name: str, right: Any) -> bool:  # noqa: ANN401

@@ -149,7 +149,11 @@ def lacking(missing: Iterable[Right], account: str) -> Check:
     return Check(question, State.FAILED, f"not allowed: {names}", "install the chart's roles")
 
 
-def guarded(policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None) -> Check:
+def guarded(
+    policy: Mapping[str, Any] | None,
+    binding: Mapping[str, Any] | None,
+    name: str = RECORD_POLICY,
+) -> Check:
     """Whether only the extender may write records of devices.
 
     Parameters
@@ -157,20 +161,24 @@ def guarded(policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None)
     policy, binding
         The ValidatingAdmissionPolicy and its binding as the API server has them; None where there
         is none.
+    name
+        Of both.
     """
     question = "who may write which devices a pod has?"
-    answer = _unguarded(policy, binding)
+    answer = _unguarded(policy, binding, name)
     if answer:
         remedy = "install the chart with recordPolicy.enabled=true; see SECURITY.md"
         return Check(question, State.WARNING, f"whoever may change the pod: {answer}", remedy)
     return Check(question, State.OK, "only those whom the policy names")
 
 
-def _unguarded(policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None) -> str:
+def _unguarded(
+    policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None, name: str
+) -> str:
     """Why records are not guarded; empty if they are."""
     if policy is None:
-        return "the policy is not there"
-    if binding is None or (binding.get("spec") or {}).get("policyName") != RECORD_POLICY:
+        return f"there is no policy {name}"
+    if binding is None or (binding.get("spec") or {}).get("policyName") != name:
         return "no binding puts the policy in force"
     spec, bound = policy.get("spec") or {}, binding["spec"]
     if "Deny" not in (bound.get("validationActions") or ()):

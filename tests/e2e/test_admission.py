@@ -253,8 +253,9 @@ def test_server_side_apply_is_an_update_too(guarded: Parties, subresource: str) 
     _denied(lambda: applied({DEVICES: "0:1"}, dry_run=True), DEVICES)
     applied({"example.com/mine": "yes", DEVICES: "0:100"})  # as it is
     assert _notes(tenant, name)["example.com/mine"] == "yes"
-    # Owned by two now, so that giving it up removes nothing and passes.
-    applied({"example.com/mine": "no"})
+    # A Binding leaves no owner behind: whoever has applied it owns it, and giving it up removes it.
+    _denied(lambda: applied({"example.com/mine": "no"}), DEVICES)
+    applied({"example.com/mine": "no", DEVICES: "0:100"})
     assert _notes(tenant, name)[DEVICES] == "0:100"
 
 
@@ -470,8 +471,9 @@ def test_the_expressions_are_checked_by_the_api_server(plane: ControlPlane) -> N
         r"recordPolicy.foreign.accounts={o'neill,say \"hi\"}",
         r"recordPolicy.breakGlassGroups={back\\slash}",
     ) as manifests:
-        assert [m["kind"] for m in manifests] == [*KINDS, *KINDS]
-    with _applied(plane, "recordPolicy.breakGlassGroups=null") as manifests:
+        assert sorted(m["kind"] for m in manifests) == sorted([*KINDS, *KINDS])
+    nobody = ("recordPolicy.breakGlassGroups=null", "recordPolicy.accounts=null")
+    with _applied(plane, *nobody) as manifests:
         assert len(manifests) == 2
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import pytest
 import yaml
@@ -194,6 +197,33 @@ def test_the_api_server_accepts_every_variant(helm, cluster, name: str) -> None:
 
 def _names(api, kind: str, version: str = "v1") -> list[str]:
     return [found["metadata"]["name"] for found in api.objects(kind, "snugfit", version)]
+
+
+def test_an_installation_looks_at_the_cluster(helm, cluster, administrator) -> None:
+    """What is served is asked of the API server, and the notes name what is odd about nodes."""
+    mixed = gpu_node("mixed", 2)
+    for part in ("capacity", "allocatable"):
+        mixed["status"][part] |= {"snugfit.io/gpu-milli": "2k"}
+    cluster.create([mixed, gpu_node("whole", 2), fraction_node("parts", 2)])
+    required = [part for value in REQUIRED for part in ("--set", value)]
+
+    def notes(*values: str) -> tuple[str, str]:
+        more = [part for value in values for part in ("--set", value)]
+        done = helm.run(
+            "install", "seen", str(CHART), "--namespace", "seen", "--dry-run=server",
+            *map(str, administrator), *required, *more,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        manifests, _, said = done.stdout.partition("NOTES:")
+        return manifests, said
+
+    manifests, said = notes()
+    assert "kind: ValidatingAdmissionPolicyBinding" in manifests
+    assert "FRACTIONS BESIDE THE DEVICE PLUGIN: 1 nodes" in said and "mixed" in said
+    assert "Nobody may read metrics yet" in said and "NOT GUARDED" not in said
+    cluster.api.delete("Node", "mixed")
+    _, said = notes("recordPolicy.enabled=false")
+    assert "FRACTIONS" not in said and "NOT GUARDED" in said
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -383,7 +413,9 @@ def test_what_nobody_else_can_know_is_asked_for(helm) -> None:
 
 # -- what the chart ships, running -------------------------------------------------------------
 
-ACCOUNT_KINDS = {
+APPLIED_KINDS = {
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
     "Namespace",
     "ServiceAccount",
     "ClusterRole",
@@ -394,6 +426,11 @@ ACCOUNT_KINDS = {
 
 
 TRIAL = "trial"
+# Each release keeps records to its own extender; others on this control plane are let through.
+NEIGHBOURS = (
+    "recordPolicy.accounts[0]=system:serviceaccount:snugfit:snugfit",
+    "recordPolicy.accounts[1]=system:serviceaccount:snugfit:snugfit-remote",
+)
 
 
 class Installed:
@@ -406,7 +443,7 @@ class Installed:
 
     def __init__(self, cluster, documents: list[dict[str, Any]]) -> None:
         self.cluster = cluster
-        self._applied = [d for d in documents if d["kind"] in ACCOUNT_KINDS]
+        self._applied = [d for d in documents if d["kind"] in APPLIED_KINDS]
         for document in self._applied:
             cluster.api.apply(document)
         self.files = _config_map(documents)
@@ -444,7 +481,8 @@ def installed(helm, cluster):
     made = []
 
     def install(*values: str) -> Installed:
-        made.append(Installed(cluster, helm.render(("namespace.create=true", *values), TRIAL)))
+        documents = helm.render(("namespace.create=true", *NEIGHBOURS, *values), TRIAL)
+        made.append(Installed(cluster, documents))
         return made[-1]
 
     yield install
@@ -500,6 +538,66 @@ def test_the_charts_rights_end_where_they_should(installed, cluster):
     assert "lease_name: trial-snugfit-extender" in chart.files["extender.yaml"]
 
 
+def _reader(api, name: str, *, allowed: bool) -> str:
+    """Token of an account that may get /metrics, or may not."""
+    metadata = {"name": name, "namespace": TRIAL}
+    api.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    if allowed:
+        rbac = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+        rule = {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
+        api.apply(rbac | {"kind": "ClusterRole", "rules": [rule]})
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+        subject = {"kind": "ServiceAccount", **metadata}
+        api.apply(rbac | {"kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]})
+    return api.issue_token(TRIAL, name)
+
+
+def test_metrics_are_shown_to_whom_the_api_server_lets_see_them(
+    installed, helm, cluster, tmp_path
+) -> None:
+    """With the certificate that the chart's container makes, and with the rights of the account."""
+    values = ("metrics.enabled=true", "serviceAccount.extender.separate=true")
+    chart = installed(*values)
+    token = cluster.api.issue_token(TRIAL, "trial-snugfit-extender")
+    kubeconfig = cluster.plane.kubeconfig(token, "extender-alone")
+    (deployment,) = (d for d in helm.render(values, TRIAL) if d["kind"] == "Deployment")
+    containers = deployment["spec"]["template"]["spec"]["initContainers"]
+    (made,) = (c for c in containers if c["name"] == "metrics-certificate")
+    folder = "/etc/snugfit-metrics-tls"
+    args = [str(tmp_path) if arg == folder else arg for arg in made["args"]]
+    subprocess.run([sys.executable, "-m", "scheduler.cli.main", *args], check=True, timeout=60)
+    settings = yaml.safe_load(chart.files["extender.yaml"].replace(folder, str(tmp_path)))
+    port = free_port()
+    settings |= {
+        "metrics_listen": f"127.0.0.1:{port}",
+        "status_listen": f"127.0.0.1:{free_port()}",
+    }
+    file = tmp_path / "extender.yaml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    Extender(cluster.plane, ["--config", file, "--kubeconfig", kubeconfig], name="shown").start()
+
+    def answer(token: str, host: str = "trial-snugfit-metrics.trial.svc") -> int:
+        context = ssl.create_default_context(cafile=str(tmp_path / "tls.crt"))
+        context.check_hostname = False
+        headers = {"Host": host} | ({"Authorization": f"Bearer {token}"} if token else {})
+        request = Request(f"https://127.0.0.1:{port}/metrics", headers=headers)
+        try:
+            with urlopen(request, timeout=30, context=context) as page:
+                assert b"snugfit_build_info" in page.read()
+                return int(page.status)
+        except HTTPError as refusal:
+            refusal.close()
+            return refusal.code
+
+    reader = _reader(cluster.api, "prometheus", allowed=True)
+    assert answer(reader) == 200
+    assert answer(reader, "127.0.0.1") == 200
+    assert answer(reader, "elsewhere.example") == 421
+    assert answer(_reader(cluster.api, "anybody", allowed=False)) == 403
+    assert answer("nonsense") == 401
+    assert answer("") == 401
+
+
 def _snugfit(*args: str | Path, code: int = 0) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", "scheduler.cli.main", *map(str, args), "--json"],
@@ -530,6 +628,8 @@ def test_doctor_finds_a_good_installation_good(installed, cluster, administrator
         f"{TRIAL}/{Installed.account}",
         "--extender",
         extender.url,
+        "--record-policy",
+        "trial-snugfit-device-records",
     )
     report = _snugfit("doctor", *flags)
     assert {check["state"] for check in report["checks"]} == {"ok"}

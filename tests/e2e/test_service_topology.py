@@ -19,7 +19,7 @@ from tests.e2e.harness.api import ApiError, eventually
 from tests.e2e.harness.controlplane import serves
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
 from tests.e2e.harness.process import Daemon, free_port
-from tests.e2e.test_chart import TRIAL, Helm, Installed
+from tests.e2e.test_chart import NEIGHBOURS, TRIAL, Helm, Installed
 
 pytestmark = pytest.mark.e2e
 
@@ -28,6 +28,7 @@ VALUES = (
     "tls.mode=generate",
     "service.clusterIP=127.0.0.1",
     "namespace.create=true",
+    *NEIGHBOURS,
 )
 
 

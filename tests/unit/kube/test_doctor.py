@@ -219,6 +219,9 @@ def test_a_policy_that_leaves_a_gap_is_named(
 
 def test_a_policy_that_is_not_in_force_guards_nothing() -> None:
     policy, binding = _shipped()
-    assert "not there" in guarded(None, None).answer
-    assert "not there" in guarded(None, binding).answer
+    assert "no policy" in guarded(None, None).answer
+    assert "no policy" in guarded(None, binding).answer
     assert "no binding" in guarded(policy, None).answer
+    assert guarded(policy, binding, "another").state is State.WARNING
+    binding["spec"]["policyName"] = "another"
+    assert guarded(policy, binding, "another").state is State.OK

@@ -33,7 +33,7 @@ here may fail: a user without groups, an object without annotations and one that
     !(has(request.userInfo.username) && request.userInfo.username in {{ toJson .accounts }})
 - name: not-in-an-emergency
   expression: >-
-    !(has(request.userInfo.groups) && request.userInfo.groups.exists(group, group in {{ toJson .root.Values.recordPolicy.breakGlassGroups }}))
+    !(has(request.userInfo.groups) && request.userInfo.groups.exists(group, group in {{ toJson (.root.Values.recordPolicy.breakGlassGroups | default list) }}))
 - name: a-record-is-involved
   expression: >-
     [object, oldObject].exists(one, one != null && has(one.metadata.annotations) && {{ toJson .keys }}.exists(key, key in one.metadata.annotations))
