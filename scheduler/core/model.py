@@ -45,13 +45,14 @@ MAX_DEVICES = 32
 """Most devices that one node may have; a device set is a bit mask."""
 
 MAX_CPU_MILLI = 1 << 31
-MAX_MEMORY_MIB = 1 << 31
+MAX_MEMORY_MIB = 1 << 36
 MAX_PODS = 1 << 20
 MAX_TAINTS = 1 << 10
 MAX_DEVICE_MEMORY_MIB = 1 << 24
-"""Most that one node, or one device, can be believed to have: 2 million cores, 2 PiB, 16 TiB.
+"""Most that one node, or one device, can be believed to have: 2 million cores, 64 PiB, 16 TiB.
 
-Far beyond any machine, and far within the integers that are computed with.
+Far beyond any machine, and far within the integers that are computed with. Published problems state
+memory in bytes, which is well within.
 """
 
 
