@@ -21,6 +21,7 @@ from scheduler.cli.bench_webhook import command as webhook
 from scheduler.cli.bench_weights import command as weights
 from scheduler.cli.options import data_option, openb_files
 from scheduler.cli.provenance import provenance
+from scheduler.cli.terminal import say
 
 if TYPE_CHECKING:
     from scheduler.simulator.inflation import Outcome
@@ -322,6 +323,6 @@ def smoke(as_json: bool) -> None:
             [tuple(row.values()) for row in rows],
         )
         for failure in failures:
-            click.echo(f"FAILED: {failure}")
+            say(f"FAILED: {failure}")
     if failures:
         raise click.exceptions.Exit(1)

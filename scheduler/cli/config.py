@@ -103,17 +103,14 @@ def check(file: Path, as_json: bool) -> None:
     FILE is YAML or JSON, - for standard input. ConfigMaps that carry a configuration are read too.
     """
     from scheduler.cli.console import message, print_json, print_table
-    from scheduler.core.errors import InvalidInput
+    from scheduler.core.reading import read_stream, read_text, text_of
     from scheduler.kube.schedulerchecks import RULES
     from scheduler.kube.schedulerchecks import check as find
     from scheduler.kube.schedulerconfig import KIND
     from scheduler.kube.yamlfile import yaml_files
 
     name = str(file)
-    try:
-        text = sys.stdin.read() if name == "-" else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(name, f"cannot be read: {error}", "name a readable file") from error
+    text = text_of(read_stream(sys.stdin.buffer, name), name) if name == "-" else read_text(file)
     documents = yaml_files(text, name)
     # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
     meant = [document for document in documents if document.get(("kind",)) == KIND]

@@ -11,11 +11,15 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from scheduler.cli.terminal import printable
 
 __all__ = ["ProgressBar", "message", "print_json", "print_table", "progress"]
 
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False, markup=False, emoji=False)
+_err = Console(stderr=True, highlight=False, markup=False, emoji=False)
+_DELETE = "\x7f"  # the one control character that JSON lets stand
 
 
 class ProgressBar(Protocol):
@@ -26,20 +30,25 @@ class ProgressBar(Protocol):
 
 
 def print_json(content: Any) -> None:  # noqa: ANN401 - any JSON value
-    """One JSON document on stdout."""
-    json.dump(content, sys.stdout, indent=2)
-    sys.stdout.write("\n")
+    """One JSON document on stdout, in ASCII: whatever a terminal would carry out is escaped."""
+    text = json.dumps(content, indent=2)
+    sys.stdout.write(text.replace(_DELETE, f"\\u{ord(_DELETE):04x}") + "\n")
 
 
 def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table on stdout; numbers are aligned right."""
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=_plain(title), title_justify="left", title_style="bold")
     for index, column in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(_plain(column), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(_cell(value) for value in row))
+        table.add_row(*(_plain(_cell(value)) for value in row))
     _out.print(table)
+
+
+def _plain(text: str) -> Text:
+    """Printable, and no markup: brackets in a name are brackets."""
+    return Text(printable(text))
 
 
 def _is_number(value: object) -> bool:
@@ -54,14 +63,14 @@ def _cell(value: object) -> str:
 
 def message(text: str) -> None:
     """A line for the user on stderr."""
-    _err.print(text, markup=False, soft_wrap=True)
+    _err.print(_plain(text), soft_wrap=True)
 
 
 @contextmanager
 def progress(label: str) -> Iterator[ProgressBar]:
     """A progress bar on stderr, only if that is a terminal."""
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -70,5 +79,5 @@ def progress(label: str) -> Iterator[ProgressBar]:
         disable=not _err.is_terminal,
     )
     with bar:
-        task = bar.add_task(label, total=None)
+        task = bar.add_task(printable(label), total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.terminal import say
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -280,13 +281,13 @@ def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> 
         rows,
     )
     if problems:
-        click.echo(f"REFEREE: {len(problems)} violations, first: {problems[0]}")
+        say(f"REFEREE: {len(problems)} violations, first: {problems[0]}")
     else:
-        click.echo("Referee: no device, cpu or memory over-committed; state equals a recount.")
+        say("Referee: no device, cpu or memory over-committed; state equals a recount.")
     for rival, other in (
         ("spreading by default", sides[1]),
         ("packing by MostAllocated", sides[2]),
     ):
         gained = sides[0]["gpus_allocated"] - other["gpus_allocated"]
         points = sides[0]["gpu_allocated_percent"] - other["gpu_allocated_percent"]
-        click.echo(f"{points:+.1f} points of GPU allocation over {rival}: {gained:+.0f} GPUs.")
+        say(f"{points:+.1f} points of GPU allocation over {rival}: {gained:+.0f} GPUs.")

@@ -6,6 +6,7 @@ Exit codes of every command: 0 done, 1 the answer is "no", 2 bad input or usage,
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -13,6 +14,7 @@ import traceback
 import click
 
 from scheduler import __version__
+from scheduler.cli.terminal import complain, one_line
 from scheduler.core.errors import InvalidInput, SchedulerError, nearest
 
 __all__ = ["cli", "main"]
@@ -74,34 +76,52 @@ def cli(debug: bool) -> None:
 
 def main() -> None:
     """Entry point: turns every outcome into an exit code and one clear line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = cli.main(standalone_mode=False)
     except click.exceptions.Exit as leave:
         code = leave.exit_code
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        complain(shown.getvalue().rstrip(), keep="\n")
         code = EXIT_BAD_INPUT
     except click.Abort:
         code = 130
     except InvalidInput as error:
-        click.echo(f"snugfit: {error}", err=True)
+        complain(one_line(f"snugfit: {error}"))
         code = EXIT_BAD_INPUT
     except SchedulerError as error:
-        click.echo(f"snugfit: {error}", err=True)
+        complain(one_line(f"snugfit: {error}"))
         code = EXIT_FAULT
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         code = 0
+    except OSError as error:
+        code = _unusable(error)
     except Exception as error:  # noqa: BLE001 - the last resort, turned into an exit code
-        if os.environ.get(_DEBUG):
-            traceback.print_exc()
-        click.echo(
-            f"snugfit: internal fault: {type(error).__name__}: {error} "
-            "(run `snugfit --debug ...` for the traceback, and please report it)",
-            err=True,
-        )
-        code = EXIT_FAULT
+        code = _fault(error)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unusable(error: OSError) -> int:
+    """A file that somebody has named and that cannot be written is no fault of ours."""
+    if error.filename is None:
+        return _fault(error)
+    complain(one_line(f"snugfit: {error.filename}: cannot be used: {error.strerror}"))
+    return EXIT_BAD_INPUT
+
+
+def _fault(error: Exception) -> int:
+    if os.environ.get(_DEBUG):
+        complain("".join(traceback.format_exception(error)), keep="\n")
+    complain(
+        one_line(f"snugfit: internal fault: {type(error).__name__}: {error}")
+        + " (run `snugfit --debug ...` for the traceback, and please report it)"
+    )
+    return EXIT_FAULT
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scheduler.cli.terminal import say
+
 if TYPE_CHECKING:
     from scheduler.planner.model import Plan, Problem
 
@@ -157,26 +159,26 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
             for tier in made.tiers
         ],
     )
-    click.echo(
+    say(
         f"disruption {made.disruption} (at least {made.disruption_bound}), "
         f"{made.nodes_used} nodes used, {made.seconds:.2f} s"
     )
     for objective in made.objectives[len(made.tiers) + 1 :]:
         known = "" if objective.bound is None else f" (at least {objective.bound})"
-        click.echo(f"then {objective.name}: {objective.value}{known}")
+        say(f"then {objective.name}: {objective.value}{known}")
     for text in made.relaxed:
-        click.echo(f"note: {text}")
+        say(f"note: {text}")
     for move in made.moves:
         where = move.target or "nowhere (evicted)"
-        click.echo(f"move  {move.pod.key}: {move.source} -> {where}")
+        say(f"move  {move.pod.key}: {move.source} -> {where}")
     if explain:
         moved = {move.pod.uid for move in made.moves}
         for placement in made.placements:
             if placement.pod.uid not in moved:
                 devices = ",".join(str(share.index) for share in placement.devices)
                 on = f" devices {devices}" if devices else ""
-                click.echo(f"place {placement.pod.key}: {placement.node}{on}")
+                say(f"place {placement.pod.key}: {placement.node}{on}")
     for one in made.unplaced if explain else made.unplaced[:10]:
-        click.echo(f"wait  {one.pod.key}: {one.reason}")
+        say(f"wait  {one.pod.key}: {one.reason}")
     if not explain and len(made.unplaced) > 10:
-        click.echo(f"... and {len(made.unplaced) - 10} more (--explain lists all)")
+        say(f"... and {len(made.unplaced) - 10} more (--explain lists all)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.terminal import say
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ def _print_allocation(workload: Workload, outcomes: Sequence[Outcome | ReplayOut
         [*rows, ("end", *end), ("power at the end, kW", *(o.power_kw for o in listed))],
     )
     for o in listed:
-        click.echo(
+        say(
             f"{o.experiment.policy}: {o.placed} pods placed, {o.dropped} dropped, "
             f"{o.seconds:.2f} s; every decision checked by the referee"
         )

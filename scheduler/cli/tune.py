@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from scheduler.cli.terminal import say
+
 if TYPE_CHECKING:
     from scheduler.core.prices import PriceWeights
 
@@ -15,14 +17,10 @@ __all__ = ["command", "read_weights"]
 
 def read_weights(path: Path) -> PriceWeights:
     """Weights of a policy file; :class:`InvalidInput` names what is wrong."""
-    from scheduler.core.errors import InvalidInput
     from scheduler.core.prices import PriceWeights
+    from scheduler.core.reading import read_text
 
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
-    return PriceWeights.from_policy_file(text, str(path))
+    return PriceWeights.from_policy_file(read_text(path), str(path))
 
 
 @click.command("tune")
@@ -136,8 +134,8 @@ def command(
             ("step", "change", "train", "hold-out", "accepted"),
             [tuple(row.values()) for row in rows],
         )
-        click.echo(f"wrote {out}")
+        say(f"wrote {out}")
     if found.chosen == 0:
         if not as_json:
-            click.echo("nothing gained on the hold-out: the weights stay as they were")
+            say("nothing gained on the hold-out: the weights stay as they were")
         raise click.exceptions.Exit(1)

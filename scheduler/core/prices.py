@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.mig import MigType
 from scheduler.core.power import PowerModel
+from scheduler.core.reading import json_of
 from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "NO_DEVICES",
     "PRICE_SCALE",
     "SLOT_MASKS",
+    "SMALLEST_WEIGHT",
     "WEIGHT_SCALE",
     "WORTH_SHAPE",
     "NodeClass",
@@ -55,6 +57,11 @@ WORTH_SHAPE = (129, 81)
 
 WEIGHT_SCALE = 64
 """Weights are charged in steps of one over this."""
+
+SMALLEST_WEIGHT = 1 / WEIGHT_SCALE
+"""A weight is 0 or at least this: what would be rounded to nothing is refused."""
+
+_IN_STEPS = ("cut", "fragmentation", "contiguity", "tightness", "power")
 
 SLOT_MASKS = 1 << 9
 """Free masks of a partitioned device."""
@@ -122,11 +129,31 @@ class PriceWeights:
             high = 10_000.0 if name == "tightness" else 100.0
             if not low <= value <= high:
                 raise InvalidInput(f"weights.{name}", f"is {value}", f"use {low:g}..{high:g}")
+            if 0 < value < SMALLEST_WEIGHT:
+                raise InvalidInput(
+                    f"weights.{name}",
+                    f"is {value:g} and would count as 0",
+                    f"use 0, or {SMALLEST_WEIGHT:g} and more",
+                )
 
     @cached_property
     def scaled(self) -> Mapping[str, int]:
         """Weights in 64ths, so that scores stay integers."""
         return {name: round(weight * WEIGHT_SCALE) for name, weight in self.to_json().items()}
+
+    @property
+    def rounded(self) -> Mapping[str, float]:
+        """Weights that are charged in steps and fall between two of them: the value in force."""
+        in_force = {name: self.scaled[name] / WEIGHT_SCALE for name in _IN_STEPS}
+        return {name: value for name, value in in_force.items() if value != getattr(self, name)}
+
+    def remarks(self) -> list[str]:
+        """What a user should know who has given other weights than those in force."""
+        return [
+            f"weights.{name}: {getattr(self, name):g} counts as {value:g} "
+            f"(charged in steps of 1/{WEIGHT_SCALE})"
+            for name, value in self.rounded.items()
+        ]
 
     def to_json(self) -> dict[str, float]:
         """The weights alone: plain numbers by name."""
@@ -139,6 +166,7 @@ class PriceWeights:
     ) -> PriceWeights:
         """Weights by name, the others at their defaults; :class:`InvalidInput` on any mistake."""
         known = list(cls().to_json())
+        given: dict[str, float] = {}
         for name, value in content.items():
             if name not in known:
                 meant = nearest(str(name), known)
@@ -147,7 +175,10 @@ class PriceWeights:
                 )
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise InvalidInput(f"weights.{name}", f"{value!r} is no number", "give a number")
-        given = {name: float(value) for name, value in content.items()}
+            try:
+                given[name] = float(value)
+            except OverflowError as error:
+                raise InvalidInput(f"weights.{name}", "is too large a number") from error
         return cls(**given, watts=watts or PowerModel())
 
     def to_policy_file(self, **remarks: object) -> str:
@@ -160,10 +191,7 @@ class PriceWeights:
     @classmethod
     def from_policy_file(cls, text: str, source: str = "policy file") -> PriceWeights:
         """Read what :meth:`to_policy_file` wrote; :class:`InvalidInput` names what is wrong."""
-        try:
-            content = json.loads(text)
-        except ValueError as error:
-            raise InvalidInput(source, f"is no JSON: {error}", "see `snugfit tune`") from error
+        content = json_of(text, source)
         if not isinstance(content, dict) or content.get("format") != _FORMAT:
             raise InvalidInput(f"{source}: format", f"is not {_FORMAT!r}", "see `snugfit tune`")
         if content.get("policy") != "priced":

@@ -10,12 +10,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import PriceWeights
+from scheduler.core.reading import LARGEST_SETTINGS, read_bytes, read_text, text_of
+from scheduler.kube.yamlfile import yaml_mapping
 
 __all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
 
@@ -251,11 +251,7 @@ class ExtenderConfig:
         if not self.policy_file:
             return PriceWeights()
         path = Path(self.policy_file)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise InvalidInput("policy_file", f"{path} cannot be read: {error}") from error
-        return PriceWeights.from_policy_file(text, self.policy_file)
+        return PriceWeights.from_policy_file(read_text(path), self.policy_file)
 
 
 def _listed(text: str) -> frozenset[str]:
@@ -332,16 +328,9 @@ def load(
     return config
 
 
-def _mapping(path: Path) -> Mapping[Any, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, Mapping):
-        raise InvalidInput(str(path), "is no mapping of keys to values", "write `port: 10262`")
-    return content
+def _mapping(path: Path) -> Mapping[str, Any]:
+    content = read_bytes(path, LARGEST_SETTINGS, may_be_empty=True)
+    return yaml_mapping(text_of(content, str(path)), str(path))
 
 
 def _known(key: str, source: str) -> str:

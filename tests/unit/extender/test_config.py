@@ -43,7 +43,7 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> Non
         ("metrics_listen: :10264", "metrics_cert"),
         ("metrics_cert: x", "metrics_key.*give both"),
         ("- 1", "no mapping"),
-        ("a: [", "cannot be read"),
+        ("a: [", "no YAML"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: str) -> None:
