@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_LONGEST_SEED = 18
+
 
 @click.command("backlog")
 @click.option(
@@ -89,20 +91,22 @@ def command(
 
 def _seeds(path: Path) -> list[int]:
     from scheduler.core.errors import InvalidInput
+    from scheduler.core.reading import read_text
 
     try:
-        lines = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
+        lines = list(csv.reader(read_text(path).splitlines(), strict=True))
+    except csv.Error as error:
+        raise InvalidInput(str(path), f"is no CSV: {error}") from error
     seeds = []
     for number, line in enumerate(lines, start=1):
         if number == 1 and line and not line[0].strip().isdecimal():
             continue  # a header
         if not line:
             continue
-        if not line[0].strip().isdecimal():
-            raise InvalidInput(f"{path}:{number}", f"{line[0]!r} is no seed", "use whole numbers")
-        seeds.append(int(line[0]))
+        seed = line[0].strip()
+        if not (seed.isascii() and seed.isdecimal() and len(seed) <= _LONGEST_SEED):
+            raise InvalidInput(f"{path}:{number}", f"{seed[:40]!r} is no seed", "use whole numbers")
+        seeds.append(int(seed))
     if not seeds:
         raise InvalidInput(str(path), "lists no seed")
     return seeds

@@ -71,7 +71,7 @@ def command(
     seeds, also those of the quantiles of waiting; runs of several processes at once.
     """
     from scheduler.cli.console import print_json, print_table, progress
-    from scheduler.cli.tune import read_weights
+    from scheduler.cli.loading import read_weights
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.sweep import in_processes

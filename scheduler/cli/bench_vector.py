@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from scheduler.cli.options import clock_option
+from scheduler.cli.terminal import EXIT_BAD_INPUT, complain, one_line
 
 __all__ = ["command"]
 
@@ -27,26 +28,43 @@ def command(
     """Fewest bins for items with several sizes, per instance file (.vbp), with a proved bound.
 
     With --known (columns instance_name, LB, OPT, best_overall) the gap to the optimum and to the
-    best published heuristic is shown.
+    best published heuristic is shown. A file that cannot be read is named and stops no other; the
+    exit code is 2 then.
     """
     from scheduler.cli.console import print_json, print_table, progress
     from scheduler.cli.plan import parse_budget
     from scheduler.cli.provenance import provenance
+    from scheduler.core.errors import InvalidInput
 
     limit = parse_budget(budget)
     published = _known(known) if known else {}
-    rows = []
+    rows, refused = [], []
     with progress("instances") as bar:
-        for path in files:
-            rows.append(_row(path, limit, seed, clock, published))
-            bar(len(rows), len(files))
+        for done, path in enumerate(files, start=1):
+            try:
+                rows.append(_row(path, limit, seed, clock, published))
+            except InvalidInput as error:  # the others are still worth their time
+                refused.append(str(error))
+            bar(done, len(files))
+    for text in refused:
+        complain(one_line(f"snugfit: {text}"))
+    if refused and not rows:
+        raise click.exceptions.Exit(EXIT_BAD_INPUT)
     if as_json:
         print_json(
-            {"provenance": provenance(), "budget_seconds": limit, "clock": clock, "rows": rows}
+            {
+                "provenance": provenance(),
+                "budget_seconds": limit,
+                "clock": clock,
+                "rows": rows,
+                "refused": refused,
+            }
         )
-        return
-    columns = list(rows[0])
-    print_table(f"Bins, {limit:g} s each", columns, [tuple(row.values()) for row in rows])
+    else:
+        columns = list(rows[0])
+        print_table(f"Bins, {limit:g} s each", columns, [tuple(row.values()) for row in rows])
+    if refused:
+        raise click.exceptions.Exit(EXIT_BAD_INPUT)
 
 
 def _row(
@@ -83,12 +101,13 @@ def _known(path: Path) -> dict[str, dict[str, int]]:
     import csv
 
     from scheduler.core.errors import InvalidInput
+    from scheduler.core.reading import read_text
 
+    lines = read_text(path).splitlines()
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return {
-                row["instance_name"]: {key: int(row[key]) for key in ("LB", "OPT", "best_overall")}
-                for row in csv.DictReader(file, delimiter="\t")
-            }
-    except (OSError, UnicodeDecodeError, KeyError, ValueError) as error:
+        return {
+            row["instance_name"]: {key: int(row[key]) for key in ("LB", "OPT", "best_overall")}
+            for row in csv.DictReader(lines, delimiter="\t")
+        }
+    except (csv.Error, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(str(path), f"cannot be read: {error}") from error

@@ -33,15 +33,15 @@ def command(
     from dataclasses import replace
 
     from scheduler.cli.console import print_json, print_table
+    from scheduler.cli.loading import read_workload
     from scheduler.cli.plan import parse_budget
     from scheduler.core.state import ClusterState
     from scheduler.planner.budget import Budget
     from scheduler.planner.model import Problem
     from scheduler.planner.planner import plan
-    from scheduler.simulator.files import load_workload
 
     limit = parse_budget(budget)
-    workload = load_workload(nodes, pods)
+    workload = read_workload(nodes, pods)
     requests = (*workload.requests, *(running.request for running in workload.bound))
     pending = tuple(replace(request, priority=0) for request in requests)
     problem = Problem(ClusterState(workload.nodes).snapshot(), pending, objective="gpu")

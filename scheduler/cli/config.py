@@ -101,8 +101,10 @@ def check(file: Path, as_json: bool) -> None:
     """Name every trap in a KubeSchedulerConfiguration; exit code 1 if there is one.
 
     FILE is YAML or JSON, - for standard input. ConfigMaps that carry a configuration are read too.
+    Of a policy file, the weights in force are shown beside those that it gives.
     """
     from scheduler.cli.console import message, print_json, print_table
+    from scheduler.core.prices import POLICY_FORMAT
     from scheduler.core.reading import read_stream, read_text, text_of
     from scheduler.kube.schedulerchecks import RULES
     from scheduler.kube.schedulerchecks import check as find
@@ -111,6 +113,9 @@ def check(file: Path, as_json: bool) -> None:
 
     name = str(file)
     text = text_of(read_stream(sys.stdin.buffer, name), name) if name == "-" else read_text(file)
+    if text.lstrip().startswith("{") and POLICY_FORMAT in text:
+        _check_policy(text, name, as_json=as_json)
+        return
     documents = yaml_files(text, name)
     # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
     meant = [document for document in documents if document.get(("kind",)) == KIND]
@@ -127,3 +132,22 @@ def check(file: Path, as_json: bool) -> None:
         message(f"{name}: no trap found ({len(RULES)} rules)")
     if findings:
         raise click.exceptions.Exit(1)
+
+
+def _check_policy(text: str, name: str, *, as_json: bool) -> None:
+    """Weights as a policy file gives them, and as they are charged."""
+    from scheduler.cli.console import message, print_json, print_table
+    from scheduler.core.prices import PriceWeights
+
+    weights = PriceWeights.from_policy_file(text, name)
+    given = weights.to_json()
+    in_force = {**given, **weights.rounded}
+    if as_json:
+        print_json({"file": name, "findings": [], "weights": given, "in_force": in_force})
+        return
+    print_table(
+        f"Weights of {name}",
+        ("weight", "given", "in force"),
+        [(key, f"{value:g}", f"{in_force[key]:g}") for key, value in given.items()],
+    )
+    message(f"{name}: {len(weights.rounded)} weights are rounded")

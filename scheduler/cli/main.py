@@ -14,7 +14,7 @@ import traceback
 import click
 
 from scheduler import __version__
-from scheduler.cli.terminal import complain, one_line
+from scheduler.cli.terminal import EXIT_BAD_INPUT, complain, one_line
 from scheduler.core.errors import InvalidInput, SchedulerError, nearest
 
 __all__ = ["cli", "main"]
@@ -36,7 +36,6 @@ _COMMANDS = {
     "tune": "Find the weights of policy `priced` for your own workload.",
 }
 
-EXIT_BAD_INPUT = 2
 EXIT_FAULT = 3
 
 _DEBUG = "SNUGFIT_DEBUG"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command", "parse_budget"]
 
+_MOST_COST = 1_000_000
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 
 
@@ -22,7 +23,7 @@ def parse_budget(text: str) -> float:
     """Seconds of ``500ms``, ``10s``, ``2m`` or ``10``."""
     from scheduler.core.errors import InvalidInput
 
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|)", text.strip())
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|)", text.strip())
     if not match or float(match[1]) <= 0:
         raise InvalidInput("--budget", f"{text!r} is no time", "write 500ms, 10s or 2m")
     return float(match[1]) * _SECONDS[match[2]]
@@ -103,6 +104,7 @@ def command(
 
 
 def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Problem:
+    from scheduler.cli.loading import remark
     from scheduler.core.engine import Engine
     from scheduler.core.state import ClusterState
     from scheduler.planner.model import Disruption, DisruptionBudget, Problem
@@ -110,6 +112,7 @@ def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Probl
     from scheduler.simulator.workload import place_bound
 
     dump = load_dump(path)
+    remark(path, dump.workload.remarks)
     engine = Engine(ClusterState(dump.workload.nodes), "best-fit")
     place_bound(engine, dump.workload)
     running = engine.state.placements
@@ -128,20 +131,18 @@ def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Probl
 
 def _model_costs(path: Path) -> dict[str, int]:
     """Costs by model name, as a JSON object of whole numbers."""
-    import json
-
     from scheduler.core.errors import InvalidInput
+    from scheduler.core.reading import json_of, read_text
 
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"--model-costs {path}", f"cannot be read: {error}") from error
+    content = json_of(read_text(path), str(path))
     if not isinstance(content, dict):
         raise InvalidInput(f"--model-costs {path}", "is no object", 'write {"H100": 10, "T4": 1}')
     for name, cost in content.items():
-        if not isinstance(cost, int) or isinstance(cost, bool) or cost < 0:
+        if not isinstance(cost, int) or isinstance(cost, bool) or not 0 <= cost <= _MOST_COST:
             raise InvalidInput(
-                f"--model-costs {path}: {name}", f"is {cost!r}", "use a whole number, 0 or more"
+                f"--model-costs {path}: {name}",
+                f"is {cost!r}",
+                f"use a whole number of 0..{_MOST_COST}",
             )
     return content
 

@@ -10,10 +10,11 @@ import socket
 import uuid
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from scheduler.cli.terminal import complain, printable
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -97,16 +98,21 @@ def command(
     config = load(config_file, os.environ, flags)
     if print_config:
         print_json(asdict(config))
+        for text in config.price_weights().remarks():
+            complain(f"{config.policy_file}: {text}")
         return
     if offline and nodes is None:
         raise InvalidInput("--nodes", "is missing", "name a cluster file")
     if nodes is not None and not offline:
         raise InvalidInput("--nodes", "is for --offline", "add --offline, or drop --nodes")
     _log_to_stderr(config.log_level, as_json=config.log_json)
+    for text in config.price_weights().remarks():
+        logging.getLogger(__name__).warning("%s: %s", config.policy_file, text)
     _serve(config, nodes)
 
 
 def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
+    from scheduler.cli.loading import read_workload
     from scheduler.core.engine import Engine
     from scheduler.core.errors import InvalidInput
     from scheduler.core.mix import TypicalMix
@@ -116,12 +122,11 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     from scheduler.extender.planning import PlannerLoop
     from scheduler.extender.server import ExtenderServer
     from scheduler.extender.service import ExtenderService
-    from scheduler.simulator.files import load_workload
     from scheduler.simulator.workload import Workload, place_bound
 
-    workload = load_workload(nodes) if nodes else Workload(())
+    workload = read_workload(nodes) if nodes else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
-    mix = load_workload(Path(config.mix_file)) if config.mix_file else workload
+    mix = read_workload(Path(config.mix_file)) if config.mix_file else workload
     known = [bound.request for bound in mix.bound] or list(mix.requests)
     if config.mix_file and not known:
         raise InvalidInput(
@@ -173,6 +178,16 @@ def _identity() -> str:
     return f"{socket.gethostname()}_{uuid.uuid4()}"
 
 
+class _Lines(logging.Formatter):
+    """Lines in which what others have written is escaped; tracebacks keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, ANN401 - as the library has it
+        return printable(super().formatException(ei), keep="\n")
+
+
 class _JsonLines(logging.Formatter):
     """One JSON object per line."""
 
@@ -190,6 +205,6 @@ class _JsonLines(logging.Formatter):
 
 def _log_to_stderr(level: str, *, as_json: bool) -> None:
     handler = logging.StreamHandler()
-    plain = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    plain = _Lines("%(asctime)s %(levelname)s %(name)s: %(message)s")
     handler.setFormatter(_JsonLines() if as_json else plain)
     logging.basicConfig(level=level.upper(), handlers=[handler])

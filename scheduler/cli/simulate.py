@@ -105,7 +105,7 @@ def command(
     snugfit simulate --protocol replay --plan-every 60 --planner-lines --report report.html
     """
     from scheduler.cli.console import print_json
-    from scheduler.cli.tune import read_weights
+    from scheduler.cli.loading import read_weights
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.inflation import Experiment
@@ -270,15 +270,15 @@ def _gangs(outcome: ReplayOutcome) -> str:
 
 
 def _workload(nodes: Path | None, pods: Path | None) -> Workload:
+    from scheduler.cli.loading import read_workload
     from scheduler.core.errors import InvalidInput
-    from scheduler.simulator.files import load_workload
     from scheduler.simulator.generate import GeneratorConfig, generate
 
     if nodes is None:
         if pods is not None:
             raise InvalidInput("--pods", "needs --nodes", "give both")
         return generate(GeneratorConfig())
-    workload = load_workload(nodes, pods)
+    workload = read_workload(nodes, pods)
     if not workload.arrivals:
         raise InvalidInput(
             "--pods", "no pod arrives", "give an openb pod list, or pods in the JSON"

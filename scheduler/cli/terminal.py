@@ -10,7 +10,9 @@ import unicodedata
 
 import click
 
-__all__ = ["complain", "one_line", "printable", "say"]
+__all__ = ["EXIT_BAD_INPUT", "complain", "one_line", "printable", "say"]
+
+EXIT_BAD_INPUT = 2
 
 # Control, format (bidirectional overrides, invisible characters), surrogate, private and
 # unassigned characters; separators of lines and of paragraphs.

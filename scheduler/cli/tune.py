@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from scheduler.cli.terminal import say
 
-if TYPE_CHECKING:
-    from scheduler.core.prices import PriceWeights
-
-__all__ = ["command", "read_weights"]
-
-
-def read_weights(path: Path) -> PriceWeights:
-    """Weights of a policy file; :class:`InvalidInput` names what is wrong."""
-    from scheduler.core.prices import PriceWeights
-    from scheduler.core.reading import read_text
-
-    return PriceWeights.from_policy_file(read_text(path), str(path))
+__all__ = ["command"]
 
 
 @click.command("tune")
@@ -88,6 +76,7 @@ def command(
     from statistics import fmean
 
     from scheduler.cli.console import print_json, print_table, progress
+    from scheduler.cli.loading import read_weights
     from scheduler.core.errors import InvalidInput
     from scheduler.simulator.sweep import Job
     from scheduler.simulator.tuning import Journal, tune

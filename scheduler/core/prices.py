@@ -27,6 +27,7 @@ from scheduler.core.state import ClusterState, DeviceCode
 __all__ = [
     "EFFECTIVE_SCALE",
     "NO_DEVICES",
+    "POLICY_FORMAT",
     "PRICE_SCALE",
     "SLOT_MASKS",
     "SMALLEST_WEIGHT",
@@ -66,7 +67,8 @@ _IN_STEPS = ("cut", "fragmentation", "contiguity", "tightness", "power")
 SLOT_MASKS = 1 << 9
 """Free masks of a partitioned device."""
 
-_FORMAT = "snugfit-policy/v1"
+POLICY_FORMAT = "snugfit-policy/v1"
+"""What a policy file says that it is."""
 
 _REPRICE_AT_LEAST = 100
 _REPRICE_NODES = 6
@@ -183,7 +185,12 @@ class PriceWeights:
 
     def to_policy_file(self, **remarks: object) -> str:
         """Content of a policy file; ``remarks`` say where the weights come from."""
-        content = {"format": _FORMAT, "policy": "priced", "weights": self.to_json(), **remarks}
+        content = {
+            "format": POLICY_FORMAT,
+            "policy": "priced",
+            "weights": self.to_json(),
+            **remarks,
+        }
         if self.watts != PowerModel():
             content["watts"] = self.watts.to_json()
         return json.dumps(content, indent=1) + "\n"
@@ -192,8 +199,10 @@ class PriceWeights:
     def from_policy_file(cls, text: str, source: str = "policy file") -> PriceWeights:
         """Read what :meth:`to_policy_file` wrote; :class:`InvalidInput` names what is wrong."""
         content = json_of(text, source)
-        if not isinstance(content, dict) or content.get("format") != _FORMAT:
-            raise InvalidInput(f"{source}: format", f"is not {_FORMAT!r}", "see `snugfit tune`")
+        if not isinstance(content, dict) or content.get("format") != POLICY_FORMAT:
+            raise InvalidInput(
+                f"{source}: format", f"is not {POLICY_FORMAT!r}", "see `snugfit tune`"
+            )
         if content.get("policy") != "priced":
             raise InvalidInput(
                 f"{source}: policy", f"is {content.get('policy')!r}", "only `priced` has weights"

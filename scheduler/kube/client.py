@@ -10,6 +10,7 @@ What this module refuses to do: retry (who calls knows whether a call may be rep
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,8 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException
 
 from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.core.reading import read_text
+from scheduler.kube.yamlfile import bounded_yaml
 
 __all__ = ["JSON_PATCH", "MERGE_PATCH", "KubeClient", "Stream", "node_path", "pod_path"]
 
@@ -39,6 +42,9 @@ _MOST_CONNECTIONS = 16
 # Names of pods, namespaces and nodes: DNS subdomains of RFC 1123.
 _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
+
+# The library looks into what a kubeconfig says without asking what it is.
+_MISSHAPEN = (AttributeError, KeyError, IndexError, TypeError, ValueError)
 
 T = TypeVar("T")
 
@@ -102,6 +108,8 @@ class KubeClient:
 
         def load() -> Configuration:
             made = Configuration()
+            for name in _kubeconfigs(path):
+                bounded_yaml(read_text(name), str(name))
             try:
                 kube_config.load_kube_config(
                     config_file=str(path) if path else None,
@@ -109,7 +117,7 @@ class KubeClient:
                     client_configuration=made,
                     persist_config=False,
                 )
-            except (ConfigException, OSError) as error:
+            except (ConfigException, OSError, *_MISSHAPEN) as error:
                 where = str(path) if path else "kubeconfig"
                 raise InvalidInput(where, str(error), "name one with --kubeconfig") from error
             return made
@@ -317,6 +325,14 @@ class KubeClient:
         settings.connection_pool_maxsize = _MOST_CONNECTIONS
         settings.retries = False
         return ApiClient(settings)
+
+
+def _kubeconfigs(path: Path | None) -> list[Path]:
+    """Files that the library will read, as far as they exist; it names those that do not."""
+    named = [str(path)] if path else os.environ.get("KUBECONFIG", "").split(os.pathsep)
+    files = [Path(name).expanduser() for name in named if name]
+    files = files or [Path("~/.kube/config").expanduser()]
+    return [file for file in files if file.exists()]
 
 
 class Stream:

@@ -14,7 +14,7 @@ import yaml
 
 from scheduler.core.errors import InvalidInput
 
-__all__ = ["Path", "YamlFile", "yaml_files", "yaml_mapping"]
+__all__ = ["Path", "YamlFile", "bounded_yaml", "yaml_files", "yaml_mapping"]
 
 Path = tuple[str | int, ...]
 
@@ -24,7 +24,7 @@ _DEEPEST = 100
 _PLAIN = {f"tag:yaml.org,2002:{kind}": kind for kind in ("null", "bool", "int", "float", "str")}
 _MERGE = "tag:yaml.org,2002:merge"
 _TIME = "tag:yaml.org,2002:timestamp"
-_MOST = 1 << 63
+_MOST = 1 << 160  # of an integer: more than any field holds, and soon printed
 
 
 class YamlFile:
@@ -108,9 +108,7 @@ def yaml_mapping(text: str, name: str) -> Mapping[str, Any]:
 def _read(text: str, name: str, before: int) -> list[YamlFile]:
     """Documents of a text that begins ``before`` lines after the file does."""
     try:
-        measure = _Measure(name)
-        for event in yaml.parse(text, Loader=_Loader):
-            measure.take(event)
+        _measure(text, name)
         return [
             document
             for node in yaml.compose_all(text, Loader=_Loader)
@@ -118,8 +116,7 @@ def _read(text: str, name: str, before: int) -> list[YamlFile]:
             for document in _documents(node, name, before)
         ]
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
-        problem = " ".join(str(error).split())  # theirs has several lines
-        raise InvalidInput(name, f"is no YAML that can be used: {problem}") from error
+        raise _no_yaml(name, error) from error
 
 
 @dataclass(slots=True)
@@ -184,6 +181,31 @@ class _Measure:
             raise InvalidInput(
                 where, f"unfolds into more than {_MOST_VALUES:,} values", "write less"
             )
+
+
+def _measure(text: str, name: str) -> None:
+    measure = _Measure(name)
+    for event in yaml.parse(text, Loader=_Loader):
+        measure.take(event)
+
+
+def bounded_yaml(text: str, name: str) -> None:
+    """Refuse YAML that somebody else will build where it would unfold into too much.
+
+    Raises
+    ------
+    InvalidInput
+        Too many values or levels, aliases followed, something that holds itself, or no YAML.
+    """
+    try:
+        _measure(text, name)
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise _no_yaml(name, error) from error
+
+
+def _no_yaml(name: str, error: Exception) -> InvalidInput:
+    problem = " ".join(str(error).split())  # theirs has several lines
+    return InvalidInput(name, f"is no YAML that can be used: {problem}")
 
 
 def _documents(node: yaml.Node, name: str, before: int) -> list[YamlFile]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Node
+from scheduler.core.reading import read_bytes
 from scheduler.kube.disruption import BASE_COST
 from scheduler.simulator import kubedump, native, openb
 from scheduler.simulator.workload import Workload
@@ -49,11 +50,7 @@ def load_dump(path: Path) -> kubedump.Dump:
 
 
 def _is_ours(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return b'"format"' in file.read(_PEEK)
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
+    return b'"format"' in read_bytes(path)[:_PEEK]
 
 
 def load_nodes(path: Path) -> tuple[Node, ...]:

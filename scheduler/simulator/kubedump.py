@@ -4,11 +4,15 @@ Pods that have ended are left out. A pod with a node runs there, whoever schedul
 arrives. Creation timestamps become arrival times, counted from the earliest one. Which devices the
 running pods have is understood as beside a live cluster, by the same code: what HAMi and KAI have
 recorded counts, and a node of which nobody can say that has no device to give.
+
+One object that cannot be read stops no other: it is left out and named. Nothing new goes where such
+a pod runs, since nobody can say what it takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +24,7 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.reading import read_bytes
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import (
     Budget,
@@ -43,7 +48,7 @@ from scheduler.kube.objects import (
 from scheduler.kube.pods import device_shares, pod_request, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
-from scheduler.simulator.workload import Arrival, BoundPod, Workload
+from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
 
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
 
@@ -53,6 +58,7 @@ class _Kind(msgspec.Struct):
 
 
 _kind_decoder = msgspec.json.Decoder(_Kind)
+_ENDED = ("Succeeded", "Failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,37 +103,84 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         Names the file, the item and the field.
     """
     names = names or ResourceNames()
-    nodes, pods, budgets, groups = _items(path, names)
-    alive = [p for p in pods if not (p.status and p.status.phase in ("Succeeded", "Failed"))]
-    sizes = gang_sizes(alive, groups)
-    models, devices = _understood(nodes, alive, names)
-    times = [_created(path, pod) for pod in alive]
-    first = min((t for t in times if t is not None), default=0.0)
-    arrivals, bound, gated, costs = [], [], [], {}
-    preferences: dict[str, tuple[Preference, ...]] = {}
-    for pod, created in zip(alive, times, strict=True):
+    found = _items(path, names)
+    alive = [p for p in found.pods if not (p.status and p.status.phase in _ENDED)]
+    sizes = gang_sizes(alive, found.groups)
+    models, devices = _understood(found.nodes, alive, names)
+    listed = _Listed({model.name for model in models})
+    for pod in alive:
+        where = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
         try:
-            request = pod_request(pod, names, sizes)
-            if pod.spec.node_name:
-                recorded = device_shares(pod, names)
-                if recorded is None:
-                    recorded = devices.get(request.uid)
-                bound.append(BoundPod(request, pod.spec.node_name, recorded))
-                cost = move_cost(pod)
-                if cost is not None:
-                    costs[request.uid] = cost
-            elif pod.spec.scheduling_gates:
-                gated.append(request)
-            else:
-                arrivals.append(Arrival(request, (first if created is None else created) - first))
-                if wishes := node_preferences(pod):
-                    preferences[request.uid] = wishes
+            listed.add(pod, pod_request(pod, names, sizes), names, devices)
         except InvalidInput as error:
-            where = f"{path}: pod {pod.metadata.namespace}/{pod.metadata.name}"
-            raise InvalidInput(where, str(error)) from error
-    arrivals.sort(key=lambda arrival: arrival.at_s)
-    workload = Workload(models, tuple(arrivals), tuple(bound), path.name)
-    return Dump(workload, tuple(gated), costs, tuple(budgets_of(budgets, alive)), preferences)
+            found.left_out.append(f"{where}: {error}")
+            listed.uncertain.add(pod.spec.node_name or "")
+    if found.left_out and not (listed.pods or models):
+        raise InvalidInput(f"{path}: {found.left_out[0]}", "nothing else could be read")
+    closed = tuple(
+        replace(model, unschedulable=True) if model.name in listed.uncertain else model
+        for model in models
+    )
+    workload = Workload(
+        closed, listed.in_order(), tuple(listed.bound), path.name, tuple(found.left_out)
+    )
+    budgets = tuple(budgets_of(found.budgets, alive))
+    return Dump(workload, tuple(listed.gated), listed.costs, budgets, listed.preferences)
+
+
+class _Listed:
+    """Pods of a dump, each as what it is: running, gated or arriving."""
+
+    def __init__(self, nodes: AbstractSet[str]) -> None:
+        self._nodes = nodes
+        self._arriving: list[tuple[float | None, PodRequest]] = []
+        self._times: list[float | None] = []
+        self.pods: set[str] = set()
+        self.bound: list[BoundPod] = []
+        self.gated: list[PodRequest] = []
+        self.costs: dict[str, int] = {}
+        self.preferences: dict[str, tuple[Preference, ...]] = {}
+        self.uncertain: set[str] = set()
+
+    def add(
+        self,
+        pod: PodObject,
+        request: PodRequest,
+        names: ResourceNames,
+        devices: Mapping[str, tuple[DeviceShare, ...]],
+    ) -> None:
+        """One more pod; :class:`InvalidInput` if it cannot be, and then nothing is kept of it."""
+        created, node = _created(pod), pod.spec.node_name
+        if request.uid in self.pods:
+            raise InvalidInput("metadata.uid", f"{request.uid!r} is that of another pod too")
+        if node:
+            if node not in self._nodes:
+                raise InvalidInput("spec.nodeName", f"{node!r} is not listed", "list that node too")
+            recorded = device_shares(pod, names)
+            cost = move_cost(pod)
+            self.bound.append(
+                BoundPod(request, node, devices.get(request.uid) if recorded is None else recorded)
+            )
+            if cost is not None:
+                self.costs[request.uid] = cost
+        elif pod.spec.scheduling_gates:
+            self.gated.append(request)
+        else:
+            wishes = node_preferences(pod)
+            self._arriving.append((created, request))
+            if wishes:
+                self.preferences[request.uid] = wishes
+        self.pods.add(request.uid)
+        self._times.append(created)
+
+    def in_order(self) -> tuple[Arrival, ...]:
+        """Arriving pods by creation, counted from the earliest of all pods."""
+        first = min((time for time in self._times if time is not None), default=0.0)
+        arrivals = [
+            Arrival(request, 0.0 if created is None else created - first)
+            for created, request in self._arriving
+        ]
+        return tuple(sorted(arrivals, key=lambda arrival: arrival.at_s))
 
 
 def _understood(
@@ -165,51 +218,72 @@ def _recorded(pod: PodObject, names: ResourceNames) -> bool:
         return True
 
 
-def _items(
-    path: Path, names: ResourceNames
-) -> tuple[
-    list[tuple[NodeObject, Node]],
-    list[PodObject],
-    list[BudgetObject],
-    dict[tuple[str, str, str], int],
-]:
-    """Nodes as they are and as we read them, pods, disruption budgets and gang sizes, in order."""
+@dataclass(slots=True)
+class _Items:
+    """Nodes as they are and as we read them, and the rest, in order; what could not be read."""
+
+    nodes: list[tuple[NodeObject, Node]] = field(default_factory=list)
+    pods: list[PodObject] = field(default_factory=list)
+    budgets: list[BudgetObject] = field(default_factory=list)
+    groups: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
+    _names: set[str] = field(default_factory=set)
+
+    def add(self, item: msgspec.Raw, names: ResourceNames) -> None:
+        kind = _kind_decoder.decode(item).kind
+        if kind == "Node":
+            obj = node_decoder.decode(item)
+            node = node_of(obj, names)
+            if node.name in self._names:
+                raise InvalidInput("metadata.name", f"{node.name!r} is that of another node too")
+            self._names.add(node.name)
+            self.nodes.append((obj, node))
+        elif kind == "Pod":
+            self.pods.append(pod_decoder.decode(item))
+        elif kind == "PodDisruptionBudget":
+            self.budgets.append(budget_decoder.decode(item))
+        else:
+            self.groups.update(_group(mapping_decoder.decode(item)))
+
+
+def _group(content: dict[str, Any]) -> dict[tuple[str, str, str], int]:
+    """As :func:`group_size`; an object of the kind but not of its shape is refused."""
     try:
-        listed = object_list_decoder.decode(path.read_bytes())
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
-    except (msgspec.DecodeError, RecursionError) as error:
+        return group_size(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(str(content.get("kind")), "is not of the shape of its kind") from error
+
+
+def _items(path: Path, names: ResourceNames) -> _Items:
+    try:
+        listed = object_list_decoder.decode(read_bytes(path)).items
+    except msgspec.DecodeError as error:
         raise InvalidInput(str(path), f"is no kubectl list: {error}") from error
-    nodes: list[tuple[NodeObject, Node]] = []
-    pods: list[PodObject] = []
-    budgets: list[BudgetObject] = []
-    groups: dict[tuple[str, str, str], int] = {}
-    for index, item in enumerate(listed.items or ()):
+    except RecursionError as error:
+        raise InvalidInput(str(path), "is nested too deeply") from error
+    if listed is None:
+        raise InvalidInput(str(path), "is no kubectl list: it has no items", "see --help")
+    if len(listed) > MOST_NODES + MOST_PODS:
+        raise InvalidInput(f"{path}: items", f"are more than {MOST_NODES + MOST_PODS:,}")
+    found = _Items()
+    for index, item in enumerate(listed):
         try:
-            kind = _kind_decoder.decode(item).kind
-            if kind == "Node":
-                obj = node_decoder.decode(item)
-                nodes.append((obj, node_of(obj, names)))
-            elif kind == "Pod":
-                pods.append(pod_decoder.decode(item))
-            elif kind == "PodDisruptionBudget":
-                budgets.append(budget_decoder.decode(item))
-            else:
-                groups.update(group_size(mapping_decoder.decode(item)))
-        except (InvalidInput, msgspec.DecodeError) as error:
-            raise InvalidInput(f"{path}: items[{index}]", str(error)) from error
-    return nodes, pods, budgets, groups
+            found.add(item, names)
+        except (InvalidInput, msgspec.DecodeError, RecursionError) as error:
+            found.left_out.append(f"items[{index}]: {error}")
+    return found
 
 
-def _created(path: Path, pod: PodObject) -> float | None:
+def _created(pod: PodObject) -> float | None:
     text = pod.metadata.creation_timestamp
     if not text:
         return None
     try:
         return datetime.fromisoformat(text).timestamp()
-    except ValueError as error:
-        where = f"{path}: pod {pod.metadata.name}: metadata.creationTimestamp"
-        raise InvalidInput(where, f"{text!r} is no time", "use RFC 3339") from error
+    except (ValueError, OverflowError, OSError) as error:
+        raise InvalidInput(
+            "metadata.creationTimestamp", f"{text!r} is no time", "use RFC 3339"
+        ) from error
 
 
 def write(workload: Workload, path: Path, names: ResourceNames | None = None) -> None:

@@ -6,17 +6,46 @@ Unknown keys are errors that name the nearest valid one.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Annotated, TypeVar
 
 import msgspec
 
 from scheduler.core.errors import InvalidInput, nearest
-from scheduler.core.model import Device, DeviceShare, GangKey, GpuRequest, Node, PodRequest, Taint
-from scheduler.simulator.workload import Arrival, BoundPod, Workload
+from scheduler.core.mig import MigType
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    MAX_DEVICES,
+    Device,
+    DeviceShare,
+    GangKey,
+    GpuRequest,
+    Node,
+    PodRequest,
+    Taint,
+)
+from scheduler.core.reading import read_bytes
+from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
 
 __all__ = ["FORMAT", "read", "write"]
 
 FORMAT = "snugfit/v1"
+
+T = TypeVar("T")
+Made = TypeVar("Made")
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+_DeviceMemory = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
+_Devices = Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES)]
+_Parts = Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES * DEVICE_MILLI)]
+_Replicas = Annotated[int, msgspec.Meta(ge=1, le=DEVICE_MILLI)]
+_Slot = Annotated[int, msgspec.Meta(ge=0, le=64)]
+_Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
+_Members = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+_Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+_LONGEST_NUMBER = 10
 
 
 class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw_only=True):
@@ -24,40 +53,40 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
 
 
 class _Gpu(_Struct):
-    count: int = 0
-    milli: int = 0
-    memory_mib: int = 0
-    mig: dict[str, int] = {}
-    replicas: int = 0
+    count: _Devices = 0
+    milli: _Parts = 0
+    memory_mib: _DeviceMemory = 0
+    mig: dict[str, _Parts] = {}
+    replicas: _Parts = 0
     products: list[str] = []
     resource: str = ""
 
 
 class _Pod(_Struct):
-    name: str
+    name: _Name
     namespace: str = "default"
     uid: str = ""
-    cpu_milli: int = 0
-    memory_mib: int = 0
+    cpu_milli: _Amount = 0
+    memory_mib: _Amount = 0
     gpu: _Gpu = msgspec.field(default_factory=_Gpu)
-    priority: int = 0
+    priority: _Priority = 0
     gang: str = ""
-    gang_size: int = 1
+    gang_size: _Members = 1
     owner: str = ""
-    at_s: float = 0.0
-    duration_s: float | None = None
+    at_s: _Seconds = 0.0
+    duration_s: _Seconds | None = None
     node: str = ""
-    devices: list[str] | None = None
+    devices: Annotated[list[str], msgspec.Meta(max_length=MAX_DEVICES)] | None = None
 
 
 class _Device(_Struct):
     product: str = ""
-    memory_mib: int = 0
+    memory_mib: _DeviceMemory = 0
     uuid: str = ""
     healthy: bool = True
     mig: str = ""
-    mig_layout: list[tuple[str, int]] = []
-    replicas: int = 1
+    mig_layout: list[tuple[str, _Slot]] = []
+    replicas: _Replicas = 1
 
 
 class _Taint(_Struct):
@@ -67,14 +96,14 @@ class _Taint(_Struct):
 
 
 class _Node(_Struct):
-    name: str
-    cpu_milli: int
-    memory_mib: int
-    pods: int = 110
+    name: _Name
+    cpu_milli: _Amount
+    memory_mib: _Amount
+    pods: _Amount = 110
     devices: list[_Device] = []
-    gpus: int = 0
+    gpus: _Devices = 0
     product: str = ""
-    gpu_memory_mib: int = 0
+    gpu_memory_mib: _DeviceMemory = 0
     labels: dict[str, str] = {}
     taints: list[_Taint] = []
     unschedulable: bool = False
@@ -89,6 +118,13 @@ class _File(_Struct):
     source: str = ""
 
 
+class _Outline(msgspec.Struct):
+    """How much there is, seen before any of it is built."""
+
+    nodes: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_NODES)] = []
+    pods: Annotated[list[msgspec.Raw], msgspec.Meta(max_length=MOST_PODS)] = []
+
+
 # Where a message points to -> the shape that is expected there, most specific first.
 _PLACES: tuple[tuple[str, type[_Struct]], ...] = (
     (r"\$\.pods\[.*\]\.gpu", _Gpu),
@@ -98,29 +134,59 @@ _PLACES: tuple[tuple[str, type[_Struct]], ...] = (
     (r"\$\.nodes\[", _Node),
 )
 _decoder = msgspec.json.Decoder(_File)
+_outline = msgspec.json.Decoder(_Outline)
 
 
 def read(path: Path) -> Workload:
     """Read a file; :class:`InvalidInput` names the file, the place and the remedy."""
+    raw = read_bytes(path)
     try:
-        content = _decoder.decode(path.read_bytes())
-    except OSError as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
+        _outline.decode(raw)
+        content = _decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise InvalidInput(str(path), str(error), _remedy(str(error))) from error
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidInput(str(path), f"is no JSON: {error}") from error
+    except RecursionError as error:
+        raise InvalidInput(str(path), "is nested too deeply") from error
     if content.format != FORMAT:
         raise InvalidInput(f"{path}: format", f"is {content.format!r}", f"use {FORMAT!r}")
-    nodes = tuple(_node(node) for node in content.nodes)
+    nodes = _each(f"{path}: nodes", content.nodes, _node)
+    requests = _each(f"{path}: pods", content.pods, _request)
+    _all_different(f"{path}: nodes", "name", [node.name for node in nodes])
+    _all_different(f"{path}: pods", "uid", [request.uid for request in requests])
+    known = {node.name: node for node in nodes}
     arrivals, bound = [], []
-    for pod in content.pods:
-        request = _request(pod)
+    for pod, request in zip(content.pods, requests, strict=True):
         if pod.node:
-            bound.append(BoundPod(request, pod.node, _shares(path, pod)))
+            bound.append(_bound(path, pod, request, known.get(pod.node)))
         else:
             arrivals.append(Arrival(request, pod.at_s, pod.duration_s))
     return Workload(nodes, tuple(arrivals), tuple(bound), content.source or path.name)
+
+
+def _each(where: str, items: Sequence[T], make: Callable[[T], Made]) -> tuple[Made, ...]:
+    """What the items say; an error names the item."""
+    made = []
+    for index, item in enumerate(items):
+        try:
+            made.append(make(item))
+        except InvalidInput as error:
+            at = f"{where}[{index}]: {error.field}"
+            raise InvalidInput(at, error.problem, error.remedy) from error
+    return tuple(made)
+
+
+def _all_different(where: str, field: str, values: Sequence[str]) -> None:
+    seen: dict[str, int] = {}
+    for index, value in enumerate(values):
+        if value in seen:
+            raise InvalidInput(
+                f"{where}[{index}].{field}",
+                f"{value!r} is that of {where.rpartition(' ')[2]}[{seen[value]}] too",
+                f"give every one its own {field}",
+            )
+        seen[value] = index
 
 
 def _remedy(message: str) -> str:
@@ -141,6 +207,9 @@ def _node(node: _Node) -> Node:
         )
         or (Device(node.product, node.gpu_memory_mib),) * node.gpus
     )
+    for device in devices:
+        if device.mig:
+            MigType(device.mig, device.mig_layout)  # refuses what no device can be
     return Node(
         node.name,
         node.cpu_milli,
@@ -178,18 +247,35 @@ def _request(pod: _Pod) -> PodRequest:
     )
 
 
-def _shares(path: Path, pod: _Pod) -> tuple[DeviceShare, ...] | None:
+def _bound(path: Path, pod: _Pod, request: PodRequest, node: Node | None) -> BoundPod:
+    """A pod that runs; :class:`InvalidInput` if its node or a device of it is not there."""
+    where = f"{path}: pods[{pod.name}]"
+    shares = tuple(_share(f"{where}.devices", text) for text in pod.devices or ())
+    if node is None:
+        raise InvalidInput(f"{where}.node", f"{pod.node!r} is not listed", "list that node too")
     if pod.devices is None:
-        return None
-    shares = []
-    for text in pod.devices:
-        numbers = text.split(":")
-        if not 2 <= len(numbers) <= 4 or not all(number.isdecimal() for number in numbers):
+        return BoundPod(request, node.name)
+    for share in shares:
+        if share.index >= len(node.devices) or share.milli > DEVICE_MILLI:
             raise InvalidInput(
-                f"{path}: pods[{pod.name}].devices", f"{text!r}", "write index:milli:memory:slots"
+                f"{where}.devices",
+                f"{share.index}:{share.milli} is no part of a device of {node.name}",
+                f"its devices are 0..{len(node.devices) - 1}, of {DEVICE_MILLI} each"
+                if node.devices
+                else "it has no device",
             )
-        shares.append(DeviceShare(*map(int, numbers)))
-    return tuple(shares)
+    return BoundPod(request, node.name, shares)
+
+
+def _share(where: str, text: str) -> DeviceShare:
+    numbers = text.split(":")
+    fitting = (n.isascii() and n.isdecimal() and len(n) <= _LONGEST_NUMBER for n in numbers)
+    if not 2 <= len(numbers) <= 4 or not all(fitting):
+        raise InvalidInput(where, f"{text!r}", "write index:milli:memory:slots")
+    share = DeviceShare(*map(int, numbers))
+    if share.memory_mib > 1 << 24 or share.slots > DEVICE_MILLI:
+        raise InvalidInput(where, f"{text!r} is more than any device has")
+    return share
 
 
 def write(workload: Workload, path: Path) -> None:

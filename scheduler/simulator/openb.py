@@ -9,12 +9,15 @@ separated by ``|``. The trace states neither device memory nor a limit of pods p
 from __future__ import annotations
 
 import csv
+import io
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DEVICE_MILLI, Device, GpuRequest, Node, PodRequest
-from scheduler.simulator.workload import Arrival
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, Device, GpuRequest, Node, PodRequest
+from scheduler.core.reading import LARGEST_WORKLOAD, read_text
+from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival
 
 __all__ = ["PODS_PER_NODE", "PRODUCT_LABEL", "read_nodes", "read_pods"]
 
@@ -22,6 +25,10 @@ PODS_PER_NODE = 10_000
 """The trace has no limit of pods per node; this one is never reached."""
 
 PRODUCT_LABEL = "nvidia.com/gpu.product"
+
+_MOST = 1 << 31
+_LONGEST_NUMBER = 10
+_MOST_SECONDS = 1e10
 
 _NODE_COLUMNS = ("sn", "cpu_milli", "memory_mib", "gpu", "model")
 _POD_COLUMNS = ("name", "cpu_milli", "memory_mib", "num_gpu", "gpu_milli")
@@ -37,12 +44,12 @@ class _Row:
     def text(self, field: str) -> str:
         return self._values.get(field) or ""
 
-    def integer(self, field: str) -> int:
+    def integer(self, field: str, most: int = _MOST) -> int:
         value = self.text(field)
-        if not value.isdecimal():
-            raise InvalidInput(
-                f"{self._where}:{field}", f"{value!r} is no whole number", "use 0 or more"
-            )
+        if not (value.isascii() and value.isdecimal()):
+            raise self.fail(field, f"{value[:40]!r} is no whole number", "use 0 or more")
+        if len(value.lstrip("0")) > _LONGEST_NUMBER or int(value) > most:
+            raise self.fail(field, f"is {value[:40]}", f"use 0..{most}")
         return int(value)
 
     def seconds(self, field: str) -> float | None:
@@ -50,41 +57,45 @@ class _Row:
         if not value:
             return None
         try:
-            return float(value)
+            found = float(value)
         except ValueError:
-            raise InvalidInput(
-                f"{self._where}:{field}", f"{value!r} is no time", "use seconds or leave it empty"
-            ) from None
+            found = math.nan
+        if not 0 <= found <= _MOST_SECONDS:
+            raise self.fail(field, f"{value[:40]!r} is no time", "use seconds or leave it empty")
+        return found
 
     def fail(self, field: str, problem: str, remedy: str) -> InvalidInput:
         return InvalidInput(f"{self._where}:{field}", problem, remedy)
 
 
-def _rows(path: Path, required: tuple[str, ...]) -> Iterator[_Row]:
+def _rows(path: Path, required: tuple[str, ...], most: int) -> Iterator[_Row]:
+    """Lines of a file after its header; complaints name the line."""
+    text = read_text(path, LARGEST_WORKLOAD)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in required if name not in (reader.fieldnames or ())]
-            if missing:
+        missing = [name for name in required if name not in (reader.fieldnames or ())]
+        if missing:
+            raise InvalidInput(
+                f"{path}:1", f"misses the column {missing[0]!r}", f"needs {','.join(required)}"
+            )
+        for number, values in enumerate(reader):
+            if None in values or None in values.values():
                 raise InvalidInput(
-                    f"{path}:1", f"misses the column {missing[0]!r}", f"needs {','.join(required)}"
+                    f"{path}:{reader.line_num}", "has not as many fields as the header"
                 )
-            for values in reader:
-                if None in values or None in values.values():
-                    raise InvalidInput(
-                        f"{path}:{reader.line_num}", "has not as many fields as the header"
-                    )
-                yield _Row(path, reader.line_num, values)
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInput(str(path), f"cannot be read: {error}") from error
+            if number >= most:
+                raise InvalidInput(str(path), f"has more than {most:,} lines")
+            yield _Row(path, reader.line_num, values)
+    except csv.Error as error:
+        raise InvalidInput(f"{path}:{reader.line_num}", f"is no CSV: {error}") from error
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:
     """Nodes in file order; :class:`InvalidInput` names file, line and field."""
     nodes = []
     seen = set()
-    for row in _rows(path, _NODE_COLUMNS):
-        name, model, count = row.text("sn"), row.text("model"), row.integer("gpu")
+    for row in _rows(path, _NODE_COLUMNS, MOST_NODES):
+        name, model, count = row.text("sn"), row.text("model"), row.integer("gpu", MAX_DEVICES)
         if not name or name in seen:
             raise row.fail("sn", f"{name!r} is empty or repeated", "name every node once")
         seen.add(name)
@@ -107,7 +118,7 @@ def read_pods(path: Path) -> tuple[Arrival, ...]:
     """Pods in file order; :class:`InvalidInput` names file, line and field."""
     arrivals = []
     seen = set()
-    for row in _rows(path, _POD_COLUMNS):
+    for row in _rows(path, _POD_COLUMNS, MOST_PODS):
         name = row.text("name")
         if not name or name in seen:
             raise row.fail("name", f"{name!r} is empty or repeated", "name every pod once")
@@ -129,7 +140,7 @@ def read_pods(path: Path) -> tuple[Arrival, ...]:
 
 
 def _gpu(row: _Row) -> GpuRequest:
-    count, milli = row.integer("num_gpu"), row.integer("gpu_milli")
+    count, milli = row.integer("num_gpu", MAX_DEVICES), row.integer("gpu_milli")
     products = tuple(part for part in row.text("gpu_spec").split("|") if part)
     if count == 0:
         return GpuRequest()

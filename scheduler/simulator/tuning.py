@@ -17,6 +17,7 @@ from statistics import fmean
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.prices import PriceWeights
+from scheduler.core.reading import LARGEST_WORKLOAD, json_of, read_bytes, text_of
 from scheduler.simulator.sweep import Job, experiment_of, sweep
 
 __all__ = ["Journal", "Step", "Tuning", "tune"]
@@ -48,11 +49,12 @@ class Journal:
         self._path = path
         self._known: dict[str, float] = {}
         if path is not None and path.exists():
+            content = read_bytes(path, LARGEST_WORKLOAD, may_be_empty=True)
             try:
-                for line in path.read_text(encoding="utf-8").splitlines():
-                    entry = json.loads(line)
+                for line in text_of(content, str(path)).splitlines():
+                    entry = json_of(line, str(path))
                     self._known[entry["run"]] = float(entry["allocated_percent"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+            except (InvalidInput, ValueError, KeyError, TypeError) as error:
                 raise InvalidInput(
                     str(path), f"is no journal of a search: {error!r}", "name another file"
                 ) from error

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, Node, PodRequest
 from scheduler.core.occupancy import running
 
-__all__ = ["Arrival", "BoundPod", "Workload", "place_bound"]
+__all__ = ["MOST_NODES", "MOST_PODS", "Arrival", "BoundPod", "Workload", "place_bound"]
+
+
+MOST_NODES = 100_000
+MOST_PODS = 1_000_000
+"""Most that a file may list: what is far beyond any cluster is a mistake, and soon said so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ class Workload:
     arrivals: tuple[Arrival, ...] = ()
     bound: tuple[BoundPod, ...] = ()
     source: str = ""
+    remarks: tuple[str, ...] = field(default=(), compare=False)
+    """What had to be left out, in words for a user."""
 
     @property
     def requests(self) -> tuple[PodRequest, ...]:

@@ -36,7 +36,7 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": -1}}',
-            "no such number",
+            "use 0..100",
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": NaN}}',
