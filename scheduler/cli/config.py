@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from scheduler.cli.terminal import say
+
 __all__ = ["command"]
 
 
@@ -91,7 +93,7 @@ def kube_scheduler(
         weight=weight,
         kubeconfig=kubeconfig,
     )
-    sys.stdout.write(kube_scheduler_config(setup))
+    say(kube_scheduler_config(setup).rstrip("\n"), keep="\n")
 
 
 @command.command("check")
@@ -104,6 +106,7 @@ def check(file: Path, as_json: bool) -> None:
     Of a policy file, the weights in force are shown beside those that it gives.
     """
     from scheduler.cli.console import message, print_json, print_table
+    from scheduler.core.errors import InvalidInput
     from scheduler.core.prices import POLICY_FORMAT
     from scheduler.core.reading import read_stream, read_text, text_of
     from scheduler.kube.schedulerchecks import RULES
@@ -119,6 +122,8 @@ def check(file: Path, as_json: bool) -> None:
     documents = yaml_files(text, name)
     # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
     meant = [document for document in documents if document.get(("kind",)) == KIND]
+    if not isinstance(documents[0].content, dict):
+        raise InvalidInput(name, "is no mapping of keys to values", "see config kube-scheduler")
     findings = [finding for document in meant or documents[:1] for finding in find(document)]
     if as_json:
         print_json({"file": name, "findings": [asdict(finding) for finding in findings]})

@@ -213,7 +213,10 @@ class PriceWeights:
         watts = content.get("watts", {})
         if not isinstance(watts, dict):
             raise InvalidInput(f"{source}: watts", "is no mapping", "map boards to [idle, busy]")
-        return cls.from_mapping(weights, PowerModel.from_mapping(watts))
+        try:
+            return cls.from_mapping(weights, PowerModel.from_mapping(watts))
+        except InvalidInput as error:
+            raise InvalidInput(f"{source}: {error.field}", error.problem, error.remedy) from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,12 +48,8 @@ def read_bytes(path: Path, most: int = LARGEST_WORKLOAD, *, may_be_empty: bool =
         has more than ``most`` bytes.
     """
     try:
-        # A pipe is opened without waiting for its writer, only to be refused.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if stat.S_ISDIR(found.st_mode):
-                raise InvalidInput(str(path), "is a folder", "name a file")
+        with open(path, "rb", opener=_at_once) as file:
+            found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidInput(str(path), "is no regular file", "write it to a file first")
             if found.st_size > most:
@@ -66,11 +62,16 @@ def read_bytes(path: Path, most: int = LARGEST_WORKLOAD, *, may_be_empty: bool =
         ) from error
 
 
+def _at_once(path: str, flags: int) -> int:
+    """Opens a pipe without waiting for its writer, only for it to be refused."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def read_stream(
     file: BinaryIO, name: str, most: int = LARGEST_SETTINGS, *, may_be_empty: bool = False
 ) -> bytes:
     """All of an open file, such as standard input; :class:`InvalidInput` as :func:`read_bytes`."""
-    content = file.read(most + 1)
+    content = file.read(most + 1) or b""  # None where there is nothing yet
     if len(content) > most:
         raise _too_large(name, most)
     content = content.removeprefix(_MARK)

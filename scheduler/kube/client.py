@@ -24,6 +24,7 @@ import urllib3
 from kubernetes import config as kube_config
 from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException
+from yaml import YAMLError
 
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.core.reading import read_text
@@ -44,7 +45,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(?:\.{_LABEL})*")
 
 # The library looks into what a kubeconfig says without asking what it is.
-_MISSHAPEN = (AttributeError, KeyError, IndexError, TypeError, ValueError)
+_MISSHAPEN = (AttributeError, KeyError, IndexError, TypeError, ValueError, YAMLError)
 
 T = TypeVar("T")
 

@@ -87,7 +87,7 @@ def _rows(path: Path, required: tuple[str, ...], most: int) -> Iterator[_Row]:
                 raise InvalidInput(str(path), f"has more than {most:,} lines")
             yield _Row(path, reader.line_num, values)
     except csv.Error as error:
-        raise InvalidInput(f"{path}:{reader.line_num}", f"is no CSV: {error}") from error
+        raise InvalidInput(f"{path}:{reader.reader.line_num}", f"is no CSV: {error}") from error
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:

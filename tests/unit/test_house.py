@@ -121,3 +121,35 @@ def test_a_late_decoder_is_found(source: str) -> None:
 def test_early_decoders_and_untyped_ones_are_none_of_them() -> None:
     early = "import msgspec.json\nd = msgspec.json.Decoder(T)\ndef f(x): return d.decode(x)\n"
     assert not _types_built_late(early + "def g(x): return msgspec.json.decode(x)")
+
+
+def test_every_line_of_the_command_line_goes_through_one_place() -> None:
+    """Whoever prints by another way lets control characters of others reach the terminal."""
+    rooms = [ROOT / "scheduler" / "cli", ROOT / "scheduler" / "simulator"]
+    doors = {"terminal.py", "console.py"}
+    direct = [
+        f"{path}:{call.lineno}"
+        for path in SOURCES
+        if any(path.is_relative_to(room) for room in rooms) and path.name not in doors
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and ast.unparse(call.func)
+        in ("click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write", "Console")
+    ]
+    assert not direct
+
+
+def test_every_file_that_a_user_names_is_read_in_one_place() -> None:
+    """Elsewhere a pipe without a writer, a device or an endless file would be waited for."""
+    rooms = [ROOT / "scheduler" / room for room in ("cli", "core", "simulator")]
+    own = {"reading.py", "provenance.py"}  # the one place; /proc of this machine
+    direct = [
+        f"{path}:{call.lineno}"
+        for path in SOURCES
+        if any(path.is_relative_to(room) for room in rooms) and path.name not in own
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in ("read_text", "read_bytes")
+    ]
+    assert not direct
