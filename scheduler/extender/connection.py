@@ -365,6 +365,8 @@ class Connection:
     def refuse(self, status: int = 0) -> None:
         """Answer what was no request, or whose time was over, and close."""
         refused = self._refused or BadRequest(status, "")
+        self._head = self._body = self._chunks = None
+        self._held = b""
         text = f"{refused.reason}\n".encode() if refused.reason else b""
         answer = _Answer()
         kind = [("Content-Type", "text/plain; charset=utf-8")] if text else []

@@ -23,6 +23,7 @@ __all__ = [
     "BRIEFLY",
     "CONTENT_PATHS",
     "OFFLINE_PATHS",
+    "OPEN_PATHS",
     "content_door",
     "is_loopback",
     "probe_door",
@@ -34,6 +35,9 @@ CONTENT_PATHS = frozenset(
     {"/metrics", "/readyz", "/openapi.json", "/debug/state", "/debug/prices", "/debug/decisions"}
 )
 OFFLINE_PATHS = "/offline/"
+OPEN_PATHS = frozenset(
+    {"/filter", "/prioritize", "/bind", "/preempt", "/filter-dryrun", "/healthz", "/activez"}
+)
 # In an environment: the caller may know whether we are ready, and no more.
 BRIEFLY = "snugfit.briefly"
 _READING = ("GET", "HEAD")
@@ -71,8 +75,11 @@ def verb_door(app: WsgiApp, *, shows: bool, names: Collection[str]) -> WsgiApp:
 
     def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path not in CONTENT_PATHS and not path.startswith(OFFLINE_PATHS):
+        if path in OPEN_PATHS:
             return app(environ, start)
+        if path not in CONTENT_PATHS and not path.startswith(OFFLINE_PATHS):
+            # Here, not in the application, which takes `//debug/state` for what it is not.
+            return _refuse(start, HTTPStatus.NOT_FOUND)
         named = names_this_server(environ.get("HTTP_HOST"), names)
         if path == "/readyz":
             if not (shows and named):
