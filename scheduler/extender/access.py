@@ -81,7 +81,9 @@ def names_this_server(host: str | None, names: Collection[str]) -> bool:
     if not host:
         return False
     if host.startswith("["):
-        name = host[1:].partition("]")[0]
+        name, closed, _ = host[1:].partition("]")
+        if not closed:
+            return False
     else:
         name = host.rpartition(":")[0] if ":" in host else host
     name = name.lower().removesuffix(".")

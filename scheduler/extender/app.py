@@ -58,7 +58,7 @@ def probes(
     return {
         "/healthz": lambda: True,
         "/readyz": lambda: _ready(live),
-        "/activez": service.accepting,
+        "/activez": lambda: service.accepting(),
     }
 
 
