@@ -58,7 +58,7 @@ def probes(
     return {
         "/healthz": lambda: True,
         "/readyz": lambda: _ready(live),
-        "/activez": lambda: service.accepting(),
+        "/activez": lambda: service.accepting(),  # noqa: PLW0108 - it is replaced later
     }
 
 
