@@ -7,6 +7,7 @@ to go wrong is scripted: an action in ``script`` is used up by the first request
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -193,6 +194,11 @@ def _name(obj: dict[str, Any]) -> str:
     return str(obj["metadata"]["name"])
 
 
+def _everywhere(path: str) -> str:
+    """Where the objects of all namespaces are listed."""
+    return re.sub(r"/namespaces/[^/]+/([^/]+)$", r"/\1", path)
+
+
 class Handler(BaseHTTPRequestHandler):
     """One connection."""
 
@@ -229,6 +235,8 @@ class Handler(BaseHTTPRequestHandler):
             self._watch(address.path, int(query["resourceVersion"]), cuts)
         elif self.command == "GET" and address.path in api.objects:
             self._list(address.path, query)
+        elif self.command == "GET" and _everywhere(address.path) in api.objects:
+            self._list(_everywhere(address.path), query, address.path.split("/")[-2])
         elif self.command == "POST" and address.path.endswith("/binding"):
             self._bind(address.path.split("/")[-2])
         elif self.command == "PATCH" and address.path.endswith("/status"):
@@ -242,11 +250,15 @@ class Handler(BaseHTTPRequestHandler):
 
     # -- verbs -----------------------------------------------------------------------------------
 
-    def _list(self, path: str, query: dict[str, str]) -> None:
+    def _list(self, path: str, query: dict[str, str], namespace: str = "") -> None:
+        chosen = query.get("fieldSelector", "")
+        named = chosen.removeprefix("metadata.name=") if chosen.startswith("metadata.name=") else ""
         with self.api.changed:
             known = [
                 obj for _, obj in sorted(self.api.objects[path].items())
-                if path != PODS or obj["status"]["phase"] not in ("Succeeded", "Failed")
+                if (not namespace or obj["metadata"].get("namespace") == namespace)
+                and (obj["metadata"]["name"] == named if named else
+                     path != PODS or obj["status"]["phase"] not in ("Succeeded", "Failed"))
             ]  # fmt: skip
             start = int(query.get("continue", "0"))
             end = start + min(int(query["limit"]), self.api.page)

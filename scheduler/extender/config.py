@@ -121,6 +121,10 @@ class ExtenderConfig:
         MiB per unit of ``aliyun.com/gpu-mem``: 1024 or 1, as its device plugin is configured.
     recount_s
         Seconds between two comparisons of the state with the facts; 0 never.
+    audit_s
+        Seconds between two comparisons of what is known with the API, which lists nodes, pods,
+        budgets and pod groups in pages; up to a quarter is added at random. Only the replica that
+        answers does it. What could not be applied is read again at once. 0 never compares.
     wake_after_s
         A pod that was refused, fits by now, and has not been asked about for so long is brought to
         kube-scheduler's attention by an annotation; stay above its longest backoff. 0 never.
@@ -179,6 +183,7 @@ class ExtenderConfig:
     stale_after_s: float = 0.0
     gpu_mem_unit_mib: int = 1024
     recount_s: float = 60.0
+    audit_s: float = 600.0
     wake_after_s: float = 15.0
     lease_namespace: str = ""
     lease_name: str = ""
@@ -283,6 +288,7 @@ _RANGES = (
     ("stale_after_s", 0, 86_400),
     ("gpu_mem_unit_mib", 1, 1024),
     ("recount_s", 0, 86_400),
+    ("audit_s", 0, 86_400),
     ("wake_after_s", 0, 86_400),
     ("lease_s", 2, 3600),
     ("tls_reload_s", 0, 86_400),

@@ -2,7 +2,8 @@
 
 Threads: one per watched kind reads and decodes; one applies what they read, in small groups, so
 that a storm of events costs few lock acquisitions and a request waits for none of them long; one
-looks after what is overdue. None of them decides anything.
+looks after what is overdue; one compares what is known with the API (:mod:`.audit`). None of them
+decides anything.
 
 After a restart everything is rebuilt from the API. There is no other memory.
 """
@@ -15,26 +16,32 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from scheduler.core.errors import KubeApiError
-from scheduler.core.model import PodRequest
+from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.extender.audit import Audit
 from scheduler.extender.binding import Binder
+from scheduler.extender.caretaker import Caretaker, LiveFigures
 from scheduler.extender.config import ExtenderConfig
+from scheduler.extender.housekeeping import Sparingly
+from scheduler.extender.kinds import Kind
 from scheduler.extender.service import ExtenderService
-from scheduler.extender.waking import WAKE_ANNOTATION
 from scheduler.kube.client import KubeClient
 from scheduler.kube.discovery import Served, find
 from scheduler.kube.disruption import budget_decoder
 from scheduler.kube.gangs import group_size
 from scheduler.kube.lease import LeaseHolder
-from scheduler.kube.mirror import Mirror
-from scheduler.kube.objects import GroupObject, group_decoder, node_decoder, pod_decoder
-from scheduler.kube.pods import pod_uid
+from scheduler.kube.mirror import Mirror, has_ended
+from scheduler.kube.objects import (
+    GroupObject,
+    PodObject,
+    group_decoder,
+    node_decoder,
+    pod_decoder,
+)
+from scheduler.kube.pods import pod_request, pod_uid
 from scheduler.kube.watch import Reflector, WatchTiming
 
 __all__ = ["LiveCluster", "LiveFigures"]
@@ -45,52 +52,11 @@ _RUNNING = "status.phase!=Succeeded,status.phase!=Failed"
 _MOST_AT_ONCE = 32
 _MOST_QUEUED = 20_000
 _TURN_S = 1.0
-_NEW_KINDS_EVERY_S = 60.0
-_MOST_READINGS = 50
-_LOGGED_DIFFERENCES = 5
+_TOLD_EVERY_S = 3600.0
 _MOST_NAMED = 10
+_LONGEST_TEXT = 300
 
 Item = tuple[str, str, Any]
-
-
-@dataclass
-class LiveFigures:
-    """What has happened so far, for metrics.
-
-    Attributes
-    ----------
-    drift : int
-        Differences that the latest comparison of state and facts found; has to be 0.
-    drifted : int
-        Comparisons that found any.
-    faults : int
-        Events that could not be applied because of a fault of ours.
-    wakeups : int
-        Refused pods that kube-scheduler had to be told about.
-    """
-
-    events: int = 0
-    recounts: int = 0
-    drift: int = 0
-    drifted: int = 0
-    faults: int = 0
-    readings: int = 0
-    wakeups: int = 0
-    synced_s: float | None = None
-
-
-@dataclass
-class _Kind:
-    """How objects of one kind are applied."""
-
-    reflector: Reflector[Any]
-    apply: Callable[[Any], None]
-    remove: Callable[[Any], None]
-    identity: Callable[[Any], str]
-    known: Callable[[], Sequence[str]]
-    remove_named: Callable[[str], None]
-    unlisted: set[str] = field(default_factory=set)
-    listed: bool = False
 
 
 class _Queue:
@@ -153,12 +119,14 @@ class LiveCluster:
         self.figures = LiveFigures()
         self._service, self._client, self._config = service, client, config
         self._items: queue.Queue[Item] = queue.Queue(_MOST_QUEUED)
-        self._kinds: dict[str, _Kind] = {}
+        self._kinds: dict[str, Kind] = {}
         self._stop = threading.Event()
         self._synced = threading.Event()
         self.on_synced: Callable[[], None] = lambda: None
         self._started = time.monotonic()
         self.mirror: Mirror = service.attach()
+        with service.exclusive() as engine:
+            self._engine = engine  # used with the lock held only
         self.binder = Binder(service, self.mirror, client, deadline_s=config.bind_deadline_s)
         self.lease = (
             LeaseHolder(
@@ -175,10 +143,23 @@ class LiveCluster:
             service.binder = self.binder.bind
         service.ask_end = self.binder.ask_end
         service.accepting = self.accepting
+        self.audit = Audit(service, client, lambda: self._kinds, self.recount, self.figures)
+        self._told = Sparingly(_TOLD_EVERY_S)
+        self._caretaker = Caretaker(
+            service,
+            self.mirror,
+            self.binder,
+            client,
+            config,
+            self.figures,
+            audit=self.audit,
+            active=lambda: self.lease is None or self.lease.held,
+            groups=self.look_for_groups,
+        )
         self._threads = [
             threading.Thread(target=self._begin, name="begin", daemon=True),
             threading.Thread(target=self._apply_all, name="apply", daemon=True),
-            threading.Thread(target=self._look_after, name="look after", daemon=True),
+            *self._caretaker.threads(lambda: self.synced, self._stop),
         ]
 
     def start(self) -> None:
@@ -234,20 +215,39 @@ class LiveCluster:
     def detail(self) -> dict[str, Any]:
         """For ``/readyz``."""
         with self._service.exclusive():
-            unreadable = dict(self.mirror.unreadable)
+            unreadable = len(self.mirror.unreadable) + sum(self.read_in_part().values())
             uncertain = sorted(self.mirror.uncertain_nodes)
             ambiguous = self.mirror.ambiguous_nodes
         content: dict[str, Any] = {
             "synced": self.synced,
             "watch_age_seconds": {label: round(age, 1) for label, age in self.ages().items()},
             "drift": self.figures.drift,
-            "unreadable_objects": len(unreadable),
+            "unreadable_objects": unreadable,
+            "objects_in_doubt": self.audit.doubts,
             "nodes_with_unknown_devices": uncertain[:_MOST_NAMED],
             "ambiguous_nodes": dict(sorted(ambiguous.items())[:_MOST_NAMED]),
         }
         if self.lease:
             content["lease"] = "held" if self.lease.held else "held by another replica"
         return content
+
+    def read_in_part(self) -> dict[str, int]:
+        """Objects of which only a part could be read, by kind. With the service's lock held."""
+        kinds = (("Node", "nodes"), ("Pod", "pods"))
+        return {
+            name: len(self._kinds[label].unreadable)
+            for name, label in kinds
+            if label in self._kinds
+        }
+
+    @property
+    def chores(self) -> list[str]:
+        """Names of all that is looked after."""
+        return self._caretaker.chores
+
+    def recount(self) -> list[str]:
+        """Compare the state with the facts, off the request path, and mend it if it differs."""
+        return self._caretaker.recount()
 
     def interrupt(self) -> None:
         """Cut every watch, as a network failure would."""
@@ -270,33 +270,38 @@ class LiveCluster:
             if not self._stop.is_set():
                 kind.reflector.start()
 
-    def _all_kinds(self) -> dict[str, _Kind]:
-        kinds: dict[str, _Kind] = {}
+    def _all_kinds(self) -> dict[str, Kind]:
+        kinds: dict[str, Kind] = {}
         mirror = self.mirror
         kinds["nodes"] = self._kind(
             "nodes", "/api/v1/nodes", node_decoder,
-            mirror.node,
-            lambda obj: mirror.node_gone(obj.metadata.name),
-            lambda obj: obj.metadata.name,
-            mirror.node_names,
-            mirror.node_gone,
+            apply=mirror.node,
+            remove_named=mirror.node_gone,
+            identity=lambda obj: obj.metadata.name,
+            known=mirror.node_names,
+            where=lambda name: ("", name),
+            right=lambda obj: obj.metadata.name in self._engine.state.row_of,
         )  # fmt: skip
         kinds["pods"] = self._kind(
             "pods", "/api/v1/pods", pod_decoder,
-            mirror.pod,
-            lambda obj: mirror.pod_gone(pod_uid(obj)),
-            pod_uid,
-            mirror.pod_uids,
-            mirror.pod_gone,
+            apply=mirror.pod,
+            remove_named=mirror.pod_gone,
+            identity=pod_uid,
+            known=mirror.pod_uids,
+            where=self._where_pod,
+            right=self._charged,
+            ended=has_ended,
+            unread=self._pod_in_part,
             selector=_RUNNING,
         )  # fmt: skip
         kinds["poddisruptionbudgets"] = self._kind(
             "poddisruptionbudgets", "/apis/policy/v1/poddisruptionbudgets", budget_decoder,
-            lambda obj: mirror.budgets.__setitem__(obj.key, obj),
-            lambda obj: mirror.budgets.pop(obj.key, None),
-            lambda obj: obj.key,
-            lambda: list(mirror.budgets),
-            lambda key: mirror.budgets.pop(key, None),
+            apply=lambda obj: mirror.budgets.__setitem__(obj.key, obj),
+            remove_named=lambda key: mirror.budgets.pop(key, None),
+            identity=lambda obj: obj.key,
+            known=lambda: list(mirror.budgets),
+            where=_split,
+            right=lambda obj: obj.key in mirror.budgets,
         )  # fmt: skip
         for name in self._group_names():
             served = find(self._client, name)
@@ -325,7 +330,7 @@ class LiveCluster:
                 self._kinds = {**self._kinds, name: kind}  # others may be walking through it
                 kind.reflector.start()
 
-    def _group_kind(self, name: str, served: Served) -> _Kind:
+    def _group_kind(self, name: str, served: Served) -> Kind:
         sizes: dict[str, dict[tuple[str, str, str], int]] = {}
 
         def apply(obj: GroupObject) -> None:
@@ -346,11 +351,12 @@ class LiveCluster:
 
         return self._kind(
             name, served.path, group_decoder,
-            apply,
-            lambda obj: remove(_key(obj)),
-            _key,
-            lambda: list(sizes),
-            remove,
+            apply=apply,
+            remove_named=remove,
+            identity=_key,
+            known=lambda: list(sizes),
+            where=_split,
+            right=lambda obj: _key(obj) in sizes,
         )  # fmt: skip
 
     def _kind(
@@ -358,14 +364,21 @@ class LiveCluster:
         label: str,
         path: str,
         decoder: msgspec.json.Decoder[Any],
-        apply: Callable[[Any], None],
-        remove: Callable[[Any], Any],
-        identity: Callable[[Any], str],
-        known: Callable[[], Sequence[str]],
-        remove_named: Callable[[str], Any],
         *,
         selector: str = "",
-    ) -> _Kind:
+        apply: Callable[[Any], None],
+        remove_named: Callable[[str], Any],
+        identity: Callable[[Any], str],
+        known: Callable[[], Sequence[str]],
+        where: Callable[[str], tuple[str, str]],
+        right: Callable[[Any], bool] = lambda _: True,
+        ended: Callable[[Any], bool] = lambda _: False,
+        unread: Callable[[Any], None] = lambda _: None,
+    ) -> Kind:
+        def unreadable(text: str) -> None:
+            if self._told.now((label, text)):
+                log.warning("an object of %s cannot be read: %s", label, text[:_LONGEST_TEXT])
+
         reflector: Reflector[Any] = Reflector(
             self._client,
             path,
@@ -374,9 +387,40 @@ class LiveCluster:
             label=label,
             selector=selector,
             timing=WatchTiming(read_s=self._config.watch_read_s),
-            unreadable=lambda text: log.warning("an object of %s cannot be read: %s", label, text),
+            unreadable=unreadable,
         )
-        return _Kind(reflector, apply, remove, identity, known, remove_named)
+        return Kind(
+            label, path, decoder, selector, apply, remove_named, identity, known, where, right,
+            ended, unread, reflector,
+        )  # fmt: skip
+
+    def _where_pod(self, uid: str) -> tuple[str, str]:
+        fact = self.mirror.facts.get(uid)
+        request = fact.request if fact is not None else self.mirror.pending.get(uid)
+        return (request.namespace, request.name) if request is not None else ("", "")
+
+    def _charged(self, obj: PodObject) -> bool:
+        """Whether a pod is known where it is, and charged what it asks for."""
+        uid, node = pod_uid(obj), obj.spec.node_name
+        fact = self.mirror.facts.get(uid)
+        if not node:
+            return uid in self.mirror.pending or fact is not None
+        if fact is None or fact.node != node:
+            return False
+        placed = self._engine.state.placements.get(uid)
+        if placed is None or placed.node != node:
+            return node not in self._engine.state.row_of  # it is charged when its node is known
+        try:
+            wanted = pod_request(obj, self._service.names, self.mirror.gang_sizes)
+        except InvalidInput:
+            return True  # the mirror has found its own way to charge it, and says so
+        return placed.pod.shape == wanted.shape
+
+    def _pod_in_part(self, obj: PodObject) -> None:
+        """A pod of which only a part could be read: what was known of it stays."""
+        fact = self.mirror.facts.get(pod_uid(obj))
+        if fact is None or fact.node != obj.spec.node_name or has_ended(obj):
+            self.mirror.pod(obj)
 
     # -- applying ----------------------------------------------------------------------------
 
@@ -390,7 +434,10 @@ class LiveCluster:
                 pass
             with self._service.exclusive():
                 for item in batch:
-                    self._apply_one(item)
+                    try:
+                        self._apply_one(item)
+                    except Exception as error:  # noqa: BLE001 - this thread must outlive it
+                        self._lost(item[0], error)
             time.sleep(0)  # let a waiting request have its turn
 
     def _apply_one(self, item: Item) -> None:
@@ -398,37 +445,70 @@ class LiveCluster:
         if what == "stop":
             return
         kind = self._kinds[label]
-        try:
-            match what:
-                case "listing":
-                    kind.unlisted = set(kind.known())
-                case "page":
-                    for obj in content:
-                        kind.unlisted.discard(kind.identity(obj))
-                        self._guarded(label, kind.apply, obj)
-                case "unread":
-                    kind.unlisted.difference_update(map(kind.identity, content))
-                case "listed":
-                    for name in sorted(kind.unlisted):
-                        self._guarded(label, kind.remove_named, name)
-                    kind.listed, kind.unlisted = True, set()
-                    self._note_synced()
-                case "DELETED":
-                    kind.remove(content)
-                case _:
-                    kind.apply(content)
-            self.figures.events += 1
-        except Exception:  # the next recount finds and mends what this has left undone
-            log.exception("an event of %s could not be applied", label)
-            self.figures.faults += 1
+        match what:
+            case "listing":
+                kind.unlisted = set(kind.known())
+            case "page":
+                for obj in content:
+                    kind.unlisted.discard(kind.identity(obj))
+                    self._guarded(kind, obj, kind.exists)
+            case "unread":
+                for obj in content:
+                    self._unread(kind, obj)
+            case "listed":
+                for name in sorted(kind.unlisted):
+                    self._remove(kind, name)
+                kind.listed, kind.unlisted = True, set()
+                self._note_synced()
+            case "UNREADABLE":
+                self._unread(kind, content)
+            case "DELETED":
+                self._remove(kind, kind.identity(content), content)
+            case _:
+                self._guarded(kind, content, kind.exists)
+        self.figures.events += 1
 
-    def _guarded(self, label: str, apply: Callable[[Any], Any], what: object) -> None:
-        """One object that cannot be applied must not stand in the way of the others."""
+    def _lost(self, label: str, error: Exception) -> None:
+        """Something was not applied, and nobody can say of which object: all are listed again."""
+        self.figures.faults += 1
+        self._kinds[label].reflector.relist()
+        if self._told.now((label, type(error))):
+            text = str(error)[:_LONGEST_TEXT]
+            log.error("a message about %s cannot be applied: %s", label, text, exc_info=error)
+
+    def _guarded(self, kind: Kind, obj: Any, apply: Callable[[Any], None]) -> bool:  # noqa: ANN401 - of the kind
+        """One object that cannot be applied must not stand in the way of the others.
+
+        It is read again until it can be; see :mod:`.audit`.
+        """
+        identity = kind.identity(obj)
         try:
-            apply(what)
-        except Exception:  # as above
-            log.exception("an object of %s could not be applied", label)
-            self.figures.faults += 1
+            apply(obj)
+        except Exception as error:  # noqa: BLE001 - as above
+            where = obj.metadata.namespace, obj.metadata.name
+            self.audit.failed(kind, identity, where, error)
+            return False
+        self.audit.settled(kind, identity)
+        return True
+
+    def _unread(self, kind: Kind, obj: Any) -> None:  # noqa: ANN401 - of the kind
+        """An object that exists, and of which only a part could be read."""
+        if not obj.metadata.name:
+            kind.unlisted.clear()  # whichever it is, it does exist
+        else:
+            kind.unlisted.discard(kind.identity(obj))
+            if self._guarded(kind, obj, kind.exists_in_part):
+                where = obj.metadata.namespace, obj.metadata.name
+                self.audit.doubt(kind, kind.identity(obj), where)
+
+    def _remove(self, kind: Kind, identity: str, obj: Any = None) -> None:  # noqa: ANN401 - of the kind
+        where = (obj.metadata.namespace, obj.metadata.name) if obj is not None else ("", "")
+        try:
+            kind.gone(identity)
+        except Exception as error:  # noqa: BLE001 - tried again until it can be
+            self.audit.failed(kind, identity, where, error)
+        else:
+            self.audit.settled(kind, identity)
 
     def _note_synced(self) -> None:
         if not self.synced and all(kind.listed for kind in self._kinds.values()):
@@ -443,81 +523,11 @@ class LiveCluster:
                 self.figures.synced_s,
             )
 
-    # -- looking after what is overdue ---------------------------------------------------------
-
-    def _look_after(self) -> None:
-        recounted = looked = time.monotonic()
-        while not self._stop.wait(_TURN_S):
-            if not self.synced:
-                continue
-            try:
-                if time.monotonic() - looked >= _NEW_KINDS_EVERY_S:
-                    looked = time.monotonic()
-                    self.look_for_groups()
-                self._settle([*self._service.overdue(), *self.binder.overdue()])
-                if self._config.wake_after_s and self.accepting():
-                    self._wake(self._service.missed(self._config.wake_after_s))
-                every = self._config.recount_s
-                if every and time.monotonic() - recounted >= every:
-                    recounted = time.monotonic()
-                    self.recount()
-            except Exception:  # this thread must outlive whatever it meets
-                log.exception("looking after overdue pods failed")
-                self.figures.faults += 1
-
-    def _settle(self, overdue: Sequence[PodRequest]) -> None:
-        """Ask the API about pods whose hold or reservation is past its time."""
-        for pod in overdue[:_MOST_READINGS]:
-            try:
-                self.binder.read(pod)
-                self.figures.readings += 1
-            except KubeApiError as error:
-                log.warning("pod %s keeps its room until the API can be asked: %s", pod.key, error)
-                return
-
-    def _wake(self, missed: Sequence[PodRequest]) -> None:
-        """Let kube-scheduler ask about these pods again."""
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        for at, pod in enumerate(missed):
-            content = {"metadata": {"uid": pod.uid, "annotations": {WAKE_ANNOTATION: now}}}
-            try:
-                self._client.patch_pod_status(pod.namespace, pod.name, content)
-            except KubeApiError as error:
-                log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
-                if error.passing:
-                    self._service.still_missed(missed[at:])  # the others would fare no better
-                    return
-            else:
-                self.figures.wakeups += 1
-                log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)
-
-    def recount(self) -> list[str]:
-        """Compare the state with the facts, off the request path, and mend it if it differs."""
-        with self._service.exclusive() as engine:
-            image = self.mirror.image()
-            snapshot = engine.state.snapshot()
-            held, assumed = frozenset(engine.holds), frozenset(self.binder.assumed)
-        found = image.differences(snapshot, held, assumed)
-        self.figures.recounts += 1
-        self.figures.drift = len(found)
-        if found:
-            self.figures.drifted += 1
-            log.error(
-                "the state differs from the facts: %s", "; ".join(found[:_LOGGED_DIFFERENCES])
-            )
-            self._heal()
-        return found
-
-    def _heal(self) -> None:
-        """Bring the state back to the facts, a few nodes at a time so that requests get through."""
-        with self._service.exclusive():
-            self.mirror.evict_phantoms(frozenset(self.binder.assumed))
-            names = self.mirror.node_names()
-        for start in range(0, len(names), _MOST_AT_ONCE):
-            with self._service.exclusive():
-                self.mirror.heal(names[start : start + _MOST_AT_ONCE])
-            time.sleep(0)
-
 
 def _key(obj: GroupObject) -> str:
     return f"{obj.metadata.namespace or 'default'}/{obj.metadata.name}"
+
+
+def _split(key: str) -> tuple[str, str]:
+    namespace, _, name = key.partition("/")
+    return namespace, name

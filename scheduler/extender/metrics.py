@@ -144,6 +144,7 @@ class _LiveCollector(Collector):
         live, figures = self._live, self._live.figures
         with self._service.exclusive():
             unreadable = Counts(key.split(" ")[0] for key in live.mirror.unreadable)
+            unreadable.update(live.read_in_part())
             uncertain = len(live.mirror.uncertain_nodes)
             ambiguous = len(live.mirror.ambiguous_nodes)
             facts, pending = len(live.mirror.facts), len(live.mirror.pending)
@@ -155,6 +156,7 @@ class _LiveCollector(Collector):
             ("pods_running", "Pods that have a node", facts),
             ("pods_pending", "Pods that have none", pending),
             ("bindings_unconfirmed", "Bindings that the watch has not confirmed yet", assumed),
+            ("objects_in_doubt", "Objects that are to be read again", live.audit.doubts),
             ("uncertain_nodes", "Nodes where nobody knows what is free", uncertain),
             ("ambiguous_nodes", "Nodes whose pods share by several protocols", ambiguous),
         ):
@@ -164,6 +166,9 @@ class _LiveCollector(Collector):
             ("drifts", "Comparisons that found a difference", figures.drifted),
             ("watch_events", "Events applied", figures.events),
             ("watch_faults", "Events that could not be applied", figures.faults),
+            ("rereads", "Objects read again because they were in doubt", figures.rereads),
+            ("audits", "Comparisons of what is known with the API", figures.audits),
+            ("audit_drifts", "Objects not known as the API has them", figures.mended),
             ("readings", "Pods read because they were overdue", figures.readings),
             ("wakeups", "Refused pods that kube-scheduler had to be told about", figures.wakeups),
         ):
@@ -184,6 +189,12 @@ class _LiveCollector(Collector):
         for result in ("bound", "already", "conflict", "no_room", "refused", "unknown", "fault"):
             binds.add_metric([result], live.binder.results[result])
         yield binds
+        chores = CounterMetricFamily(
+            "snugfit_chore_faults", "What could not be looked after", labels=["chore"]
+        )
+        for chore in sorted({*live.chores, *figures.chore_faults}):
+            chores.add_metric([chore], figures.chore_faults[chore])
+        yield chores
         objects = GaugeMetricFamily(
             "snugfit_unreadable_objects", "Objects that cannot be read", labels=["kind"]
         )

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
 
-__all__ = ["Reads", "list_objects"]
+__all__ = ["Reads", "list_objects", "pages"]
 
 T = TypeVar("T")
 _PAGE = 500
@@ -42,11 +42,16 @@ def list_objects(
     KubeApiError
         The API refused or did not answer.
     """
-    found: list[T] = []
-    params = {"limit": str(_PAGE)} | ({"labelSelector": selector} if selector else {})
+    chosen = {"labelSelector": selector} if selector else {}
+    return [decoder.decode(raw) for page in pages(client, path, chosen) for raw in page]
+
+
+def pages(client: Reads, path: str, params: Mapping[str, str]) -> Iterator[list[msgspec.Raw]]:
+    """The objects at a path as they come, a page at a time; raises what a call raises."""
+    asked = {"limit": str(_PAGE), **params}
     while True:
-        page = _page_decoder.decode(client.get(path, params))
-        found += [decoder.decode(raw) for raw in page.items or ()]
+        page = _page_decoder.decode(client.get(path, asked))
+        yield page.items or []
         if not page.metadata.continue_:
-            return found
-        params["continue"] = page.metadata.continue_
+            return
+        asked["continue"] = page.metadata.continue_

@@ -11,8 +11,8 @@ silence longer than ``read_s``     the connection is taken for dead; watch again
 connection refused, 5xx            wait, longer each time and never in step with others
 401                                the client has renewed its credentials already; wait
 404                                the kind is not served: nothing of it, ask again later
-a message that cannot be read      list again
-an object that cannot be read      it is told of; what was known of it stays until it is gone
+a message that cannot be read      list again; also on demand
+an object that cannot be read      it is told of, with what can be read of it; DELETED as ever
 a watch ends at once, empty        wait, longer each time
 =================================  ====================================================
 
@@ -34,7 +34,7 @@ import msgspec
 
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.client import KubeClient, Stream
-from scheduler.kube.objects import Metadata
+from scheduler.kube.salvage import salvage
 
 __all__ = ["Reflector", "Sink", "WatchFigures", "WatchTiming"]
 
@@ -54,13 +54,15 @@ class Sink(Protocol[T_contra]):
         """A new list begins."""
 
     def page(self, objects: Sequence[T_contra], unread: Sequence[T_contra] = ()) -> None:
-        """Some of the objects that exist; of those ``unread`` only the metadata is known."""
+        """Some of the objects that exist; of those ``unread`` only a part could be read."""
 
     def listed(self) -> None:
         """That was all: whatever was not listed does not exist."""
 
     def event(self, kind: str, obj: T_contra) -> None:
-        """A change; ``kind`` is ADDED, MODIFIED or DELETED."""
+        """A change; ``kind`` is ADDED, MODIFIED, DELETED, or UNREADABLE where only a part of the
+        object could be read that was added or modified.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +131,6 @@ class _Versioned(msgspec.Struct):
     metadata: _ListMeta
 
 
-class _Bare(msgspec.Struct):
-    """What is left of an object that cannot be read."""
-
-    metadata: Metadata
-
-
 class _Failure(msgspec.Struct):
     code: int = 0
     message: str = ""
@@ -143,7 +139,6 @@ class _Failure(msgspec.Struct):
 _page_decoder = msgspec.json.Decoder(_Page)
 _event_decoder = msgspec.json.Decoder(_Event)
 _version_decoder = msgspec.json.Decoder(_Versioned)
-_bare_decoder = msgspec.json.Decoder(_Bare)
 _failure_decoder = msgspec.json.Decoder(_Failure)
 
 
@@ -195,7 +190,7 @@ class Reflector(Generic[T]):
         self._decoder = decoder
         self._timing = timing or WatchTiming()
         self._unreadable = unreadable
-        self._stop = threading.Event()
+        self._stop, self._again = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {label}", daemon=True)
         self._stream: Stream | None = None
         self._version = ""
@@ -219,12 +214,21 @@ class Reflector(Generic[T]):
         if stream is not None:
             stream.stop()
 
+    def relist(self) -> None:
+        """List anew, as after an answer 410."""
+        self._again.set()
+        self.interrupt()
+
     # -- the loop ----------------------------------------------------------------------------
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                if not self._version:
+                if self._again.is_set():
+                    self._failed("relisted")
+                    self._wait(0.0)
+                if self._again.is_set() or not self._version:
+                    self._again.clear()
                     self._list()
                 self._watch()
             except _Expired:
@@ -303,18 +307,15 @@ class Reflector(Generic[T]):
     def _decode(self, raw: msgspec.Raw) -> tuple[T | None, bool]:
         """An object, and whether that is all of it; one that cannot be read is told of.
 
-        Such an object exists all the same. Its metadata says which it is, so that what was known of
-        it neither vanishes with the next list nor stays after its deletion.
+        Such an object exists all the same, and what can be read of it counts: which it is, so that
+        what was known of it neither vanishes with the next list nor stays after its deletion, where
+        it runs, what it asks for.
         """
         try:
             return self._decoder.decode(raw), True
         except msgspec.MsgspecError as error:
             self._unreadable(str(error))
-        try:
-            metadata = _bare_decoder.decode(raw).metadata
-            return self._decoder.decode(msgspec.json.encode({"metadata": metadata})), False
-        except msgspec.MsgspecError:
-            return None, False  # not even that; told of already
+        return salvage(self._decoder, raw), False
 
     def _watch(self) -> None:
         timing = self._timing
@@ -357,7 +358,8 @@ class Reflector(Generic[T]):
         version = _version_decoder.decode(event.object).metadata.resource_version
         if event.type != "BOOKMARK":
             obj, whole = self._decode(event.object)
-            if obj is not None and (whole or event.type == "DELETED"):
-                self._sink.event(event.type, obj)
+            if obj is not None:
+                partly = not whole and event.type != "DELETED"
+                self._sink.event("UNREADABLE" if partly else event.type, obj)
             self.figures.events += 1
         self._version = version

@@ -3,86 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
 import pytest
 
-from scheduler.core.engine import Engine
-from scheduler.core.state import ClusterState
-from scheduler.extender.app import create_app
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.live import LiveCluster
-from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import BindArgs
 from tests.builders import pod
-from tests.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refuse, say, serving
+from tests.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refuse, say
+from tests.following import BUDGETS, MILLI, Following
 from tests.kube_objects import node_json, pod_json
-
-BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
-MILLI = "snugfit.io/gpu-milli"
-
-
-class Following:
-    """A live cluster over a fake API server."""
-
-    def __init__(self, api: FakeApi, identity: str = "me", **settings: Any) -> None:
-        self.api = api
-        quiet = {"watch_groups": "", "recount_s": 0.0, "watch_read_s": 5.0, "bind_deadline_s": 60.0}
-        config = ExtenderConfig(**quiet | settings)
-        self.service = ExtenderService(Engine(ClusterState()), config, offline=False)
-        self.live = LiveCluster(self.service, api.client(), config, identity)
-        self.web = create_app(self.service, None, self.live).test_client()
-
-    def start(self) -> Following:
-        self.live.start()
-        eventually(lambda: self.live.synced)
-        return self
-
-    def equal(self) -> None:
-        """Wait until the state is what the API server has."""
-
-        def holds() -> bool:
-            with self.service.exclusive() as engine:
-                known = {u: p.node for u, p in engine.state.placements.items()
-                         if u not in engine.holds}  # fmt: skip
-                nodes = set(engine.state.row_of)
-            exists = {
-                obj["metadata"]["uid"]: obj["spec"]["nodeName"]
-                for obj in self.api.objects[PODS].values()
-                if obj["spec"].get("nodeName") in nodes and obj["status"]["phase"] != "Succeeded"
-            }
-            return nodes == set(self.api.objects[NODES]) and known == exists
-
-        eventually(holds)
-        assert self.live.recount() == []
-
-    def metric(self, name: str) -> float:
-        lines = self.web.get("/metrics").get_data(as_text=True).splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-
-@pytest.fixture
-def api() -> Iterator[FakeApi]:
-    with serving() as made:
-        made.objects[BUDGETS] = {}
-        made.put(NODES, node_json("a", allocatable={MILLI: "2000"}))
-        made.put(NODES, node_json("b", gpus=4))
-        yield made
-
-
-@pytest.fixture
-def follow(api) -> Iterator[Callable[..., Following]]:
-    made: list[Following] = []
-
-    def begin(**settings: Any) -> Following:
-        made.append(Following(api, **settings))
-        return made[-1]
-
-    yield begin
-    for one in made:
-        one.live.stop()
 
 
 def _verb(following: Following, verb: str = "filter") -> int:

@@ -41,7 +41,7 @@ class Known:
     def event(self, kind: str, obj: PodObject) -> None:
         if kind == "DELETED":
             self.pods.pop(obj.metadata.name, None)
-        else:
+        elif kind != "UNREADABLE":
             self.pods[obj.metadata.name] = obj.metadata.resource_version
 
 
