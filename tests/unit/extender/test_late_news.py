@@ -14,8 +14,8 @@ import pytest
 from scheduler.extender.wire import BindArgs, PreemptArgs
 from scheduler.kube.objects import pod_decoder
 from tests.fake_api import PODS, FakeApi, drop, eventually, refuse
+from tests.following import BUDGETS, MILLI, Following
 from tests.kube_objects import pod_json
-from tests.unit.extender.test_live import BUDGETS, MILLI, Following, api, follow
 
 __all__ = ["api", "follow"]
 
