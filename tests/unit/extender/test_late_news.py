@@ -17,8 +17,6 @@ from tests.fake_api import PODS, FakeApi, drop, eventually, refuse
 from tests.following import BUDGETS, MILLI, Following
 from tests.kube_objects import pod_json
 
-__all__ = ["api", "follow"]
-
 DEVICES = "snugfit.io/devices"
 
 
