@@ -28,7 +28,7 @@ from scheduler.extender.housekeeping import Sparingly
 from scheduler.extender.kinds import Kind
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.listing import Reads, pages
-from scheduler.kube.salvage import salvage
+from scheduler.kube.salvage import InPart, salvage
 
 __all__ = ["Audit", "AuditFigures"]
 
@@ -151,7 +151,7 @@ class Audit:
             if kind is None:
                 continue
             try:
-                obj, whole = self._one(kind, doubt)
+                obj = self._one(kind, doubt)
             except KubeApiError as error:
                 with self._service.exclusive():
                     self._again(key, doubt)
@@ -162,56 +162,66 @@ class Audit:
             self.figures.rereads += 1
             with self._service.exclusive():
                 if self._doubts.get(key) is doubt:  # else an event has come in the meantime
-                    self._settle(kind, key[1], doubt, obj, whole=whole)
+                    self._settle(kind, key[1], doubt, obj)
             if doubt.confirmed:
                 self._told_of_drift(kind, key[1], doubt)
 
-    def _one(self, kind: Kind, doubt: _Doubt) -> tuple[Any | None, bool]:
-        """The object as it is now, None if there is none; and whether all of it could be read."""
+    def _one(self, kind: Kind, doubt: _Doubt) -> Any | InPart[Any] | None:  # noqa: ANN401 - of the kind
+        """The object as it is now, or what can be read of it; None if there is none."""
         if not doubt.name:
-            return None, True
+            return None
         selection = {"fieldSelector": f"metadata.name={doubt.name}"}
         for page in pages(self._client, kind.path_in(doubt.namespace), selection):
             for raw in page:
-                obj, whole = _decoded(kind, raw)
-                if obj is not None and obj.metadata.name == doubt.name:
-                    return obj, whole
-        return None, True
+                obj = _decoded(kind, raw)
+                if obj is not None and _whatever(obj).metadata.name == doubt.name:
+                    return obj
+        return None
 
-    def _settle(
+    def _settle(self, kind: Kind, identity: str, doubt: _Doubt, found: Any) -> None:  # noqa: ANN401 - as above
+        obj = None if found is None else _whatever(found)
+        if obj is not None and (kind.identity(obj) != identity or kind.ended(obj)):
+            found = obj = None  # it has ended; another of its name is told of by the watch
+        if isinstance(found, InPart):
+            self._try(kind, identity, doubt, lambda: kind.exists_in_part(found), read=False)
+            return
+        if doubt.suspected is not None and not self._confirmed(kind, identity, doubt, obj):
+            return
+        if obj is None:
+            self._try(kind, identity, doubt, lambda: kind.gone(identity))
+        else:
+            self._try(kind, identity, doubt, lambda: kind.exists(obj))
+
+    def _confirmed(self, kind: Kind, identity: str, doubt: _Doubt, obj: Any) -> bool:  # noqa: ANN401 - as above
+        """Whether an object differs that has been found to differ in the same way before."""
+        version = obj.metadata.resource_version if obj is not None else ""
+        if not kind.differs(identity, obj):
+            del self._doubts[kind.label, identity]
+        elif doubt.suspected != version or not doubt.attempts:
+            doubt.suspected, doubt.attempts = version, 1
+            doubt.due = time.monotonic() + _CONFIRMED_AFTER_S
+        else:
+            doubt.confirmed = True
+        return doubt.confirmed
+
+    def _try(
         self,
         kind: Kind,
         identity: str,
         doubt: _Doubt,
-        obj: Any | None,  # noqa: ANN401 - of the kind
+        apply: Callable[[], object],
         *,
-        whole: bool,
+        read: bool = True,
     ) -> None:
-        if obj is not None and (kind.identity(obj) != identity or (whole and kind.ended(obj))):
-            obj = None  # it has ended; another of its name is told of by the watch
-        if doubt.suspected is not None and whole:
-            found = obj.metadata.resource_version if obj is not None else ""
-            if not kind.differs(identity, obj):
-                del self._doubts[kind.label, identity]
-                return
-            if doubt.suspected != found or not doubt.attempts:
-                doubt.suspected, doubt.attempts = found, 1
-                doubt.due = time.monotonic() + _CONFIRMED_AFTER_S
-                return
-            doubt.confirmed = True
         try:
-            if obj is None:
-                kind.gone(identity)
-            elif not whole:
-                kind.exists_in_part(obj)
-                self._again((kind.label, identity), doubt)
-                return
-            else:
-                kind.exists(obj)
+            apply()
         except Exception as error:  # noqa: BLE001 - told of, counted, and tried again later
             self.failed(kind, identity, (doubt.namespace, doubt.name), error)
         else:
-            del self._doubts[kind.label, identity]
+            if read:
+                del self._doubts[kind.label, identity]
+            else:
+                self._again((kind.label, identity), doubt)
 
     def _again(self, key: tuple[str, str], doubt: _Doubt) -> None:
         if self._doubts.get(key) is doubt:
@@ -243,9 +253,9 @@ class Audit:
         found: dict[str, Any] = {}
         selection = {"fieldSelector": kind.selector} if kind.selector else {}
         for page in pages(self._client, kind.path, selection):
-            whole = [obj for raw in page if (obj := _decoded(kind, raw)[0]) is not None]
-            missing.difference_update(map(kind.identity, whole))
-            for some in _slices(whole):
+            objects = [_whatever(obj) for raw in page if (obj := _decoded(kind, raw)) is not None]
+            missing.difference_update(map(kind.identity, objects))
+            for some in _slices(objects):
                 with self._service.exclusive():
                     found |= {kind.identity(obj): obj for obj in some if self._odd(kind, obj)}
                 time.sleep(0)  # let a waiting request have its turn
@@ -269,11 +279,16 @@ class Audit:
         return identity not in kind.unreadable and kind.differs(identity, obj)
 
 
-def _decoded(kind: Kind, raw: msgspec.Raw) -> tuple[Any | None, bool]:
+def _decoded(kind: Kind, raw: msgspec.Raw) -> Any | InPart[Any] | None:  # noqa: ANN401 - of the kind
     try:
-        return kind.decoder.decode(raw), True
+        return kind.decoder.decode(raw)
     except msgspec.MsgspecError:
-        return salvage(kind.decoder, raw), False
+        return salvage(kind.decoder, raw)
+
+
+def _whatever(found: Any | InPart[Any]) -> Any:  # noqa: ANN401 - as above
+    """What could be read of it, and be that a part."""
+    return found.obj if isinstance(found, InPart) else found
 
 
 def _slices(objects: list[Any]) -> Iterable[list[Any]]:

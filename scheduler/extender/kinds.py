@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from scheduler.kube.salvage import InPart
 from scheduler.kube.watch import Reflector
 
 __all__ = ["Kind"]
@@ -69,7 +70,7 @@ class Kind:
     where: Callable[[str], tuple[str, str]]
     right: Callable[[Any], bool]
     ended: Callable[[Any], bool]
-    unread: Callable[[Any], None]
+    unread: Callable[[InPart[Any]], None]
     reflector: Reflector[Any]
     versions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -84,12 +85,12 @@ class Kind:
         self.apply(obj)
         self.versions[identity] = obj.metadata.resource_version
 
-    def exists_in_part(self, obj: Any) -> None:  # noqa: ANN401 - of this kind
+    def exists_in_part(self, part: InPart[Any]) -> None:
         """An object exists of which this could be read."""
-        identity = self.identity(obj)
+        identity, metadata = self.identity(part.obj), part.obj.metadata
         self.versions.pop(identity, None)
-        self.unreadable[identity] = f"{obj.metadata.namespace}/{obj.metadata.name}".lstrip("/")
-        self.unread(obj)
+        self.unreadable[identity] = f"{metadata.namespace}/{metadata.name}".lstrip("/")
+        self.unread(part)
 
     def gone(self, identity: str) -> None:
         """The object does not exist any more, or is none that is followed."""

@@ -42,6 +42,7 @@ from scheduler.kube.objects import (
     pod_decoder,
 )
 from scheduler.kube.pods import pod_request, pod_uid
+from scheduler.kube.salvage import InPart
 from scheduler.kube.watch import Reflector, WatchTiming
 
 __all__ = ["LiveCluster", "LiveFigures"]
@@ -373,7 +374,7 @@ class LiveCluster:
         where: Callable[[str], tuple[str, str]],
         right: Callable[[Any], bool] = lambda _: True,
         ended: Callable[[Any], bool] = lambda _: False,
-        unread: Callable[[Any], None] = lambda _: None,
+        unread: Callable[[InPart[Any]], None] = lambda _: None,
     ) -> Kind:
         def unreadable(text: str) -> None:
             if self._told.now((label, text)):
@@ -416,8 +417,9 @@ class LiveCluster:
             return True  # the mirror has found its own way to charge it, and says so
         return placed.pod.shape == wanted.shape
 
-    def _pod_in_part(self, obj: PodObject) -> None:
-        """A pod of which only a part could be read: what was known of it stays."""
+    def _pod_in_part(self, part: InPart[PodObject]) -> None:
+        """A pod of which only a part could be read: what was known of it stays, where it was."""
+        obj = part.obj
         fact = self.mirror.facts.get(pod_uid(obj))
         if fact is None or fact.node != obj.spec.node_name or has_ended(obj):
             self.mirror.pod(obj)
@@ -491,15 +493,16 @@ class LiveCluster:
         self.audit.settled(kind, identity)
         return True
 
-    def _unread(self, kind: Kind, obj: Any) -> None:  # noqa: ANN401 - of the kind
+    def _unread(self, kind: Kind, part: InPart[Any]) -> None:
         """An object that exists, and of which only a part could be read."""
-        if not obj.metadata.name:
+        metadata = part.obj.metadata
+        if not metadata.name:
             kind.unlisted.clear()  # whichever it is, it does exist
-        else:
-            kind.unlisted.discard(kind.identity(obj))
-            if self._guarded(kind, obj, kind.exists_in_part):
-                where = obj.metadata.namespace, obj.metadata.name
-                self.audit.doubt(kind, kind.identity(obj), where)
+            return
+        identity = kind.identity(part.obj)
+        kind.unlisted.discard(identity)
+        if self._guarded(kind, part.obj, lambda _: kind.exists_in_part(part)):
+            self.audit.doubt(kind, identity, (metadata.namespace, metadata.name))
 
     def _remove(self, kind: Kind, identity: str, obj: Any = None) -> None:  # noqa: ANN401 - of the kind
         where = (obj.metadata.namespace, obj.metadata.name) if obj is not None else ("", "")

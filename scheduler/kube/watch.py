@@ -28,13 +28,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.client import KubeClient, Stream
-from scheduler.kube.salvage import salvage
+from scheduler.kube.salvage import InPart, salvage
 
 __all__ = ["Reflector", "Sink", "WatchFigures", "WatchTiming"]
 
@@ -53,15 +53,15 @@ class Sink(Protocol[T_contra]):
     def listing(self) -> None:
         """A new list begins."""
 
-    def page(self, objects: Sequence[T_contra], unread: Sequence[T_contra] = ()) -> None:
+    def page(self, objects: Sequence[T_contra], unread: Sequence[InPart[Any]] = ()) -> None:
         """Some of the objects that exist; of those ``unread`` only a part could be read."""
 
     def listed(self) -> None:
         """That was all: whatever was not listed does not exist."""
 
-    def event(self, kind: str, obj: T_contra) -> None:
+    def event(self, kind: str, obj: T_contra | InPart[Any]) -> None:
         """A change; ``kind`` is ADDED, MODIFIED, DELETED, or UNREADABLE where only a part of the
-        object could be read that was added or modified.
+        object could be read that was added or modified; then that is what ``obj`` is.
         """
 
 
@@ -287,12 +287,9 @@ class Reflector(Generic[T]):
         params = {"limit": str(self._timing.page), **self._selection}
         while not self._stop.is_set():
             page = _page_decoder.decode(self._client.get(self._path, params))
-            objects: list[T] = []
-            unread: list[T] = []
-            for raw in page.items or ():
-                obj, whole = self._decode(raw)
-                if obj is not None:
-                    (objects if whole else unread).append(obj)
+            read = [self._decode(raw) for raw in page.items or ()]
+            unread = [part for part in read if isinstance(part, InPart)]
+            objects = [obj for obj in read if obj is not None and not isinstance(obj, InPart)]
             self._sink.page(objects, unread)
             if not page.metadata.continue_:
                 self._sink.listed()
@@ -304,18 +301,18 @@ class Reflector(Generic[T]):
                 return
             params["continue"] = page.metadata.continue_
 
-    def _decode(self, raw: msgspec.Raw) -> tuple[T | None, bool]:
-        """An object, and whether that is all of it; one that cannot be read is told of.
+    def _decode(self, raw: msgspec.Raw) -> T | InPart[T] | None:
+        """An object, or what can be read of it; one that cannot be read is told of.
 
         Such an object exists all the same, and what can be read of it counts: which it is, so that
         what was known of it neither vanishes with the next list nor stays after its deletion, where
-        it runs, what it asks for.
+        it runs, what it asks for. None if not even that can be read.
         """
         try:
-            return self._decoder.decode(raw), True
+            return self._decoder.decode(raw)
         except msgspec.MsgspecError as error:
             self._unreadable(str(error))
-        return salvage(self._decoder, raw), False
+        return salvage(self._decoder, raw)
 
     def _watch(self) -> None:
         timing = self._timing
@@ -357,9 +354,10 @@ class Reflector(Generic[T]):
             raise KubeApiError(f"watch {self._path}", failure.code or 500, failure.message)
         version = _version_decoder.decode(event.object).metadata.resource_version
         if event.type != "BOOKMARK":
-            obj, whole = self._decode(event.object)
-            if obj is not None:
-                partly = not whole and event.type != "DELETED"
-                self._sink.event("UNREADABLE" if partly else event.type, obj)
+            obj = self._decode(event.object)
+            if isinstance(obj, InPart) and event.type != "DELETED":
+                self._sink.event("UNREADABLE", obj)
+            elif obj is not None:
+                self._sink.event(event.type, obj.obj if isinstance(obj, InPart) else obj)
             self.figures.events += 1
         self._version = version

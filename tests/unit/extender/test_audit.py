@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.extender.wire import BindArgs
 from scheduler.kube.objects import PodObject
+from scheduler.kube.salvage import InPart
 from tests.fake_api import NODES, PODS, FakeApi, drop, eventually, refuse, say
 from tests.following import BUDGETS, MILLI, Following
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
@@ -331,6 +332,10 @@ def test_an_object_without_a_name_ends_nothing_that_is_known(api, follow) -> Non
     following = follow().start()
     kind = following.live._kinds["pods"]
     with following.service.exclusive():
-        for item in (("listing", None), ("unread", [PodObject()]), ("listed", None)):
+        for item in (
+            ("listing", None),
+            ("unread", [InPart(PodObject(), ("metadata.name",))]),
+            ("listed", None),
+        ):
             following.live._apply_one((kind.label, *item))
     assert "uid-p" in following.live.mirror.facts

@@ -31,8 +31,11 @@ def _pod(**spec: object) -> bytes:
     ],
 )
 def test_what_it_asks_for_and_where_it_runs_is_read(spec: dict[str, object]) -> None:
-    obj = salvage(pod_decoder, _pod(**spec))
-    assert obj is not None and obj.metadata.uid == "uid-p" and obj.spec.node_name == "b"
+    part = salvage(pod_decoder, _pod(**spec))
+    assert part is not None and bool(part.missing) == bool(spec)
+    assert not part.lacks("spec.containers", "spec.nodeName", "metadata")
+    obj = part.obj
+    assert obj.metadata.uid == "uid-p" and obj.spec.node_name == "b"
     [container] = obj.spec.containers or ()
     assert container.resources and (container.resources.requests or {})["nvidia.com/gpu"] == "2"
 
@@ -40,9 +43,15 @@ def test_what_it_asks_for_and_where_it_runs_is_read(spec: dict[str, object]) -> 
 def test_one_item_and_one_entry_that_cannot_be_read_are_left_out_alone() -> None:
     good = {"name": "g", "resources": {"requests": {"cpu": "1"}}}
     half = {"name": 5, "resources": {"requests": {"cpu": "2", "memory": []}}}
-    obj = salvage(pod_decoder, _pod(containers=[good, half, "none"]))
-    assert obj is not None and obj.spec.containers is not None
-    first, second = obj.spec.containers
+    part = salvage(pod_decoder, _pod(containers=[good, half, "none"]))
+    assert part is not None and part.obj.spec.containers is not None
+    first, second = part.obj.spec.containers
+    assert (
+        part.lacks("spec.containers")
+        and part.lacks("spec")
+        and part.lacks("spec.containers.1.resources.requests.memory.value")
+    )
+    assert not part.lacks("spec.containersOfAnotherKind", "status")
     assert first.name == "g" and second.name == ""
     assert second.resources and second.resources.requests == {"cpu": "2"}
 
@@ -77,8 +86,9 @@ def test_it_never_fails_and_keeps_what_is_beside_the_damage(data: st.DataObject,
             break
         at = at[key]
     raw = msgspec.json.encode(tree)
-    obj = salvage(decoder, raw)
-    assert obj is not None
+    part = salvage(decoder, raw)
+    assert part is not None
+    obj = part.obj
     if path[0] != "metadata":
         assert obj.metadata.name in ("p", "n") and obj.metadata.uid
     elif path[:2] not in (["metadata"], ["metadata", "name"]):
@@ -88,6 +98,11 @@ def test_it_never_fails_and_keeps_what_is_beside_the_damage(data: st.DataObject,
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_deep_and_wide_objects_take_no_long_time(decoder) -> None:
     deep = b"[" * 5000 + b"]" * 5000
-    for raw in (b'{"spec": ' + deep + b"}", b'{"metadata": ' + b'{"a": ' * 900 + b"1" + b"}" * 901):
+    nested = b'{"a": ' * 900 + b"1" + b"}" * 900
+    for raw in (
+        b'{"metadata": {"name": 5, "labels": ' + nested + b"}}",
+        b'{"spec": ' + deep + b"}",
+        b'{"metadata": ' + b'{"a": ' * 900 + b"1" + b"}" * 901,
+    ):
         found = salvage(decoder, raw)
-        assert found is None or found.metadata.name == ""
+        assert found is None or found.obj.metadata.name == ""

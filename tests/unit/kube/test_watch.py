@@ -32,7 +32,7 @@ class Known:
         self.pages.append(len(objects))
         for obj in objects:
             self.event("ADDED", obj)
-        self.unlisted -= {obj.metadata.name for obj in [*objects, *unread]}
+        self.unlisted -= {obj.metadata.name for obj in [*objects, *(u.obj for u in unread)]}
 
     def listed(self) -> None:
         for name in self.unlisted:
