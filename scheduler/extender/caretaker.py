@@ -96,6 +96,7 @@ class Caretaker:
         self._audit, self._active = audit, active
         self._told, self._patience = Sparingly(_TOLD_EVERY_S), Patience()
         self._chores = [
+            Chore("learning", service.learn),
             Chore("groups", groups, _NEW_KINDS_EVERY_S),
             Chore("holds", lambda: self._settle("holds", service.overdue())),
             Chore("bindings", lambda: self._settle("bindings", binder.overdue())),

@@ -566,15 +566,19 @@ class ExtenderService:
         """Whether this is a pod, and not what stands for a gang's missing member."""
         return uid in self._seen or (self._mirror is not None and uid in self._mirror.pending)
 
+    def learn(self) -> None:
+        """Make the typical mix anew if it is time, also where nobody asks."""
+        with self._lock:
+            lesson = self._learning.lesson()
+        self._learning.learn(lesson)
+
     def planning_view(self) -> PlanningView:
         """What a planner needs to know.
 
         Pending are the pods that have asked lately and are not bound; what is merely held for them
         counts as free.
         """
-        with self._lock:
-            lesson = self._learning.lesson()
-        self._learning.learn(lesson)
+        self.learn()
         with self._lock:
             engine, now = self._engine, self._clock()
             self._expire()
