@@ -398,6 +398,23 @@ def test_whatever_else_happens_to_pods_passes(guarded: Parties) -> None:
         tenant.delete("Pod", name, "default")
 
 
+def test_no_pod_is_too_much_for_the_expressions(guarded: Parties) -> None:
+    """They have a budget; who uses it up would be denied everything, the kubelet as well."""
+    tenant = guarded.tenant
+    keys = (*RECORDS, *FOREIGN)
+    long = dict.fromkeys(keys, "é" * (260_000 // len(keys) // 2 - 40))
+    many = {f"example.com/{number}": "" for number in range(9_000)}
+    odd = {DEVICES: "", VISIBLE: "\x00\n'\"\\{}", UID: "0" * 5_000}
+    for notes in (long, many | dict.fromkeys(keys, "x"), odd):
+        name = _pending(tenant, notes)
+        tenant.bind("default", name, "f")
+        tenant.patch("Pod", name, {"metadata": {"labels": {"a": "b"}}}, "default")
+        change = {"status": {"phase": "Running"}}
+        tenant.patch("Pod", name, change, "default", subresource="status")
+        _denied(lambda name=name: _patched(tenant, name, {DEVICES: "0:1"}), DEVICES)
+        tenant.delete("Pod", name, "default")
+
+
 def test_eviction_passes(guarded: Parties) -> None:
     name = _recorded(guarded)
     metadata = {"name": name, "namespace": "default", "annotations": {DEVICES: "0:1"}}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import ssl
@@ -25,7 +26,7 @@ from scheduler.kube.schedulerconfig import (
 )
 from scheduler.kube.yamlfile import yaml_files
 from tests import rights
-from tests.e2e.harness.api import ApiError
+from tests.e2e.harness.api import ApiError, eventually
 from tests.e2e.harness.chart import REQUIRED
 from tests.e2e.harness.extender import Extender
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
@@ -536,6 +537,42 @@ def test_the_charts_rights_end_where_they_should(installed, cluster):
             assert error.value.status == 403
         assert account.objects("Node") == []
     assert "lease_name: trial-snugfit-extender" in chart.files["extender.yaml"]
+
+
+def test_the_extenders_own_token_is_that_of_an_account_that_may_little(
+    installed, helm, cluster
+) -> None:
+    """The control plane fills the Secret, which has the layout that a pod's own account has."""
+    values = ("serviceAccount.extender.separate=true",)
+    installed(*values)
+    secret, *more = (d for d in helm.render(values, TRIAL) if d["kind"] == "Secret")
+    assert not more
+    cluster.api.apply(secret)
+    name = secret["metadata"]["name"]
+    try:
+        cluster.plane.controller_manager(("serviceaccount-token-controller",)).start()
+        held = eventually(
+            lambda: cluster.api.get("Secret", name, TRIAL).get("data"), "the Secret is filled", 60
+        )
+        assert set(held) == {"token", "ca.crt", "namespace"}
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        with cluster.api.as_user(base64.b64decode(held["token"]).decode()) as extender:
+            said = extender.request(
+                "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", review
+            )
+            user = said["status"]["userInfo"]["username"]
+            assert user == f"system:serviceaccount:{TRIAL}:trial-snugfit-extender"
+            assert extender.objects("Node") == []
+            for refused in (
+                lambda: extender.objects("PersistentVolumeClaim"),  # kube-scheduler reads them
+                lambda: extender.delete("Pod", "x", "default"),
+                lambda: extender.get("Lease", "snugfit", TRIAL, "coordination.k8s.io/v1"),
+            ):
+                with pytest.raises(ApiError) as error:
+                    refused()
+                assert error.value.status == 403
+    finally:
+        cluster.api.delete("Secret", name, TRIAL)
 
 
 def _reader(api, name: str, *, allowed: bool) -> str:
