@@ -16,10 +16,12 @@ import pytest
 import yaml
 
 from tests.e2e.harness.api import ApiError, eventually
+from tests.e2e.harness.chart import REQUIRED
+from tests.e2e.harness.cluster import Cluster
 from tests.e2e.harness.controlplane import serves
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
 from tests.e2e.harness.process import Daemon, free_port
-from tests.e2e.test_chart import NEIGHBOURS, TRIAL, Helm, Installed
+from tests.e2e.test_chart import CHART, NEIGHBOURS, TRIAL, Helm, Installed
 
 pytestmark = pytest.mark.e2e
 
@@ -87,21 +89,25 @@ AUTHORITY, SERVER, CLIENT = (
 class Certificates:
     """The chart's Job, run as a process with the rights of its account."""
 
-    def __init__(self, chart: Installed, documents: list[dict[str, Any]]) -> None:
-        self._api = chart.cluster.api
+    def __init__(self, cluster: Cluster, documents: list[dict[str, Any]]) -> None:
+        self._api = cluster.api
         self._secrets = [d for d in documents if d["kind"] == "Secret"]
-        for document in self._secrets:
-            self._api.apply(document)
         (job,) = (d for d in documents if d["kind"] == "Job")
         pod = job["spec"]["template"]["spec"]
         token = self._api.issue_token(TRIAL, pod["serviceAccountName"])
-        flags = ["--kubeconfig", str(chart.cluster.plane.kubeconfig(token, "certificates"))]
+        flags = ["--kubeconfig", str(cluster.plane.kubeconfig(token, "certificates"))]
         (container,) = pod["containers"]
         self._args = [
             part
             for arg in container["args"]
             for part in (flags if arg == "--in-cluster" else [arg])
         ]
+
+    def create(self) -> Certificates:
+        """The Secrets, empty."""
+        for document in self._secrets:
+            self._api.apply(document)
+        return self
 
     def renew(self) -> None:
         """One run."""
@@ -150,7 +156,7 @@ def helm(assets, tmp_path) -> Helm:
 def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> None:
     documents = helm.render(VALUES, TRIAL)
     chart = Installed(cluster, documents)
-    certificates = Certificates(chart, documents)
+    certificates = Certificates(cluster, documents).create()
     try:
         certificates.renew()
         server = _secret(chart, SERVER, tmp_path / "server")
@@ -209,7 +215,7 @@ def test_one_replica_acts_and_another_takes_over(helm, cluster, tmp_path) -> Non
 def test_the_job_may_touch_its_own_secrets_only(helm, cluster) -> None:
     documents = helm.render(VALUES, TRIAL)
     chart = Installed(cluster, documents)
-    certificates = Certificates(chart, documents)
+    certificates = Certificates(cluster, documents).create()
     try:
         account = _of_kind(documents, "Job")[0]["spec"]["template"]["spec"]["serviceAccountName"]
         with cluster.api.as_user(cluster.api.issue_token(TRIAL, account)) as job:
@@ -232,6 +238,44 @@ def test_the_job_may_touch_its_own_secrets_only(helm, cluster) -> None:
     finally:
         certificates.remove()
         chart.remove()
+
+
+def test_an_upgrade_leaves_keys_alone_and_a_removal_takes_them(helm, cluster) -> None:
+    """Helm itself, with what it stores: no key is in there, and it knows of none."""
+    api = cluster.api
+    administrator = str(cluster.plane.kubeconfig(api.token, "helm"))
+
+    def run(*args: str) -> str:
+        done = helm.run(*args, "--namespace", TRIAL, "--kubeconfig", administrator)
+        assert done.returncode == 0, done.stderr
+        return str(done.stdout)
+
+    def values(*more: str) -> list[str]:
+        chosen = (*REQUIRED, *VALUES, address, "namespace.create=false", *more)
+        return [part for value in chosen for part in ("--set", value)]
+
+    def held() -> dict[str, Any]:
+        return {name: api.get("Secret", name, TRIAL).get("data") for name in names}
+
+    names, address = (AUTHORITY, SERVER, CLIENT), "service.clusterIP=10.96.0.77"
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TRIAL}})
+    run("install", "trial", str(CHART), *values())
+    try:
+        assert set(held().values()) == {None}
+        certificates = Certificates(cluster, helm.render((*VALUES, address), TRIAL))
+        certificates.renew()
+        before = held()
+        assert all(before.values())
+        run("upgrade", "trial", str(CHART), *values("replicas=3"))
+        assert held() == before
+        run("rollback", "trial", "1")
+        assert held() == before
+        certificates.renew()
+        assert held() == before
+        assert "PRIVATE KEY" not in run("get", "all", "trial")
+    finally:
+        run("uninstall", "trial")
+    assert not {secret["metadata"]["name"] for secret in api.objects("Secret", TRIAL)} & set(names)
 
 
 def _of_kind(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
