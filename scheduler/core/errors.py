@@ -39,6 +39,9 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return (begun or difflib.get_close_matches(word, listed, n=1, cutoff=0.0))[0]
 
 
+_LONGEST_TEXT = 1000
+
+
 class SchedulerError(Exception):
     """Root of the tree. Its text is meant for a user and says what to do next."""
 
@@ -61,7 +64,9 @@ class InvalidInput(SchedulerError):
         self.field = field
         self.problem = problem
         self.remedy = remedy
-        super().__init__(f"{field}: {problem}" + (f" ({remedy})" if remedy else ""))
+        text = f"{field}: {problem}" + (f" ({remedy})" if remedy else "")
+        # It is told for every node of a cluster, and the field may be named by whoever wrote it.
+        super().__init__(text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}...")
 
 
 class UnknownNode(SchedulerError):

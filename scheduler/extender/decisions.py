@@ -15,6 +15,7 @@ from scheduler.core.model import Reason
 
 __all__ = ["Decision", "DecisionLog"]
 
+_LONGEST = 600
 _TEXTS = [Reason.of(code).text for code in range(len(Reason))]
 
 
@@ -98,6 +99,7 @@ class DecisionLog:
         self.on_verdicts(verb, counts)
         reasons = {_TEXTS[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
         candidates = len(codes) if asked is None else asked
+        pod, uid, detail = (each[:_LONGEST] for each in (pod, uid, detail))
         self._decisions.append(
             Decision(time.time(), verb, pod, uid, candidates, reasons, top or [], detail)
         )

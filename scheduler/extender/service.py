@@ -54,6 +54,7 @@ from scheduler.extender.view import PlanningView
 from scheduler.extender.waiting import Waiting
 from scheduler.extender.waking import Refusals
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
+from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
@@ -131,6 +132,7 @@ class ExtenderService:
         self.asked_again = 0
         """Filter calls answered by an error, for victims whose end we had not heard of."""
         self.log = DecisionLog(config.decisions)
+        self._complaints = Complaints(log)
         self._learning = Learning(engine, config, self._lock)
         self._adoption = Adoption(
             engine,
@@ -290,7 +292,7 @@ class ExtenderService:
         try:
             request = pod_request(args.pod, self.names, mirror.gang_sizes if mirror else None)
         except InvalidInput as error:
-            log.warning("preempt: %s", error)
+            self._complaints.about(f"preempt: pod of {args.pod.metadata.namespace}", error)
             return {}
         answer: dict[str, tuple[list[str], int]] = {}
         until = self._clock() + self.config.preempt_deadline_s
@@ -692,7 +694,7 @@ class ExtenderService:
         nodes = self._names.listed(args)
         key = f"{metadata.namespace or 'default'}/{metadata.name}"
         codes = np.full(len(nodes.rows), Reason.REQUEST_INVALID.code, dtype=np.int8)
-        log.warning("pod %s: %s", key, error)
+        self._complaints.about(f"pod {key}", error)
         self.log.record(verb, key, metadata.uid, codes, detail=str(error))
-        message = f"{Reason.REQUEST_INVALID.text}: {error}"
+        message = f"{Reason.REQUEST_INVALID.text}: {cut(error)}"  # of every node
         return Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool), message)

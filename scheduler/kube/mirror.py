@@ -44,6 +44,7 @@ __all__ = ["Mirror", "has_ended"]
 log = logging.getLogger(__name__)
 
 GroupKey = tuple[str, str, str]
+_LONGEST_LABELS = 1 << 11
 
 _MOST_BURIED = 4096
 
@@ -514,7 +515,7 @@ class Mirror:
                 self._note(f"Pod {key}", error)
                 doubt = "the record of its devices cannot be read"
         labels = obj.metadata.labels or {}
-        return Fact(request, node, devices, _labels(tuple(labels.items())), doubt, record)
+        return Fact(request, node, devices, _labels(labels), doubt, record)
 
     def _request(self, obj: PodObject, key: str) -> tuple[PodRequest, str]:
         """What a pod asks for, and what remains unclear about that."""
@@ -534,9 +535,16 @@ class Mirror:
             self.unreadable[key] = str(error)
 
 
-@lru_cache(maxsize=8192)
-def _labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    """Labels of a pod; pods of one template share one mapping."""
+def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Labels of a pod; pods of one template share one mapping, unless it is long."""
+    items = tuple(labels.items())
+    if sum(len(key) + len(value) for key, value in items) > _LONGEST_LABELS:
+        return dict(items)
+    return _shared_labels(items)
+
+
+@lru_cache(maxsize=4096)
+def _shared_labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
     return dict(items)
 
 

@@ -13,7 +13,7 @@ asks for nothing. kube-scheduler counts the same way (KEP-1287).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -88,7 +88,7 @@ def pod_request(
     InvalidInput
         A quantity cannot be read, or the GPU request contradicts itself. Names the field.
     """
-    demand = _demand(_template(pod), names or _DEFAULT_NAMES)
+    demand = _demand_of(_template(pod), names or _DEFAULT_NAMES)
     return _made(pod, demand, gangs)
 
 
@@ -126,15 +126,50 @@ def _made(
         name=pod.metadata.name,
         cpu_milli=demand.cpu_milli,
         memory_mib=demand.memory_mib,
-        gpu=demand.gpu,
+        gpu=_short_request(demand.gpu),
         priority=pod.spec.priority or 0,
-        selection=demand.selection,
+        selection=_short_selection(demand.selection),
         gang=gang_key(pod, gangs),
         owner=_owner(pod),
     )
 
 
 _DEFAULT_NAMES = ResourceNames()
+
+_LONGEST_KEPT = 1 << 12  # templates beyond are read anew for every pod
+_LONGEST_RULES = 1 << 14
+_MOST_RULES = 128
+_MOST_MODELS = 64
+_MOST_PROFILES = 32  # no node has so many
+_UNREADABLY_LONG = NodeSelection(terms=(SelectorTerm(),))
+
+
+def _short_selection(selection: NodeSelection) -> NodeSelection:
+    """The rules as they are remembered; what is too long for that selects nothing.
+
+    kube-scheduler applies a pod's rules before it asks about it. Here they only say whether a pod
+    is worth waking, or fits a plan: one that nobody can remember never is.
+    """
+    if not selection.terms and len(selection.tolerations) + len(selection.node_selector) <= 16:
+        return selection
+    texts = [text for pair in selection.node_selector for text in pair]
+    for term in selection.terms:
+        for rule in (*term.expressions, *term.fields):
+            texts += (rule.key, rule.operator, *rule.values)
+    for toleration in selection.tolerations:
+        texts += (toleration.key, toleration.value, toleration.effect)
+    rules = len(selection.terms) + len(selection.tolerations) + len(selection.node_selector)
+    rules += sum(len(term.expressions) + len(term.fields) for term in selection.terms)
+    short = rules <= _MOST_RULES and sum(map(len, texts)) + len(texts) <= _LONGEST_RULES
+    return selection if short else _UNREADABLY_LONG
+
+
+def _short_request(gpu: GpuRequest) -> GpuRequest:
+    """The request as it is remembered: very many models are any, very many profiles fit nowhere."""
+    if len(gpu.products) <= _MOST_MODELS and len(gpu.mig) <= _MOST_PROFILES:
+        return gpu
+    products = gpu.products if len(gpu.products) <= _MOST_MODELS else ()
+    return replace(gpu, products=products, mig=gpu.mig[:_MOST_PROFILES])
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +277,13 @@ def _infeasible(pod: PodObject) -> bool:
 _RESIZABLE = ("cpu", "memory")
 
 
-@lru_cache(maxsize=8192)
+def _demand_of(template: bytes, names: ResourceNames) -> _Demand:
+    """What pods of this template ask for; what is long is not kept."""
+    read = _demand if len(template) <= _LONGEST_KEPT else _demand.__wrapped__
+    return read(template, names)
+
+
+@lru_cache(maxsize=4096)
 def _demand(template: bytes, names: ResourceNames) -> _Demand:
     """Read the part of a spec that pods of one template share.
 
