@@ -188,6 +188,8 @@ class Fragmentation:
         total = np.zeros(len(codes), dtype=np.int64)
         partitioned = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
         for profile, instances in gpu.mig:
+            if profile not in self._profile_tables:
+                continue  # no device here has it
             counts, each = self._profile_tables[profile]
             count = counts[partitioned, slots & (_MASKS - 1)]
             enough = count.sum(axis=1) >= instances
@@ -202,6 +204,8 @@ class Fragmentation:
         tables: dict[str, tuple[IntArray, IntArray]] = {}
         for gpu, _ in self._by_slots:
             for profile, _ in gpu.mig:
+                if profile in tables or not any(mig.placements(profile) for mig in self._mig_types):
+                    continue
                 counts = np.zeros((len(self._mig_types) + 1, _MASKS), dtype=np.int64)
                 each = np.zeros(len(self._mig_types) + 1, dtype=np.int64)
                 for code, mig in enumerate(self._mig_types):

@@ -30,6 +30,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
 from scheduler.core.occupancy import running
+from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image
 from scheduler.kube.gangs import gang_ref, size_key
@@ -102,6 +103,7 @@ class Mirror:
         self.budgets: dict[str, BudgetObject] = {}
         self.gang_sizes: dict[GroupKey, int] = {}
         self.unreadable: dict[str, str] = {}
+        self._complaints = Complaints(log)
         self._models: dict[str, Node] = {}
         self._by_name: dict[str, tuple[str, str]] = {}  # uid, when created
         self._homeless: dict[str, set[str]] = {}
@@ -530,9 +532,8 @@ class Mirror:
         return request, ""
 
     def _note(self, key: str, error: InvalidInput) -> None:
-        if self.unreadable.get(key) != str(error):
-            log.warning("%s cannot be read: %s", key, error)
-            self.unreadable[key] = str(error)
+        self.unreadable[key] = cut(error)
+        self._complaints.about(f"{key} cannot be read", error)
 
 
 def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
