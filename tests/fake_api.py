@@ -233,7 +233,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(address.query).items()}
         if query.get("watch"):
             self._watch(address.path, int(query["resourceVersion"]), cuts)
-        elif self.command == "GET" and address.path in api.objects:
+        elif self.command == "GET" and address.path in api.objects and "limit" in query:
             self._list(address.path, query)
         elif self.command == "GET" and _everywhere(address.path) in api.objects:
             self._list(_everywhere(address.path), query, address.path.split("/")[-2])
