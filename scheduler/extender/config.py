@@ -127,7 +127,7 @@ class ExtenderConfig:
         answers does it. What could not be applied is read again at once. 0 never compares.
     wake_after_s
         A pod that was refused, fits by now, and has not been asked about for so long is brought to
-        kube-scheduler's attention by an annotation; stay above its longest backoff. 0 never.
+        kube-scheduler's attention by an annotation; not below its longest backoff. 0 never.
     lease_namespace, lease_name, lease_s
         Of several replicas only the holder of this Lease answers; it is lost after ``lease_s``
         seconds without renewal. No name: always answer, as beside a kube-scheduler of our own.
@@ -184,7 +184,7 @@ class ExtenderConfig:
     gpu_mem_unit_mib: int = 1024
     recount_s: float = 60.0
     audit_s: float = 600.0
-    wake_after_s: float = 15.0
+    wake_after_s: float = 10.0
     lease_namespace: str = ""
     lease_name: str = ""
     lease_s: float = 15.0

@@ -20,7 +20,7 @@ from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
 
-__all__ = ["Candidate", "Victims", "choose_victims", "curable"]
+__all__ = ["Candidate", "Victims", "choose_victims", "curable", "kept_by_holds"]
 
 Labels = Callable[[str], Mapping[str, str] | None]
 Unit = tuple[Placement, ...]
@@ -57,6 +57,31 @@ def curable(
     rows, codes : (R,)
         What was asked about, and the verdicts.
     """
+    cures = _noticed(engine, request, rows, codes)
+    if cures.any():
+        cures &= ~_held(engine, request, rows)
+    return cures
+
+
+def kept_by_holds(
+    engine: Engine, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
+) -> NDArray[np.int64]:
+    """Those of the rows that would be curable but for holds of others."""
+    kept = _held(engine, request, rows)
+    return rows[kept & _noticed(engine, request, rows, codes)] if kept.any() else rows[:0]
+
+
+def _held(engine: Engine, request: PodRequest, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows with holds of others."""
+    held = {hold.placement.node for uid, hold in engine.holds.items() if uid != request.uid}
+    row_of = engine.state.row_of  # some are perhaps on nodes that have gone
+    return np.isin(rows, [row_of[name] for name in held if name in row_of])
+
+
+def _noticed(
+    engine: Engine, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
+) -> NDArray[np.bool_]:
+    """Rows that kube-scheduler's own accounting would find short, too."""
     state = engine.state
     cures: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
     if not cures.any():
@@ -69,9 +94,6 @@ def curable(
             codes == Reason.INSUFFICIENT_DEVICES.code
         )
         cures &= short | ~devices
-    held = {hold.placement.node for uid, hold in engine.holds.items() if uid != request.uid}
-    if held:  # some of them perhaps on nodes that have gone
-        cures &= ~np.isin(rows, [state.row_of[name] for name in held if name in state.row_of])
     return cures
 
 

@@ -47,7 +47,7 @@ from scheduler.extender.drafting import Drafting
 from scheduler.extender.evictions import Evictions, Unheard, catch_up
 from scheduler.extender.learning import Learning
 from scheduler.extender.listing import Listed
-from scheduler.extender.preemption import Candidate, choose_victims, curable
+from scheduler.extender.preemption import Candidate, choose_victims, curable, kept_by_holds
 from scheduler.extender.recent import Recent
 from scheduler.extender.steps import in_steps
 from scheduler.extender.view import PlanningView
@@ -199,7 +199,8 @@ class ExtenderService:
             asked = None if nodes.unknown else nodes.rows
             # A plan in the making is no state of things: the pod is to ask again by all means.
             generation = -1 if message == BEING_PLANNED else engine.state.generation_now
-            self._refusals.add(request, self._clock(), generation, asked)
+            kept = kept_by_holds(engine, request, nodes.rows, codes)
+            self._refusals.add(request, self._clock(), generation, asked, kept)
         if len(listed) == 1 and not self._joint(request):
             # kube-scheduler skips prioritize and takes it
             self._hold(engine, request, int(listed[0]))

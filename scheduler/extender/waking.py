@@ -6,14 +6,17 @@ waits five minutes. So whoever would fit now and has not been asked about for lo
 kube-scheduler's own backoff is woken by a change of its annotations, which kube-scheduler sees as
 any other change of a pending pod.
 
-A refusal is good for one wake-up at most, and of pods that ask for the same one is woken at a time:
-room for one is no reason to wake a thousand. Members of a gang are woken together, once there is
-room for as many as it needs.
+Who was kept from evicting others by a hold, which is no pod and ends without a word to
+kube-scheduler, is woken once it may evict.
+
+A refusal is good for one wake-up at most, and of pods that ask for the same as many are woken at a
+time as there is room for: room for one is no reason to wake a thousand. Members of a gang are woken
+together, once there is room for as many as it needs.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,13 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.adoption import Adoption
+from scheduler.core.capacity import room
 from scheduler.core.engine import Engine
-from scheduler.core.model import GangKey, NodeSelection, PodRequest, Reason, Shape
+from scheduler.core.model import GangKey, NodeSelection, PodRequest, Shape
+from scheduler.extender.preemption import curable
 
 __all__ = ["WAKE_ANNOTATION", "Refusals"]
 
 WAKE_ANNOTATION = "snugfit.io/woken-at"
-_MOST_LOOKS = 16
+_MOST_LOOKS = 64
+_MOST_WOKEN = 16
 
 IntArray = NDArray[np.int64]
 _Rules = tuple[Shape, NodeSelection]
@@ -39,12 +45,18 @@ _Kind = tuple[_Rules, GangKey | None, bytes]
 class _Alike:
     """Pods that fit at the same time: each with the time of its refusal, longest ago first.
 
-    In the state of ``generation`` none of them fits.
+    In the state of ``generation`` none of them fits. Holds alone kept some of them from evicting
+    somebody on the rows ``kept``.
     """
 
     kind: _Kind
     generation: int = -1
+    kept: frozenset[int] = frozenset()
     pods: OrderedDict[str, tuple[PodRequest, float]] = field(default_factory=OrderedDict)
+
+    def waiting(self, before: float) -> list[PodRequest]:
+        """Those refused before this time."""
+        return [pod for pod, at in self.pods.values() if at < before]
 
 
 class Refusals:
@@ -64,7 +76,14 @@ class Refusals:
     def __len__(self) -> int:
         return len(self._kind_of)
 
-    def add(self, request: PodRequest, at: float, generation: int, rows: IntArray | None) -> None:
+    def add(
+        self,
+        request: PodRequest,
+        at: float,
+        generation: int,
+        rows: IntArray | None,
+        kept: IntArray | None = None,
+    ) -> None:
         """A pod fits nowhere, at this time and in the state of this generation.
 
         Parameters
@@ -72,6 +91,8 @@ class Refusals:
         rows : (R,)
             Nodes that it was asked about: on the others kube-scheduler has reasons of its own.
             None for any node, where it was asked about one that is not known yet.
+        kept : (K,)
+            Nodes where holds alone kept it from evicting somebody.
         """
         self.drop(request.uid)
         asked = b"" if rows is None else _bits(rows)
@@ -80,6 +101,7 @@ class Refusals:
         alike = self._kinds.setdefault(kind, _Alike(kind))
         alike.pods[request.uid] = (request, at)
         alike.generation = generation
+        alike.kept = frozenset(kept.tolist()) if kept is not None else frozenset()
         self._kind_of[request.uid] = alike.kind  # one copy of the bits for all of them
         if len(self._kind_of) > self._most:
             self.drop(next(iter(self._kind_of)))
@@ -98,8 +120,9 @@ class Refusals:
     ) -> Iterator[list[PodRequest]]:
         """Pods refused before this time that fit by now; they are forgotten.
 
-        What fits is decided with selectors, taints and all. Of many kinds a few are looked at in
-        each call, in turn; of those that ask for the same, wherever, one is woken in each.
+        What fits is decided with selectors, taints and all. Of many kinds so many are looked at in
+        each call, in turn; of those that ask for the same, wherever, as many are woken in each as
+        there is room for, and a few at most.
 
         Parameters
         ----------
@@ -113,33 +136,50 @@ class Refusals:
         Yields
         ------
         list of PodRequest
-            Per kind looked at, who is to be woken: the one that has waited longest, or the members
+            Per kind looked at, who is to be woken: those that have waited longest, or the members
             of a gang. In between others may use the engine, and this.
         """
-        looks, woken = 0, set[_Rules]()
+        looks, woken = 0, Counter[_Rules]()
         for kind in list(self._kinds):
             alike, generation = self._kinds.get(kind), engine.state.generation_now
             if alike is None:
                 continue
             request, at = next(iter(alike.pods.values()))
-            if at >= before or alike.generation == generation or kind[0] in woken:
+            if at >= before or alike.generation == generation:
                 continue
             if looks == _MOST_LOOKS:
                 return
             looks += 1
             self._kinds.move_to_end(kind)
             rows = _rows(kind[-1], len(engine.state))
-            fits = (engine.filter(request, rows, selection=True) == Reason.FITS.code).any()
+            places = room(engine, request, rows, _MOST_WOKEN, selection=True)
             gangs = adoption if adoption is not None and adoption.concerns(request) else None
-            if not fits or (gangs is not None and not gangs.hopeful(request, rows)):
+            if gangs is not None:
+                hopeful = places > 0 and gangs.hopeful(request, rows)
+                found = [pod for pod, _ in alike.pods.values()] if hopeful else []
+            else:
+                found = alike.waiting(before)[: max(0, places - woken[kind[0]])]
+                if not places and _may_evict(engine, request, alike.kept):
+                    found = [request]
+            if not found and not places:
                 alike.generation = generation
-                yield []
-                continue
-            found = [request] if gangs is None else [pod for pod, _ in alike.pods.values()]
-            woken.add(kind[0])
+            woken[kind[0]] += len(found)
             for pod in found:
                 self.drop(pod.uid)
             yield found
+
+
+def _may_evict(engine: Engine, request: PodRequest, kept: frozenset[int]) -> bool:
+    """Whether somebody may be evicted for the pod by now, where holds kept it from that."""
+    rows = np.array([row for row in sorted(kept) if row < len(engine.state)], dtype=np.int64)
+    if not len(rows):
+        return False
+    codes = engine.filter(request, rows, selection=True)
+    return any(
+        placement.pod.priority < request.priority
+        for row in rows[curable(engine, request, rows, codes)].tolist()
+        for placement in engine.state.pods_on(row)
+    )
 
 
 def _bits(rows: IntArray) -> bytes:

@@ -9,6 +9,7 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, NodeSelection
 from scheduler.core.state import ClusterState
+from scheduler.extender.preemption import curable, kept_by_holds
 from scheduler.extender.waking import Refusals
 from tests.builders import node, pod
 
@@ -77,11 +78,61 @@ def test_nobody_is_woken_for_a_node_that_its_own_rules_exclude(engine):
 
 
 def test_many_kinds_are_looked_at_in_turn(engine):
-    refusals = refused(engine, *(pod(f"p{i}", count=1, cpu=i) for i in range(40)))
+    refusals = Refusals(200)
+    for i in range(150):
+        refusals.add(pod(f"p{i}", count=1, cpu=i), 0.0, engine.state.generation_now, None)
     engine.release("running")
     turns = [woken(refusals, engine, before=10) for _ in range(3)]
-    assert [len(turn) for turn in turns] == [16, 16, 8]
-    assert sorted(p.cpu_milli for turn in turns for p in turn) == list(range(40))
+    assert [len(turn) for turn in turns] == [64, 64, 22]
+    assert sorted(p.cpu_milli for turn in turns for p in turn) == list(range(150))
+
+
+def test_as_many_of_a_kind_are_woken_as_there_is_room_for():
+    engine = Engine(ClusterState([node("n", gpus=4), node("m", gpus=4)]))
+    for name in "nm":
+        engine.reserve(pod(f"on-{name}", count=4), name)
+    refusals = refused(engine, *(pod(f"p{i}", count=1) for i in range(30)))
+    engine.release("on-n")
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["p0", "p1", "p2", "p3"]
+    for i in range(4):
+        engine.reserve(pod(f"p{i}", count=1), "n")
+    assert woken(refusals, engine, before=10) == []
+    engine.release("on-m")
+    assert len(woken(refusals, engine, before=10)) == 4
+
+
+def test_however_much_room_there_is_no_more_than_a_few_are_woken_at_once():
+    engine = Engine(ClusterState([node("n", gpus=8)]))
+    refusals = Refusals(100)
+    for i in range(40):
+        refusals.add(pod(f"p{i}", milli=100), 0.0, -1, None)
+    assert [len(woken(refusals, engine, before=10)) for _ in range(4)] == [16, 16, 8, 0]
+
+
+def test_who_was_refused_a_moment_ago_is_not_woken_along_with_the_others(engine):
+    engine.state.add_node(node("m", gpus=4))
+    refusals = Refusals(100)
+    for at, name in enumerate(("old", "older than that", "new")):
+        refusals.add(pod(name, count=1), float(at), -1, None)
+    assert [p.name for p in woken(refusals, engine, before=1.5)] == ["old", "older than that"]
+
+
+@pytest.mark.parametrize("lower", [False, True])
+def test_who_was_kept_from_evicting_by_a_hold_is_woken_when_it_has_gone(lower):
+    """A hold that lapses is no event for kube-scheduler, and the node does not become free."""
+    engine = Engine(ClusterState([node("n", gpus=2)]))
+    engine.reserve(pod("running", count=1, priority=0 if lower else 10), "n")
+    engine.hold(pod("held", count=1), "n", until=100.0)
+    urgent, rows = pod("urgent", count=2, priority=10), np.array([0])
+    codes = engine.filter(urgent, rows)
+    kept = kept_by_holds(engine, urgent, rows, codes)
+    assert kept.tolist() == [0] and not curable(engine, urgent, rows, codes).any()
+    refusals = Refusals(100)
+    refusals.add(urgent, 0.0, engine.state.generation_now, rows, kept)
+    assert woken(refusals, engine, before=10) == []
+    engine.drop_hold(pod("held").uid)
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["urgent"] * lower
+    assert woken(refusals, engine, before=10) == []
 
 
 def test_the_oldest_refusal_is_forgotten_first(engine):
@@ -141,7 +192,9 @@ def test_a_thousand_are_not_woken_for_room_for_one():
     refusals = Refusals(100)
     for i in range(8):
         member = pod(f"p{i}", count=1, gang=GangKey("default", f"job-{i}", 1))
-        refusals.add(member, 0.0, -1, np.arange(i + 1))
+        refusals.add(member, 0.0, -1, np.arange(8 - i))
+    for i in range(7):
+        engine.reserve(pod(f"on-{i}", count=1), f"n{i + 1}")
     assert [len(woken(refusals, engine, before=10)) for _ in range(9)] == [1] * 8 + [0]
 
 
