@@ -32,7 +32,7 @@ from scheduler.extender.preemption import curable
 __all__ = ["WAKE_ANNOTATION", "Refusals"]
 
 WAKE_ANNOTATION = "snugfit.io/woken-at"
-_MOST_LOOKS = 64
+_MOST_LOOKS = 32
 _MOST_WOKEN = 16
 
 IntArray = NDArray[np.int64]

@@ -82,8 +82,8 @@ def test_many_kinds_are_looked_at_in_turn(engine):
     for i in range(150):
         refusals.add(pod(f"p{i}", count=1, cpu=i), 0.0, engine.state.generation_now, None)
     engine.release("running")
-    turns = [woken(refusals, engine, before=10) for _ in range(3)]
-    assert [len(turn) for turn in turns] == [64, 64, 22]
+    turns = [woken(refusals, engine, before=10) for _ in range(5)]
+    assert [len(turn) for turn in turns] == [32, 32, 32, 32, 22]
     assert sorted(p.cpu_milli for turn in turns for p in turn) == list(range(150))
 
 
