@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -539,15 +540,17 @@ class ExtenderService:
 
     def missed(self, after_s: float) -> list[PodRequest]:
         """Pods refused so long ago that fit by now, each told once; see :mod:`.waking`."""
-        gangs = self._adoption if self.config.gangs else None
-        looks = self._refusals.wake(self._engine, gangs, self._clock() - after_s)
-        return [pod for found in self._in_steps(looks) for pod in found]
+        gangs, now = self._adoption if self.config.gangs else None, self._clock()
+        pending = self._mirror.pending if self._mirror else {}
+        looks = self._refusals.wake(self._engine, gangs, now - after_s)
+        work = chain(self._refusals.take_over(pending, now), looks)
+        return [pod for found in self._in_steps(work) for pod in found]
 
     def still_missed(self, requests: Sequence[PodRequest]) -> None:
         """Missed pods could not be told: they are later, whatever nodes they were asked about."""
         with self._lock:
             for request in requests:
-                if request.uid in self._seen and request.uid not in self._engine.state.placements:
+                if self.seen(request.uid) and request.uid not in self._engine.state.placements:
                     self._refusals.add(request, self._clock(), -1, None)
 
     def overdue(self) -> list[PodRequest]:

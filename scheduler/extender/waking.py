@@ -12,12 +12,16 @@ kube-scheduler, is woken once it may evict.
 A refusal is good for one wake-up at most, and of pods that ask for the same as many are woken at a
 time as there is room for: room for one is no reason to wake a thousand. Members of a gang are woken
 together, once there is room for as many as it needs.
+
+A restart forgets who was refused, and a replica that takes over never knew. So when looks begin, or
+begin again after a pause, whoever is pending counts as refused at that moment.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,7 +30,7 @@ from numpy.typing import NDArray
 from scheduler.core.adoption import Adoption
 from scheduler.core.capacity import room
 from scheduler.core.engine import Engine
-from scheduler.core.model import GangKey, NodeSelection, PodRequest, Shape
+from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Shape
 from scheduler.extender.preemption import curable
 
 __all__ = ["WAKE_ANNOTATION", "Refusals"]
@@ -34,6 +38,8 @@ __all__ = ["WAKE_ANNOTATION", "Refusals"]
 WAKE_ANNOTATION = "snugfit.io/woken-at"
 _MOST_LOOKS = 32
 _MOST_WOKEN = 16
+_PAUSE_S = 8.0
+_STEP = 200
 
 IntArray = NDArray[np.int64]
 _Rules = tuple[Shape, NodeSelection]
@@ -72,6 +78,7 @@ class Refusals:
         self._most = most
         self._kind_of: OrderedDict[str, _Kind] = OrderedDict()
         self._kinds: OrderedDict[_Kind, _Alike] = OrderedDict()
+        self._looked_at = -math.inf
 
     def __len__(self) -> int:
         return len(self._kind_of)
@@ -114,6 +121,27 @@ class Refusals:
             del alike.pods[uid]
             if not alike.pods:
                 del self._kinds[kind]
+
+    def take_over(
+        self, pending: Mapping[str, PodRequest], now: float
+    ) -> Iterator[list[PodRequest]]:
+        """Take pods with devices for refused now if there was no look for some time; nobody wakes.
+
+        Parameters
+        ----------
+        pending
+            Pods without a node, by uid.
+        now
+            Time of this look.
+        """
+        resumed, self._looked_at = now - self._looked_at >= _PAUSE_S, now
+        if not resumed:
+            return
+        for number, request in enumerate(list(pending.values())):
+            if request.uid not in self._kind_of and request.gpu.kind is not GpuKind.NONE:
+                self.add(request, now, -1, None)
+            if number % _STEP == _STEP - 1:
+                yield []
 
     def wake(
         self, engine: Engine, adoption: Adoption | None, before: float

@@ -27,6 +27,7 @@ from tests.e2e.harness.objects import (
     pod_group,
     priority_class,
 )
+from tests.e2e.harness.referee import quantity
 from tests.e2e.harness.system import System
 from tests.e2e.harness.wire import Wire
 
@@ -49,7 +50,7 @@ def _alive(pod: Json) -> bool:
 
 
 def _milli(pod: Json) -> int:
-    return int(pod["spec"]["containers"][0]["resources"]["requests"][MILLI])
+    return int(quantity(pod["spec"]["containers"][0]["resources"]["requests"][MILLI]))
 
 
 class Judge:
@@ -73,7 +74,7 @@ class Judge:
 
     @staticmethod
     def _has_a_place(pod: Json, node: Json, there: list[Json]) -> bool:
-        devices = int(node["status"]["allocatable"][MILLI]) // _DEVICE
+        devices = int(quantity(node["status"]["allocatable"][MILLI])) // _DEVICE
         wanted, grade = _milli(pod), pod["spec"].get("priority", 0)
         if _fits(wanted, devices, there):
             return True

@@ -130,3 +130,22 @@ def test_nobody_is_asked_about_for_a_pod_that_evicted_nobody(api, urgent) -> Non
     before = len(api.calls)
     assert urgent.web.post("/filter", json=body).get_json()["NodeNames"] == []
     assert not [call for call in api.calls[before:] if "/pods/" in call]
+
+
+@pytest.mark.parametrize("another_waits", [False, True])
+def test_a_pod_that_was_refused_before_a_restart_is_woken_after_it(
+    api, follow, another_waits
+) -> None:
+    """kube-scheduler does not know that we were restarted, and nobody remembers the refusal."""
+    api.put(PODS, pod_json("waits", requests={MILLI: "2000"}))
+    api.put(PODS, pod_json("web"))
+    if another_waits:
+        api.put(PODS, pod_json("large", requests={"nvidia.com/gpu": "64"}))
+    following = follow(wake_after_s=0.1).start()
+    eventually(lambda: following.metric("snugfit_wakeups_total") == 1)
+    annotated = {
+        name
+        for name, obj in api.objects[PODS].items()
+        if "snugfit.io/woken-at" in (obj["metadata"].get("annotations") or {})
+    }
+    assert annotated == {"waits"}

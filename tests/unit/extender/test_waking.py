@@ -239,3 +239,33 @@ def test_members_of_a_gang_are_woken_together_and_not_before_it_may_fit(unlike):
         looked = [found for found in refusals.wake(engine, adoption, before=10) if found]
         assert looked == ([] if i == 0 else [members])
     assert len(refusals) == 0
+
+
+def test_who_waited_before_a_restart_counts_as_refused_when_looks_begin(engine):
+    known = pod("known", count=1, cpu=1)
+    pending = {one.uid: one for one in (pod("waits", count=1), pod("web"), known)}
+    refusals = refused(engine, known, at=90.0)
+    assert list(refusals.take_over(pending, 100.0)) == [] and len(refusals) == 2
+    engine.release("running")
+    assert [p.name for p in woken(refusals, engine, before=95.0)] == ["known"]
+    assert woken(refusals, engine, before=100.0) == []
+    assert [p.name for p in woken(refusals, engine, before=100.1)] == ["waits"]
+
+
+def test_looks_that_go_on_take_nobody_over(engine):
+    refusals = Refusals(100)
+    late = pod("late", count=1)
+    assert list(refusals.take_over({}, 0.0)) == []
+    for now in range(1, 20):
+        assert list(refusals.take_over({late.uid: late}, float(now))) == []
+    assert len(refusals) == 0
+    assert list(refusals.take_over({late.uid: late}, 60.0)) == [] and len(refusals) == 1
+
+
+def test_many_are_taken_over_in_steps():
+    many = {one.uid: one for one in (pod(f"p{i}", count=1) for i in range(1000))}
+    refusals = Refusals(5000)
+    steps = refusals.take_over(many, 0.0)
+    next(steps)
+    assert 0 < len(refusals) < 1000
+    assert not any(steps) and len(refusals) == 1000
