@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -542,9 +541,8 @@ class ExtenderService:
         """Pods refused so long ago that fit by now, each told once; see :mod:`.waking`."""
         gangs, now = self._adoption if self.config.gangs else None, self._clock()
         pending = self._mirror.pending if self._mirror else {}
-        looks = self._refusals.wake(self._engine, gangs, now - after_s)
-        work = chain(self._refusals.take_over(pending, now), looks)
-        return [pod for found in self._in_steps(work) for pod in found]
+        looks = self._refusals.look(self._engine, gangs, pending, now, after_s)
+        return [pod for found in self._in_steps(looks) for pod in found]
 
     def still_missed(self, requests: Sequence[PodRequest]) -> None:
         """Missed pods could not be told: they are later, whatever nodes they were asked about."""

@@ -122,6 +122,18 @@ class Refusals:
             if not alike.pods:
                 del self._kinds[kind]
 
+    def look(
+        self,
+        engine: Engine,
+        adoption: Adoption | None,
+        pending: Mapping[str, PodRequest],
+        now: float,
+        after_s: float,
+    ) -> Iterator[list[PodRequest]]:
+        """:meth:`take_over` whoever is pending, then :meth:`wake` who was refused so long ago."""
+        yield from self.take_over(pending, now)
+        yield from self.wake(engine, adoption, now - after_s)
+
     def take_over(
         self, pending: Mapping[str, PodRequest], now: float
     ) -> Iterator[list[PodRequest]]:
