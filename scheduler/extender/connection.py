@@ -134,6 +134,7 @@ class Connection:
         "_most_body",
         "_out",
         "_refused",
+        "_seen",
         "accepted",
         "began",
         "busy",
@@ -161,6 +162,7 @@ class Connection:
         }
         self._most_body = most_body
         self._held = b""
+        self._seen = 0  # so much of it holds no end of a head
         self._head: Head | None = None
         self._body: bytearray | None = None
         self._at = 0
@@ -246,7 +248,8 @@ class Connection:
                 self._begin_body()
             if self._head is not None and self._complete():
                 return Step.WHOLE
-            if taken >= _MOST_AT_ONCE and not self._hidden():
+            # Chunks may be of a byte each, and then cost more than they bring.
+            if taken >= (_PIECE if self._chunks else _MOST_AT_ONCE) and not self._hidden():
                 return Step.MORE
             if self._body is not None:
                 count = self._into_place()
@@ -284,15 +287,18 @@ class Connection:
         held = self._held
         while held[:2] == b"\r\n":
             held = self._held = held[2:]
+            self._seen = 0
         if not held:
             return False
-        end = held.find(b"\r\n\r\n")
+        end = held.find(b"\r\n\r\n", max(0, self._seen - 3))
         if end > MOST_HEAD or (end < 0 and len(held) > MOST_HEAD):
             raise BadRequest(431, "the head is too long")
         if end < 0:
-            if visibly_wrong(held):
+            if visibly_wrong(held, max(0, self._seen - 1)):
                 raise BadRequest(400, "no head of a request")
+            self._seen = len(held)
             return False
+        self._seen = 0
         self._head = parse_head(held[:end])
         self._held = held[end + 4 :]
         return True

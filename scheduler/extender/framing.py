@@ -74,9 +74,12 @@ class Head:
     expects: bool = False
 
 
-def visibly_wrong(begun: bytes | bytearray) -> bool:
-    """Whether the beginning of a head is that of none, however it goes on."""
-    return not 0x41 <= begun[0] <= 0x5A or _BARE_LF.search(begun) is not None
+def visibly_wrong(begun: bytes, seen: int = 0) -> bool:
+    """Whether the beginning of a head is that of none, however it goes on.
+
+    What lies before ``seen`` was looked at before.
+    """
+    return not 0x41 <= begun[0] <= 0x5A or _BARE_LF.search(begun, seen) is not None
 
 
 def parse_head(block: bytes) -> Head:

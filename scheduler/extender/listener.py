@@ -146,6 +146,7 @@ class Listener:
         self.host, self.port = self._socket.getsockname()[:2]
         self._lasting = lasting_environ(self.host, self.port, secure=tls is not None)
         self._places = limits.within_files()
+        self._short_of_files = False
         self._lock = threading.Lock()
         self._table: dict[int, Connection] = {}  # by descriptor, oldest first
         self._handshakes, self._arrivals = select.epoll(), select.epoll()
@@ -252,10 +253,13 @@ class Listener:
             return
         except OSError as error:
             if error.errno in _FULL:
-                log.warning("%s: cannot accept: %s", self._name, error)
+                if not self._short_of_files:
+                    log.warning("%s: cannot accept: %s", self._name, error)
+                self._short_of_files = True
                 self._make_room()
                 time.sleep(0.05)
             return
+        self._short_of_files = False
         try:
             self._admit(sock, peer)
         except (OSError, ValueError) as error:
@@ -364,7 +368,10 @@ class Listener:
         """A connection without a whole request: wait for the rest, or end it."""
         if step is Step.GONE and connection.overdue and connection.begun:
             connection.refuse(408)
-            self._finish(connection)
+            if connection.unsent:
+                self._close(connection)
+            else:
+                self._finish(connection)
         elif step is Step.GONE:
             self._close(connection)
         elif step is Step.REFUSED:
