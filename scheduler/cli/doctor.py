@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import click
 
@@ -133,23 +132,15 @@ def _cluster_checks(client: KubeClient, account: str, record_policy: str) -> lis
 
 def _policy_check(client: KubeClient, name: str) -> Check:
     """Whether records of devices are guarded, as far as whoever asks may know."""
-    import msgspec
-
     from scheduler.core.errors import KubeApiError
     from scheduler.kube.doctor import Check, State, guarded
+    from scheduler.kube.recordpolicy import read_policy
 
-    found: list[dict[str, Any] | None] = []
-    api = "/apis/admissionregistration.k8s.io/v1"
-    for kind in ("validatingadmissionpolicies", "validatingadmissionpolicybindings"):
-        try:
-            found.append(msgspec.json.decode(client.get(f"{api}/{kind}/{quote(name, safe='')}")))
-        except KubeApiError as error:
-            if error.status != 404:
-                question = "who may write which devices a pod has?"
-                return Check(question, State.WARNING, f"nobody knows: {error}")
-            found.append(None)
-    policy, binding = found
-    return guarded(policy, binding, name)
+    try:
+        return guarded(*read_policy(client, name), name)
+    except KubeApiError as error:
+        question = "who may write which devices a pod has?"
+        return Check(question, State.WARNING, f"nobody knows: {error}")
 
 
 def _account_may(client: KubeClient, namespace: str, name: str, right: Any) -> bool:  # noqa: ANN401

@@ -17,9 +17,9 @@ from scheduler.core.model import Device
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
+from scheduler.kube.recordpolicy import RECORD_POLICY, gap
 
 __all__ = [
-    "RECORD_POLICY",
     "RIGHTS",
     "Check",
     "NodeReport",
@@ -34,8 +34,6 @@ __all__ = [
 ]
 
 OLDEST_MINOR = 34
-RECORD_POLICY = "snugfit-device-records"
-"""The policy that keeps records of devices to the extender, as the chart names it."""
 FOREIGN_PREFIXES = (
     "aliyun.com/gpu-",
     "nvidia.com/gpumem",
@@ -165,62 +163,11 @@ def guarded(
         Of both.
     """
     question = "who may write which devices a pod has?"
-    answer = _unguarded(policy, binding, name)
+    answer = gap(policy, binding, name)
     if answer:
         remedy = "install the chart with recordPolicy.enabled=true; see SECURITY.md"
         return Check(question, State.WARNING, f"whoever may change the pod: {answer}", remedy)
     return Check(question, State.OK, "only those whom the policy names")
-
-
-def _unguarded(
-    policy: Mapping[str, Any] | None, binding: Mapping[str, Any] | None, name: str
-) -> str:
-    """Why records are not guarded; empty if they are."""
-    if policy is None:
-        return f"there is no policy {name}"
-    if binding is None or (binding.get("spec") or {}).get("policyName") != name:
-        return "no binding puts the policy in force"
-    spec, bound = policy.get("spec") or {}, binding["spec"]
-    if "Deny" not in (bound.get("validationActions") or ()):
-        return "its binding does not deny"
-    if spec.get("failurePolicy", "Fail") != "Fail":
-        return "it is skipped where it cannot be evaluated"
-    if bound.get("paramRef") or spec.get("paramKind"):
-        return "it depends on parameters"
-    scopes = (spec.get("matchConstraints") or {}, bound.get("matchResources") or {})
-    if any(scope.get(key) for scope in scopes for key in _NARROWER):
-        return "it leaves out some namespaces or objects"
-    if scopes[1].get("resourceRules"):
-        return "its binding leaves out some resources"
-    gaps = [
-        f"{operation} of {resource}"
-        for operation, resources in _COVERED.items()
-        for resource in resources
-        if not any(
-            _covers(rule, operation, resource) for rule in scopes[0].get("resourceRules") or ()
-        )
-    ]
-    return f"it does not cover {', '.join(gaps)}" if gaps else ""
-
-
-_NARROWER = ("namespaceSelector", "objectSelector", "excludeResourceRules")
-_COVERED = {
-    "UPDATE": ("pods", "pods/status"),
-    "CREATE": ("pods/binding", "bindings"),
-}
-
-
-def _covers(rule: Mapping[str, Any], operation: str, resource: str) -> bool:
-    kind, _, sub = resource.partition("/")
-    wanted = {resource, "*/*", f"{kind}/*", f"*/{sub}"} if sub else {resource, "*", "*/*"}
-    return (
-        bool({operation, "*"} & set(rule.get("operations") or ()))
-        and bool({"", "*"} & set(rule.get("apiGroups") or ()))
-        and bool({"v1", "*"} & set(rule.get("apiVersions") or ()))
-        and bool(wanted & set(rule.get("resources") or ()))
-        and rule.get("scope", "*") in ("*", "Namespaced")
-        and not rule.get("resourceNames")
-    )
 
 
 def versions(server: str, schedulers: Mapping[str, str]) -> list[Check]:

@@ -11,7 +11,6 @@ import pytest
 import yaml
 
 from scheduler.kube.doctor import (
-    RECORD_POLICY,
     RIGHTS,
     State,
     called,
@@ -22,6 +21,7 @@ from scheduler.kube.doctor import (
     versions,
 )
 from scheduler.kube.objects import NodeObject, PodObject
+from scheduler.kube.recordpolicy import RECORD_POLICY
 
 
 def _node(labels: dict[str, str] | None = None, **allocatable: str) -> NodeObject:
