@@ -135,7 +135,7 @@ class Companion:
                 enough = used - used_before >= within_s * _TICKS
                 if enough or now > latest or not (waiting or used > last):
                     raise CompanionFault("killed", f"is past its deadline of {within_s:.0f} s")
-                until = now + _BEAT_S
+                until = now + SILENCE_S
 
     def look(self) -> None:
         """Notice, without waiting, that it has ended or gives no sign of life."""
