@@ -133,16 +133,22 @@ class _Churn:
 
 def _figures(samples: list[tuple[float, float, int, int]], warm_up_s: float) -> dict[str, Any]:
     counted = [sample for sample in samples if sample[0] >= warm_up_s] or samples
-    at, memory = np.array([(sample[0] / 3600, sample[1]) for sample in counted]).T
-    slope = float(np.polyfit(at, memory, 1)[0]) if len(counted) > 1 else 0.0
+    memory = np.array([sample[1] for sample in counted])
     return {
         "samples": len(counted),
-        "mib_per_hour": round(slope, 2),
+        "mib_per_hour": slope([sample[0] for sample in counted], list(memory)),
         "mib_first_last": [round(float(memory[0]), 1), round(float(memory[-1]), 1)],
         "mib_min_max": [round(float(memory.min()), 1), round(float(memory.max()), 1)],
         "descriptors_min_max": [min(s[2] for s in counted), max(s[2] for s in counted)],
         "threads_min_max": [min(s[3] for s in counted), max(s[3] for s in counted)],
     }
+
+
+def slope(seconds: list[float], mib: list[float]) -> float:
+    """MiB per hour, by least squares."""
+    if len(seconds) < 2:
+        return 0.0
+    return round(float(np.polyfit(np.array(seconds) / 3600, np.array(mib), 1)[0]), 2)
 
 
 if __name__ == "__main__":
