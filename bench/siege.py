@@ -255,7 +255,7 @@ class Siege:
             how = chance.choice(("orderly", "broken", "mid line", "compact", "kill", "stop"))
             if how in ("kill", "stop"):
                 number = signal.SIGKILL if how == "kill" else signal.SIGSTOP
-                for child in self._server.children():
+                for child in self._server.planners():
                     with suppress(ProcessLookupError):
                         os.kill(child, number)
             elif how == "compact":

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -50,28 +50,24 @@ class LiveServer:
 
     def start(self) -> None:
         """Start the process, and wait until it answers."""
+        begun = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "scheduler.cli.main", "serve", "--port", "0",
                  "--kubeconfig", str(self._kubeconfig)],
                 stdout=log,
-                stderr=subprocess.PIPE,
+                stderr=log,
                 env=self._environment,
-                text=True,
             )  # fmt: skip
-        assert self._process.stderr is not None
-        with self.log.open("a", encoding="utf-8") as log:
-            for line in self._process.stderr:
-                log.write(line)
-                if found := _LISTENS.search(line):
-                    self.port = int(found[1])
-                    break
-            else:
-                self._process.wait(timeout=60)
-                self._process.stderr.close()
-                raise AssertionError(f"it did not start: {self.text()[-3000:]}")
-        self._copying = threading.Thread(target=self._copy, daemon=True)
-        self._copying.start()
+
+        def listens() -> re.Match[str] | None:
+            assert self.alive(), f"it did not start: {self.text()[-3000:]}"
+            return _LISTENS.search(self.log.read_bytes()[begun:].decode(errors="replace"))
+
+        eventually(listens)
+        found = listens()
+        assert found is not None
+        self.port = int(found[1])
         eventually(self._ready)
 
     def stop(self, *, kill: bool = False) -> None:
@@ -81,9 +77,6 @@ class LiveServer:
         else:
             self._process.terminate()
         self._process.wait(timeout=60)
-        self._copying.join(timeout=60)
-        assert self._process.stderr is not None
-        self._process.stderr.close()
 
     def alive(self) -> bool:
         return self._process.poll() is None
@@ -97,10 +90,15 @@ class LiveServer:
         lines = Path(f"/proc/{self._process.pid}/status").read_text().splitlines()
         return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
 
-    def children(self) -> list[int]:
-        """Its processes: the planner."""
-        threads = Path(f"/proc/{self._process.pid}/task").iterdir()
-        return [int(pid) for each in threads for pid in (each / "children").read_text().split()]
+    def planners(self) -> list[int]:
+        """Its planner processes."""
+        found = []
+        for each in Path(f"/proc/{self._process.pid}/task").iterdir():
+            for pid in (each / "children").read_text().split():
+                with suppress(FileNotFoundError):  # it has just ended
+                    if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        found.append(int(pid))
+        return found
 
     # -- HTTP --------------------------------------------------------------------------------
 
@@ -157,10 +155,3 @@ class LiveServer:
             return self._call("GET", "/readyz", None)[0] == 200
         except OSError:
             return False
-
-    def _copy(self) -> None:
-        assert self._process.stderr is not None
-        with self.log.open("a", encoding="utf-8") as log:
-            for line in self._process.stderr:
-                log.write(line)
-                log.flush()
