@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _LONGEST_SEED = 18
+_MOST = 10_000
 
 
 @click.command("backlog")
@@ -116,9 +117,12 @@ def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:
     from scheduler.core.errors import InvalidInput
 
     try:
-        return [kind(part) for part in text.split(",")]
+        numbers = [kind(part) for part in text.split(",")]
     except ValueError as error:
         raise InvalidInput(option, f"{text!r} is no list of numbers", "write 4,8,16") from error
+    if not all(0 < number <= _MOST for number in numbers):
+        raise InvalidInput(option, f"{text!r} has one out of range", f"use above 0, up to {_MOST}")
+    return numbers
 
 
 def run_case(case: BacklogCase, limit: float, clock: str = "wall") -> dict[str, Any]:

@@ -122,8 +122,8 @@ def check(file: Path, as_json: bool) -> None:
     documents = yaml_files(text, name)
     # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
     meant = [document for document in documents if document.get(("kind",)) == KIND]
-    if not isinstance(documents[0].content, dict):
-        raise InvalidInput(name, "is no mapping of keys to values", "see config kube-scheduler")
+    if not meant and documents[0].get(("kind",)) is None:
+        raise InvalidInput(name, "is no Kubernetes object, having no kind", f"name a {KIND}")
     findings = [finding for document in meant or documents[:1] for finding in find(document)]
     if as_json:
         print_json({"file": name, "findings": [asdict(finding) for finding in findings]})

@@ -33,7 +33,11 @@ def command(url: str | None, timeout_s: float) -> None:
             )
         port = split_address(config.status_listen)[1] if config.status_listen else config.port
         url = f"http://127.0.0.1:{port}/healthz"
-    if urlsplit(url).scheme not in ("http", "https"):
+    try:
+        scheme = urlsplit(url).scheme
+    except ValueError:  # half an IPv6 address
+        scheme = ""
+    if scheme not in ("http", "https"):
         raise InvalidInput("--url", f"{url!r} is no URL", "write http://127.0.0.1:10262/healthz")
     try:
         with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - checked above

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["command", "parse_budget"]
 
 _MOST_COST = 1_000_000
+_MOST_SEED = 1 << 31
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
 
 
@@ -86,10 +87,13 @@ def command(
     from dataclasses import replace
 
     from scheduler.cli.console import print_json
+    from scheduler.core.errors import InvalidInput
     from scheduler.planner.budget import Budget
     from scheduler.planner.planner import plan
 
     limit = parse_budget(budget)
+    if not 0 <= seed < _MOST_SEED:
+        raise InvalidInput("--seed", f"is {seed}", f"use 0..{_MOST_SEED - 1}")
     costs = _model_costs(model_costs) if model_costs else {}
     problem = replace(
         _problem(snapshot, objective, moves=moves, topology=topology), model_costs=costs

@@ -10,6 +10,8 @@ from scheduler.cli.terminal import say
 
 __all__ = ["command"]
 
+_MOST_SEEDS = 10_000
+
 
 @click.command("tune")
 @click.option(
@@ -82,8 +84,8 @@ def command(
     from scheduler.simulator.tuning import Journal, tune
 
     for name, value in (("--train", train), ("--holdout", holdout), ("--rounds", rounds)):
-        if value < 1:
-            raise InvalidInput(name, f"is {value}", "use 1 or more")
+        if not 1 <= value <= _MOST_SEEDS:
+            raise InvalidInput(name, f"is {value}", f"use 1..{_MOST_SEEDS}")
     job = Job(nodes, pods, "priced", 0, arrival=1.0, mix=mix)
     with progress("tune") as bar:
         found = tune(

@@ -14,7 +14,7 @@ import numpy as np
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 from scheduler.simulator.openb import PRODUCT_LABEL
-from scheduler.simulator.workload import Arrival, Workload
+from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, Workload
 
 __all__ = ["GeneratorConfig", "NodeShape", "PodShape", "generate"]
 
@@ -49,6 +49,7 @@ NODES = (
     NodeShape("NVIDIA-H100-80GB-HBM3", 8, 192, 1536, 81_559, 6.0),
 )
 
+_MOST_MEMBERS = 10_000
 _SMALL = ("NVIDIA-A10", "NVIDIA-L4", "Tesla-T4")
 _LARGE = ("NVIDIA-A100-SXM4-80GB", "NVIDIA-H100-80GB-HBM3")
 
@@ -110,23 +111,24 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         checks = (
-            ("nodes", self.nodes >= 1, "1 or more"),
+            ("nodes", 1 <= self.nodes <= MOST_NODES, f"1..{MOST_NODES}"),
             ("load", 0 < self.load <= 100, "a share of the capacity above 0"),
-            ("pods", self.pods >= 0, "0 or more"),
+            ("pods", 0 <= self.pods <= MOST_PODS, f"0..{MOST_PODS}"),
             (
                 "arrivals",
                 self.arrivals in ("poisson", "uniform", "bursts"),
                 "poisson, uniform or bursts",
             ),
-            ("rate_per_s", self.rate_per_s > 0, "above 0"),
+            ("rate_per_s", 1e-6 <= self.rate_per_s <= 1e9, "1e-6..1e9"),
+            ("seed", 0 <= self.seed < 1 << 63, "0 or more"),
             (
                 "durations",
                 self.durations in ("none", "exponential", "lognormal"),
                 "none, exponential or lognormal",
             ),
-            ("mean_duration_s", self.mean_duration_s > 0, "above 0"),
+            ("mean_duration_s", 0 < self.mean_duration_s <= 1e9, "above 0, up to 1e9"),
             ("gang_share", 0 <= self.gang_share <= 1, "0..1"),
-            ("gang_size", self.gang_size >= 2, "2 or more"),
+            ("gang_size", 2 <= self.gang_size <= _MOST_MEMBERS, f"2..{_MOST_MEMBERS}"),
         )
         for name, fine, remedy in checks:
             if not fine:

@@ -39,6 +39,8 @@ __all__ = [
     "run",
 ]
 
+_MOST_ARRIVAL = 100
+
 SHARES = ("0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10", "1.20", "1.30")
 """Requested shares of the capacity at which allocation and power are noted."""
 
@@ -161,8 +163,12 @@ def inflate(workload: Workload, *, seed: int, arrival: float = 1.3) -> Stream:
     InvalidInput
         ``arrival`` is not positive, or the trace asks for no GPU and could never end.
     """
-    if arrival <= 0:
-        raise InvalidInput("arrival", f"is {arrival}", "use a share of the capacity above 0")
+    if not 0 < arrival <= _MOST_ARRIVAL:
+        raise InvalidInput(
+            "arrival",
+            f"is {arrival}",
+            f"use a share of capacity above 0, up to {_MOST_ARRIVAL}",
+        )
     nodes, requests = list(workload.nodes), list(workload.requests)
     random.Random(f"nodes/{seed}").shuffle(nodes)  # noqa: S311 - reproducible, not secret
     random.Random(f"pods/{seed}").shuffle(requests)  # noqa: S311

@@ -10,6 +10,7 @@ scheduling cycle itself takes no simulated time.
 from __future__ import annotations
 
 import heapq
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -203,7 +204,7 @@ def replay(
     RefereeMismatch
         The referee counts something else than the state.
     """
-    if rate <= 0:
+    if not 0 < rate < math.inf:
         raise InvalidInput("rate", f"is {rate}", "use a number above 0")
     if plan_every_s < 0:
         raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")

@@ -308,8 +308,10 @@ def _unfolding(levels: int, width: int, line: str) -> str:
         ("? {a: 1}\n: 2\n", ("key",)),
         ("a: 1\n'a': 2\n", ("twice",)),
         ("a: [\x08]\n", ("no YAML",)),
-        ("- a\n- b\n", ("no mapping",)),
-        ("just words\n", ("no mapping",)),
+        ("- a\n- b\n", ("no kind",)),
+        ("just words\n", ("no kind",)),
+        ("root:*:1::\n", ("no kind",)),
+        ("kind: null\n", ("no kind",)),
         ("kind: ConfigMap\ndata:\n  x: |\n    KubeSchedulerConfiguration: &a [*a]\n", ("itself",)),
     ],
 )
@@ -411,6 +413,37 @@ def test_a_bad_vector_file_is_named_and_stops_no_other(
     assert done.code == 2 and done.err.startswith("snugfit: ") and "bad.vbp" in done.err
     said = json.loads(done.out)
     assert [row["instance"] for row in said["rows"]] == ["ok"] and len(said["refused"]) == 1
+
+
+# -- what an option may say --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (("simulate", "--nodes", "ok.json", "--protocol", "replay", "--rate", "nan"), "rate"),
+        (("simulate", "--nodes", "ok.json", "--protocol", "replay", "--rate", "inf"), "rate"),
+        (("simulate", "--nodes", "ok.json", "--protocol", "inflation", "--arrival", "nan"), "arr"),
+        (
+            ("simulate", "--nodes", "ok.json", "--protocol", "inflation", "--arrival", "1e308"),
+            "arr",
+        ),
+        (("generate", "--out", "x.json", "--nodes", "1000000000"), "nodes"),
+        (("generate", "--out", "x.json", "--pods", "10000000000"), "pods"),
+        (("generate", "--out", "x.json", "--load", "nan"), "load"),
+        (("generate", "--out", "x.json", "--gang-size", "1000000000"), "gang_size"),
+        (("generate", "--out", "x.json", "--seed", "-1"), "seed"),
+        (("plan", "--snapshot", "ok.json", "--seed", "9" * 50), "--seed"),
+        (("plan", "--snapshot", "ok.json", "--budget", "\u0663s"), "--budget"),
+        (("tune", "--nodes", "ok.json", "--train", "1000000000"), "--train"),
+        (("healthcheck", "--url", "http://[::"), "--url"),
+        (("bench", "backlog", "--seeds", "seeds", "--nodes", "999999999"), "--nodes"),
+        (("bench", "backlog", "--seeds", "seeds", "--utilisation", "nan"), "--utilisation"),
+    ],
+)
+def test_numbers_without_end_are_refused(folder: Path, snugfit, args, word: str) -> None:
+    (folder / "seeds").write_text("1\n")
+    _is_one_line(snugfit(*args), word)
 
 
 # -- files that cannot be written --------------------------------------------------------------
