@@ -64,11 +64,11 @@ class LiveServer:
             assert self.alive(), f"it did not start: {self.text()[-3000:]}"
             return _LISTENS.search(self.log.read_bytes()[begun:].decode(errors="replace"))
 
-        eventually(listens)
+        eventually(listens, within_s=240)
         found = listens()
         assert found is not None
         self.port = int(found[1])
-        eventually(self._ready)
+        eventually(self._ready, within_s=240)
 
     def stop(self, *, kill: bool = False) -> None:
         """End the process."""
