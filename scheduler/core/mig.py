@@ -11,7 +11,8 @@ nodes, pods or policies.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 MEDIA_BIT = 1 << 8
+_STEPS = 200
+_STEPS_EACH = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +254,9 @@ def pack(
 ) -> Packing | None:
     """Place all instances of a request on the devices of one node, or None if they do not fit.
 
-    Exact: backtracks over devices and start positions. Instances go largest first, each to the
-    place that destroys least capability; ties go to the lower device, then the lower slot.
+    Backtracks over devices and start positions, exactly for whatever takes few steps. Instances go
+    largest first, each to the place that destroys least capability; ties go to the lower device,
+    then the lower slot.
 
     Parameters
     ----------
@@ -274,12 +278,15 @@ def pack(
         fit = sum(mig.count(mask, name) for mig, mask in zip(types, masks, strict=True) if mig)
         if fit < instances:
             return None  # not even alone; spares the search its hardest cases
+    free = sum((mask & (MEDIA_BIT - 1)).bit_count() for mask in masks)
+    if sum(sizes[name] * instances for name, instances in want) > free:
+        return None
     todo = tuple(
         name
         for name, instances in sorted(want, key=lambda pair: (-sizes[pair[0]], pair[0]))
         for _ in range(instances)
     )
-    chosen = _place_all(types, masks, todo)
+    chosen = _Search(types, todo).places(masks)
     if chosen is None:
         return None
     after = list(masks)
@@ -293,28 +300,48 @@ def pack(
     return Packing(chosen, tuple(after), loss)
 
 
-@lru_cache(maxsize=65_536)
-def _place_all(
-    types: tuple[MigType | None, ...], masks: tuple[int, ...], todo: tuple[str, ...]
-) -> tuple[tuple[int, int], ...] | None:
-    if not todo:
-        return ()
-    options = []
-    alike = set()
-    for device, (mig, mask) in enumerate(zip(types, masks, strict=True)):
-        if mig is None or (mig, mask) in alike:
-            continue  # a device in the same state as an earlier one offers nothing new
-        alike.add((mig, mask))
-        for need in mig.placements(todo[0]):
-            if mask & need == need:
-                loss = mig.capability(mask) - mig.capability(mask & ~need)
-                options.append((loss, device, need))
-    for _, device, need in sorted(options):
-        rest = (*masks[:device], masks[device] & ~need, *masks[device + 1 :])
-        tail = _place_all(types, rest, todo[1:])
-        if tail is not None:
-            return ((device, need), *tail)
-    return None
+class _Search:
+    """Places instances one after another, going back where one has no place left.
+
+    What has failed once is not tried again, on whichever devices. Trying ends after some steps more
+    than there are instances: requests that take longer are made up, and pods that nobody can
+    decide about must not stop those about whom one can.
+    """
+
+    def __init__(self, types: tuple[MigType | None, ...], todo: tuple[str, ...]) -> None:
+        self._types, self._todo = types, todo
+        self._left = _STEPS + _STEPS_EACH * len(todo)
+        self._failed: set[tuple[int, frozenset[tuple[MigType | None, int, int]]]] = set()
+
+    def places(self, masks: tuple[int, ...], at: int = 0) -> tuple[tuple[int, int], ...] | None:
+        """Devices and slot masks for the instances from this one on, or None."""
+        if at == len(self._todo):
+            return ()
+        count = Counter(zip(self._types, masks, strict=True))
+        state = (at, frozenset((mig, mask, n) for (mig, mask), n in count.items()))
+        if state in self._failed:
+            return None
+        for _, device, need in sorted(self._options(masks, self._todo[at])):
+            self._left -= 1
+            if self._left < 0:
+                return None
+            rest = (*masks[:device], masks[device] & ~need, *masks[device + 1 :])
+            tail = self.places(rest, at + 1)
+            if tail is not None:
+                return ((device, need), *tail)
+        self._failed.add(state)
+        return None
+
+    def _options(self, masks: tuple[int, ...], name: str) -> Iterator[tuple[int, int, int]]:
+        """Capability lost, device and slots of every place that an instance could take."""
+        alike = set()
+        for device, (mig, mask) in enumerate(zip(self._types, masks, strict=True)):
+            if mig is None or (mig, mask) in alike:
+                continue  # a device in the same state as an earlier one offers nothing new
+            alike.add((mig, mask))
+            for need in mig.placements(name):
+                if mask & need == need:
+                    yield mig.capability(mask) - mig.capability(mask & ~need), device, need
 
 
 def layout_for(geometry: str, counts: Mapping[str, int]) -> tuple[tuple[str, int], ...] | None:

@@ -29,6 +29,7 @@ __all__ = ["Evictions", "Unheard", "catch_up"]
 _LOOK_S = 0.004
 _CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 _UNKNOWN_FOR_S = 5.0
+_MOST_VICTIMS = 200_000  # named for all pods together
 _MOST_ASKED_ABOUT = 16
 
 IntArray = NDArray[np.int64]
@@ -132,6 +133,7 @@ class Evictions:
     def __init__(self, most: int) -> None:
         self._most = most
         self._named: OrderedDict[str, _Named] = OrderedDict()
+        self._victims = 0
 
     def __len__(self) -> int:
         return len(self._named)
@@ -146,18 +148,25 @@ class Evictions:
         if not kept:
             return
         self._named[uid] = _Named(kept)
-        if len(self._named) > self._most:
-            self._named.popitem(last=False)
+        self._victims += _count(kept)
+        while len(self._named) > self._most or (
+            self._victims > _MOST_VICTIMS and len(self._named) > 1
+        ):
+            self.drop(next(iter(self._named)))
 
     def chosen(self, uid: str, node: str) -> None:
         """kube-scheduler has decided for one of the nodes: nobody is evicted on the others."""
         named = self._named.get(uid)
         if named is not None and node in named.by_node:
+            self._victims -= _count(named.by_node)
             named.by_node = {node: named.by_node[node]}
+            self._victims += _count(named.by_node)
 
     def drop(self, uid: str) -> None:
         """The pod has found its place, or is gone."""
-        self._named.pop(uid, None)
+        named = self._named.pop(uid, None)
+        if named is not None:
+            self._victims -= _count(named.by_node)
 
     def waited_for(self, engine: Engine, request: PodRequest) -> IntArray:
         """Rows where victims named for the pod are still there."""
@@ -209,3 +218,7 @@ class Evictions:
             if there and node in engine.state.row_of:
                 left[node] = there
         return left
+
+
+def _count(by_node: Mapping[str, Sequence[str]]) -> int:
+    return sum(map(len, by_node.values()))

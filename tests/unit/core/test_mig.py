@@ -132,3 +132,28 @@ def test_usable_milli_counts_whole_instances() -> None:
     assert A100.usable_milli(FULL & ~1, "3g.20gb") == 500
     assert A100.usable_milli(FULL, "1g.6gb") == 0
     assert A100.milli(FULL) == 1000
+
+
+@pytest.mark.parametrize(
+    "want",
+    [
+        {"4g.20gb": 10, "3g.20gb": 14, "2g.10gb": 20, "1g.5gb": 20, "1g.10gb": 5},
+        {"4g.20gb": 8, "3g.20gb": 8, "2g.10gb": 15, "1g.10gb": 6, "1g.5gb": 19},
+        {"3g.20gb": 15, "2g.10gb": 15, "1g.10gb": 6, "1g.5gb": 20, "1g.5gb+me": 5},
+        {"7g.40gb": 1, "4g.20gb": 7, "3g.20gb": 8, "2g.10gb": 13, "1g.5gb": 30},
+    ],
+)
+@pytest.mark.parametrize("devices", [8, 16, 32])
+def test_requests_that_are_hard_on_purpose_are_decided_in_few_steps(
+    want: dict[str, int], devices: int
+) -> None:
+    mig = MigType("A100-40")
+    found = pack((mig,) * devices, (mig.full_mask,) * devices, tuple(sorted(want.items())))
+    if found is not None:
+        taken = [0] * devices
+        for device, mask in found.instances:
+            assert not taken[device] & mask
+            taken[device] |= mask
+        assert len(found.instances) == sum(want.values())
+    else:
+        assert devices < 32  # with so much room nothing has to be tried twice
