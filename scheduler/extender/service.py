@@ -24,7 +24,7 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.drafts import BEING_PLANNED, Draft
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
-from scheduler.core.metrics import ClusterMetrics, cluster_metrics
+from scheduler.core.metrics import ClusterMetrics
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason
 from scheduler.core.prices import Prices
@@ -50,7 +50,7 @@ from scheduler.extender.listing import Listed
 from scheduler.extender.preemption import Candidate, choose_victims, curable, kept_by_holds
 from scheduler.extender.recent import Recent
 from scheduler.extender.steps import in_steps
-from scheduler.extender.view import PlanningView
+from scheduler.extender.view import Figures, PlanningView
 from scheduler.extender.waiting import Waiting
 from scheduler.extender.waking import Refusals
 from scheduler.extender.wire import BindArgs, FilterArgs, PreemptArgs
@@ -69,7 +69,6 @@ IntArray = NDArray[np.int64]
 T = TypeVar("T")
 
 _TOP = 5
-_METRICS_AGE_S = 5.0
 _PARSED_PODS = 256
 _PARSED_POD_BYTES = 1 << 16
 _REPLAN_S = 30.0
@@ -143,8 +142,7 @@ class ExtenderService:
         self._drafting = Drafting(self._adoption, self._lock, clock)
         self._names = NodeNames(engine.state)
         self._parsed: Recent[bytes, PodRequest] = Recent(_PARSED_PODS)
-        self._metrics: tuple[int, float, ClusterMetrics] | None = None
-        self._metrics_lock = threading.Lock()
+        self._figures = Figures(engine, self._lock, clock)
 
     # -- verbs -------------------------------------------------------------------------------
 
@@ -376,17 +374,7 @@ class ExtenderService:
 
     def metrics(self) -> ClusterMetrics:
         """Cluster figures, computed on a snapshot, at most every few seconds."""
-        with self._metrics_lock:
-            now = self._clock()
-            known = self._metrics
-            if known and (known[0] == self.generation or now - known[1] < _METRICS_AGE_S):
-                return known[2]
-            with self._lock:
-                snapshot, mix = self._engine.state.snapshot(), self._engine.mix
-                prices = self._engine.prices
-            figures = cluster_metrics(snapshot, mix, prices.weights.watts if prices else None)
-            self._metrics = (snapshot.generation_now, now, figures)
-            return figures
+        return self._figures.latest()
 
     def snapshot(self) -> tuple[ClusterState, frozenset[str]]:
         """A frozen copy of the state, and the uids that are only held."""
