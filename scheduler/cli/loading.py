@@ -31,7 +31,7 @@ def remark(path: Path, left_out: Sequence[str]) -> None:
     for text in left_out[:_MOST_REMARKS]:
         complain(one_line(f"{path}: left out: {text}"))
     if left_out:
-        complain(f"{path}: {len(left_out)} objects could not be read and were left out")
+        complain(f"{path}: {len(left_out)} objects could not be read as they are")
 
 
 def read_weights(path: Path) -> PriceWeights:

@@ -6,6 +6,9 @@ never counted as free only because nobody knows which device it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 
 from scheduler.core.devices import fraction_need, shares_of
@@ -14,6 +17,7 @@ from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
     GpuKind,
+    GpuRequest,
     Placement,
     PodRequest,
     Reason,
@@ -26,7 +30,11 @@ _MOST_REPLICAS = 1 << 14  # no device is cut so often; a column must not overflo
 
 
 def running(
-    engine: Engine, request: PodRequest, node: str, devices: tuple[DeviceShare, ...] | None = None
+    engine: Engine,
+    request: PodRequest,
+    node: str,
+    devices: tuple[DeviceShare, ...] | None = None,
+    parts: Sequence[GpuRequest] = (),
 ) -> Placement:
     """The placement of a pod that runs on a node; writes nothing.
 
@@ -40,6 +48,9 @@ def running(
         A node that the state knows.
     devices
         Recorded devices, or None. Recorded ones are taken as they are.
+    parts
+        What it takes of devices where its request cannot say that: several ways at once, or one
+        share after another.
 
     Returns
     -------
@@ -50,6 +61,8 @@ def running(
     if devices is not None:
         return Placement(request, node, devices)
     row = engine.state.row(node)
+    if parts:
+        return Placement(request, node, _together(engine, request, row, parts))
     if request.gpu.kind is not GpuKind.FRACTION:  # only that is a choice of the policy
         shares = shares_of(engine.state, request.gpu, row, -1)
         return Placement(
@@ -58,6 +71,32 @@ def running(
     if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
         return engine.choose(request, node)
     return Placement(request, node, _claimed(engine, request, row))
+
+
+def _together(
+    engine: Engine, request: PodRequest, row: int, parts: Sequence[GpuRequest]
+) -> tuple[DeviceShare, ...]:
+    """Devices for one part after another, each chosen as if it were a pod of its own."""
+    state = engine.state.excerpt_without(row, {request.uid})
+    chooser = Engine(state, "best-fit")
+    node = state.nodes[0]
+    assert node is not None  # the excerpt is of an occupied row
+    found: dict[int, DeviceShare] = {}
+    for number, gpu in enumerate(parts):
+        part = replace(
+            request, uid=f"{request.uid}/{number}", cpu_milli=0, memory_mib=0, gpu=gpu, gang=None
+        )
+        placed = running(chooser, part, node.name)
+        state.apply([placed], enforce=False)
+        for share in placed.devices:
+            before = found.get(share.index, DeviceShare(share.index, 0))
+            found[share.index] = DeviceShare(
+                share.index,
+                before.milli + share.milli,
+                before.memory_mib + share.memory_mib,
+                before.slots | share.slots if gpu.mig else before.slots + share.slots,
+            )
+    return tuple(found[index] for index in sorted(found))
 
 
 def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare, ...]:

@@ -228,6 +228,14 @@ class ClusterState:
         """Rows that no node occupies."""
         return list(self._empty_rows)
 
+    def room_for(self, row: int, shares: Iterable[DeviceShare]) -> bool:
+        """Whether these shares are left of the row's devices; a sick one is nobody else's."""
+        return all(
+            self.device_code[row, share.index] == DeviceCode.UNHEALTHY
+            or not self._share_misfit(row, share)
+            for share in shares
+        )
+
     def pods_on(self, row: int) -> list[Placement]:
         """Placements on a row, sorted by pod key, then uid."""
         return sorted(self._pods_on[row].values(), key=lambda p: (p.pod.key, p.pod.uid))

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.model import DeviceShare, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.kube.protocols import Record
+from scheduler.kube.protocols import Record, Slot
 
 __all__ = ["Fact", "Image"]
 
@@ -21,22 +21,27 @@ class Fact:
     ----------
     request, node
         What it asked for and where it is.
-    devices
-        Recorded devices; None where nobody recorded them.
     labels
         The pod's labels.
-    doubt
-        Why nobody can say which devices it has, although it has some; empty if that is clear.
+    created
+        When, as the API server wrote it.
     record
-        What a foreign protocol has recorded of its devices.
+        What has been recorded of its devices, by the protocol that goes with its request.
+    parts, slots
+        What it asks of devices where the request does not say it: in several ways at once, and
+        under HAMi per device.
+    problem
+        Why its request would be refused; it is charged all the same.
     """
 
     request: PodRequest
     node: str
-    devices: tuple[DeviceShare, ...] | None
     labels: Mapping[str, str]
-    doubt: str = ""
+    created: str = ""
     record: Record | None = None
+    parts: tuple[GpuRequest, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +54,13 @@ class Image:
         Nodes as they should stand in the state.
     facts : mapping of str to Fact
         Pods that have a node, by uid.
+    recorded : mapping of str to tuple of DeviceShare
+        Devices of those whose record is believed, by uid.
     """
 
     nodes: Mapping[str, Node]
     facts: Mapping[str, Fact]
+    recorded: Mapping[str, tuple[DeviceShare, ...]]
 
     def differences(
         self, snapshot: ClusterState, held: AbstractSet[str], assumed: AbstractSet[str]
@@ -94,5 +102,5 @@ class Image:
             elif placed is None or placed.node != fact.node or placed.pod != fact.request:
                 where = placed.node if placed else "nowhere"
                 yield f"pod {fact.request.key}: runs on {fact.node}, the state says {where}"
-            elif fact.devices is not None and placed.devices != fact.devices:
+            elif placed.devices != self.recorded.get(uid, placed.devices):
                 yield f"pod {fact.request.key}: has other devices in the state"

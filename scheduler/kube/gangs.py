@@ -27,6 +27,7 @@ __all__ = [
 
 SIZE_ANNOTATION = "snugfit.io/gang-size"
 OPT_IN_ANNOTATION = "snugfit.io/gang"
+_MOST_DIGITS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +87,16 @@ def _annotation(*keys: str) -> Callable[[PodObject], str]:
     return read
 
 
+_MOST_MEMBERS = 10**9
+"""A larger size says the same: more than any cluster holds."""
+
+
 def _number(read: Callable[[PodObject], str]) -> Callable[[PodObject], int]:
     def parse(pod: PodObject) -> int:
         text = read(pod)
-        return int(text) if text.isdecimal() else 0
+        if not (text.isascii() and text.isdecimal()):
+            return 0
+        return _MOST_MEMBERS if len(text) > _MOST_DIGITS else min(int(text), _MOST_MEMBERS)
 
     return parse
 
@@ -251,7 +258,7 @@ def _gang_policy(policy: Mapping[str, Any] | None) -> int:
 
 
 def _positive(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, _MOST_MEMBERS) if isinstance(value, int) and value > 0 else 0
 
 
 def gang_sizes(

@@ -7,10 +7,13 @@ engine thinks of it, and gives an :class:`Image` of the facts, which the state h
   holds its room until it is gone.
 - The uid decides: a new pod of an old name ends the old one.
 - A pod on a node that is not known yet is charged when the node arrives.
+- A pod is charged what its ``resources`` ask for, whatever else is written on it. A record says
+  which devices these are (:mod:`scheduler.kube.records`); the first one that is believed stays, as
+  no pod ever changes its devices. Where none is, the pod has devices that nobody can name.
 - A device that vanished takes its index with it, and the others may have been renumbered. While a
-  running pod claims an index that its node does not have, nobody knows what is free there, and the
-  node's devices are handed to nobody. The same holds while a running pod has devices and nothing
-  readable says which or how many.
+  pod that we have bound claims an index that its node does not have, nobody knows what is free
+  there, and the node's devices are handed to nobody. Nothing that a pod's owner writes does that.
+- A pod whose event cannot be applied is known and charged all the same.
 
 No thread, no lock, no clock: the driver calls one method at a time.
 """
@@ -37,8 +40,16 @@ from scheduler.kube.gangs import gang_ref, size_key
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, NodeStatus, PodObject
-from scheduler.kube.pods import asks_for_devices, device_shares, plain_request, pod_request, pod_uid
-from scheduler.kube.protocols import ambiguity, protocol_of, record_of, registered, resolve
+from scheduler.kube.pods import charge_of, pod_uid
+from scheduler.kube.protocols import (
+    Record,
+    ambiguity,
+    hami_slots,
+    protocol_of,
+    record_of,
+    registered,
+)
+from scheduler.kube.records import Reading, Standing, own_record, read, standing
 
 __all__ = ["Mirror", "has_ended"]
 
@@ -81,7 +92,7 @@ class Mirror:
     gang_sizes : dict
         Members needed, by ``(system, namespace, gang)``, as group objects state them.
     unreadable : dict of str to str
-        Objects that could not be read, with the reason.
+        Objects that could not be read, and pods whose record is not believed, with the reason.
     """
 
     def __init__(
@@ -112,8 +123,12 @@ class Mirror:
         self._group_of: dict[str, GroupKey] = {}
         self._indices: dict[str, Mapping[str, int]] = {}
         self._protocols: dict[str, Counter[str]] = {}
-        self._reserved: dict[tuple[str, str], set[str]] = {}
         self._buried: OrderedDict[str, None] = OrderedDict()
+        self._has_by: dict[str, str] = {}  # protocol, by uid
+        self._recorded: dict[str, tuple[DeviceShare, ...]] = {}
+        self._crowded_out: dict[str, set[str]] = {}
+        self._bound_here: dict[str, tuple[str, Record]] = {}
+        self._protected_since: float | None = None
 
     # -- nodes -------------------------------------------------------------------------------
 
@@ -129,7 +144,7 @@ class Mirror:
                 indices = {one.name: index for index, one in enumerate(foreign[0])}
             self.unreadable.pop(key, None)
         except InvalidInput as error:
-            self._note(key, error)
+            self._note(key, str(error))
             model = self._without_devices(obj)
         known = self._models.get(name)
         renamed = self._indices.get(name, {}) != indices
@@ -155,6 +170,8 @@ class Mirror:
         self._engine.state.remove_node(name)
         if facts:
             self._homeless[name] = set(facts)
+        for uid in facts:
+            self._name_problem(self.facts[uid].request.key, self.facts[uid].problem)
         for placement in bindings:
             self._adoption.gone(placement.pod)
 
@@ -176,7 +193,34 @@ class Mirror:
     # -- pods --------------------------------------------------------------------------------
 
     def pod(self, obj: PodObject) -> None:
-        """A pod exists and looks like this."""
+        """A pod exists and looks like this.
+
+        Raises
+        ------
+        Exception
+            Something went wrong. The pod is known all the same and, if it has a node, charged what
+            it asks for; telling of it again may succeed.
+        """
+        try:
+            self._pod(obj)
+        except Exception as error:
+            if obj.spec.node_name and not has_ended(obj):
+                self._charge_plainly(obj, error)
+            raise
+
+    def _charge_plainly(self, obj: PodObject, error: Exception) -> None:
+        """Count a pod by its request alone, where more of it could not be applied."""
+        uid = pod_uid(obj)
+        key = f"{obj.metadata.namespace or 'default'}/{obj.metadata.name}"
+        charge = charge_of(obj, self._names, self.gang_sizes)
+        self.pending.pop(uid, None)
+        self._by_name[key] = (uid, obj.metadata.creation_timestamp or "")
+        problem = f"{type(error).__name__} when it was read"
+        self._establish(
+            Fact(charge.request, obj.spec.node_name or "", {}, parts=charge.parts, problem=problem)
+        )
+
+    def _pod(self, obj: PodObject) -> None:
         uid = pod_uid(obj)
         if uid in self._buried:
             return
@@ -194,13 +238,16 @@ class Mirror:
         self._join_group(obj, uid)
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
-                self._wait(self._request(obj, key)[0])
+                charge = charge_of(obj, self._names, self.gang_sizes)
+                self._name_problem(key, charge.problem)
+                self._wait(charge.request)
                 node = obj.status.nominated_node_name if obj.status else None
                 if node:
                     self._nominated(self.pending[uid], node)
             return
+        fact = self._fact(obj, obj.spec.node_name)
         self.pending.pop(uid, None)
-        self._establish(self._fact(obj, key, obj.spec.node_name))
+        self._establish(fact)
 
     def _wait(self, request: PodRequest) -> None:
         """A pod without a node; its gang counts on it."""
@@ -214,9 +261,10 @@ class Mirror:
         """A pod has ended or was deleted. Unknown ones are no error: the message is repeated."""
         fact = self.facts.pop(uid, None)
         request = fact.request if fact else self.pending.pop(uid, None)
+        self._bound_here.pop(uid, None)
         if fact:
             self._unsettle(fact)
-            self._used_by(fact, -1)
+            self._make_room(fact.node)
         else:
             self._withdraw(uid)
         self._leave_group(uid)
@@ -237,6 +285,36 @@ class Mirror:
         if len(self._buried) > _MOST_BURIED:
             self._buried.popitem(last=False)
         self.pod_gone(uid)
+
+    def bound_here(self, placement: Placement) -> None:
+        """We have bound a pod: its devices are known from now on, whatever is written on it."""
+        record = own_record(placement, self._names)
+        if record is None:
+            return
+        uid = placement.pod.uid
+        self._bound_here[uid] = (placement.node, record)
+        fact = self.facts.get(uid)
+        if fact is not None and fact.node == placement.node:
+            self._establish(replace(fact, record=record))
+
+    def protect(self, since: float | None) -> None:
+        """Since when an admission policy keeps our records, in seconds since the epoch.
+
+        None where none does. Records that it protects count before those that it does not.
+        """
+        if since == self._protected_since:
+            return
+        self._protected_since = since
+        for name in sorted({fact.node for fact in self.facts.values() if fact.record is not None}):
+            if name in self._models:
+                self._refurnish(name)
+
+    @property
+    def unprotected(self) -> int:
+        """Pods whose record of devices is believed and could have been written by their owner."""
+        return sum(
+            self._standing(self.facts[uid]) is Standing.UNPROTECTED for uid in self._recorded
+        )
 
     def labels_of(self, uid: str) -> Mapping[str, str] | None:
         """Labels of a pod that has a node."""
@@ -302,7 +380,7 @@ class Mirror:
     def image(self) -> Image:
         """The facts as they are now, to be compared with a state later."""
         nodes = {name: self._effective(name) for name in self._models}
-        return Image(nodes, dict(self.facts))
+        return Image(nodes, dict(self.facts), dict(self._recorded))
 
     def evict_phantoms(self, assumed: frozenset[str]) -> None:
         """Take out of the state what no fact speaks for: pods and nodes that do not exist.
@@ -343,91 +421,120 @@ class Mirror:
         """Record a pod's node, devices and request, whatever was believed of it before."""
         uid = fact.request.uid
         known = self.facts.get(uid)
+        if known is not None and known.node == fact.node and uid in self._recorded:
+            fact = self._with(fact, known.record)  # the first one that was believed stays
+        node, record = self._bound_here.get(uid, ("", None))
+        if node == fact.node:
+            fact = self._with(fact, record)
         if known == fact and uid not in self._engine.holds:
             return
-        devices = fact.devices
+        chosen = None
         believed = self._engine.state.placements.get(uid)
         if (
-            devices is None
-            and believed is not None
+            believed is not None
             and believed.node == fact.node
             and believed.pod.gpu == fact.request.gpu
+            and (known.parts if known else ()) == fact.parts
         ):
             # Nobody recorded devices: those chosen before are as good, and moving them is noise.
-            devices = believed.devices
+            chosen = believed.devices
         if known is not None:
             self._unsettle(known)
-            self._used_by(known, -1)
         else:
             self._withdraw(uid)
         self.facts[uid] = fact
-        self._settle(fact, devices)
-        self._used_by(fact, 1)
+        self._settle(fact, chosen, alone=True)
         if known is None or known.node != fact.node:
             self._settled(uid, fact.request if known is None else None, None)
 
-    def _used_by(self, fact: Fact, sign: int) -> None:
-        """Count by which protocol a pod has its devices, and note what KAI has reserved."""
-        protocol = protocol_of(fact.request.gpu, fact.record, self._names)
-        if not protocol:
-            return
-        used = self._protocols.setdefault(fact.node, Counter())
-        used[protocol] += sign
-        if not used[protocol]:
-            del used[protocol]
-        if not used:
-            del self._protocols[fact.node]
-        if fact.record is not None and fact.record.reserves:
-            self._reserves(fact, sign)
+    def _with(self, fact: Fact, record: Record | None) -> Fact:
+        """The fact with the record that counts, whatever is written on the pod by now."""
+        stated = fact.record
+        if record is None or (stated and stated.claims == record.claims):
+            return replace(fact, record=record)
+        problem = "the record of its devices was changed; the first one counts"
+        self._name_problem(fact.request.key, problem)
+        return replace(fact, record=record, problem=fact.problem or problem)
 
-    def _reserves(self, fact: Fact, sign: int) -> None:
-        assert fact.record is not None  # the caller has looked
-        for group in fact.record.groups:
-            key = (fact.node, group)
-            uids = self._reserved.setdefault(key, set())
-            before = bool(uids)
-            (uids.add if sign > 0 else uids.discard)(fact.request.uid)
-            after = bool(uids)
-            if not uids:
-                del self._reserved[key]
-            if before != after and fact.node in self._models:
-                self._refurnish(fact.node)  # whose device is shared is known anew
+    def _settle(
+        self,
+        fact: Fact,
+        chosen: tuple[DeviceShare, ...] | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Charge a fact to its node.
 
-    def _settle(self, fact: Fact, devices: tuple[DeviceShare, ...] | None = None) -> None:
-        """Charge a fact to its node."""
+        Parameters
+        ----------
+        fact
+            Whose charge is not in the state.
+        chosen
+            Devices to count with where no record is believed.
+        alone
+            The node's other pods are charged already, and may have to make room.
+        """
         name, uid = fact.node, fact.request.uid
         model = self._models.get(name)
         if model is None:
             self._homeless.setdefault(name, set()).add(uid)
             self._adoption.bound(fact.request)
+            self._name_problem(fact.request.key, fact.problem)
             return
         self._adoption.take_slot(fact.request, name)
-        known = fact.devices if devices is None else devices
-        doubt = fact.doubt
-        if fact.record is not None:
-            known, doubt = self._recorded(fact, model)
-        placement = running(self._engine, fact.request, name, known)
+        reading = self._reading(fact, model)
+        standing = self._standing(fact)
+        if reading.shares is not None and standing is not Standing.PROTECTED:
+            state = self._engine.state
+            if not state.room_for(state.row(name), reading.shares):
+                if alone:  # pods that nobody has recorded devices for go round those with a record
+                    self._homeless.setdefault(name, set()).add(uid)
+                    self._refurnish(name)
+                    return
+                reading = Reading(None, "other pods have the devices that its record names")
+                self._crowded_out.setdefault(name, set()).add(uid)
+        self._charge(fact, model, reading, chosen)
+        if reading.vanished and standing is Standing.PROTECTED and model.devices:
+            self._doubt(name, uid, reading.problem)
+
+    def _charge(
+        self,
+        fact: Fact,
+        model: Node,
+        reading: Reading,
+        chosen: tuple[DeviceShare, ...] | None,
+    ) -> None:
+        name, uid = fact.node, fact.request.uid
+        if reading.shares is not None:
+            self._recorded[uid] = reading.shares
+        devices = chosen if reading.shares is None else reading.shares
+        parts = fact.parts
+        if self._indices.get(name) and fact.slots and model.devices:
+            parts = tuple(slot.request(model.devices[0].memory_mib) for slot in fact.slots)
+        placement = running(self._engine, fact.request, name, devices, parts)
         self._engine.state.apply([placement], enforce=False)
         self._adoption.bound(fact.request)
-        if _claims_missing(placement, model):
-            doubt = "it has a device that the node does not offer any more"
-        if doubt and model.devices:
-            self._doubt(name, uid, doubt)
+        protocol = protocol_of(fact.request.gpu, self._names, fact.record)
+        if protocol and (fact.record is None or not reading.problem or protocol != "HAMi"):
+            self._has_by[uid] = protocol
+            self._protocols.setdefault(name, Counter())[protocol] += 1
+        self._name_problem(fact.request.key, fact.problem or reading.problem)
 
-    def _recorded(self, fact: Fact, model: Node) -> tuple[tuple[DeviceShare, ...] | None, str]:
-        """Devices by a foreign record, and what remains unclear."""
+    def _standing(self, fact: Fact) -> Standing:
+        if fact.record is None:
+            return Standing.VOID
+        return standing(fact.record, fact.request.uid, fact.created, self._protected_since)[0]
+
+    def _reading(self, fact: Fact, model: Node) -> Reading:
+        """What the fact's record says, if it is one that counts."""
         record = fact.record
-        assert record is not None  # the caller has looked
-        if record.reserves:
-            return None, fact.doubt  # it asks the device plugin for a whole device
-        if record.groups or not record.claims:
-            missing = [g for g in record.groups if (fact.node, g) not in self._reserved]
-            unclear = bool(missing) or not record.groups
-            return (), "nobody has reserved the device that it shares" if unclear else ""
-        shares = resolve(record.claims, model, self._indices.get(fact.node, {}))
-        if shares is None:
-            return (), "it has a device that the node does not offer any more"
-        return shares, ""
+        if record is None:
+            return Reading(None)
+        found, why = standing(record, fact.request.uid, fact.created, self._protected_since)
+        if found is Standing.VOID:
+            return Reading(None, record.problem or why)
+        indices = self._indices.get(fact.node, {})
+        return read(record, fact.request.gpu, fact.slots, model, indices)
 
     def _unsettle(self, fact: Fact) -> None:
         """Take a fact's charge back."""
@@ -438,12 +545,36 @@ class Mirror:
             if not homeless:
                 del self._homeless[fact.node]
         self._withdraw(uid)
+        self._uncount(fact)
         doubts = self._doubts.get(fact.node)
         if doubts and uid in doubts:
             doubts.discard(uid)
             if not doubts:
                 # Pods that came while the devices were withheld have none yet.
                 self._refurnish(fact.node)
+
+    def _uncount(self, fact: Fact) -> None:
+        """Forget what follows from a fact's charge."""
+        uid, name = fact.request.uid, fact.node
+        self._recorded.pop(uid, None)
+        protocol = self._has_by.pop(uid, "")
+        if protocol:
+            used = self._protocols[name]
+            used[protocol] -= 1
+            if not used[protocol]:
+                del used[protocol]
+            if not used:
+                del self._protocols[name]
+        crowded = self._crowded_out.get(name)
+        if crowded is not None:
+            crowded.discard(uid)
+            if not crowded:
+                del self._crowded_out[name]
+
+    def _make_room(self, name: str) -> None:
+        """A pod has left: records that named its devices may be right after all."""
+        if name in self._crowded_out and name in self._models:
+            self._refurnish(name)
 
     def _withdraw(self, uid: str) -> None:
         if uid in self._engine.holds:
@@ -458,10 +589,14 @@ class Mirror:
         self._doubts.pop(name, None)
         state.add_node(self._models[name])
         facts += sorted(self._homeless.pop(name, ()))
-        # Recorded devices first: the others are put around them.
-        for uid in sorted(facts, key=lambda uid: (self.facts[uid].devices is None, uid)):
+        for uid in sorted(facts, key=lambda uid: self._rank(self.facts[uid])):
             self._settle(self.facts[uid])
         state.apply(bindings, enforce=False)
+
+    def _rank(self, fact: Fact) -> tuple[int, str, str]:
+        """Who is charged first: nobody's device can be claimed by a record of less standing."""
+        standings = (Standing.PROTECTED, Standing.UNPROTECTED, Standing.VOID)
+        return standings.index(self._standing(fact)), fact.created, fact.request.uid
 
     def _vacate(self, name: str) -> tuple[list[str], list[Placement]]:
         """Take everything off a node; returns the facts among it, and bindings under way."""
@@ -474,6 +609,7 @@ class Mirror:
                 continue
             engine.release(uid)
             if uid in self.facts:
+                self._uncount(self.facts[uid])
                 facts.append(uid)
             else:
                 bindings.append(placement)
@@ -505,35 +641,29 @@ class Mirror:
         except InvalidInput:
             return Node(obj.metadata.name, 0, 0, 0)
 
-    def _fact(self, obj: PodObject, key: str, node: str) -> Fact:
-        request, doubt = self._request(obj, key)
-        devices = record = None
-        if not doubt:
-            try:
-                devices = device_shares(obj, self._names)
-                if devices is None:
-                    record = record_of(obj, self._names)
-            except InvalidInput as error:
-                self._note(f"Pod {key}", error)
-                doubt = "the record of its devices cannot be read"
+    def _fact(self, obj: PodObject, node: str) -> Fact:
+        charge = charge_of(obj, self._names, self.gang_sizes)
         labels = obj.metadata.labels or {}
-        return Fact(request, node, devices, _labels(labels), doubt, record)
+        return Fact(
+            charge.request,
+            node,
+            _labels(labels),
+            obj.metadata.creation_timestamp or "",
+            record_of(obj, charge.request.gpu, self._names),
+            charge.parts,
+            hami_slots(obj, charge.request.gpu, self._names),
+            charge.problem,
+        )
 
-    def _request(self, obj: PodObject, key: str) -> tuple[PodRequest, str]:
-        """What a pod asks for, and what remains unclear about that."""
-        try:
-            request = pod_request(obj, self._names, self.gang_sizes)
-        except InvalidInput as error:
-            self._note(f"Pod {key}", error)
-            doubt = "what it asks for cannot be read"
-            unclear = asks_for_devices(obj, self._names)
-            return plain_request(obj, self.gang_sizes), doubt if unclear else ""
-        self.unreadable.pop(f"Pod {key}", None)
-        return request, ""
+    def _name_problem(self, key: str, problem: str) -> None:
+        if problem:
+            self._note(f"Pod {key}", problem)
+        else:
+            self.unreadable.pop(f"Pod {key}", None)
 
-    def _note(self, key: str, error: InvalidInput) -> None:
-        self.unreadable[key] = cut(error)
-        self._complaints.about(f"{key} cannot be read", error)
+    def _note(self, key: str, problem: str) -> None:
+        self.unreadable[key] = cut(problem)
+        self._complaints.about(key, problem)
 
 
 def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
@@ -551,10 +681,6 @@ def _shared_labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
 
 def _resized(request: PodRequest, gang: GangKey, size: int) -> PodRequest:
     return replace(request, gang=GangKey(gang.namespace, gang.name, size))
-
-
-def _claims_missing(placement: Placement, node: Node) -> bool:
-    return any(share.index >= len(node.devices) for share in placement.devices)
 
 
 def _withheld(node: Node) -> Node:

@@ -31,9 +31,20 @@ class ResourceNames:
         Pod annotation that records assigned devices as ``index:milli:memory:slots,...``.
     visible_annotation
         Pod annotation with the indices of the assigned devices, for the container's environment.
+    uid_annotation
+        Pod annotation with the UID of the pod that a record of devices was made for: a copy of it
+        on another pod says nothing.
     share_memory, share_count, share_unit_mib
         The gpushare device plugin's memory and device counts, and MiB per unit of the former
         (its ``--memory-unit``: 1024 for GiB, 1 for MiB).
+    hami_memory, hami_percent, hami_cores
+        What a container asks for of each of its devices under HAMi: memory, memory in percent,
+        cores in percent.
+    hami_unit_mib, hami_default_mib
+        HAMi's ``memoryFactor``, and its ``defaultMemory``: MiB that a container gets of a device
+        where it states none, 0 for all of it.
+    kai_namespace
+        Where KAI keeps the pods that reserve the devices it shares.
     """
 
     whole: tuple[str, ...] = (
@@ -56,6 +67,13 @@ class ResourceNames:
     replicas_label: str = "nvidia.com/gpu.replicas"
     devices_annotation: str = "snugfit.io/devices"
     visible_annotation: str = "snugfit.io/visible-devices"
+    uid_annotation: str = "snugfit.io/devices-uid"
     share_memory: str = "aliyun.com/gpu-mem"
     share_count: str = "aliyun.com/gpu-count"
     share_unit_mib: int = 1024
+    hami_memory: str = "nvidia.com/gpumem"
+    hami_percent: str = "nvidia.com/gpumem-percentage"
+    hami_cores: str = "nvidia.com/gpucores"
+    hami_unit_mib: int = 1
+    hami_default_mib: int = 0
+    kai_namespace: str = "kai-resource-reservation"

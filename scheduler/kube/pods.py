@@ -22,8 +22,8 @@ import msgspec
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     DEVICE_MILLI,
+    MAX_DEVICES,
     DeviceShare,
-    GpuKind,
     GpuRequest,
     NodeSelection,
     Placement,
@@ -42,13 +42,13 @@ from scheduler.kube.objects import (
     Quantities,
     Resources,
 )
+from scheduler.kube.protocols import picked_by_us
 from scheduler.kube.quantity import parse
 
 __all__ = [
-    "asks_for_devices",
+    "Charge",
     "binding_annotations",
-    "device_shares",
-    "plain_request",
+    "charge_of",
     "pod_request",
     "pod_uid",
     "write_device_shares",
@@ -92,29 +92,92 @@ def pod_request(
     return _made(pod, demand, gangs)
 
 
-def plain_request(
-    pod: PodObject, gangs: Mapping[tuple[str, str, str], int] | None = None
-) -> PodRequest:
-    """What can be read of a request that as a whole cannot: cpu and memory, else nothing."""
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a pod on a node is charged, whatever else about it cannot be read.
+
+    Parameters
+    ----------
+    request
+        What it asks for; without devices where it asks for them in several ways.
+    parts
+        These ways, each by itself; empty where the request says it all.
+    problem
+        Why the pod as it is would be refused; empty if it would not.
+    """
+
+    request: PodRequest
+    parts: tuple[GpuRequest, ...] = ()
+    problem: str = ""
+
+
+def charge_of(
+    pod: PodObject,
+    names: ResourceNames | None = None,
+    gangs: Mapping[tuple[str, str, str], int] | None = None,
+) -> Charge:
+    """What a pod is charged. Unlike :func:`pod_request` it refuses nothing.
+
+    The API server has validated every quantity, so that a request may contradict itself or be
+    larger than any node, but always says how much it asks for.
+    """
     try:
-        totals = _effective(pod.spec)
-        cpu, memory = _cpu_and_memory(totals)
+        return Charge(pod_request(pod, names, gangs))
+    except InvalidInput as error:
+        problem = str(error)
+    names = names or _DEFAULT_NAMES
+    spec = _readable(pod.spec, names)
+    totals = _effective(spec)
+    selection = _selection(spec)
+    ways = _ways(totals, selection, names)
+    gpu = ways[0] if len(ways) == 1 else GpuRequest()
+    demand = _Demand(*_cpu_and_memory(totals), gpu, selection)
+    return Charge(_made(pod, demand, gangs), ways if len(ways) > 1 else (), problem)
+
+
+def _readable(spec: PodSpec, names: ResourceNames) -> PodSpec:
+    """A spec without quantities that nobody can read; of devices, as many as there may be."""
+
+    def listed(quantities: Quantities | None) -> Quantities:
+        return {n: _clipped(n, q, names) for n, q in (quantities or {}).items()}
+
+    def resources(stated: Resources | None) -> Resources | None:
+        if stated is None:
+            return None
+        return Resources(requests=listed(stated.requests), limits=listed(stated.limits))
+
+    def containers(stated: list[Container] | None) -> list[Container]:
+        return [
+            Container(
+                name=c.name, resources=resources(c.resources), restart_policy=c.restart_policy
+            )
+            for c in stated or ()
+        ]
+
+    return PodSpec(
+        containers=containers(spec.containers),
+        init_containers=containers(spec.init_containers),
+        overhead=listed(spec.overhead),
+        resources=resources(spec.resources),
+        node_selector=spec.node_selector,
+        affinity=spec.affinity,
+        tolerations=spec.tolerations,
+    )
+
+
+def _clipped(name: str, quantity: str | float, names: ResourceNames) -> str | float:
+    try:
+        readable = parse(quantity) >= 0
     except InvalidInput:
-        cpu = memory = 0
-    return _made(pod, _Demand(cpu, memory, GpuRequest(), NodeSelection()), gangs)
+        readable = False
+    if readable:
+        return quantity
+    return str(_MOST_MEMORY) if _stands_for_devices(name, names) else "0"
 
 
-def asks_for_devices(pod: PodObject, names: ResourceNames) -> bool:
-    """Whether any container names a resource that stands for devices."""
-    known = {*names.whole, names.shared, names.milli, names.memory, names.share_memory}
-    asked = (
-        name
-        for container in [*(pod.spec.containers or ()), *(pod.spec.init_containers or ())]
-        for listed in (container.resources and container.resources.requests,
-                       container.resources and container.resources.limits)
-        for name in listed or ()
-    )  # fmt: skip
-    return any(name in known or name.startswith(names.mig_prefix) for name in asked)
+def _stands_for_devices(name: str, names: ResourceNames) -> bool:
+    known = (*names.whole, names.shared, names.milli, names.memory, names.share_memory)
+    return name in known or name.startswith(names.mig_prefix)
 
 
 def _made(
@@ -394,7 +457,7 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     products = _allowed_products(selection, names.product_labels)
     whole = {name: wanted[name] for name in names.whole if name in wanted}
     mig = {
-        name[len(names.mig_prefix) :].removesuffix(".shared").replace(".me", "+me"): count
+        _profile(name, names): count
         for name, count in wanted.items()
         if name.startswith(names.mig_prefix)
     }
@@ -424,6 +487,45 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     if mig or shared:
         return GpuRequest(mig=tuple(mig.items()), replicas=shared, products=products)
     return GpuRequest()
+
+
+def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tuple[GpuRequest, ...]:
+    """Every way in which a pod asks for devices, each by itself and as large as a node may be."""
+    wanted = {
+        name: min(_ceil(value), _MOST_MEMORY)
+        for name, value in totals.items()
+        if value and _stands_for_devices(name, names)
+    }
+    products = _allowed_products(selection, names.product_labels)
+    found = [
+        GpuRequest(count=min(wanted[name], MAX_DEVICES), products=products, resource=name)
+        for name in names.whole
+        if name in wanted
+    ]
+    if share := wanted.get(names.share_memory, 0) * names.share_unit_mib:
+        memory = min(share, _MOST_MEMORY)
+        found.append(GpuRequest(memory_mib=memory, products=products, resource=names.share_memory))
+    count, rest = divmod(wanted.get(names.milli, 0), DEVICE_MILLI)
+    if count:
+        found.append(GpuRequest(count=min(count, MAX_DEVICES), products=products))
+    if rest or names.memory in wanted:
+        memory = wanted.get(names.memory, 0)
+        found.append(GpuRequest(milli=rest, memory_mib=memory, products=products))
+    mig = {
+        _profile(name, names): min(instances, _MOST_DEVICES)
+        for name, instances in wanted.items()
+        if name.startswith(names.mig_prefix)
+    }
+    if mig:
+        found.append(GpuRequest(mig=tuple(mig.items()), products=products))
+    if replicas := min(wanted.get(names.shared, 0), _MOST_DEVICES):
+        found.append(GpuRequest(replicas=replicas, products=products))
+    return tuple(found)
+
+
+def _profile(name: str, names: ResourceNames) -> str:
+    """MIG profile of a resource: ``1g.5gb.me`` stands for ``1g.5gb+me``."""
+    return name[len(names.mig_prefix) :].removesuffix(".shared").replace(".me", "+me")
 
 
 def _count(name: str, value: Fraction) -> int:
@@ -521,51 +623,10 @@ def binding_annotations(placement: Placement, names: ResourceNames) -> dict[str,
     Requests of our own protocol get their devices from us. ``visible_annotation`` is what the
     container's ``NVIDIA_VISIBLE_DEVICES`` takes through the downward API.
     """
-    gpu = placement.pod.gpu
-    ours = gpu.kind is GpuKind.FRACTION or (gpu.kind is GpuKind.WHOLE and not gpu.resource)
-    if not ours:
+    if not picked_by_us(placement.pod.gpu):
         return {}
     return {
         names.devices_annotation: write_device_shares(placement.devices),
         names.visible_annotation: ",".join(str(share.index) for share in placement.devices),
+        names.uid_annotation: placement.pod.uid,
     }
-
-
-def device_shares(pod: PodObject, names: ResourceNames) -> tuple[DeviceShare, ...] | None:
-    """Devices recorded on the pod, or None if there is no such annotation.
-
-    Raises
-    ------
-    InvalidInput
-        The annotation cannot be read; the pod's devices are then unknown, not free.
-    """
-    text = (pod.metadata.annotations or {}).get(names.devices_annotation)
-    if text is None:
-        return None
-    shares = []
-    for part in filter(None, text.split(",")):
-        numbers = part.split(":")
-        readable = 2 <= len(numbers) <= 4 and all(n.isdecimal() and len(n) < 10 for n in numbers)
-        share = DeviceShare(*map(int, numbers)) if readable else None
-        if share is None or not _possible(share):
-            raise InvalidInput(
-                f"metadata.annotations[{names.devices_annotation}]",
-                f"{part!r} is no device share",
-                "write index:milli:memory:slots",
-            )
-        shares.append(share)
-    if len(shares) > _MOST_DEVICES or len({share.index for share in shares}) < len(shares):
-        raise InvalidInput(
-            f"metadata.annotations[{names.devices_annotation}]", "lists a device twice"
-        )
-    return tuple(shares)
-
-
-def _possible(share: DeviceShare) -> bool:
-    """Whether any device can be shared like this; anything else would only upset the sums."""
-    return (
-        share.index < _MOST_DEVICES
-        and share.milli <= DEVICE_MILLI
-        and share.memory_mib < 1 << 24
-        and share.slots < 1 << 14
-    )

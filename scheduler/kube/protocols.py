@@ -8,9 +8,9 @@ protocol   the node's devices                             a pod's part of them
 HAMi       ``hami.io/node-nvidia-register``: UUID,        ``hami.io/vgpu-devices-allocated``:
            memory, model, health, index; JSON, or         ``uuid,type,MiB,cores:`` per device, a
            seven or nine fields per device                ``;`` after each container
-KAI        those of the device plugin                     ``gpu-fraction`` or ``gpu-memory``, and
-                                                          label ``runai-gpu-group``; a reservation
-                                                          pod of that group has the whole device
+KAI        those of the device plugin                     nothing of its own: a pod in KAI's
+                                                          reservation namespace has the whole
+                                                          device that its group shares
 gpushare   ``aliyun.com/gpu-mem`` in all, on              ``ALIYUN_COM_GPU_MEM_IDX`` and ``_POD``
            ``aliyun.com/gpu-count`` equal devices
 =========  =============================================  =========================================
@@ -23,13 +23,14 @@ Only gpushare's is written, too: its device plugin takes the device from annotat
 a Binding can carry them. HAMi and KAI have schedulers of their own, whose records are left alone.
 Under HAMi ``nvidia.com/gpu`` counts slots on the node and devices on the pod; the register counts.
 
-What names a device that the node does not have is unknown occupancy, never free.
+How far a record is believed, and what a pod is charged: :mod:`scheduler.kube.records`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import ceil
 
 import msgspec
 
@@ -46,32 +47,37 @@ from scheduler.core.model import (
 )
 from scheduler.core.model import GpuRequest as _Request
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.objects import Metadata, NodeObject, PodObject, Quantities
-from scheduler.kube.quantity import bounded, whole
+from scheduler.kube.objects import Container, Metadata, NodeObject, PodObject, Quantities
+from scheduler.kube.quantity import bounded, parse, whole
 
 __all__ = [
+    "OWN",
     "PROTOCOLS",
     "Claim",
     "Protocol",
     "Record",
     "Registered",
+    "Slot",
     "ambiguity",
     "gpushare_annotations",
+    "hami_slots",
+    "picked_by_us",
     "protocol_of",
     "record_of",
     "registered",
-    "resolve",
     "who_picks",
 ]
+
+OWN = "Snugfit"
 
 HAMI_REGISTER = "hami.io/node-nvidia-register"
 HAMI_ALLOCATED = ("hami.io/vgpu-devices-allocated", "hami.io/vgpu-devices-to-allocate")
 KAI_GROUP = "runai-gpu-group"
-KAI_RESERVES = "run.ai/reserve_for_gpu_index"
-KAI_SHARES = ("gpu-fraction", "gpu-memory")
 _LONGEST_REGISTER = 1 << 16
-_MOST_INDEX = 1 << 10
 _GPUSHARE = "ALIYUN_COM_GPU_MEM_"
+_MOST_INDEX = 1 << 10
+_MOST_CLAIMS = 1 << 10
+_SHOWN = 40
 _PLUGIN = "the device plugin"
 
 
@@ -83,13 +89,51 @@ class Claim:
     ----------
     device
         How the protocol names the device.
-    memory_mib, cores_percent
+    memory_mib, cores_percent, milli
         What it may use of it; 0 is not stated.
     """
 
     device: str
     memory_mib: int = 0
     cores_percent: int = 0
+    milli: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What a container asks for of one device under HAMi.
+
+    Parameters
+    ----------
+    memory_mib, memory_percent
+        Device memory; all of it where neither is stated.
+    cores
+        Percent of the device's cores; 0 is not stated.
+    """
+
+    memory_mib: int = 0
+    memory_percent: int = 0
+    cores: int = 0
+
+    def memory_of(self, size_mib: int) -> int:
+        """MiB of a device of this size."""
+        if self.memory_mib:
+            return self.memory_mib
+        return size_mib * (self.memory_percent or 100) // 100
+
+    def share(self, index: int, size_mib: int) -> DeviceShare:
+        """What it takes of a device: the larger of its parts of memory and of cores."""
+        memory = min(self.memory_of(size_mib), size_mib)
+        part = memory * DEVICE_MILLI // size_mib if size_mib else DEVICE_MILLI
+        cores = min(self.cores * DEVICE_MILLI // 100, DEVICE_MILLI)
+        return DeviceShare(index, max(1, part, cores), memory)
+
+    def request(self, size_mib: int) -> _Request:
+        """The same as a request, for a device of this size that nobody names."""
+        share = self.share(0, size_mib)
+        if share.milli >= DEVICE_MILLI:
+            return _Request(count=1)
+        return _Request(milli=share.milli, memory_mib=share.memory_mib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +145,20 @@ class Record:
     protocol
         Whose record it is.
     claims
-        Parts of devices.
-    groups
-        Shared devices by the names that KAI gives them; somebody else has reserved them.
-    reserves
-        Whether this pod is the one that reserves them.
+        Parts of devices; none for a pod that reserves a device for KAI.
+    pod_uid
+        UID of the pod that it was made for, where it says so.
+    problem
+        Why it cannot be read; empty if it can.
+    bound_here
+        Whether this process has bound the pod, so that nobody has to be believed.
     """
 
     protocol: str
     claims: tuple[Claim, ...] = ()
-    groups: tuple[str, ...] = ()
-    reserves: bool = False
+    pod_uid: str = ""
+    problem: str = ""
+    bound_here: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +177,10 @@ class Protocol:
     ----------
     name
         What it is called in messages.
+    asked_for
+        Whether a pod that asks for this has its devices by it.
     of_pod
-        A pod's record, or None; :class:`InvalidInput` if there is one that cannot be read.
+        Such a pod's record, or None; :class:`InvalidInput` if there is one that cannot be read.
     of_node
         A node's devices in the order of their indices, or None; :class:`InvalidInput` likewise.
     resource
@@ -139,6 +188,7 @@ class Protocol:
     """
 
     name: str
+    asked_for: Callable[[_Request, ResourceNames], bool]
     of_pod: Callable[[PodObject, ResourceNames], Record | None]
     of_node: Callable[[Metadata, Quantities, ResourceNames], list[Registered] | None]
     resource: Callable[[ResourceNames], str]
@@ -208,33 +258,75 @@ def _hami_pod(pod: PodObject, _names: ResourceNames) -> Record | None:
     key = next((key for key in HAMI_ALLOCATED if annotations.get(key)), None)
     if key is None:
         return None
-    claims = []
+    field = f"metadata.annotations[{key}]"
+    claims: list[Claim] = []
     for part in annotations[key].replace(";", ":").split(":"):
         fields = part.split(",")
         if not part:
             continue
-        if len(fields) < 4 or not (fields[2].isdecimal() and fields[3].isdecimal()):
-            raise InvalidInput(
-                f"metadata.annotations[{key}]", f"{part!r} is no uuid,type,MiB,cores"
+        if len(fields) < 4 or len(claims) >= _MOST_CLAIMS:
+            raise InvalidInput(field, f"{part[:_SHOWN]!r} is no uuid,type,MiB,cores")
+        claims.append(
+            Claim(
+                fields[0],
+                bounded(fields[2], field, MAX_DEVICE_MEMORY_MIB),
+                bounded(fields[3], field, 100),
             )
-        claims.append(Claim(fields[0], int(fields[2]), int(fields[3])))
+        )
     return Record("HAMi", tuple(claims))
+
+
+def hami_slots(pod: PodObject, gpu: _Request, names: ResourceNames) -> tuple[Slot, ...]:
+    """What a pod would have on a node of HAMi's, one slot per device.
+
+    HAMi's ``nvidia.com/gpu`` counts devices, and the other resources hold for each of them. As in
+    Kubernetes' own rule an ordinary init container counts where it asks for more than the rest.
+    """
+    if not _by_plugin(gpu, names):
+        return ()
+    specs = pod.spec.containers or [], pod.spec.init_containers or []
+    sidecars = [c for c in specs[1] if c.restart_policy == "Always"]
+    running = [slot for c in [*specs[0], *sidecars] for slot in _container_slots(c, names)]
+    starting = [_container_slots(c, names) for c in specs[1] if c.restart_policy != "Always"]
+    most = running
+    for slots in starting:
+        most = slots if len(slots) > len(most) else most
+    return tuple(most)
+
+
+def _container_slots(container: Container, names: ResourceNames) -> list[Slot]:
+    resources = container.resources
+    if resources is None:
+        return []
+    stated = {**(resources.limits or {}), **(resources.requests or {})}
+
+    def asked(name: str, most: int) -> int:
+        if name not in stated:
+            return 0
+        try:
+            return min(max(0, ceil(parse(stated[name]))), most)
+        except InvalidInput:  # not from an API server; as much as there may be
+            return most
+
+    count = asked(names.whole[0], MAX_DEVICES)
+    memory = asked(names.hami_memory, MAX_DEVICE_MEMORY_MIB) * names.hami_unit_mib
+    percent = asked(names.hami_percent, 100)
+    if not memory and not percent:
+        memory = names.hami_default_mib
+    slot = Slot(memory, 0 if memory else percent, asked(names.hami_cores, 100))
+    return [slot] * count
 
 
 # -- KAI ---------------------------------------------------------------------------------------
 
 
-def _kai_pod(pod: PodObject, _names: ResourceNames) -> Record | None:
-    annotations, labels = pod.metadata.annotations or {}, pod.metadata.labels or {}
-    groups = [labels[KAI_GROUP]] if labels.get(KAI_GROUP) else []
-    groups += [
-        key.removeprefix(f"{KAI_GROUP}/") for key in labels if key.startswith(f"{KAI_GROUP}/")
-    ]
-    if groups and KAI_RESERVES in annotations:
-        return Record("KAI", groups=tuple(groups), reserves=True)
-    if any(annotations.get(key) for key in KAI_SHARES):
-        return Record("KAI", groups=tuple(groups))
-    return None
+def _kai_pod(pod: PodObject, names: ResourceNames) -> Record | None:
+    """Whoever may write there reserves devices for KAI; a group on any other pod is a wish."""
+    if pod.metadata.namespace != names.kai_namespace:
+        return None
+    labels = pod.metadata.labels or {}
+    grouped = any(key == KAI_GROUP or key.startswith(f"{KAI_GROUP}/") for key in labels)
+    return Record("KAI") if grouped else None
 
 
 # -- gpushare ----------------------------------------------------------------------------------
@@ -267,12 +359,11 @@ def _gpushare_pod(pod: PodObject, names: ResourceNames) -> Record | None:
     index = annotations.get(f"{_GPUSHARE}IDX")
     if index is None:
         return None
-    amount = annotations.get(f"{_GPUSHARE}POD", "")
-    if not (index.isdecimal() and amount.isdecimal() and len(amount) < 10):
-        raise InvalidInput(
-            f"metadata.annotations[{_GPUSHARE}IDX]", f"{index!r} with {amount!r} is no device"
-        )
-    return Record("gpushare", (Claim(str(int(index)), int(amount) * names.share_unit_mib),))
+    field = f"metadata.annotations[{_GPUSHARE}IDX]"
+    device = bounded(index, field, _MOST_INDEX)
+    field = f"metadata.annotations[{_GPUSHARE}POD]"
+    amount = bounded(annotations.get(f"{_GPUSHARE}POD", ""), field, MAX_DEVICE_MEMORY_MIB)
+    return Record("gpushare", (Claim(str(device), amount * names.share_unit_mib),))
 
 
 def gpushare_annotations(
@@ -308,25 +399,82 @@ def gpushare_annotations(
     }
 
 
+# -- our own -----------------------------------------------------------------------------------
+
+
+def _own_pod(pod: PodObject, names: ResourceNames) -> Record | None:
+    annotations = pod.metadata.annotations or {}
+    text = annotations.get(names.devices_annotation)
+    if text is None:
+        return None
+    field = f"metadata.annotations[{names.devices_annotation}]"
+    claims: dict[str, Claim] = {}
+    for part in text.split(",", _MOST_CLAIMS):
+        numbers = part.split(":", 4)
+        if not 2 <= len(numbers) <= 4:
+            raise InvalidInput(
+                field, f"{part[:_SHOWN]!r} is no device share", "write index:milli:memory:slots"
+            )
+        index, milli = bounded(numbers[0], field, _MOST_INDEX), bounded(numbers[1], field, 1000)
+        memory = bounded(numbers[2], field, MAX_DEVICE_MEMORY_MIB) if len(numbers) > 2 else 0
+        if str(index) in claims:
+            raise InvalidInput(field, "lists a device twice")
+        claims[str(index)] = Claim(str(index), memory, milli=milli)
+    return Record(OWN, tuple(claims.values()), annotations.get(names.uid_annotation, ""))
+
+
+def picked_by_us(gpu: _Request) -> bool:
+    """Whether we choose the devices of such a request, and not the device plugin."""
+    if gpu.kind is GpuKind.WHOLE:
+        return not gpu.resource
+    return gpu.kind is GpuKind.FRACTION
+
+
+def _by_plugin(gpu: _Request, names: ResourceNames) -> bool:
+    return gpu.kind is GpuKind.WHOLE and gpu.resource == names.whole[0]
+
+
+def _no_node(
+    _metadata: Metadata, _allocatable: Quantities, _names: ResourceNames
+) -> list[Registered] | None:
+    return None
+
+
 PROTOCOLS = (
-    Protocol("HAMi", _hami_pod, _hami_node, lambda names: names.whole[0]),
-    Protocol("KAI", _kai_pod, lambda _metadata, _allocatable, _names: None, lambda _names: ""),
-    Protocol("gpushare", _gpushare_pod, _gpushare_node, lambda names: names.share_memory),
+    Protocol("KAI", _by_plugin, _kai_pod, _no_node, lambda _names: ""),
+    Protocol("HAMi", _by_plugin, _hami_pod, _hami_node, lambda names: names.whole[0]),
+    Protocol(
+        "gpushare",
+        lambda gpu, names: gpu.resource == names.share_memory,
+        _gpushare_pod,
+        _gpushare_node,
+        lambda names: names.share_memory,
+    ),
+    Protocol(
+        OWN,
+        lambda gpu, names: picked_by_us(gpu) and gpu.resource != names.share_memory,
+        _own_pod,
+        _no_node,
+        lambda _names: "",
+    ),
 )
 """In the order in which they are tried."""
 
 
-def record_of(pod: PodObject, names: ResourceNames) -> Record | None:
-    """What a foreign protocol has recorded on a pod, or None.
-
-    Raises
-    ------
-    InvalidInput
-        There is a record and it cannot be read: what the pod has is unknown.
-    """
-    if not pod.metadata.annotations and not pod.metadata.labels:
+def record_of(pod: PodObject, gpu: _Request, names: ResourceNames) -> Record | None:
+    """The record that goes with what a pod asks for, or None; one with a problem if unreadable."""
+    if gpu.kind is GpuKind.NONE or not (pod.metadata.annotations or pod.metadata.labels):
         return None
-    return next((found for row in PROTOCOLS if (found := row.of_pod(pod, names)) is not None), None)
+    for row in PROTOCOLS:
+        if not row.asked_for(gpu, names):
+            continue
+        try:
+            found = row.of_pod(pod, names)
+        except InvalidInput as error:
+            return Record(row.name, problem=str(error))
+        if found is not None:
+            return found
+    return None
 
 
 def registered(obj: NodeObject, names: ResourceNames) -> tuple[list[Registered], str] | None:
@@ -345,55 +493,20 @@ def registered(obj: NodeObject, names: ResourceNames) -> tuple[list[Registered],
     return None
 
 
-def resolve(
-    claims: Iterable[Claim], node: Node, index_of: Mapping[str, int]
-) -> tuple[DeviceShare, ...] | None:
-    """Device shares of a pod, or None if a device is not there (any more).
-
-    Parameters
-    ----------
-    claims
-        What is recorded.
-    node
-        Where the pod is.
-    index_of
-        Index of each device by the name that the protocol gives it.
-    """
-    shares: dict[int, DeviceShare] = {}
-    for claim in claims:
-        index = index_of.get(claim.device, -1)
-        if not 0 <= index < len(node.devices):
-            return None
-        size = node.devices[index].memory_mib
-        of_memory = claim.memory_mib * DEVICE_MILLI // size if size else 0
-        milli = max(1, of_memory, claim.cores_percent * DEVICE_MILLI // 100)
-        if not claim.memory_mib and not claim.cores_percent:
-            milli = DEVICE_MILLI
-        before = shares.get(index, DeviceShare(index, 0))
-        shares[index] = DeviceShare(
-            index,
-            min(DEVICE_MILLI, before.milli + milli),
-            before.memory_mib + claim.memory_mib if size else 0,
-        )
-    return tuple(shares[index] for index in sorted(shares))
-
-
-def protocol_of(gpu: _Request, record: Record | None, names: ResourceNames) -> str:
+def protocol_of(gpu: _Request, names: ResourceNames, record: Record | None = None) -> str:
     """By which protocol a pod has its devices; empty if it has none."""
-    if record is not None:
+    if record is not None and record.protocol in ("HAMi", "KAI"):
         return record.protocol
-    match gpu.kind:
-        case GpuKind.NONE:
-            return ""
-        case GpuKind.FRACTION | GpuKind.WHOLE if gpu.resource in ("", names.share_memory):
-            return "gpushare" if gpu.resource else names.milli
-        case _:
-            return _PLUGIN
+    if gpu.kind is GpuKind.NONE:
+        return ""
+    if picked_by_us(gpu):
+        return "gpushare" if gpu.resource == names.share_memory else names.milli
+    return _PLUGIN
 
 
 def who_picks(gpu: _Request, names: ResourceNames) -> str:
     """Who decides which of a node's devices the pod gets; empty if it gets none."""
-    protocol = protocol_of(gpu, None, names)
+    protocol = protocol_of(gpu, names)
     if protocol == _PLUGIN:
         return "the device plugin picks the devices, Snugfit counts them"
     return "Snugfit picks the device and records it on the pod" if protocol else ""

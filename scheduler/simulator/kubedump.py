@@ -2,11 +2,10 @@
 
 Pods that have ended are left out. A pod with a node runs there, whoever scheduled it; any other
 arrives. Creation timestamps become arrival times, counted from the earliest one. Which devices the
-running pods have is understood as beside a live cluster, by the same code: what HAMi and KAI have
-recorded counts, and a node of which nobody can say that has no device to give.
+running pods have is understood as beside a live cluster, by the same code.
 
-One object that cannot be read stops no other: it is left out and named. Nothing new goes where such
-a pod runs, since nobody can say what it takes.
+One object that cannot be read stops no other: it is left out and named. A running pod is charged
+what it asks for, whatever else of it contradicts itself.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ from scheduler.kube.objects import (
     object_list_decoder,
     pod_decoder,
 )
-from scheduler.kube.pods import device_shares, pod_request, write_device_shares
+from scheduler.kube.pods import charge_of, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
@@ -111,7 +110,12 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     for pod in alive:
         where = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
         try:
-            listed.add(pod, pod_request(pod, names, sizes), names, devices)
+            charge = charge_of(pod, names, sizes)
+            if charge.problem and not pod.spec.node_name:
+                raise InvalidInput("spec", charge.problem)
+            listed.add(pod, charge.request, devices)
+            if charge.problem:
+                found.left_out.append(f"{where}: {charge.problem}; it runs, and is charged for it")
         except InvalidInput as error:
             found.left_out.append(f"{where}: {error}")
             listed.uncertain.add(pod.spec.node_name or "")
@@ -146,7 +150,6 @@ class _Listed:
         self,
         pod: PodObject,
         request: PodRequest,
-        names: ResourceNames,
         devices: Mapping[str, tuple[DeviceShare, ...]],
     ) -> None:
         """One more pod; :class:`InvalidInput` if it cannot be, and then nothing is kept of it."""
@@ -156,11 +159,8 @@ class _Listed:
         if node:
             if node not in self._nodes:
                 raise InvalidInput("spec.nodeName", f"{node!r} is not listed", "list that node too")
-            recorded = device_shares(pod, names)
             cost = move_cost(pod)
-            self.bound.append(
-                BoundPod(request, node, devices.get(request.uid) if recorded is None else recorded)
-            )
+            self.bound.append(BoundPod(request, node, devices.get(request.uid)))
             if cost is not None:
                 self.costs[request.uid] = cost
         elif pod.spec.scheduling_gates:
@@ -186,9 +186,9 @@ class _Listed:
 def _understood(
     nodes: list[tuple[NodeObject, Node]], pods: list[PodObject], names: ResourceNames
 ) -> tuple[tuple[Node, ...], dict[str, tuple[DeviceShare, ...]]]:
-    """Nodes, and by uid the devices of pods that others than we have recorded or put in doubt.
+    """Nodes, and by uid the devices of pods on nodes where any pod has a record or several ways.
 
-    Nodes with such pods are understood by a mirror, as beside a live cluster.
+    Such nodes are understood by a mirror, as beside a live cluster.
     """
     running = [pod for pod in pods if pod.spec.node_name]
     shared = {pod.spec.node_name for pod in running if _recorded(pod, names)}
@@ -200,22 +200,15 @@ def _understood(
     for pod in running:
         if pod.spec.node_name in shared:
             mirror.pod(pod)
-    effective, doubtful = mirror.image().nodes, mirror.uncertain_nodes
-    placed = engine.state.placements
-    devices = {
-        uid: placed[uid].devices
-        for uid, fact in mirror.facts.items()
-        if uid in placed and (fact.record is not None or fact.node in doubtful)
-    }
+    effective = mirror.image().nodes
+    devices = {uid: placed.devices for uid, placed in engine.state.placements.items()}
     return tuple(effective.get(model.name, model) for _, model in nodes), devices
 
 
 def _recorded(pod: PodObject, names: ResourceNames) -> bool:
-    """Whether another protocol has recorded devices of the pod, readably or not."""
-    try:
-        return record_of(pod, names) is not None
-    except InvalidInput:
-        return True
+    """Whether more than its request decides which devices the pod has."""
+    charge = charge_of(pod, names)
+    return bool(charge.parts) or record_of(pod, charge.request.gpu, names) is not None
 
 
 @dataclass(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -159,7 +160,12 @@ def test_while_a_vanished_device_is_claimed_the_others_are_withheld(cluster) -> 
     cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "4000"}))
     record = {"snugfit.io/devices": "3:500:0:0"}
     part = {"snugfit.io/gpu-milli": "500"}
+    cluster.mirror.pod(pod_object("p", requests=part))
+    placement = cluster.service.reserve(cluster.mirror.pending["uid-p"], "a")
+    bound = replace(placement, devices=(DeviceShare(3, 500),))
+    cluster.mirror.bound_here(bound)
     cluster.mirror.pod(pod_object("p", node="a", requests=part, annotations=record))
+    assert cluster.state.placements["uid-p"].devices == bound.devices
     cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "3000"}))
     assert cluster.mirror.uncertain_nodes == {"a"}
     assert cluster.verdict("a", milli=100) is not Reason.FITS
@@ -172,24 +178,40 @@ def test_while_a_vanished_device_is_claimed_the_others_are_withheld(cluster) -> 
     assert cluster.verdict("a", count=3) is Reason.FITS
 
 
-@pytest.mark.parametrize("record", ["rubbish", "0:70000:0:0", "0:1:99999999999", "0:500,0:500"])
-def test_a_record_that_cannot_be_read_is_unknown_occupancy_not_free(cluster, record) -> None:
+def test_a_vanished_device_that_only_its_owner_names_withholds_nothing(cluster) -> None:
+    cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
+    record, part = {"snugfit.io/devices": "900:500"}, {"snugfit.io/gpu-milli": "500"}
+    cluster.mirror.pod(pod_object("p", node="a", requests=part, annotations=record))
+    assert not cluster.mirror.uncertain_nodes and "Pod ns/p" in cluster.mirror.unreadable
+    assert cluster.used("a") == 500 and cluster.verdict("a", count=1) is Reason.FITS
+
+
+@pytest.mark.parametrize(
+    "record",
+    ["", "rubbish", "0:70000:0:0", "0:1:99999999999", "0:500,0:500", "0:1", "0:499", "0:500,1:500",
+     f"{'9' * 5000}:500", "0:\u0665\u0660\u0660", ","],
+)  # fmt: skip
+def test_a_record_that_cannot_be_believed_costs_what_the_pod_asks_for(cluster, record) -> None:
     cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
     part = {"snugfit.io/gpu-milli": "500"}
     annotations = {"snugfit.io/devices": record}
     cluster.mirror.pod(pod_object("p", node="a", requests=part, annotations=annotations))
-    assert cluster.mirror.uncertain_nodes == {"a"} and "Pod ns/p" in cluster.mirror.unreadable
-    assert cluster.verdict("a", count=1) is not Reason.FITS
+    assert not cluster.mirror.uncertain_nodes and "Pod ns/p" in cluster.mirror.unreadable
+    assert cluster.used("a") == 500
+    assert cluster.verdict("a", count=1) is Reason.FITS
+    assert cluster.verdict("a", count=2) is Reason.INSUFFICIENT_DEVICES
     cluster.mirror.pod_gone("uid-p")
     assert cluster.verdict("a", count=2) is Reason.FITS and not cluster.mirror.unreadable
 
 
-def test_a_running_pod_whose_request_contradicts_itself_is_unknown_occupancy(cluster) -> None:
+def test_a_running_pod_whose_request_contradicts_itself_is_charged_all_of_it(cluster) -> None:
     cluster.mirror.node(node_object("a", gpus=2, cpu="8"))
     both = {"cpu": "3", "nvidia.com/gpu": "1", "snugfit.io/gpu-milli": "500"}
     cluster.mirror.pod(pod_object("p", node="a", requests=both))
     assert cluster.state.cpu_free[cluster.state.row("a")] == 5000, "what can be read counts"
+    assert cluster.state.gpu_free[cluster.state.row("a"), :2].tolist() == [0, 500]
     assert cluster.verdict("a", count=1) is not Reason.FITS
+    assert cluster.verdict("a", milli=500) is Reason.FITS
     assert cluster.verdict("a") is Reason.FITS
 
 

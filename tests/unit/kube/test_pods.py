@@ -11,7 +11,8 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, GangKey, GpuRequest, PodRequest, Toleration
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import PodObject
-from scheduler.kube.pods import device_shares, pod_request, write_device_shares
+from scheduler.kube.pods import pod_request, write_device_shares
+from scheduler.kube.protocols import record_of
 
 NAMES = ResourceNames()
 
@@ -183,7 +184,14 @@ def test_a_pod_without_uid_is_known_by_its_name() -> None:
 def test_recorded_devices_round_trip() -> None:
     shares = (DeviceShare(0, 250, 4096, 0), DeviceShare(3, 125, 0, 16))
     recorded = _pod({}, annotations={NAMES.devices_annotation: write_device_shares(shares)})
-    assert device_shares(recorded, NAMES) == shares
-    assert device_shares(_pod({}), NAMES) is None
-    with pytest.raises(InvalidInput, match="no device share"):
-        device_shares(_pod({}, annotations={NAMES.devices_annotation: "0:x"}), NAMES)
+    fraction = GpuRequest(milli=250)
+    record = record_of(recorded, fraction, NAMES)
+    assert record is not None
+    assert [(c.device, c.milli, c.memory_mib) for c in record.claims] == [
+        ("0", 250, 4096),
+        ("3", 125, 0),
+    ]
+    assert record_of(_pod({}), fraction, NAMES) is None
+    assert record_of(recorded, GpuRequest(), NAMES) is None, "it asks for no device"
+    rubbish = _pod({}, annotations={NAMES.devices_annotation: "0:x"})
+    assert "devices" in record_of(rubbish, fraction, NAMES).problem

@@ -9,7 +9,7 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, Reason
+from scheduler.core.model import DeviceShare, GpuRequest, Placement, Reason
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
@@ -19,8 +19,6 @@ from scheduler.kube.nodes import node_of
 from scheduler.kube.protocols import (
     ambiguity,
     gpushare_annotations,
-    record_of,
-    resolve,
     who_picks,
 )
 from scheduler.simulator.files import load_workload
@@ -51,9 +49,9 @@ JSON = msgspec.json.encode(
 class Cluster:
     """A mirror and the verdicts that follow from it."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: ResourceNames | None = None) -> None:
         service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = service.attach()
+        self.mirror: Mirror = service.attach(names)
         with service.exclusive() as engine:
             self.engine = engine
 
@@ -84,10 +82,23 @@ def _hami_node(register: str = NINE, **rest: Any) -> Any:
                        annotations=annotations, **rest)  # fmt: skip
 
 
-def _hami_pod(name: str, allocated: str, key: str = "hami.io/vgpu-devices-allocated") -> Any:
-    requests = {"nvidia.com/gpu": "1", "nvidia.com/gpumem": "3000"}
+def _hami_pod(
+    name: str,
+    allocated: str,
+    key: str = "hami.io/vgpu-devices-allocated",
+    *asked: tuple[int, int],
+) -> Any:
+    """A pod whose containers ask for one device each, with so many MiB and percent of the cores."""
+    containers = [
+        {"name": f"c{at}", "resources": {"limits": {
+            "nvidia.com/gpu": 1, "nvidia.com/gpumem": memory, "nvidia.com/gpucores": cores}}}
+        for at, (memory, cores) in enumerate(asked or [(3000, 0)])
+    ]  # fmt: skip
     annotations = {key: allocated, "hami.io/vgpu-node": "a", "hami.io/vgpu-time": "1705054796"}
-    return pod_object(name, node="a", requests=requests, annotations=annotations)
+    return pod_object(name, node="a", spec={"containers": containers}, annotations=annotations)
+
+
+ALLOCATED = "hami.io/vgpu-devices-allocated"
 
 
 @pytest.mark.parametrize("register", [SEVEN, NINE, JSON], ids=["seven", "nine", "json"])
@@ -102,7 +113,7 @@ def test_a_hami_allocation_counts_on_the_device_that_has_the_uuid(cluster, regis
     """Two containers of one pod on the second device: 3 and 5 GB of 32, and 30 % of the cores."""
     cluster.mirror.node(_hami_node(register))
     allocated = f"{UUIDS[1]},NVIDIA,3000,0:;{UUIDS[1]},NVIDIA,5000,30:;"
-    cluster.mirror.pod(_hami_pod("p", allocated))
+    cluster.mirror.pod(_hami_pod("p", allocated, ALLOCATED, (3000, 0), (5000, 30)))
     assert cluster.free() == [1000, 1000 - 91 - 300]
     assert cluster.engine.state.device_mem_free[0].tolist()[:2] == [32768, 24768]
     assert cluster.verdict(count=1) is Reason.FITS
@@ -113,36 +124,83 @@ def test_a_hami_allocation_counts_on_the_device_that_has_the_uuid(cluster, regis
 
 def test_a_hami_decision_counts_before_its_device_plugin_has_carried_it_out(cluster) -> None:
     cluster.mirror.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,32768,100:;",
-                                 "hami.io/vgpu-devices-to-allocate"))  # fmt: skip
+                                 "hami.io/vgpu-devices-to-allocate", (32768, 100)))  # fmt: skip
     cluster.mirror.node(_hami_node())
     assert cluster.free() == [0, 1000]
 
 
-def test_a_hami_device_whose_uuid_is_gone_is_unknown_occupancy(cluster) -> None:
+def test_a_hami_device_whose_uuid_is_gone_is_charged_to_one_that_nobody_names(cluster) -> None:
+    """The others are known by their UUIDs, so that nobody else has to lose anything."""
     cluster.mirror.node(_hami_node())
     cluster.mirror.pod(_hami_pod("p", f"{UUIDS[1]},NVIDIA,3000,0:;"))
     replaced = NINE.replace(UUIDS[1], "GPU-another")
     cluster.mirror.node(_hami_node(replaced))
-    assert cluster.mirror.uncertain_nodes == {"a"}
-    assert cluster.verdict(count=1) is not Reason.FITS
+    assert sorted(cluster.free()) == [909, 1000] and not cluster.mirror.uncertain_nodes
+    assert "does not offer any more" in cluster.mirror.unreadable["Pod ns/p"]
     cluster.mirror.node(_hami_node(NINE))
-    assert not cluster.mirror.uncertain_nodes and cluster.free() == [1000, 909]
+    assert cluster.free() == [1000, 909] and not cluster.mirror.unreadable
 
 
 def test_hami_devices_that_change_places_keep_their_pods(cluster) -> None:
     cluster.mirror.node(_hami_node())
-    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[1]},NVIDIA,32768,0:;"))
+    allocated = f"{UUIDS[1]},NVIDIA,32768,0:;"
+    cluster.mirror.pod(_hami_pod("p", allocated, ALLOCATED, (32768, 0)))
     assert cluster.free() == [1000, 0]
     swapped = NINE.replace("true,1,", "true,x,").replace("true,0,", "true,1,")
     cluster.mirror.node(_hami_node(swapped.replace("true,x,", "true,0,")))
     assert cluster.free() == [0, 1000]
 
 
-@pytest.mark.parametrize("record", ["rubbish", f"{UUIDS[0]},NVIDIA", f"{UUIDS[0]},NVIDIA,x,0:;"])
-def test_a_hami_record_that_cannot_be_read_is_unknown_occupancy(cluster, record) -> None:
+@pytest.mark.parametrize(
+    "record",
+    [
+        "rubbish",
+        f"{UUIDS[0]},NVIDIA",
+        f"{UUIDS[0]},NVIDIA,x,0:;",
+        f"{UUIDS[0]},NVIDIA,{'9' * 5000},0:;",
+        f"{UUIDS[0]},NVIDIA,\u0663\u0660\u0660\u0660,0:;",
+        f"{UUIDS[0]},NVIDIA,1,0:;",
+        f"{UUIDS[0]},NVIDIA,1000000000000,0:;",
+        "GPU-of-nobody,NVIDIA,3000,0:;",
+        ";",
+    ],
+)
+def test_a_hami_record_that_cannot_be_believed_costs_what_the_pod_asks_for(cluster, record) -> None:
     cluster.mirror.node(_hami_node())
     cluster.mirror.pod(_hami_pod("p", record))
-    assert cluster.mirror.uncertain_nodes == {"a"} and "Pod ns/p" in cluster.mirror.unreadable
+    assert sorted(cluster.free()) == [909, 1000] and "Pod ns/p" in cluster.mirror.unreadable
+    assert not cluster.mirror.uncertain_nodes
+    cluster.mirror.pod_gone("uid-p")
+    assert cluster.free() == [1000, 1000] and not cluster.mirror.unreadable
+
+
+def test_hami_gives_all_of_a_device_to_whoever_states_no_memory(cluster) -> None:
+    """Unless HAMi is configured otherwise, and we with it."""
+    cluster.mirror.node(_hami_node())
+    plain = {"nvidia.com/gpu": "1"}
+    annotations = {ALLOCATED: f"{UUIDS[1]},NVIDIA,1,0:;"}
+    cluster.mirror.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
+    assert sorted(cluster.free()) == [0, 1000] and "Pod ns/p" in cluster.mirror.unreadable
+    annotations = {ALLOCATED: f"{UUIDS[1]},NVIDIA,32768,0:;"}
+    cluster.mirror.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
+    assert cluster.free() == [1000, 0] and not cluster.mirror.unreadable
+    default = Cluster(ResourceNames(hami_default_mib=8192))
+    default.mirror.node(_hami_node())
+    annotations = {ALLOCATED: f"{UUIDS[1]},NVIDIA,8192,0:;"}
+    default.mirror.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
+    assert default.free() == [1000, 750]
+
+
+def test_hami_in_percent_and_in_units(cluster) -> None:
+    cluster.mirror.node(_hami_node())
+    requests = {"nvidia.com/gpu": "2", "nvidia.com/gpumem-percentage": "25"}
+    record = {ALLOCATED: ":".join(f"{uuid},NVIDIA,8192,0" for uuid in UUIDS) + ":;"}
+    cluster.mirror.pod(pod_object("p", node="a", requests=requests, annotations=record))
+    assert cluster.free() == [750, 750] and not cluster.mirror.unreadable
+    units = Cluster(ResourceNames(hami_unit_mib=1024))
+    units.mirror.node(_hami_node())
+    units.mirror.pod(_hami_pod("q", f"{UUIDS[0]},NVIDIA,16384,0:;", ALLOCATED, (16, 0)))
+    assert units.free() == [500, 1000]
 
 
 @pytest.mark.parametrize("register", ["[{", "GPU-x,1,2:", "GPU-x,1,many,100,T,0,true:"])
@@ -156,6 +214,7 @@ def test_a_hami_register_that_cannot_be_read_gives_nothing_away(cluster, registe
 
 GROUP = "df7c0dd3-9795-443c-85b9-acbf49c8fb6b"
 RESERVATION = {
+    "namespace": "kai-resource-reservation",
     "requests": {"nvidia.com/gpu": "1"},
     "labels": {"app": "kai-resource-reservation", "runai-gpu-group": GROUP},
     "annotations": {"run.ai/reserve_for_gpu_index": "GPU-8983c66a-23df-e63b-4c2f-afcae9ec79b3"},
@@ -179,24 +238,25 @@ def test_a_device_that_kai_shares_is_taken_whole_by_its_reservation(cluster) -> 
     assert cluster.mirror.ambiguous_nodes == {}, "both have theirs from the device plugin"
 
 
-def test_a_share_that_nobody_has_reserved_is_unknown_occupancy(cluster) -> None:
-    """In whichever order one hears of them."""
+def test_a_group_that_nobody_has_reserved_takes_nothing(cluster) -> None:
+    """It is a wish on a pod that asks for no device."""
     cluster.mirror.pod(pod_object("p", node="a", **HALF))
     cluster.mirror.node(node_object("a", gpus=2))
-    assert cluster.mirror.uncertain_nodes == {"a"}
+    assert cluster.free() == [1000, 1000] and not cluster.mirror.uncertain_nodes
     cluster.mirror.pod(pod_object("reservation", node="a", **RESERVATION))
-    assert not cluster.mirror.uncertain_nodes and cluster.free() == [0, 1000]
+    assert cluster.free() == [0, 1000]
     cluster.mirror.pod_gone("uid-reservation")
-    assert cluster.mirror.uncertain_nodes == {"a"}
-    cluster.mirror.pod_gone("uid-p")
     assert cluster.free() == [1000, 1000]
 
 
-def test_a_pod_may_share_several_devices_under_kai(cluster) -> None:
-    labels = {f"runai-gpu-group/{name}": name for name in ("g1", "g2")}
-    annotations = {"gpu-memory": "2000", "gpu-fraction-num-devices": "2"}
-    found = record_of(pod_object("p", node="a", labels=labels, annotations=annotations), NAMES)
-    assert found is not None and set(found.groups) == {"g1", "g2"}
+def test_a_group_on_a_pod_that_asks_for_a_device_frees_none(cluster) -> None:
+    """Nor does a pod that looks like a reservation but stands in its owner's namespace."""
+    cluster.mirror.node(node_object("a", gpus=2))
+    own = {**RESERVATION, "namespace": "tenant"}
+    cluster.mirror.pod(pod_object("self-made", node="a", **own))
+    cluster.mirror.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "1"}, **{
+        key: HALF[key] for key in ("annotations", "labels")}))  # fmt: skip
+    assert cluster.free() == [0, 0]
 
 
 # -- gpushare ----------------------------------------------------------------------------------
@@ -250,13 +310,27 @@ def test_what_we_bind_is_what_gpushares_device_plugin_looks_for(cluster) -> None
     assert gpushare_annotations(others, node, NAMES, 0) == {}
 
 
-def test_a_gpushare_index_that_is_gone_is_unknown_occupancy(cluster) -> None:
+def test_a_gpushare_index_that_is_gone_is_charged_to_a_device_that_nobody_names(cluster) -> None:
     cluster.mirror.node(_share_node())
     cluster.mirror.pod(_share_pod("p", 8, "1"))
     cluster.mirror.node(_share_node("32", "1"))
-    assert cluster.mirror.uncertain_nodes == {"a"}
-    cluster.mirror.pod(_share_pod("q", 8, "-1"))
-    assert "Pod ns/q" in cluster.mirror.unreadable
+    assert cluster.free() == [750] and "Pod ns/p" in cluster.mirror.unreadable
+
+
+@pytest.mark.parametrize("index", ["-1", "q", "9" * 5000, "\u0661", "7", " 1", "1.0"])
+def test_a_gpushare_index_that_is_none_costs_what_the_pod_asks_for(cluster, index) -> None:
+    cluster.mirror.node(_share_node())
+    cluster.mirror.pod(_share_pod("q", 8, index))
+    assert sorted(cluster.free()) == [750, 1000] and "Pod ns/q" in cluster.mirror.unreadable
+
+
+@pytest.mark.parametrize("amount", ["1", "", "999999999", "9" * 5000])
+def test_a_gpushare_amount_is_the_requests_and_not_the_records(cluster, amount) -> None:
+    pod = _share_pod("q", 8, "1")
+    pod.metadata.annotations["ALIYUN_COM_GPU_MEM_POD"] = amount
+    cluster.mirror.node(_share_node())
+    cluster.mirror.pod(pod)
+    assert sorted(cluster.free()) == [750, 1000] and "Pod ns/q" in cluster.mirror.unreadable
 
 
 def test_gpushare_may_count_in_mebibytes() -> None:
@@ -319,45 +393,42 @@ def test_it_is_said_who_picks_a_device() -> None:
     assert ambiguity(["KAI", "the device plugin"]) == "" and ambiguity(["KAI", "HAMi"])
 
 
-def test_a_claim_never_exceeds_its_device() -> None:
-    node = Node("a", 1, 1, devices=node_of(_hami_node()).devices)
-    record = record_of(
-        _hami_pod("p", f"{UUIDS[0]},NVIDIA,99999,100:{UUIDS[0]},NVIDIA,1,1:;"), NAMES
-    )
-    assert record is not None
-    shares = resolve(record.claims, node, {UUIDS[0]: 0})
-    assert shares is not None and shares[0].milli == 1000
-    assert resolve(record.claims, node, {UUIDS[0]: 7}) is None
-
-
 # -- dumps -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("node", "pods", "free"),
     [
-        (_hami_node(), [_hami_pod("p", f"{UUIDS[1]},NVIDIA,5000,30:;")], [1000, 700]),
-        (_hami_node(), [_hami_pod("p", f"{UUIDS[1]},NVIDIA,32768,0:;")], [1000, 0]),
-        (_hami_node(), [_hami_pod("p", "GPU-gone,NVIDIA,3000,0:;")], None),
+        (
+            _hami_node(),
+            [_hami_pod("p", f"{UUIDS[1]},NVIDIA,5000,30:;", ALLOCATED, (5000, 30))],
+            [1000, 700],
+        ),
+        (
+            _hami_node(),
+            [_hami_pod("p", f"{UUIDS[1]},NVIDIA,32768,0:;", ALLOCATED, (32768, 0))],
+            [1000, 0],
+        ),
+        (_hami_node(), [_hami_pod("p", "GPU-gone,NVIDIA,3000,0:;")], [909, 1000]),
         (
             node_object("a", gpus=2),
             [pod_object("p", node="a", **HALF), pod_object("r", node="a", **RESERVATION)],
             [0, 1000],
         ),
-        (node_object("a", gpus=2), [pod_object("p", node="a", **HALF)], None),
+        (node_object("a", gpus=2), [pod_object("p", node="a", **HALF)], [1000, 1000]),
         (
             node_object("a", gpus=2),
             [
                 pod_object("p", node="a", **HALF),
                 pod_object("whole", node="a", requests={"nvidia.com/gpu": "1"}),
             ],
-            None,
+            [0, 1000],
         ),
     ],
     ids=["hami", "hami memory", "hami, device gone", "kai", "kai alone", "kai and a whole device"],
 )
 def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods, free) -> None:
-    """Free devices by index, or nothing to give where nobody can say."""
+    """Free devices by index."""
     path = tmp_path / "dump.json"
     items = [{"kind": kind} | msgspec.to_builtins(obj)
              for kind, obj in [("Node", node), *(("Pod", one) for one in pods)]]  # fmt: skip
@@ -368,7 +439,6 @@ def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods,
     cluster.mirror.node(node)
     for one in pods:
         cluster.mirror.pod(one)
-    assert cluster.mirror.uncertain_nodes == (set() if free else {"a"})
     live = cluster.engine.state.placements
     for uid, placement in engine.state.placements.items():
         assert placement.devices == live[uid].devices
@@ -376,6 +446,5 @@ def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods,
         asked = pod("x", cpu=1, memory=1, count=count)
         verdict = engine.explain(asked, "a")
         assert verdict is cluster.engine.explain(asked, "a")
-        assert (verdict is Reason.FITS) == (free is not None and free.count(1000) >= count)
-    if free:
-        assert engine.state.gpu_free[0, :2].tolist() == free == cluster.free()
+        assert (verdict is Reason.FITS) == (free.count(1000) >= count)
+    assert engine.state.gpu_free[0, :2].tolist() == free == cluster.free()
