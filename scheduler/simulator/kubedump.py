@@ -44,7 +44,7 @@ from scheduler.kube.objects import (
     object_list_decoder,
     pod_decoder,
 )
-from scheduler.kube.pods import charge_of, write_device_shares
+from scheduler.kube.pods import Charge, charge_of, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
@@ -111,9 +111,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         where = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
         try:
             charge = charge_of(pod, names, sizes)
-            if charge.problem and not pod.spec.node_name:
-                raise InvalidInput("spec", charge.problem)
-            listed.add(pod, charge.request, devices)
+            listed.add(pod, charge, devices)
             if charge.problem:
                 found.left_out.append(f"{where}: {charge.problem}; it runs, and is charged for it")
         except InvalidInput as error:
@@ -149,11 +147,13 @@ class _Listed:
     def add(
         self,
         pod: PodObject,
-        request: PodRequest,
+        charge: Charge,
         devices: Mapping[str, tuple[DeviceShare, ...]],
     ) -> None:
         """One more pod; :class:`InvalidInput` if it cannot be, and then nothing is kept of it."""
-        created, node = _created(pod), pod.spec.node_name
+        created, node, request = _created(pod), pod.spec.node_name, charge.request
+        if charge.problem and not node:
+            raise InvalidInput("spec", charge.problem)
         if request.uid in self.pods:
             raise InvalidInput("metadata.uid", f"{request.uid!r} is that of another pod too")
         if node:
