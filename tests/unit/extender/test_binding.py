@@ -109,7 +109,8 @@ def test_devices_are_recorded_in_the_very_write_that_binds(binding) -> None:
     pod = binding.api.objects[PODS]["p"]
     assert pod["spec"]["nodeName"] == "a"
     assert pod["metadata"]["annotations"] == {
-        DEVICES: "0:600:0:0", "snugfit.io/visible-devices": "0"
+        DEVICES: "0:600:0:0", "snugfit.io/visible-devices": "0",
+        "snugfit.io/devices-uid": "uid-p",
     }  # fmt: skip
     assert binding.free() == (400, 1000), "and counted before the watch tells"
     binding.watch()
