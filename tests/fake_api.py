@@ -195,8 +195,9 @@ def _name(obj: dict[str, Any]) -> str:
 
 
 def _everywhere(path: str) -> str:
-    """Where the objects of all namespaces are listed."""
-    return re.sub(r"/namespaces/[^/]+/([^/]+)$", r"/\1", path)
+    """Where the objects of all namespaces are listed; empty for no list of one namespace."""
+    found = re.sub(r"/namespaces/[^/]+/([^/]+)$", r"/\1", path)
+    return found if found != path else ""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -235,8 +236,8 @@ class Handler(BaseHTTPRequestHandler):
             self._watch(address.path, int(query["resourceVersion"]), cuts)
         elif self.command == "GET" and address.path in api.objects and "limit" in query:
             self._list(address.path, query)
-        elif self.command == "GET" and _everywhere(address.path) in api.objects:
-            self._list(_everywhere(address.path), query, address.path.split("/")[-2])
+        elif self.command == "GET" and (everywhere := _everywhere(address.path)) in api.objects:
+            self._list(everywhere, query, address.path.split("/")[-2])
         elif self.command == "POST" and address.path.endswith("/binding"):
             self._bind(address.path.split("/")[-2])
         elif self.command == "PATCH" and address.path.endswith("/status"):
