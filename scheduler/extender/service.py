@@ -240,11 +240,8 @@ class ExtenderService:
         )
         if self.config.answer_top_k:
             best = best[: self.config.answer_top_k]
-            unknown = {
-                place: nodes.unknown[position]
-                for place, position in enumerate(best.tolist())
-                if position in nodes.unknown
-            }
+            kept, lacking = enumerate(best.tolist()), nodes.unknown
+            unknown = {place: lacking[at] for place, at in kept if at in lacking}
             ranking = Ranking(Listed(nodes.rows[best], unknown), ranking.scores[best])
         return encode_ranking(ranking, fragments)
 
