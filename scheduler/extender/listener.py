@@ -161,6 +161,7 @@ class Listener:
                 (self._arrivals, self._arrived, "arrivals"),
             )
         ]
+        self._beginning, self._serving = threading.Lock(), False
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._woken, self._wake = socket.socketpair()
@@ -180,8 +181,10 @@ class Listener:
 
     def serve(self) -> None:
         """Answer until :meth:`stop` is called."""
-        if self._stopping.is_set():
-            return
+        with self._beginning:
+            if self._stopping.is_set():
+                return
+            self._serving = True
         for thread in (*self._readers, *self._workers):
             thread.start()
         try:
@@ -193,12 +196,13 @@ class Listener:
 
     def stop(self, within_s: float) -> None:
         """Close the port, finish what has begun within so many seconds, close the rest."""
-        self._stopping.set()
+        with self._beginning:
+            self._stopping.set()
+            serving = self._serving
         try:
             self._wake.send(b"x")
         except OSError:
             log.debug("%s: stopped already", self._name)
-        serving = any(worker.ident for worker in self._workers)
         if serving:
             self._ended.wait()
         self._socket.close()

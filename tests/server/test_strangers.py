@@ -355,3 +355,14 @@ def test_a_storm_of_callers_that_leave_at_any_point_leaves_nothing_behind(listen
         abort.close()
     assert call(listener.port).status(GET) == 200
     eventually(lambda: listener.connections <= 1 and listener.begun == 0)
+
+
+def test_a_listener_may_be_stopped_at_any_moment_of_its_start() -> None:
+    for number in range(50):
+        listener = Listener("test", ("127.0.0.1", 0), _app, threads=2, limits=Limits())
+        thread = threading.Thread(target=listener.serve)
+        thread.start()
+        time.sleep(number % 5 / 2000)
+        listener.stop(0)
+        thread.join(timeout=60)
+        assert not thread.is_alive()
