@@ -30,6 +30,7 @@ __all__ = ["Caretaker", "LiveFigures"]
 log = logging.getLogger(__name__)
 
 _NEW_KINDS_EVERY_S = 60.0
+_POLICY_EVERY_S = 60.0
 _TOLD_EVERY_S = 3600.0
 _MOST_AT_ONCE = 32
 _MOST_READINGS = 50
@@ -76,6 +77,8 @@ class Caretaker:
         Whether this replica is the one that compares it.
     groups
         Looks for kinds of gangs that are served by now.
+    policy
+        Looks whether records of devices are guarded.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Caretaker:
         audit: Audit,
         active: Callable[[], bool],
         groups: Callable[[], None],
+        policy: Callable[[], None],
     ) -> None:
         self._service, self._mirror, self._binder = service, mirror, binder
         self._client, self._config, self._figures = client, config, figures
@@ -98,6 +102,7 @@ class Caretaker:
         self._chores = [
             Chore("learning", service.learn),
             Chore("groups", groups, _NEW_KINDS_EVERY_S),
+            Chore("record policy", policy, _POLICY_EVERY_S),
             Chore("holds", lambda: self._settle("holds", service.overdue())),
             Chore("bindings", lambda: self._settle("bindings", binder.overdue())),
         ]

@@ -15,6 +15,7 @@ from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import PriceWeights
 from scheduler.core.reading import LARGEST_SETTINGS, read_bytes, read_text, text_of
+from scheduler.kube.recordpolicy import RECORD_POLICY
 from scheduler.kube.yamlfile import yaml_mapping
 
 __all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
@@ -128,6 +129,10 @@ class ExtenderConfig:
     wake_after_s
         A pod that was refused, fits by now, and has not been asked about for so long is brought to
         kube-scheduler's attention by an annotation; not below its longest backoff. 0 never.
+    record_policy
+        Name of the ValidatingAdmissionPolicy, and of its binding, that keeps records of devices to
+        us; empty for none. Where it is in force, a record counts for a pod that is newer only if it
+        names that pod.
     lease_namespace, lease_name, lease_s
         Of several replicas only the holder of this Lease answers; it is lost after ``lease_s``
         seconds without renewal. No name: always answer, as beside a kube-scheduler of our own.
@@ -185,6 +190,7 @@ class ExtenderConfig:
     recount_s: float = 60.0
     audit_s: float = 600.0
     wake_after_s: float = 10.0
+    record_policy: str = RECORD_POLICY
     lease_namespace: str = ""
     lease_name: str = ""
     lease_s: float = 15.0

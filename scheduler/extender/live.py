@@ -42,6 +42,7 @@ from scheduler.kube.objects import (
     pod_decoder,
 )
 from scheduler.kube.pods import pod_request, pod_uid
+from scheduler.kube.recordpolicy import guarded_since, read_policy
 from scheduler.kube.salvage import InPart
 from scheduler.kube.watch import Reflector, WatchTiming
 
@@ -156,7 +157,9 @@ class LiveCluster:
             audit=self.audit,
             active=lambda: self.lease is None or self.lease.held,
             groups=self.look_for_groups,
+            policy=self.look_at_policy,
         )
+        self._policy_refused = ""
         self._threads = [
             threading.Thread(target=self._begin, name="begin", daemon=True),
             threading.Thread(target=self._apply_all, name="apply", daemon=True),
@@ -261,6 +264,7 @@ class LiveCluster:
         """Find out what is served, as soon as the API answers, and watch it."""
         while not self._stop.is_set():
             try:
+                self._read_policy()  # before the first record is read
                 self._kinds = self._all_kinds()
             except KubeApiError as error:
                 log.warning("the API does not answer yet: %s", error)
@@ -270,6 +274,30 @@ class LiveCluster:
         for kind in self._kinds.values():
             if not self._stop.is_set():
                 kind.reflector.start()
+
+    def look_at_policy(self) -> None:
+        """Learn since when records of devices are guarded, as it may have changed."""
+        try:
+            self._read_policy()
+        except KubeApiError as error:
+            log.warning("whether records are still guarded is not known: %s", error)
+
+    def _read_policy(self) -> None:
+        """The same; :class:`KubeApiError` if the API does not say now."""
+        name = self._config.record_policy
+        if not name:
+            return
+        try:
+            since = guarded_since(*read_policy(self._client, name), name)
+        except KubeApiError as error:
+            if error.passing:
+                raise
+            since = None
+            if self._policy_refused != str(error):
+                log.warning("records count as unguarded, policy %s cannot be read: %s", name, error)
+            self._policy_refused = str(error)
+        with self._service.exclusive():
+            self.mirror.protect(since)
 
     def _all_kinds(self) -> dict[str, Kind]:
         kinds: dict[str, Kind] = {}

@@ -44,6 +44,7 @@ CHART_DECIDES = {
     "context",
     "lease_namespace",
     "lease_name",
+    "record_policy",
 }
 
 

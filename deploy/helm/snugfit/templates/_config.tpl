@@ -167,6 +167,10 @@ yes
 {{- $_ := set $settings "host_names" (include "snugfit.metricsNames" .) -}}
 {{- end -}}
 {{- end -}}
+{{- $_ := set $settings "record_policy" "" -}}
+{{- if include "snugfit.recordPolicyServed" . -}}
+{{- $_ := set $settings "record_policy" (include "snugfit.recordPolicy" .) -}}
+{{- end -}}
 {{- $_ := set $settings "watch_groups" (include "snugfit.watchGroups" .) -}}
 {{- toYaml $settings -}}
 {{- end -}}
