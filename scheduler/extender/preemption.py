@@ -74,6 +74,8 @@ def kept_by_holds(
 def _held(engine: Engine, request: PodRequest, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Rows with holds of others."""
     held = {hold.placement.node for uid, hold in engine.holds.items() if uid != request.uid}
+    if not held:
+        return np.zeros(len(rows), dtype=bool)
     row_of = engine.state.row_of  # some are perhaps on nodes that have gone
     return np.isin(rows, [row_of[name] for name in held if name in row_of])
 
