@@ -58,6 +58,19 @@ _TOLD_EVERY_S = 3600.0
 _MOST_NAMED = 10
 _LONGEST_TEXT = 300
 
+_REQUEST = (
+    "spec.containers",
+    "spec.initContainers",
+    "spec.overhead",
+    "spec.resources",
+    "status.containerStatuses",
+    "status.initContainerStatuses",
+    "status.allocatedResources",
+    "status.resources",
+    "metadata.annotations",
+)
+"""Where a pod says what it asks for."""
+
 Item = tuple[str, str, Any]
 
 
@@ -446,10 +459,18 @@ class LiveCluster:
         return placed.pod.shape == wanted.shape
 
     def _pod_in_part(self, part: InPart[PodObject]) -> None:
-        """A pod of which only a part could be read: what was known of it stays, where it was."""
+        """A pod of which only a part could be read: what was known of it stays, where it was.
+
+        Where nothing was, it is charged what can be read of its request; if that is not all of it,
+        its node's devices are withheld meanwhile.
+        """
         obj = part.obj
         fact = self.mirror.facts.get(pod_uid(obj))
-        if fact is None or fact.node != obj.spec.node_name or has_ended(obj):
+        if fact is not None and fact.node == obj.spec.node_name and not has_ended(obj):
+            return
+        if part.lacks(*_REQUEST):
+            self.mirror.pod_in_part(obj)
+        else:
             self.mirror.pod(obj)
 
     # -- applying ----------------------------------------------------------------------------

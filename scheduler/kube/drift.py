@@ -32,6 +32,8 @@ class Fact:
         under HAMi per device.
     problem
         Why its request would be refused; it is charged all the same.
+    unread
+        Whether a part of the object could not be read that says what it asks for.
     """
 
     request: PodRequest
@@ -42,6 +44,7 @@ class Fact:
     parts: tuple[GpuRequest, ...] = ()
     slots: tuple[Slot, ...] = ()
     problem: str = ""
+    unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)

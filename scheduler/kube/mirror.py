@@ -208,6 +208,16 @@ class Mirror:
                 self._charge_plainly(obj, error)
             raise
 
+    def pod_in_part(self, obj: PodObject) -> None:
+        """A pod exists, and what it asks for cannot be read; raises as :meth:`pod`.
+
+        While it runs nobody knows which devices of its node are free.
+        """
+        self.pod(obj)
+        fact = self.facts.get(pod_uid(obj))
+        if fact is not None:
+            self._establish(replace(fact, unread=True))
+
     def _charge_plainly(self, obj: PodObject, error: Exception) -> None:
         """Count a pod by its request alone, where more of it could not be applied."""
         uid = pod_uid(obj)
@@ -496,6 +506,8 @@ class Mirror:
         self._charge(fact, model, reading, chosen)
         if reading.vanished and standing is Standing.PROTECTED and model.devices:
             self._doubt(name, uid, reading.problem)
+        elif fact.unread and model.devices:
+            self._doubt(name, uid, "what it asks for cannot be read")
 
     def _charge(
         self,

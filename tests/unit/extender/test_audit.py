@@ -10,6 +10,7 @@ import pytest
 from scheduler.extender.wire import BindArgs
 from scheduler.kube.objects import PodObject
 from scheduler.kube.salvage import InPart
+from tests.builders import pod
 from tests.fake_api import NODES, PODS, FakeApi, drop, eventually, refuse, say
 from tests.following import BUDGETS, MILLI, Following
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
@@ -339,3 +340,45 @@ def test_an_object_without_a_name_ends_nothing_that_is_known(api, follow) -> Non
         ):
             following.live._apply_one((kind.label, *item))
     assert "uid-p" in following.live.mirror.facts
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        ("spec", {"containers": 5}),
+        ("spec", {"containers": [{"name": "c", "resources": {"limits": {GPU: []}}}]}),
+        ("spec", {"initContainers": [{"resources": 7}]}),
+        ("spec", {"overhead": "much"}),
+        ("metadata", {"annotations": {"a": {}}}),
+    ],
+)
+def test_where_nobody_knows_what_a_pod_asks_for_devices_are_withheld(
+    api, follow, where: str, what: dict[str, Any]
+) -> None:
+    """From the start on; until it can be read, or is gone."""
+    odd = pod_json("odd", node="b")
+    odd[where] |= what
+    api.put(PODS, odd)
+    api.put(PODS, pod_json("fine", node="b", requests={GPU: "1"}))
+    following = follow().start()
+    eventually(lambda: "uid-odd" in following.live.mirror.facts)
+
+    def fits(name: str = "b") -> bool:
+        with following.service.exclusive() as engine:
+            asked = {"count": 1} if name == "b" else {"milli": 100}
+            return engine.explain(pod("x", cpu=1, memory=1, **asked), name).name == "FITS"
+
+    assert not fits() and fits("a")
+    with following.service.exclusive() as engine:
+        assert engine.explain(pod("x", cpu=1, memory=1), "b").name == "FITS", "cpu is no device"
+    assert following.metric("snugfit_uncertain_nodes") == 1
+    assert following.live.recount() == []
+    api.put(NODES, node_json("b", gpus=4, labels={"changed": "yes"}))
+    api.put(PODS, pod_json("odd", node="b", requests={GPU: "2"}))
+    eventually(fits)
+    following.equal()
+    api.put(PODS, odd | {"metadata": odd["metadata"] | {"uid": "uid-again"}})
+    eventually(lambda: not fits())
+    api.delete(PODS, "odd")
+    eventually(fits)
+    following.equal()
