@@ -120,12 +120,16 @@ def test_settings_are_shown_with_their_sources(tmp_path: Path) -> None:
     _run("serve", "--print-config", code=2, SNUGFIT_SEEED="3")
 
 
-def test_an_internal_fault_is_exit_3(tmp_path: Path) -> None:
-    """A directory that cannot be written to is nobody's input error: it surfaces as a fault."""
-    done = _run("generate", "--out", str(tmp_path), "--nodes", "2", code=3)
-    assert "internal fault" in done.stderr and "Traceback" not in done.stderr
-    traced = _run("generate", "--out", str(tmp_path), "--nodes", "2", code=3, SNUGFIT_DEBUG="1")
-    assert "Traceback" in traced.stderr
+def test_an_internal_fault_is_exit_3(
+    tmp_path: Path, snugfit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody has foreseen is no input error; the traceback is there for who asks for it."""
+    monkeypatch.setattr("scheduler.simulator.generate.generate", lambda _config: 1 // 0)
+    done = snugfit("generate", "--out", tmp_path / "w.json")
+    assert done.code == 3 and "internal fault: ZeroDivisionError" in done.err
+    assert "Traceback" not in done.err and done.err.count("\n") == 1
+    monkeypatch.setenv("SNUGFIT_DEBUG", "1")
+    assert "Traceback" in snugfit("generate", "--out", tmp_path / "w.json").err
 
 
 @pytest.mark.parametrize("style", ["snugfit", "kubectl"])
