@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need, slots_after
-from scheduler.core.model import GpuKind, GpuRequest, Reason, Shape
+from scheduler.core.model import GpuKind, GpuRequest, Reason, Serves, Shape
 from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = ["allowed_products", "dynamic_reasons", "static_reasons"]
@@ -61,6 +61,9 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
     if gpu.kind is not GpuKind.NONE:
         wrong_model = ~allowed_products(state.products, gpu)[state.product]
         codes[wrong_model & (state.device_count > 0)] = Reason.MODEL_NOT_ALLOWED.code
+        if state.serves_known:
+            others = Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS
+            codes[state.serves == others] = Reason.DEVICE_KIND_MISSING.code
     codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
     return codes
 
@@ -114,6 +117,10 @@ def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) 
             _fraction_reasons(state, gpu, rows, codes)
         case GpuKind.MIG | GpuKind.SHARED:
             _slot_reasons(state, gpu, rows, codes)
+    if state.serves_known and gpu.kind is not GpuKind.NONE:
+        others = state.plugin_pods if gpu.chosen_by_us else state.chosen_pods
+        taken = (state.serves[rows] == Serves.ONE_AT_A_TIME) & (others[rows] > 0)
+        codes[taken] = Reason.GPUS_SERVED_OTHERWISE.code
     return codes
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "Release",
     "Requirement",
     "SelectorTerm",
+    "Serves",
     "Shape",
     "Taint",
     "Toleration",
@@ -145,6 +146,11 @@ class GpuRequest:
         if self.replicas:
             return GpuKind.SHARED
         return GpuKind.NONE
+
+    @property
+    def chosen_by_us(self) -> bool:
+        """Whether the devices are chosen here, and not by the device plugin."""
+        return self.kind is GpuKind.FRACTION or (self.kind is GpuKind.WHOLE and not self.resource)
 
     @property
     def requested_milli(self) -> int:
@@ -308,6 +314,27 @@ _MOST_OF_A_NODE = (
 )
 
 
+@unique
+class Serves(IntEnum):
+    """Who may have a node's devices, where both the device plugin and we hand them out.
+
+    The kubelet picks the device of a pod that asks the device plugin; it does not know which ones
+    we have given away in parts.
+    """
+
+    BOTH = 0
+    """Nothing offers the devices twice."""
+
+    ONE_AT_A_TIME = 1
+    """As long as pods of one kind have devices, pods of the other kind get none."""
+
+    WHOLE = 2
+    """Pods that ask the device plugin alone."""
+
+    FRACTIONS = 3
+    """Pods whose devices we choose alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node and what it can give: allocatable, not capacity."""
@@ -322,6 +349,7 @@ class Node:
     unschedulable: bool = False
     ready: bool = True
     resource: str = "nvidia.com/gpu"
+    serves: Serves = Serves.BOTH
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -431,6 +459,7 @@ class Reason(Enum):
     INSUFFICIENT_PODS = (18, True, "too many pods on the node")
     PLANNED_ELSEWHERE = (19, False, "planned elsewhere")
     GANG_DOES_NOT_FIT = (20, False, "gang does not fit")
+    GPUS_SERVED_OTHERWISE = (21, True, "node serves whole GPUs or fractions, not both at a time")
 
     def __init__(self, code: int, resolvable: bool, text: str) -> None:
         self.code = code

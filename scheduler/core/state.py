@@ -22,79 +22,31 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.columns import (
+    AFFINITY_KINDS,
+    COLUMNS,
+    DeviceCode,
+    affinity_of,
+    counted,
+    counted_share,
+)
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
 from scheduler.core.mig import MigType
 from scheduler.core.model import (
     DEVICE_MILLI,
     Device,
     DeviceShare,
-    GpuKind,
     GpuRequest,
     Node,
     Placement,
     Release,
+    Serves,
 )
 
 __all__ = ["AFFINITY_KINDS", "ClusterState", "DeviceCode", "affinity_of"]
 
-AFFINITY_KINDS = 12
-"""Columns of ``affinity``: fraction, 1..8 whole devices, more, MIG, time-sliced."""
-
 _MIN_ROWS = 16
 _JOURNAL_LIMIT = 1 << 12  # entries, or four per row: after more all rows may as well have changed
-_MOST = 1 << 40  # what anything counts for: four million pods of it on one row stay below 2^63
-
-
-class DeviceCode:
-    """What stands in ``device_code``; codes from ``MIG`` up name an entry of ``mig_types``."""
-
-    ABSENT = -1
-    PLAIN = 0
-    UNHEALTHY = 1
-    SHARED = 2
-    MIG = 3
-
-
-def affinity_of(gpu: GpuRequest) -> int:
-    """Column of ``affinity`` for this kind of request, or -1 if it asks for no device."""
-    match gpu.kind:
-        case GpuKind.NONE:
-            return -1
-        case GpuKind.FRACTION:
-            return 0
-        case GpuKind.WHOLE:
-            return min(gpu.count, 9)
-        case GpuKind.MIG:
-            return 10
-        case GpuKind.SHARED:
-            return 11
-
-
-_PER_NODE, _PER_DEVICE, _PER_KIND = range(3)
-
-# (name, dtype, value of an empty row, axes)
-_COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
-    ("cpu_alloc", np.int64, 0, _PER_NODE),
-    ("mem_alloc", np.int64, 0, _PER_NODE),
-    ("pods_alloc", np.int64, 0, _PER_NODE),
-    ("cpu_free", np.int64, -1, _PER_NODE),
-    ("mem_free", np.int64, -1, _PER_NODE),
-    ("pods_free", np.int64, -1, _PER_NODE),
-    ("gpu_used", np.int64, 0, _PER_NODE),
-    ("device_count", np.int16, 0, _PER_NODE),
-    ("product", np.int16, 0, _PER_NODE),
-    ("full_free", np.int16, 0, _PER_NODE),
-    ("most_free", np.int64, -1, _PER_NODE),
-    ("gpu_left", np.int32, 0, _PER_NODE),
-    ("generation", np.int64, 0, _PER_NODE),
-    ("gpu_free", np.int64, -1, _PER_DEVICE),
-    ("device_mem_free", np.int64, 0, _PER_DEVICE),
-    ("device_mem", np.int64, 0, _PER_DEVICE),
-    ("slots_free", np.int64, 0, _PER_DEVICE),
-    ("device_code", np.int16, DeviceCode.ABSENT, _PER_DEVICE),
-    ("replicas", np.int16, 1, _PER_DEVICE),
-    ("affinity", np.int32, 0, _PER_KIND),
-)
 
 
 class ClusterState:
@@ -139,6 +91,12 @@ class ClusterState:
         Replicas of a time-sliced device, else 1.
     affinity : (N, AFFINITY_KINDS) int32
         Pods on the row by kind of GPU request, see :func:`affinity_of`.
+    serves : (N,) int8
+        See :class:`scheduler.core.model.Serves`.
+    serves_known : bool
+        Whether any node has ever restricted that; without, nothing has to look at it.
+    plugin_pods, chosen_pods : (N,) int32
+        Pods that have devices from the device plugin, and pods whose devices were chosen here.
     generation : (N,) int64
         Stamp of the last change to the row.
     """
@@ -163,6 +121,9 @@ class ClusterState:
     device_code: NDArray[np.int16]
     replicas: NDArray[np.int16]
     affinity: NDArray[np.int32]
+    serves: NDArray[np.int8]
+    plugin_pods: NDArray[np.int32]
+    chosen_pods: NDArray[np.int32]
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         listed = list(nodes)
@@ -180,6 +141,7 @@ class ClusterState:
         self.generation_now = 0
         self.node_epoch = 0
         self.device_memory_known = False
+        self.serves_known = False
         self._journal: list[int] = []
         self._journal_base = 0
         widest = max((len(node.devices) for node in listed), default=0)
@@ -227,6 +189,13 @@ class ClusterState:
     def empty_rows(self) -> list[int]:
         """Rows that no node occupies."""
         return list(self._empty_rows)
+
+    def otherwise_served(self, row: int, gpu: GpuRequest) -> bool:
+        """Whether the row's devices go to pods that ask for them in the other way."""
+        serves = int(self.serves[row])
+        if serves == Serves.ONE_AT_A_TIME:
+            return bool((self.plugin_pods if gpu.chosen_by_us else self.chosen_pods)[row])
+        return serves == (Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS)
 
     def room_for(self, row: int, shares: Iterable[DeviceShare]) -> bool:
         """Whether these shares are left of the row's devices; a sick one is nobody else's."""
@@ -305,7 +274,7 @@ class ClusterState:
         self._pods_on[row] = {}
         del self._row_of[name]
         self.nodes[row] = None
-        for column, _, empty, _ in _COLUMNS:
+        for column, _, empty, _ in COLUMNS:
             self._stored[column][row] = empty
         self._empty_rows.append(row)
         self.node_epoch += 1
@@ -331,13 +300,15 @@ class ClusterState:
         node = self.nodes[row]
         assert node is not None  # callers name an occupied row
         stamp = self.generation[row]
-        for column, _, empty, _ in _COLUMNS:
+        for column, _, empty, _ in COLUMNS:
             self._stored[column][row] = empty
         self.generation[row] = stamp
-        self.cpu_alloc[row] = self.cpu_free[row] = _counted(node.cpu_milli)
-        self.mem_alloc[row] = self.mem_free[row] = _counted(node.memory_mib)
-        self.pods_alloc[row] = self.pods_free[row] = _counted(node.pods)
+        self.cpu_alloc[row] = self.cpu_free[row] = counted(node.cpu_milli)
+        self.mem_alloc[row] = self.mem_free[row] = counted(node.memory_mib)
+        self.pods_alloc[row] = self.pods_free[row] = counted(node.pods)
         self.device_count[row] = len(node.devices)
+        self.serves[row] = node.serves
+        self.serves_known |= node.serves is not Serves.BOTH
         if node.devices:
             self.product[row] = self._product_code((node.resource, node.product))
         for index, device in enumerate(node.devices):
@@ -347,7 +318,7 @@ class ClusterState:
         self._derive(row)
 
     def _set_device(self, row: int, index: int, device: Device) -> None:
-        memory = _counted(device.memory_mib)
+        memory = counted(device.memory_mib)
         self.device_mem[row, index] = self.device_mem_free[row, index] = memory
         self.replicas[row, index] = device.replicas
         self.device_memory_known |= device.memory_mib > 0
@@ -465,6 +436,8 @@ class ClusterState:
             return f"{pod.memory_mib} MiB requested, {self.mem_free[row]} free"
         if self.pods_free[row] < 1:
             return "no pod slot is free"
+        if placement.devices and self.otherwise_served(row, pod.gpu):
+            return "its devices are handed out in another way"
         seen: set[int] = set()
         for share in placement.devices:
             problem = self._share_misfit(row, share)
@@ -497,14 +470,18 @@ class ClusterState:
     def _charge(self, row: int, placement: Placement, sign: int) -> None:
         pod = placement.pod
         kind = affinity_of(pod.gpu)
-        cpu, memory = sign * _counted(pod.cpu_milli), sign * _counted(pod.memory_mib)
-        shares = [_counted_share(share) for share in placement.devices]
+        cpu, memory = sign * counted(pod.cpu_milli), sign * counted(pod.memory_mib)
+        shares = [counted_share(share) for share in placement.devices]
         # Nothing has been written up to here, and from here on nothing can be too large.
         self.cpu_free[row] -= cpu
         self.mem_free[row] -= memory
         self.pods_free[row] -= sign
         if kind >= 0:
             self.affinity[row, kind] += sign
+        if pod.gpu.chosen_by_us:
+            self.chosen_pods[row] += sign
+        elif kind >= 0 or shares:
+            self.plugin_pods[row] += sign
         count = int(self.device_count[row])
         for share in shares:
             self.gpu_used[row] += sign * share.milli
@@ -515,7 +492,7 @@ class ClusterState:
                 self.gpu_free[row, share.index] -= sign * share.milli
                 self.device_mem_free[row, share.index] -= sign * share.memory_mib
             elif code == DeviceCode.SHARED:
-                self.slots_free[row, share.index] -= sign * _counted(share.slots)
+                self.slots_free[row, share.index] -= sign * counted(share.slots)
             elif code >= DeviceCode.MIG:
                 self._charge_slots(row, pod.uid, share, sign)
 
@@ -604,6 +581,7 @@ class ClusterState:
         self._product_codes = dict(other._product_codes)
         self.mig_types = list(other.mig_types)
         self.device_memory_known = other.device_memory_known
+        self.serves_known = other.serves_known
 
     # -- the oracle ------------------------------------------------------------------------
 
@@ -630,7 +608,7 @@ class ClusterState:
         return list(self._differences(rebuilt))
 
     def _differences(self, other: ClusterState) -> Iterator[str]:
-        for column, _, _, _ in _COLUMNS:
+        for column, _, _, _ in COLUMNS:
             if column == "generation":
                 continue
             mine, theirs = getattr(self, column), getattr(other, column)
@@ -658,7 +636,7 @@ class ClusterState:
             self._journal_base += drop
 
     def _allocate(self, rows: int, devices: int) -> None:
-        for name, dtype, empty, axes in _COLUMNS:
+        for name, dtype, empty, axes in COLUMNS:
             shape = ((rows,), (rows, devices), (rows, AFFINITY_KINDS))[axes]
             grown = np.full(shape, empty, dtype=dtype)
             old = self._stored.get(name)
@@ -678,13 +656,3 @@ class ClusterState:
         """Publish the live part of the stored columns as attributes (views, not copies)."""
         for name, column in self._stored.items():
             setattr(self, name, column[: self._size])
-
-
-def _counted(amount: int) -> int:
-    """What an amount counts for in a column. Whoever asks for more than fits anywhere fills up."""
-    return min(max(int(amount), 0), _MOST)
-
-
-def _counted_share(share: DeviceShare) -> DeviceShare:
-    milli, memory = _counted(share.milli), _counted(share.memory_mib)
-    return DeviceShare(int(share.index), milli, memory, int(share.slots))

@@ -8,13 +8,14 @@ before a figure is printed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from scheduler.core.errors import SchedulerError
 from scheduler.core.mig import GEOMETRIES, MEDIA_BIT
 from scheduler.core.model import Device as DeviceModel
-from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, PodRequest
+from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, PodRequest, Serves
 
 __all__ = ["Referee", "Violation", "verify"]
 
@@ -38,6 +39,7 @@ class _NodeLedger:
     memory_mib: int = 0
     pods: int = 0
     devices: list[_DeviceLedger] = field(default_factory=list)
+    ways: Counter[str] = field(default_factory=Counter)
 
 
 class Referee:
@@ -81,6 +83,7 @@ class Referee:
         if ledger is None:
             raise Violation(f"{pod.key} is on {placement.node}, which does not exist")
         _check_request(pod, placement.devices, ledger.node)
+        _check_way(ledger, pod)
         _charge_node(ledger, pod, 1)
         if (
             ledger.cpu_milli > ledger.node.cpu_milli
@@ -91,6 +94,7 @@ class Referee:
             raise Violation(f"{pod.key} over-commits cpu, memory or pods of {placement.node}")
         for share in placement.devices:
             _take(ledger, share, pod)
+        ledger.ways[_way(pod)] += 1
         self._placed[pod.uid] = placement
 
     def release(self, uid: str) -> None:
@@ -100,6 +104,7 @@ class Referee:
             raise Violation(f"pod uid {uid} ends without having been placed")
         ledger = self._ledgers[placement.node]
         _charge_node(ledger, placement.pod, -1)
+        ledger.ways[_way(placement.pod)] -= 1
         for share in placement.devices:
             device = ledger.devices[share.index]
             device.milli -= share.milli
@@ -149,6 +154,27 @@ def _take(ledger: _NodeLedger, share: DeviceShare, pod: PodRequest) -> None:
         raise Violation(f"{pod.key} over-commits {where}: {device.milli} milli-GPU")
     if model.memory_mib and device.memory_mib > model.memory_mib:
         raise Violation(f"{pod.key} over-commits {where}: {device.memory_mib} MiB")
+
+
+def _way(pod: PodRequest) -> str:
+    """Who chooses the pod's devices: nobody, the device plugin, or the scheduler."""
+    gpu = pod.gpu
+    if not (gpu.count or gpu.milli or gpu.memory_mib or gpu.mig or gpu.replicas):
+        return ""
+    plugin = gpu.mig or gpu.replicas or (gpu.count and gpu.resource)
+    return "plugin" if plugin else "chosen"
+
+
+def _check_way(ledger: _NodeLedger, pod: PodRequest) -> None:
+    """Where devices are offered twice, the kubelet must not pick among those we have chosen."""
+    way, serves = _way(pod), ledger.node.serves
+    other = {"plugin": "chosen", "chosen": "plugin"}.get(way, "")
+    if (
+        (serves is Serves.ONE_AT_A_TIME and other and ledger.ways[other])
+        or (serves is Serves.WHOLE and way == "chosen")
+        or (serves is Serves.FRACTIONS and way == "plugin")
+    ):
+        raise Violation(f"{pod.key} asks {ledger.node.name} for devices in the other way")
 
 
 def _check_request(pod: PodRequest, shares: tuple[DeviceShare, ...], node: Node) -> None:

@@ -35,7 +35,7 @@ from scheduler.core.errors import (
     SchedulerError,
     UnknownNode,
 )
-from scheduler.core.model import PodRequest
+from scheduler.core.model import Placement, PodRequest
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import BindArgs
 from scheduler.kube.client import KubeClient, pod_path
@@ -103,10 +103,10 @@ class Binder:
         """Bind the pod; returns an error text, empty on success. Repeating it is harmless."""
         deadline = self._clock() + self._deadline_s
         try:
-            annotations = self._reserve(args, deadline)
+            placement, annotations = self._reserve(args, deadline)
         except SchedulerError as error:
             return self._failed(_RESULTS.get(type(error), "fault"), str(error))
-        if annotations is None:
+        if placement is None:
             return self._succeeded("already")
         content = {
             "apiVersion": "v1",
@@ -118,6 +118,8 @@ class Binder:
             self._post(args, content, deadline)
         except KubeApiError as error:
             return self._resolve(args, error, deadline)
+        with self._service.exclusive():
+            self._mirror.bound_here(placement)
         return self._succeeded("bound")
 
     # -- what is still open ------------------------------------------------------------------
@@ -177,8 +179,8 @@ class Binder:
         """What stands for the pod beyond the facts, to notice that it has changed."""
         return self.assumed.get(uid), engine.holds.get(uid)
 
-    def _reserve(self, args: BindArgs, deadline: float) -> dict[str, str] | None:
-        """Choose devices and charge them; what is to be recorded, or None if it is bound there."""
+    def _reserve(self, args: BindArgs, deadline: float) -> tuple[Placement | None, dict[str, str]]:
+        """Choose devices and charge them; None if it is bound there, and what is to be recorded."""
         service = self._service
         with service.exclusive() as engine:
             request = service.seen(args.uid)
@@ -193,7 +195,7 @@ class Binder:
         with service.exclusive() as engine:
             fact = self._mirror.facts.get(args.uid)
             if fact is not None and fact.node == args.node:
-                return None
+                return None, {}
             if fact is not None or request is None:
                 raise InvalidInput(
                     f"pod {args.namespace}/{args.name}",
@@ -203,9 +205,9 @@ class Binder:
             self.assumed[args.uid] = self._clock() + _CONFIRMED_WITHIN_S
             node = engine.state.nodes[engine.state.row(args.node)]
         assert node is not None  # something has just been placed there
-        return binding_annotations(placement, service.names) | gpushare_annotations(
-            placement, node, service.names, time.time_ns()
-        )
+        names = service.names
+        record = binding_annotations(placement, names)
+        return placement, record | gpushare_annotations(placement, node, names, time.time_ns())
 
     def _fetch(self, args: BindArgs, deadline: float) -> PodRequest | None:
         """A pod that never asked us: kube-scheduler did before we were started."""

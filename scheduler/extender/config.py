@@ -15,6 +15,7 @@ from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import PriceWeights
 from scheduler.core.reading import LARGEST_SETTINGS, read_bytes, read_text, text_of
+from scheduler.kube.names import ResourceNames
 from scheduler.kube.recordpolicy import RECORD_POLICY
 from scheduler.kube.yamlfile import yaml_mapping
 
@@ -120,6 +121,12 @@ class ExtenderConfig:
         Answer 503 once nodes or pods have not been heard of for so long; 0 goes on for ever.
     gpu_mem_unit_mib
         MiB per unit of ``aliyun.com/gpu-mem``: 1024 or 1, as its device plugin is configured.
+    hami_memory_factor, hami_default_memory_mib
+        HAMi's settings ``memoryFactor`` and ``defaultMemory``: MiB per unit of
+        ``nvidia.com/gpumem``, and what a pod gets of a device that states no memory; 0 is all.
+    kai_reservation_namespace
+        Where KAI keeps the pods that reserve the devices it shares. Groups that pods of other
+        namespaces name take nothing and free nothing.
     recount_s
         Seconds between two comparisons of the state with the facts; 0 never.
     audit_s
@@ -187,6 +194,9 @@ class ExtenderConfig:
     watch_read_s: float = 100.0
     stale_after_s: float = 0.0
     gpu_mem_unit_mib: int = 1024
+    hami_memory_factor: int = 1
+    hami_default_memory_mib: int = 0
+    kai_reservation_namespace: str = "kai-resource-reservation"
     recount_s: float = 60.0
     audit_s: float = 600.0
     wake_after_s: float = 10.0
@@ -248,6 +258,16 @@ class ExtenderConfig:
         return _listed(self.host_names.lower())
 
     @property
+    def resource_names(self) -> ResourceNames:
+        """Names of resources, with the units and defaults that are set here."""
+        return ResourceNames(
+            share_unit_mib=self.gpu_mem_unit_mib,
+            hami_unit_mib=self.hami_memory_factor,
+            hami_default_mib=self.hami_default_memory_mib,
+            kai_namespace=self.kai_reservation_namespace,
+        )
+
+    @property
     def needs_planner_process(self) -> bool:
         """Whether anything has to be computed beside the webhook."""
         return self.planner or self.policy == "priced"
@@ -293,6 +313,8 @@ _RANGES = (
     ("watch_read_s", 1, 3600),
     ("stale_after_s", 0, 86_400),
     ("gpu_mem_unit_mib", 1, 1024),
+    ("hami_memory_factor", 1, 1 << 20),
+    ("hami_default_memory_mib", 0, 1 << 24),
     ("recount_s", 0, 86_400),
     ("audit_s", 0, 86_400),
     ("wake_after_s", 0, 86_400),

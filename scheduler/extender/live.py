@@ -235,6 +235,7 @@ class LiveCluster:
             unreadable = len(self.mirror.unreadable) + sum(self.read_in_part().values())
             uncertain = sorted(self.mirror.uncertain_nodes)
             ambiguous = self.mirror.ambiguous_nodes
+            unprotected, guarded = self.mirror.unprotected, self.mirror.protected
         content: dict[str, Any] = {
             "synced": self.synced,
             "watch_age_seconds": {label: round(age, 1) for label, age in self.ages().items()},
@@ -242,6 +243,7 @@ class LiveCluster:
             "unreadable_objects": unreadable,
             "objects_in_doubt": self.audit.doubts,
             "nodes_with_unknown_devices": uncertain[:_MOST_NAMED],
+            "records_of_devices": {"guarded_by_policy": guarded, "unprotected": unprotected},
             "ambiguous_nodes": dict(sorted(ambiguous.items())[:_MOST_NAMED]),
         }
         if self.lease:

@@ -114,7 +114,7 @@ class ExtenderService:
     ) -> None:
         self.config = config
         self.offline = offline
-        self.names = names or ResourceNames(share_unit_mib=config.gpu_mem_unit_mib)
+        self.names = names or config.resource_names
         self.accepting: Callable[[], bool] = lambda: True
         self.binder: Callable[[BindArgs], str] | None = None
         self.ask_end: Callable[[PodRequest, float], object] | None = None

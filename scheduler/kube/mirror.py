@@ -320,6 +320,11 @@ class Mirror:
                 self._refurnish(name)
 
     @property
+    def protected(self) -> bool:
+        """Whether an admission policy keeps our records."""
+        return self._protected_since is not None
+
+    @property
     def unprotected(self) -> int:
         """Pods whose record of devices is believed and could have been written by their owner."""
         return sum(

@@ -34,6 +34,9 @@ class ResourceNames:
     uid_annotation
         Pod annotation with the UID of the pod that a record of devices was made for: a copy of it
         on another pod says nothing.
+    serves_label
+        Node label of a node that offers its devices twice, whole and in parts: which of the two it
+        serves, ``whole`` or ``fractions``. Without it, one at a time.
     share_memory, share_count, share_unit_mib
         The gpushare device plugin's memory and device counts, and MiB per unit of the former
         (its ``--memory-unit``: 1024 for GiB, 1 for MiB).
@@ -67,6 +70,7 @@ class ResourceNames:
     replicas_label: str = "nvidia.com/gpu.replicas"
     devices_annotation: str = "snugfit.io/devices"
     visible_annotation: str = "snugfit.io/visible-devices"
+    serves_label: str = "snugfit.io/serves"
     uid_annotation: str = "snugfit.io/devices-uid"
     share_memory: str = "aliyun.com/gpu-mem"
     share_count: str = "aliyun.com/gpu-count"

@@ -25,6 +25,7 @@ from scheduler.core.model import (
     MAX_TAINTS,
     Device,
     Node,
+    Serves,
     Taint,
 )
 from scheduler.kube.names import ResourceNames
@@ -73,7 +74,26 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
         ready=ready,
         resource=resource,
+        serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
+
+
+def _serves(
+    path: str, allocatable: Quantities, labels: Mapping[str, str], names: ResourceNames
+) -> Serves:
+    """Who may have devices that are offered both whole and in parts."""
+    advert = _Advert(path, allocatable, {}, labels, names)
+    if not advert.count(names.milli) or not any(advert.count(r) for r in names.whole):
+        return Serves.BOTH
+    stated = labels.get(names.serves_label, "")
+    if stated not in _SERVES:
+        raise InvalidInput(
+            f"label {names.serves_label}", f"is {stated[:40]!r}", "write whole or fractions"
+        )
+    return _SERVES[stated]
+
+
+_SERVES = {"": Serves.ONE_AT_A_TIME, "whole": Serves.WHOLE, "fractions": Serves.FRACTIONS}
 
 
 class _Advert:

@@ -42,7 +42,6 @@ from scheduler.kube.objects import (
     Quantities,
     Resources,
 )
-from scheduler.kube.protocols import picked_by_us
 from scheduler.kube.quantity import parse
 
 __all__ = [
@@ -623,7 +622,7 @@ def binding_annotations(placement: Placement, names: ResourceNames) -> dict[str,
     Requests of our own protocol get their devices from us. ``visible_annotation`` is what the
     container's ``NVIDIA_VISIBLE_DEVICES`` takes through the downward API.
     """
-    if not picked_by_us(placement.pod.gpu):
+    if not placement.pod.gpu.chosen_by_us:
         return {}
     return {
         names.devices_annotation: write_device_shares(placement.devices),

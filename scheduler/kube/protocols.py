@@ -61,7 +61,6 @@ __all__ = [
     "ambiguity",
     "gpushare_annotations",
     "hami_slots",
-    "picked_by_us",
     "protocol_of",
     "record_of",
     "registered",
@@ -423,13 +422,6 @@ def _own_pod(pod: PodObject, names: ResourceNames) -> Record | None:
     return Record(OWN, tuple(claims.values()), annotations.get(names.uid_annotation, ""))
 
 
-def picked_by_us(gpu: _Request) -> bool:
-    """Whether we choose the devices of such a request, and not the device plugin."""
-    if gpu.kind is GpuKind.WHOLE:
-        return not gpu.resource
-    return gpu.kind is GpuKind.FRACTION
-
-
 def _by_plugin(gpu: _Request, names: ResourceNames) -> bool:
     return gpu.kind is GpuKind.WHOLE and gpu.resource == names.whole[0]
 
@@ -452,7 +444,7 @@ PROTOCOLS = (
     ),
     Protocol(
         OWN,
-        lambda gpu, names: picked_by_us(gpu) and gpu.resource != names.share_memory,
+        lambda gpu, names: gpu.chosen_by_us and gpu.resource != names.share_memory,
         _own_pod,
         _no_node,
         lambda _names: "",
@@ -499,7 +491,7 @@ def protocol_of(gpu: _Request, names: ResourceNames, record: Record | None = Non
         return record.protocol
     if gpu.kind is GpuKind.NONE:
         return ""
-    if picked_by_us(gpu):
+    if gpu.chosen_by_us:
         return "gpushare" if gpu.resource == names.share_memory else names.milli
     return _PLUGIN
 

@@ -71,7 +71,7 @@ def own_record(placement: Placement, names: ResourceNames) -> Record | None:
     if gpu.resource == names.share_memory:
         claims = tuple(Claim(str(s.index), gpu.memory_mib) for s in placement.devices)
         return Record("gpushare", claims, bound_here=True)
-    if gpu.kind is GpuKind.FRACTION or (gpu.kind is GpuKind.WHOLE and not gpu.resource):
+    if gpu.chosen_by_us:
         claims = tuple(Claim(str(s.index), s.memory_mib, milli=s.milli) for s in placement.devices)
         return Record(OWN, claims, placement.pod.uid, bound_here=True)
     return None

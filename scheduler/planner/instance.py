@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -20,6 +21,7 @@ from scheduler.core.model import (
     Placement,
     PodRequest,
     Reason,
+    Serves,
     Shape,
 )
 from scheduler.core.selection import admits
@@ -92,6 +94,8 @@ class Instance:
         Rows that a kind may use as far as the node itself is concerned.
     gang_fixed : dict of GangKey to int
         Running members that are not in play.
+    ways_chosen : bool
+        Whether rows were closed to kinds by :meth:`settle_ways`.
     """
 
     def __init__(self, problem: Problem) -> None:
@@ -102,6 +106,7 @@ class Instance:
         self.kind_of: dict[str, int] = {}
         self.origin: dict[str, Placement] = {}
         self.relaxed: list[str] = []
+        self.ways_chosen = False
         self._collect()
         self.priorities = sorted({kind.priority for kind in self.kinds}, reverse=True)
         self.levels = self._levels()
@@ -197,6 +202,38 @@ class Instance:
         if shape not in self._static:
             self._static[shape] = static_reasons(self.state, shape)
         return self._static[shape]
+
+    def settle_ways(self, placements: Collection[Placement]) -> None:
+        """Decide who may have devices that are handed out one way at a time, by a plan that fits.
+
+        Nodes where neither way is in use yet go to pods that ask the device plugin. What is chosen
+        here is not searched, so that nothing is proved about the other choice.
+        """
+        rows = np.flatnonzero(self.state.serves == Serves.ONE_AT_A_TIME)
+        if not len(rows):
+            return
+        ours = np.zeros(len(self.state), dtype=bool)
+        for placement in placements:
+            if placement.pod.gpu.chosen_by_us:
+                ours[self.state.row_of[placement.node]] = True
+        there: set[tuple[int, int]] = set()
+        for placement in placements:
+            if placement.pod.uid in self.kind_of:
+                row = self.state.row_of[placement.node]
+                there.add((self.kind_of[placement.pod.uid], row))
+        for code, kind in enumerate(self.kinds):
+            gpu = kind.shape.gpu
+            if gpu.kind is GpuKind.NONE:
+                continue
+            closed = [
+                row
+                for row in rows[ours[rows] != gpu.chosen_by_us].tolist()
+                if (code, row) not in there  # both ways run there already, whoever did that
+            ]
+            self.ways_chosen |= bool(self.admissible[code, closed].any())
+            self.admissible[code, closed] = False
+        if self.ways_chosen:
+            self.relaxed.append("who has devices that are offered in two ways is as first planned")
 
     def _levels(self) -> list[Level]:
         levels = []

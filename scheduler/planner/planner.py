@@ -61,6 +61,7 @@ def plan(problem: Problem, budget: Budget) -> Plan:
         fill(other, by_size=False)
         budget.charge(0.0)
         layout = max(layout, other, key=Layout.value)
+    instance.settle_ways(layout.state.placements.values())
     greedy = layout.value()
     if Refiner.worthwhile(instance):
         budget.hold_back(_FOR_REFINING)
@@ -129,7 +130,7 @@ def _objectives(search: Search, refiner: Refiner) -> tuple[Objective, ...]:
 
 def _status(search: Search, greedy: Value) -> Status:
     value = search.layout.value()
-    if search.proved:
+    if search.proved and not search.instance.ways_chosen:
         pending = bool(search.instance.problem.pending)
         nothing = pending and len(waiting(search.layout)) == len(search.instance.problem.pending)
         return Status.INFEASIBLE_PROVED if nothing else Status.PROVED
@@ -148,13 +149,19 @@ def _tiers(search: Search) -> tuple[Tier, ...]:
     for index, level in reported:
         priority = instance.priorities[level.tier]
         kinds = [k for k, kind in enumerate(instance.kinds) if kind.priority == priority]
+        bound = search.bounds[index]
+        if instance.ways_chosen:  # the search looked at one choice only; all of them is a bound
+            bound = sum(
+                int(weight) * len(pods)
+                for weight, pods in zip(level.weights, instance.pods, strict=True)
+            )
         tiers.append(
             Tier(
                 priority,
                 sum(len(instance.pods[kind]) for kind in kinds),
                 sum(layout.placed(kind) for kind in kinds),
                 value[index],
-                search.bounds[index],
+                bound,
             )
         )
     return tuple(tiers)
