@@ -26,8 +26,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import lru_cache
 
-import msgspec
-
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
@@ -38,8 +36,8 @@ from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image
 from scheduler.kube.gangs import gang_ref, size_key
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.nodes import node_of
-from scheduler.kube.objects import NodeObject, NodeStatus, PodObject
+from scheduler.kube.nodes import node_of, without_devices
+from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import charge_of, pod_uid
 from scheduler.kube.protocols import (
     Record,
@@ -145,7 +143,7 @@ class Mirror:
             self.unreadable.pop(key, None)
         except InvalidInput as error:
             self._note(key, str(error))
-            model = self._without_devices(obj)
+            model = without_devices(obj, self._names)
         known = self._models.get(name)
         renamed = self._indices.get(name, {}) != indices
         if known == model and not renamed:
@@ -499,13 +497,13 @@ class Mirror:
         self._adoption.take_slot(fact.request, name)
         reading = self._reading(fact, model)
         standing = self._standing(fact)
-        if reading.shares is not None and standing is not Standing.PROTECTED:
-            state = self._engine.state
-            if not state.room_for(state.row(name), reading.shares):
-                if alone:  # pods that nobody has recorded devices for go round those with a record
-                    self._homeless.setdefault(name, set()).add(uid)
-                    self._refurnish(name)
-                    return
+        state = self._engine.state
+        if reading.shares is not None and not state.room_for(state.row(name), reading.shares):
+            if alone:  # pods whose devices nobody names go round those with a record
+                self._homeless.setdefault(name, set()).add(uid)
+                self._refurnish(name)
+                return
+            if standing is not Standing.PROTECTED:
                 reading = Reading(None, "other pods have the devices that its record names")
                 self._crowded_out.setdefault(name, set()).add(uid)
         self._charge(fact, model, reading, chosen)
@@ -644,19 +642,6 @@ class Mirror:
     def _effective(self, name: str) -> Node:
         model = self._models[name]
         return _withheld(model) if name in self._doubts else model
-
-    def _without_devices(self, obj: NodeObject) -> Node:
-        """A node whose devices cannot be understood has none to give."""
-        allocatable = (obj.status.allocatable if obj.status else None) or {}
-        plain = {name: value for name, value in allocatable.items() if "/" not in name}
-        status = NodeStatus(
-            allocatable=plain, conditions=obj.status.conditions if obj.status else None
-        )
-        metadata = msgspec.structs.replace(obj.metadata, annotations=None)
-        try:
-            return node_of(NodeObject(metadata=metadata, spec=obj.spec, status=status), self._names)
-        except InvalidInput:
-            return Node(obj.metadata.name, 0, 0, 0)
 
     def _fact(self, obj: PodObject, node: str) -> Fact:
         charge = charge_of(obj, self._names, self.gang_sizes)

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from scheduler.core.errors import InvalidInput
 from scheduler.core.mig import GEOMETRIES, geometry_for, layout_for
 from scheduler.core.model import (
@@ -29,11 +31,11 @@ from scheduler.core.model import (
     Taint,
 )
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.objects import NodeObject, Quantities
+from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
 from scheduler.kube.protocols import registered
 from scheduler.kube.quantity import bounded, mebibytes, milli, whole
 
-__all__ = ["node_of"]
+__all__ = ["node_of", "without_devices"]
 
 _MOST_PARTS = MAX_DEVICES * DEVICE_MILLI
 """Replicas, milli-GPU or instances that the devices of one node may be divided into."""
@@ -94,6 +96,18 @@ def _serves(
 
 
 _SERVES = {"": Serves.ONE_AT_A_TIME, "whole": Serves.WHOLE, "fractions": Serves.FRACTIONS}
+
+
+def without_devices(obj: NodeObject, names: ResourceNames) -> Node:
+    """A node whose devices cannot be understood: it has none to give."""
+    allocatable = (obj.status.allocatable if obj.status else None) or {}
+    plain = {name: value for name, value in allocatable.items() if "/" not in name}
+    status = NodeStatus(allocatable=plain, conditions=obj.status.conditions if obj.status else None)
+    metadata = msgspec.structs.replace(obj.metadata, annotations=None)
+    try:
+        return node_of(NodeObject(metadata=metadata, spec=obj.spec, status=status), names)
+    except InvalidInput:
+        return Node(obj.metadata.name, 0, 0, 0)
 
 
 class _Advert:
