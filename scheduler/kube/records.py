@@ -134,15 +134,18 @@ def read(
         Index of each device by the name that the node's own protocol gives it; empty where no
         other protocol describes the node.
     """
+    counts = {
+        OWN: True,
+        "HAMi": bool(index_of) and node.resource == gpu.resource,
+        "gpushare": node.resource == gpu.resource,
+    }
+    if not counts.get(record.protocol, False):
+        return Reading(None)
     if record.problem:
         return Reading(None, record.problem)
     if record.protocol == "HAMi":
-        return _hami(record, slots, node, index_of) if index_of else Reading(None)
-    if record.protocol == OWN:
-        return _own(record, gpu, node)
-    if record.protocol == "gpushare" and node.resource == gpu.resource:
-        return _gpushare(record, gpu, node)
-    return Reading(None)
+        return _hami(record, slots, node, index_of)
+    return _own(record, gpu, node) if record.protocol == OWN else _gpushare(record, gpu, node)
 
 
 def _own(record: Record, gpu: GpuRequest, node: Node) -> Reading:

@@ -27,7 +27,7 @@ from scheduler.kube.schedulerconfig import (
 from scheduler.kube.yamlfile import yaml_files
 from tests import rights
 from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.chart import REQUIRED
+from tests.e2e.harness.chart import CHART, REQUIRED, Helm
 from tests.e2e.harness.extender import Extender
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
 from tests.e2e.harness.process import free_port
@@ -35,7 +35,6 @@ from tests.e2e.harness.process import free_port
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).parents[2]
-CHART = ROOT / "deploy/helm/snugfit"
 MONITORING = (
     "networkPolicy.metricsFrom[0].podSelector.matchLabels.app=prometheus",
     "serviceMonitor.enabled=true",
@@ -105,42 +104,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "without-rights": ("rbac.create=false", "serviceAccount.create=false"),
 }
-
-
-class Helm:
-    """Real Helm."""
-
-    def __init__(self, program: Path, home: Path, version: str) -> None:
-        self.program, self._home, self._version = program, home, version
-
-    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [self.program, *args],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-            env={"HOME": str(self._home), "PATH": "/usr/bin:/bin"},
-        )
-
-    def render(self, values: tuple[str, ...], release: str = "snugfit") -> list[dict[str, Any]]:
-        done = self.run(*self._template(values, release))
-        assert done.returncode == 0, done.stderr
-        return [document for document in yaml.safe_load_all(done.stdout) if document]
-
-    def refusal(self, values: tuple[str, ...], required: tuple[str, ...] = REQUIRED) -> str:
-        done = self.run(*self._template(values, "snugfit", required))
-        assert done.returncode != 0, done.stdout[:500]
-        return done.stderr
-
-    def _template(
-        self, values: tuple[str, ...], release: str, required: tuple[str, ...] = REQUIRED
-    ) -> list[str]:
-        flags = [part for value in (*required, *values) for part in ("--set", value)]
-        return [
-            "template", release, str(CHART), "--namespace", release,
-            "--kube-version", self._version, *flags,
-        ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

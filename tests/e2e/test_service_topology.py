@@ -16,12 +16,12 @@ import pytest
 import yaml
 
 from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.chart import REQUIRED
+from tests.e2e.harness.chart import CHART, REQUIRED, Helm
 from tests.e2e.harness.cluster import Cluster
 from tests.e2e.harness.controlplane import serves
 from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
 from tests.e2e.harness.process import Daemon, free_port
-from tests.e2e.test_chart import CHART, NEIGHBOURS, TRIAL, Helm, Installed
+from tests.e2e.test_chart import NEIGHBOURS, TRIAL, Installed
 
 pytestmark = pytest.mark.e2e
 

@@ -144,3 +144,39 @@ def shipped(plane: ControlPlane) -> Shipped:
             install(plane, "snugfit-remote", "topology=service", *_ONE_POLICY),
         )
     return _shipped[plane]
+
+
+class Helm:
+    """Real Helm."""
+
+    def __init__(self, program: Path, home: Path, version: str) -> None:
+        self.program, self._home, self._version = program, home, version
+
+    def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.program, *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+            env={"HOME": str(self._home), "PATH": "/usr/bin:/bin"},
+        )
+
+    def render(self, values: tuple[str, ...], release: str = "snugfit") -> list[dict[str, Any]]:
+        done = self.run(*self._template(values, release))
+        assert done.returncode == 0, done.stderr
+        return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+    def refusal(self, values: tuple[str, ...], required: tuple[str, ...] = REQUIRED) -> str:
+        done = self.run(*self._template(values, "snugfit", required))
+        assert done.returncode != 0, done.stdout[:500]
+        return done.stderr
+
+    def _template(
+        self, values: tuple[str, ...], release: str, required: tuple[str, ...] = REQUIRED
+    ) -> list[str]:
+        flags = [part for value in (*required, *values) for part in ("--set", value)]
+        return [
+            "template", release, str(CHART), "--namespace", release,
+            "--kube-version", self._version, *flags,
+        ]  # fmt: skip
