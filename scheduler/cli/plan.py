@@ -138,7 +138,7 @@ def _model_costs(path: Path) -> dict[str, int]:
     from scheduler.core.errors import InvalidInput
     from scheduler.core.reading import json_of, read_text
 
-    content = json_of(read_text(path), str(path))
+    content = json_of(read_text(path), f"--model-costs {path}")
     if not isinstance(content, dict):
         raise InvalidInput(f"--model-costs {path}", "is no object", 'write {"H100": 10, "T4": 1}')
     for name, cost in content.items():

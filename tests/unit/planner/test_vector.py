@@ -110,10 +110,10 @@ def test_files_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "no dimensions"),
+        ("", "is empty"),
         ("2 10 20", "number of rows"),
         ("2 10 20 1 1 2", "2 numbers for 1 rows"),
-        ("2 10 x", "something else than integers"),
+        ("2 10 x", "holds 'x'"),
     ],
 )
 def test_broken_files_are_explained(tmp_path: Path, text: str, says: str) -> None:
