@@ -82,7 +82,8 @@ def _together(
     node = state.nodes[0]
     assert node is not None  # the excerpt is of an occupied row
     found: dict[int, DeviceShare] = {}
-    for number, gpu in enumerate(parts):
+    # Whole devices first: a free one must not be taken for a part that fits beside others.
+    for number, gpu in enumerate(sorted(parts, key=lambda gpu: gpu.kind is not GpuKind.WHOLE)):
         part = replace(
             request, uid=f"{request.uid}/{number}", cpu_milli=0, memory_mib=0, gpu=gpu, gang=None
         )
