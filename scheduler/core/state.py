@@ -205,6 +205,14 @@ class ClusterState:
             for share in shares
         )
 
+    def overdrawn(self, row: int) -> bool:
+        """Whether a device of the row is claimed beyond what it has."""
+        code = self.device_code[row]
+        milli = (code == DeviceCode.PLAIN) & (self.gpu_free[row] < 0)
+        memory = (code == DeviceCode.PLAIN) & (self.device_mem_free[row] < 0)
+        replicas = (code == DeviceCode.SHARED) & (self.slots_free[row] < 0)
+        return bool((milli | memory | replicas).any())
+
     def pods_on(self, row: int) -> list[Placement]:
         """Placements on a row, sorted by pod key, then uid."""
         return sorted(self._pods_on[row].values(), key=lambda p: (p.pod.key, p.pod.uid))

@@ -587,8 +587,9 @@ class Mirror:
                 del self._crowded_out[name]
 
     def _make_room(self, name: str) -> None:
-        """A pod has left: records that named its devices may be right after all."""
-        if name in self._crowded_out and name in self._models:
+        """A pod has left: others may have its devices, rather than claim some beyond their end."""
+        state = self._engine.state
+        if name in self._models and (name in self._crowded_out or state.overdrawn(state.row(name))):
             self._refurnish(name)
 
     def _withdraw(self, uid: str) -> None:

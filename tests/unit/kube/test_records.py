@@ -249,6 +249,19 @@ def test_a_request_that_contradicts_itself_is_charged_in_full(cluster, requests)
     assert cluster.free() == [1000, 1000]
 
 
+def test_what_was_claimed_beyond_a_device_moves_where_another_pod_has_left(cluster) -> None:
+    """Else the devices of that pod would look free, and the node's sum would be exceeded."""
+    _fractions(cluster)
+    whole = {"snugfit.io/gpu-milli": "1000"}
+    for name in ("p", "q", "r"):
+        cluster.mirror.pod(pod_object(name, node="a", requests=whole))
+    assert sum(cluster.free()) == -1000
+    cluster.mirror.pod_gone("uid-p")
+    assert cluster.free() == [0, 0]
+    cluster.mirror.pod_gone("uid-q")
+    assert sorted(cluster.free()) == [0, 1000]
+
+
 # -- whole GPUs and fractions on one node ------------------------------------------------------
 
 
