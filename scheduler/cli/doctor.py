@@ -126,21 +126,29 @@ def _cluster_checks(client: KubeClient, account: str, record_policy: str) -> lis
             r for r in rights if not client.allowed(r.verb, r.group, r.resource, name=r.name)
         ]
     checks.append(lacking(missing, account or "the user of this kubeconfig"))
-    checks.append(_policy_check(client, record_policy))
+    checks += _record_checks(client, record_policy)
     return checks
 
 
-def _policy_check(client: KubeClient, name: str) -> Check:
-    """Whether records of devices are guarded, as far as whoever asks may know."""
+def _record_checks(client: KubeClient, name: str) -> list[Check]:
+    """Whether records of devices are guarded, as far as whoever asks may know, and which are."""
     from scheduler.core.errors import KubeApiError
-    from scheduler.kube.doctor import Check, State, guarded
-    from scheduler.kube.recordpolicy import read_policy
+    from scheduler.kube.doctor import Check, State, guarded, recorded
+    from scheduler.kube.listing import list_objects
+    from scheduler.kube.mirror import has_ended
+    from scheduler.kube.names import ResourceNames
+    from scheduler.kube.objects import pod_decoder
+    from scheduler.kube.recordpolicy import guarded_since, read_policy
 
     try:
-        return guarded(*read_policy(client, name), name)
+        policy = read_policy(client, name)
     except KubeApiError as error:
         question = "who may write which devices a pod has?"
-        return Check(question, State.WARNING, f"nobody knows: {error}")
+        return [Check(question, State.WARNING, f"nobody knows: {error}")]
+    pods = list_objects(client, "/api/v1/pods", pod_decoder)
+    running = (p for p in pods if p.spec.node_name and not has_ended(p))
+    since = guarded_since(*policy, name)
+    return [guarded(*policy, name), recorded(running, since, ResourceNames())]
 
 
 def _account_may(client: KubeClient, namespace: str, name: str, right: Any) -> bool:  # noqa: ANN401

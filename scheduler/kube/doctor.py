@@ -13,11 +13,14 @@ from enum import StrEnum
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Device
+from scheduler.core.model import Device, Serves
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
+from scheduler.kube.pods import charge_of, pod_uid
+from scheduler.kube.protocols import OWN, record_of
 from scheduler.kube.recordpolicy import RECORD_POLICY, gap
+from scheduler.kube.records import Standing, standing
 
 __all__ = [
     "RIGHTS",
@@ -30,6 +33,7 @@ __all__ = [
     "guarded",
     "lacking",
     "node_reports",
+    "recorded",
     "versions",
 ]
 
@@ -211,6 +215,34 @@ def _minor(version: str) -> int | None:
     return int(found[1]) if found else None
 
 
+def recorded(pods: Iterable[PodObject], since: float | None, names: ResourceNames) -> Check:
+    """How many running pods have devices by a record that their owners could have written.
+
+    Parameters
+    ----------
+    pods
+        All that run.
+    since
+        Since when a policy guards records, in seconds since the epoch; None where none does.
+    names
+        Resource names and annotations.
+    """
+    question = "which records of devices could their owners have written?"
+    found: Counter[Standing] = Counter()
+    for pod in pods:
+        gpu = charge_of(pod, names).request.gpu
+        record = record_of(pod, gpu, names)
+        if gpu.chosen_by_us and record is not None and record.protocol == OWN:
+            created = pod.metadata.creation_timestamp or ""
+            found[standing(record, pod_uid(pod), created, since)[0]] += 1
+    open_to_all, void = found[Standing.UNPROTECTED], found[Standing.VOID]
+    answer = f"{open_to_all} unprotected of {found.total()}; {void} of other pods or of nobody"
+    if not open_to_all and not void:
+        return Check(question, State.OK, f"none of {found.total()}")
+    remedy = "start these pods anew" if since else "serve the chart's policy (recordPolicy.enabled)"
+    return Check(question, State.WARNING, answer, remedy)
+
+
 def node_reports(
     nodes: Iterable[NodeObject], names: ResourceNames | None = None
 ) -> list[NodeReport]:
@@ -227,7 +259,14 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
     except InvalidInput as error:
         return NodeReport(name, "", protocols, State.FAILED, f"gets no pods: {error}")
     words = _words(understood.devices)
-    if len(protocols) > 1:
+    if understood.serves is Serves.ONE_AT_A_TIME:
+        remark = (
+            "serves whole GPUs or fractions, one at a time: the kubelet could pick a device of "
+            f"fractions for a whole GPU; label it {names.serves_label}, or ask for whole GPUs as "
+            f"{names.milli}: 1000"
+        )
+        return NodeReport(name, words, protocols, State.WARNING, remark)
+    if len(protocols) > 1 and understood.serves is Serves.BOTH:
         remark = (
             "devices are offered in several ways that do not know of each other; we count those "
             "of one only"

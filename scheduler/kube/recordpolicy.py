@@ -53,17 +53,27 @@ def guarded_since(
 ) -> float | None:
     """Since when records are guarded, in seconds since the epoch by the API server's clock.
 
-    None if they are not, or nobody can say since when.
+    None if they are not, or nobody can say since when. A policy that was changed may have had a gap
+    before: then it counts from its latest change.
     """
     if policy is None or binding is None or gap(policy, binding, name):
         return None
     try:
-        return max(
-            datetime.fromisoformat(str(obj["metadata"]["creationTimestamp"])).timestamp()
-            for obj in (policy, binding)
-        )
+        return max(_changed(obj["metadata"]) for obj in (policy, binding))
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _changed(metadata: Mapping[str, Any]) -> float:
+    """When a specification was last written, as the API server has noted it."""
+    times = [str(metadata["creationTimestamp"])]
+    if metadata.get("generation", 1) > 1:
+        times += [
+            str(entry["time"])
+            for entry in metadata["managedFields"]
+            if not entry.get("subresource") and "time" in entry
+        ]
+    return max(datetime.fromisoformat(time).timestamp() for time in times)
 
 
 def gap(

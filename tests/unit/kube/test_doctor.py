@@ -18,10 +18,13 @@ from scheduler.kube.doctor import (
     guarded,
     lacking,
     node_reports,
+    recorded,
     versions,
 )
+from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.recordpolicy import RECORD_POLICY
+from tests.kube_objects import pod_object
 
 
 def _node(labels: dict[str, str] | None = None, **allocatable: str) -> NodeObject:
@@ -55,6 +58,44 @@ def test_a_clear_node_is_told_in_words(labels, resources, words: str) -> None:
     assert (report.state, report.devices) == (State.OK, words)
 
 
+@pytest.mark.parametrize("serves", ["whole", "fractions"])
+def test_a_node_that_serves_one_way_for_good_is_clear(serves: str) -> None:
+    both = {"nvidia.com/gpu": "2", "snugfit.io/gpu-milli": "2k"}
+    (report,) = node_reports([_node(A100 | {"snugfit.io/serves": serves}, **both)])
+    assert report.state is State.OK
+
+
+SINCE = 1_700_000_000.0
+BEFORE, AFTER = "2023-11-14T20:00:00Z", "2023-11-15T00:00:00Z"
+
+
+def _recorded(record: str | None, created: str = AFTER, uid: str = "", **asked: str) -> PodObject:
+    annotations = {} if record is None else {"snugfit.io/devices": record}
+    if uid:
+        annotations["snugfit.io/devices-uid"] = uid
+    return pod_object("p", node="a", requests=asked or {"snugfit.io/gpu-milli": "500"},
+                      annotations=annotations, creationTimestamp=created)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("since", "answer"),
+    [(None, "3 unprotected of 4; 1 of other pods"), (SINCE, "1 unprotected of 4; 2 of other pods")],
+)
+def test_records_that_owners_could_have_written_are_counted(since, answer: str) -> None:
+    pods = [
+        _recorded("0:500", BEFORE),
+        _recorded("0:500", AFTER, "uid-p"),
+        _recorded("0:500", AFTER),
+        _recorded("0:500", AFTER, "uid-of-another"),
+        _recorded(None),
+        _recorded("0:500", **{"nvidia.com/gpu": "1"}),
+        _recorded("0:500", cpu="1"),
+    ]
+    check = recorded(pods, since, ResourceNames())
+    assert check.state is State.WARNING and check.answer.startswith(answer)
+    assert recorded(pods[1:2], SINCE, ResourceNames()).state is State.OK
+
+
 def test_partitions_are_spelt_out() -> None:
     (report,) = node_reports([_node(A100, **{"nvidia.com/mig-3g.20gb": "2"})])
     assert report.state is State.OK and report.devices.endswith("MIG 3g.20gb+3g.20gb")
@@ -68,7 +109,7 @@ def test_partitions_are_spelt_out() -> None:
             A100,
             {"nvidia.com/gpu": "2", "snugfit.io/gpu-milli": "2000"},
             State.WARNING,
-            "several ways",
+            "one at a time",
         ),
         (A100, {"nvidia.com/gpu": "10", "nvidia.com/gpumem": "900"}, State.WARNING, "several ways"),
         ({}, {"nvidia.com/gpu": "1"}, State.WARNING, "no label states the model"),

@@ -62,6 +62,22 @@ def test_the_later_of_both_counts() -> None:
     assert guarded_since(_policy("2030-01-02T00:00:00Z"), _binding("2029-01-01T00:00:00Z")) == SINCE
 
 
+def test_a_policy_that_was_changed_guards_since_its_latest_change() -> None:
+    """It may have had a gap before; what controllers write into its status is no change."""
+    changed = _policy()
+    changed["metadata"] |= {
+        "generation": 2,
+        "managedFields": [
+            {"time": "2031-01-01T00:00:00Z"},
+            {"time": "2032-01-01T00:00:00Z", "subresource": "status"},
+        ],
+    }
+    since = guarded_since(changed, _binding())
+    assert since == datetime.fromisoformat("2031-01-01T00:00:00Z").timestamp()
+    del changed["metadata"]["managedFields"]
+    assert guarded_since(changed, _binding()) is None, "nobody can say"
+
+
 @pytest.mark.parametrize(
     ("policy", "binding"),
     [
