@@ -35,6 +35,7 @@ from scheduler.core.drafts import (
     GangAnswer,
     Slot,
     Wanted,
+    give_up_holds,
     offer,
     places,
     stand_in,
@@ -474,6 +475,7 @@ class Adoption:
         question = (offer(rows), tuple(gang.members), reserve)
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
+        give_up_holds(self._engine, gang.members.values())
         missing, have = self._members.missing(key), list(gang.slots)
         members = list(islice(gang.members.values(), missing))
         known = rows[rows >= 0]
@@ -689,9 +691,8 @@ class Adoption:
 
     def _may_reserve(self, key: GangKey, gang: Gang, request: PodRequest, now: float) -> bool:
         """Whether this gang has waited long enough, is the only one, and could ever fit."""
-        if not self._reserve_after_s or gang.waiting_since is None:
-            return False
-        if now - gang.waiting_since < self._reserve_after_s:
+        since, after_s = gang.waiting_since, self._reserve_after_s
+        if not after_s or since is None or now - since < after_s:
             return False
         others = (g for k, g in self._gangs.items() if k != key)
         if any(other.slots and not other.complete for other in others):

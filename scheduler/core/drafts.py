@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "GangAnswer",
     "Slot",
     "Wanted",
+    "give_up_holds",
     "offer",
     "places",
     "stand_in",
@@ -63,11 +64,21 @@ def places(
     """
     for member in sorted(wanted, key=lambda member: -member.gpu.requested_milli):
         where = known if member.shape == request.shape else None
-        row = engine.best(member, where, selection=member.uid != request.uid)
+        asked = member
+        if member.uid in engine.state.placements:  # its own room is not its stand-in's
+            asked = replace(member, uid=f"place of {member.uid}")
+        row = engine.best(asked, where, selection=member.uid != request.uid)
         node = engine.state.nodes[row] if row >= 0 else None
         if node is None:
             return
         yield member, node.name
+
+
+def give_up_holds(engine: Engine, members: Iterable[PodRequest]) -> None:
+    """Who was held alone before it was known to be a member gets a place of its gang's instead."""
+    for member in members:
+        if member.uid in engine.holds:
+            engine.drop_hold(member.uid)
 
 
 def stand_in(key: GangKey, member: PodRequest, serial: int) -> PodRequest:

@@ -408,3 +408,24 @@ def test_room_is_never_underestimated(gpu: dict) -> None:
         kinds = {"replicas": 3, "milli": 4, "count": 2}
         most = kinds[next(iter(gpu))]
         assert (cluster.ask(_gang("g", size, **gpu)[0]).row >= 0) == (size <= most), size
+
+
+def test_a_member_that_was_held_alone_exchanges_its_hold() -> None:
+    """It was asked about before it was known to be a member."""
+    cluster = Cluster(node("a", gpus=2))
+    first, second = _gang("g", 2)
+    cluster.engine.hold(first, "a", 1e9)
+    assert cluster.ask(first).row == 0 and cluster.ask(second).row == 0
+    assert first.uid not in cluster.engine.holds and cluster.free == 0
+    assert cluster.bind(first) == cluster.bind(second) == "a"
+
+
+@pytest.mark.parametrize("gpus", [2, 3])
+def test_a_member_that_is_placed_and_asks_again_is_no_fault(gpus: int) -> None:
+    """Its own room does not count against it, but against whoever stands in for it."""
+    cluster = Cluster(node("a", gpus=gpus))
+    first, second, third = (_member("g", number, size=3) for number in range(3))
+    cluster.engine.reserve(first, "a")
+    for member in (first, second, third):
+        assert cluster.ask(member).row == -1, "there is no room for three more"
+    assert cluster.free == gpus - 1 and not cluster.engine.holds
