@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 
 from scheduler.core.model import DeviceShare, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.kube.protocols import Record, Slot
 
-__all__ = ["Fact", "Image"]
+__all__ = ["Fact", "Image", "shared_labels"]
+
+_LONGEST_LABELS = 1 << 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,16 @@ class Image:
                 yield f"pod {fact.request.key}: runs on {fact.node}, the state says {where}"
             elif placed.devices != self.recorded.get(uid, placed.devices):
                 yield f"pod {fact.request.key}: has other devices in the state"
+
+
+def shared_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
+    """Labels of a pod; pods of one template share one mapping, unless it is long."""
+    items = tuple(labels.items())
+    if sum(len(key) + len(value) for key, value in items) > _LONGEST_LABELS:
+        return dict(items)
+    return _one_mapping(items)
+
+
+@lru_cache(maxsize=4096)
+def _one_mapping(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
+    return dict(items)

@@ -24,7 +24,6 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import lru_cache
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
@@ -33,7 +32,7 @@ from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodReque
 from scheduler.core.occupancy import running
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
-from scheduler.kube.drift import Fact, Image
+from scheduler.kube.drift import Fact, Image, shared_labels
 from scheduler.kube.gangs import gang_ref, size_key
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
@@ -54,7 +53,6 @@ __all__ = ["Mirror", "has_ended"]
 log = logging.getLogger(__name__)
 
 GroupKey = tuple[str, str, str]
-_LONGEST_LABELS = 1 << 11
 
 _MOST_BURIED = 4096
 
@@ -499,7 +497,7 @@ class Mirror:
         standing = self._standing(fact)
         state = self._engine.state
         if reading.shares is not None and not state.room_for(state.row(name), reading.shares):
-            if alone:  # pods whose devices nobody names go round those with a record
+            if alone and self._behind(fact, reading.shares):  # these go round it
                 self._homeless.setdefault(name, set()).add(uid)
                 self._refurnish(name)
                 return
@@ -609,6 +607,17 @@ class Mirror:
             self._settle(self.facts[uid])
         state.apply(bindings, enforce=False)
 
+    def _behind(self, fact: Fact, shares: Iterable[DeviceShare]) -> bool:
+        """Whether pods that are charged after this one have any of these devices."""
+        row, rank = self._engine.state.row(fact.node), self._rank(fact)
+        indices = {share.index for share in shares}
+        return any(
+            placed.pod.uid in self.facts
+            and self._rank(self.facts[placed.pod.uid]) > rank
+            and any(share.index in indices for share in placed.devices)
+            for placed in self._engine.state.pods_on(row)
+        )
+
     def _rank(self, fact: Fact) -> tuple[int, str, str]:
         """Who is charged first: nobody's device can be claimed by a record of less standing."""
         standings = (Standing.PROTECTED, Standing.UNPROTECTED, Standing.VOID)
@@ -650,7 +659,7 @@ class Mirror:
         return Fact(
             charge.request,
             node,
-            _labels(labels),
+            shared_labels(labels),
             obj.metadata.creation_timestamp or "",
             record_of(obj, charge.request.gpu, self._names),
             charge.parts,
@@ -667,19 +676,6 @@ class Mirror:
     def _note(self, key: str, problem: str) -> None:
         self.unreadable[key] = cut(problem)
         self._complaints.about(key, problem)
-
-
-def _labels(labels: Mapping[str, str]) -> Mapping[str, str]:
-    """Labels of a pod; pods of one template share one mapping, unless it is long."""
-    items = tuple(labels.items())
-    if sum(len(key) + len(value) for key, value in items) > _LONGEST_LABELS:
-        return dict(items)
-    return _shared_labels(items)
-
-
-@lru_cache(maxsize=4096)
-def _shared_labels(items: tuple[tuple[str, str], ...]) -> Mapping[str, str]:
-    return dict(items)
 
 
 def _resized(request: PodRequest, gang: GangKey, size: int) -> PodRequest:
