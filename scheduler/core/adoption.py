@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from scheduler.core.capacity import TOO_LARGE, overmuch, reservable, room, shortage
 from scheduler.core.drafts import (
     BEING_PLANNED,
-    CHANGED,
     Draft,
     Gang,
     GangAnswer,
@@ -346,6 +345,7 @@ class Adoption:
         """Hold the places of a resting gang for the time of an answer, or forget its plan."""
         if self._many(gang.slots):
             self._forget_plan(gang)
+            gang.rests_until = 0.0  # too many to take for one answer: planned anew
             return
         waiting = gang.slots
         gang.slots = []
@@ -432,12 +432,8 @@ class Adoption:
         """Gangs planned, reserved in part and waiting, and pins, for metrics."""
         planned = sum(gang.complete for gang in self._gangs.values())
         reserved = sum(bool(gang.slots) and not gang.complete for gang in self._gangs.values())
-        return {
-            "planned": planned,
-            "reserved": reserved,
-            "waiting": len(self._gangs) - planned - reserved,
-            "pins": len(self._pins),
-        }
+        waiting, pins = len(self._gangs) - planned - reserved, len(self._pins)
+        return {"planned": planned, "reserved": reserved, "waiting": waiting, "pins": pins}
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -461,7 +457,7 @@ class Adoption:
         if isinstance(wanted, str):
             return wanted
         if self._too_many_at_once(wanted.members):
-            return gang.refused[2] if gang.refused else BEING_PLANNED
+            return BEING_PLANNED
         for member, node in places(self._engine, wanted.members, request, rows[rows >= 0]):
             gang.slots.append(self._hold_new(key, member, node, now))
         return self._concluded(gang, wanted, request, now)
@@ -531,8 +527,9 @@ class Adoption:
         if self._at_once is None or key is None or self._members.missing(key) <= _MOST_UNLIKE:
             return None
         gang = self._gang_of(key, request)
-        self._drop_expired(gang)
-        if gang.complete or gang.rests_until > now:
+        if gang.rests_until <= now:  # the places of one that rests are not held, and still planned
+            self._drop_expired(gang)
+        if gang.complete:
             return None
         open_draft = self._draft
         if open_draft is not None and not open_draft.done:
@@ -586,10 +583,12 @@ class Adoption:
             self._give_back(slots)
         elif not fits or len(gang.slots) != draft.kept:
             self._give_back(slots)
-            self._refuse(gang, draft.wanted.question, CHANGED)
+            self._forget_plan(gang)  # planned anew by whoever asks next
         else:
             gang.slots += slots
             self._concluded(gang, draft.wanted, draft.request, now)
+            if gang.rests_until > now:
+                self._let_go(gang)
 
     def _refuse(self, gang: Gang, question: _Question, text: str) -> str:
         """Hold nothing, and remember why as long as nothing changes."""

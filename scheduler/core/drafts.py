@@ -22,7 +22,6 @@ from scheduler.core.model import GangKey, NodeSelection, PodRequest, Reason, Sha
 
 __all__ = [
     "BEING_PLANNED",
-    "CHANGED",
     "Draft",
     "Gang",
     "GangAnswer",
@@ -36,7 +35,6 @@ __all__ = [
 ]
 
 BEING_PLANNED = f"{Reason.GANG_DOES_NOT_FIT.text}: its places are still being planned"
-CHANGED = f"{Reason.GANG_DOES_NOT_FIT.text}: the cluster changed while its places were planned"
 
 IntArray = NDArray[np.int64]
 Question = tuple[bytes, tuple[str, ...], bool]

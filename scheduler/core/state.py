@@ -198,12 +198,21 @@ class ClusterState:
         return serves == (Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS)
 
     def room_for(self, row: int, shares: Iterable[DeviceShare]) -> bool:
-        """Whether these shares are left of the row's devices; a sick one is nobody else's."""
+        """Whether these shares are left of the row's devices.
+
+        A sick device may have pods, who had it before, but no more than it would have room for.
+        """
         return all(
-            self.device_code[row, share.index] == DeviceCode.UNHEALTHY
-            or not self._share_misfit(row, share)
+            self._claimed_of(row, share.index) + share.milli <= DEVICE_MILLI
+            if self.device_code[row, share.index] == DeviceCode.UNHEALTHY
+            else not self._share_misfit(row, share)
             for share in shares
         )
+
+    def _claimed_of(self, row: int, index: int) -> int:
+        """Milli-GPU that pods claim of a device, sick or not."""
+        claims = (share for p in self._pods_on[row].values() for share in p.devices)
+        return sum(share.milli for share in claims if share.index == index)
 
     def overdrawn(self, row: int) -> bool:
         """Whether a device of the row is claimed beyond what it has."""
@@ -488,7 +497,7 @@ class ClusterState:
             self.affinity[row, kind] += sign
         if pod.gpu.chosen_by_us:
             self.chosen_pods[row] += sign
-        elif kind >= 0 or shares:
+        elif shares:
             self.plugin_pods[row] += sign
         count = int(self.device_count[row])
         for share in shares:

@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 _PIECE = 1 << 16
+_MOST_BLANK = 8  # bytes of empty lines before a request
 _MOST_AT_ONCE = 1 << 20  # read from one connection before others have their turn
 _BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -285,8 +286,11 @@ class Connection:
     def _next_head(self) -> bool:
         """Parse the head if it is there whole."""
         held = self._held
-        while held[:2] == b"\r\n":
-            held = self._held = held[2:]
+        blank = 0
+        while blank < _MOST_BLANK and held.startswith(b"\r\n", blank):
+            blank += 2
+        if blank:
+            held = self._held = held[blank:]
             self._seen = 0
         if not held:
             return False

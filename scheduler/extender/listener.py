@@ -370,6 +370,8 @@ class Listener:
 
     def _wait(self, connection: Connection, step: Step) -> None:
         """A connection without a whole request: wait for the rest, or end it."""
+        if step is Step.MORE and connection.overdue:
+            step = Step.GONE  # it sends faster than we read, and would never be seen to end
         if step is Step.GONE and connection.overdue and connection.begun:
             connection.refuse(408)
             if connection.unsent:

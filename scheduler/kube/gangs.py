@@ -18,6 +18,7 @@ __all__ = [
     "GANG_SOURCES",
     "GangRef",
     "GangSource",
+    "Membership",
     "gang_key",
     "gang_ref",
     "gang_sizes",
@@ -296,6 +297,37 @@ def gang_key(
 def size_key(ref: GangRef) -> tuple[str, str, str]:
     """Under which a group object states the size of this gang."""
     return (ref.source, ref.namespace, _without_replica(ref.name))
+
+
+class Membership:
+    """Members of gangs that do not state their size themselves, by what states it."""
+
+    def __init__(self) -> None:
+        self._members: dict[tuple[str, str, str], set[str]] = {}
+        self._group_of: dict[str, tuple[str, str, str]] = {}
+
+    def join(self, pod: PodObject, uid: str) -> None:
+        """A pod exists; it is a member of whatever it names now, and of nothing else."""
+        ref = gang_ref(pod)
+        group = size_key(ref) if ref is not None and not ref.size else None
+        if group == self._group_of.get(uid):
+            return
+        self.leave(uid)
+        if group is not None:
+            self._members.setdefault(group, set()).add(uid)
+            self._group_of[uid] = group
+
+    def leave(self, uid: str) -> None:
+        """A pod does not exist any more."""
+        group = self._group_of.pop(uid, None)
+        if group is not None:
+            self._members[group].discard(uid)
+            if not self._members[group]:
+                del self._members[group]
+
+    def members(self, group: tuple[str, str, str]) -> list[str]:
+        """Uids, in order."""
+        return sorted(self._members.get(group, ()))
 
 
 def _without_replica(name: str) -> str:

@@ -23,17 +23,18 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from scheduler.core.adoption import Adoption
-from scheduler.core.engine import Engine
-from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
+from scheduler.core.engine import Engine, Hold
+from scheduler.core.errors import CapacityConflict, InvalidInput
+from scheduler.core.model import DeviceShare, Node, Placement, PodRequest
 from scheduler.core.occupancy import running
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image, shared_labels
-from scheduler.kube.gangs import gang_ref, size_key
+from scheduler.kube.gangs import Membership
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
@@ -115,8 +116,7 @@ class Mirror:
         self._by_name: dict[str, tuple[str, str]] = {}  # uid, when created
         self._homeless: dict[str, set[str]] = {}
         self._doubts: dict[str, set[str]] = {}
-        self._members: dict[GroupKey, set[str]] = {}
-        self._group_of: dict[str, GroupKey] = {}
+        self._groups = Membership()
         self._indices: dict[str, Mapping[str, int]] = {}
         self._protocols: dict[str, Counter[str]] = {}
         self._buried: OrderedDict[str, None] = OrderedDict()
@@ -162,7 +162,7 @@ class Mirror:
         self.unreadable.pop(f"Node {name}", None)
         self._doubts.pop(name, None)
         self._indices.pop(name, None)
-        facts, bindings = self._vacate(name)
+        facts, bindings, _ = self._vacate(name)
         self._engine.state.remove_node(name)
         if facts:
             self._homeless[name] = set(facts)
@@ -241,7 +241,7 @@ class Mirror:
             self.pod_gone(uid)
             return
         self._by_name[key] = (uid, created)
-        self._join_group(obj, uid)
+        self._groups.join(obj, uid)
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
                 charge = charge_of(obj, self._names, self.gang_sizes)
@@ -269,11 +269,13 @@ class Mirror:
         request = fact.request if fact else self.pending.pop(uid, None)
         self._bound_here.pop(uid, None)
         if fact:
+            placed = self._engine.state.placements.get(uid)
             self._unsettle(fact)
-            self._make_room(fact.node)
+            if placed is not None and placed.devices:
+                self._make_room(fact.node)
         else:
             self._withdraw(uid)
-        self._leave_group(uid)
+        self._groups.leave(uid)
         if request is not None:
             self.unreadable.pop(f"Pod {request.key}", None)
             if self._by_name.get(request.key, ("", ""))[0] == uid:
@@ -295,9 +297,9 @@ class Mirror:
     def bound_here(self, placement: Placement) -> None:
         """We have bound a pod: its devices are known from now on, whatever is written on it."""
         record = own_record(placement, self._names)
-        if record is None:
-            return
         uid = placement.pod.uid
+        if record is None or uid not in self._engine.state.placements:
+            return  # it has ended before the answer came
         self._bound_here[uid] = (placement.node, record)
         fact = self.facts.get(uid)
         if fact is not None and fact.node == placement.node:
@@ -310,10 +312,16 @@ class Mirror:
         """
         if since == self._protected_since:
             return
+        recorded = [fact for fact in self.facts.values() if fact.record is not None]
+        before = [self._standing(fact) for fact in recorded]
         self._protected_since = since
-        for name in sorted({fact.node for fact in self.facts.values() if fact.record is not None}):
-            if name in self._models:
-                self._refurnish(name)
+        anew = set(self._crowded_out)
+        for fact, old in zip(recorded, before, strict=True):
+            new = self._standing(fact)
+            if new is not old and (new is Standing.VOID or fact.request.uid not in self._recorded):
+                anew.add(fact.node)
+        for name in sorted(anew & set(self._models)):
+            self._refurnish(name)
 
     @property
     def protected(self) -> bool:
@@ -354,37 +362,20 @@ class Mirror:
             self._resize(key)
         return bool(known)
 
-    def _join_group(self, obj: PodObject, uid: str) -> None:
-        """Remember the members of a gang that do not state its size themselves."""
-        ref = gang_ref(obj)
-        group = size_key(ref) if ref is not None and not ref.size else None
-        if group == self._group_of.get(uid):
-            return
-        self._leave_group(uid)
-        if group is not None:
-            self._members.setdefault(group, set()).add(uid)
-            self._group_of[uid] = group
-
-    def _leave_group(self, uid: str) -> None:
-        group = self._group_of.pop(uid, None)
-        if group is not None:
-            self._members[group].discard(uid)
-            if not self._members[group]:
-                del self._members[group]
-
     def _resize(self, key: GroupKey) -> None:
         """Members that were read before their group object was learn its size."""
         size = self.gang_sizes.get(key, 1)
-        for uid in sorted(self._members.get(key, ())):
+        for uid in self._groups.members(key):
             fact = self.facts.get(uid)
             known = fact.request if fact is not None else self.pending.get(uid)
             if known is None or known.gang is None or known.gang.min_count == size:
                 continue
             self._adoption.gone(known)
+            resized = replace(known, gang=replace(known.gang, min_count=size))
             if fact is not None:
-                self._establish(replace(fact, request=_resized(known, known.gang, size)))
+                self._establish(replace(fact, request=resized))
             else:
-                self._wait(_resized(known, known.gang, size))
+                self._wait(resized)
 
     # -- the oracle --------------------------------------------------------------------------
 
@@ -521,14 +512,18 @@ class Mirror:
         if reading.shares is not None:
             self._recorded[uid] = reading.shares
         devices = chosen if reading.shares is None else reading.shares
-        parts = fact.parts
-        if self._indices.get(name) and fact.slots and model.devices:
+        ours, resource = ("", model.resource), fact.request.gpu.resource
+        parts = tuple(part for part in fact.parts if part.resource in ours)
+        if resource not in ours or (fact.parts and not parts):
+            devices = ()  # the node has no such devices, and the kubelet gives it none
+        elif self._indices.get(name) and resource and fact.slots and model.devices:
             parts = tuple(slot.request(model.devices[0].memory_mib) for slot in fact.slots)
         placement = running(self._engine, fact.request, name, devices, parts)
         self._engine.state.apply([placement], enforce=False)
         self._adoption.bound(fact.request)
-        protocol = protocol_of(fact.request.gpu, self._names, fact.record)
-        if protocol and (fact.record is None or not reading.problem or protocol != "HAMi"):
+        by_hami = reading.shares is not None or fact.record is None or fact.record.protocol == "KAI"
+        protocol = protocol_of(fact.request.gpu, self._names, fact.record if by_hami else None)
+        if protocol and placement.devices:
             self._has_by[uid] = protocol
             self._protocols.setdefault(name, Counter())[protocol] += 1
         self._name_problem(fact.request.key, fact.problem or reading.problem)
@@ -597,15 +592,36 @@ class Mirror:
             self._engine.release(uid)
 
     def _refurnish(self, name: str) -> None:
-        """Set up a node whose devices are new; its pods are charged again."""
+        """Set up a node anew: bindings under way first, then pods by standing, then holds.
+
+        A hold without room is dropped. A pod that cannot be charged stops no other; the node's
+        devices are withheld then, and the first fault is raised in the end.
+        """
         state = self._engine.state
-        facts, bindings = self._vacate(name) if name in state.row_of else ([], [])
+        facts, bindings, holds = self._vacate(name) if name in state.row_of else ([], [], [])
         self._doubts.pop(name, None)
         state.add_node(self._models[name])
-        facts += sorted(self._homeless.pop(name, ()))
-        for uid in sorted(facts, key=lambda uid: self._rank(self.facts[uid])):
-            self._settle(self.facts[uid])
         state.apply(bindings, enforce=False)
+        facts += sorted(self._homeless.pop(name, ()))
+        faults: list[Exception] = []
+        for uid in sorted(facts, key=lambda uid: self._rank(self.facts[uid])):
+            try:
+                self._settle(self.facts[uid])
+            except Exception as error:  # noqa: BLE001 - raised below
+                faults.append(error)
+                self._charge_without_devices(self.facts[uid])
+        for hold in holds:
+            with suppress(CapacityConflict):
+                self._engine.hold(hold.placement.pod, name, hold.until)
+        if faults:
+            raise faults[0]
+
+    def _charge_without_devices(self, fact: Fact) -> None:
+        """Count a pod whose devices cannot be told; nobody knows what is free beside it."""
+        if fact.request.uid not in self._engine.state.placements:
+            self._engine.state.apply([Placement(fact.request, fact.node)], enforce=False)
+        if self._models[fact.node].devices:
+            self._doubt(fact.node, fact.request.uid, "it cannot be charged")
 
     def _behind(self, fact: Fact, shares: Iterable[DeviceShare]) -> bool:
         """Whether pods that are charged after this one have any of these devices."""
@@ -620,16 +636,16 @@ class Mirror:
 
     def _rank(self, fact: Fact) -> tuple[int, str, str]:
         """Who is charged first: nobody's device can be claimed by a record of less standing."""
-        standings = (Standing.PROTECTED, Standing.UNPROTECTED, Standing.VOID)
-        return standings.index(self._standing(fact)), fact.created, fact.request.uid
+        return self._standing(fact).value, fact.created, fact.request.uid
 
-    def _vacate(self, name: str) -> tuple[list[str], list[Placement]]:
-        """Take everything off a node; returns the facts among it, and bindings under way."""
+    def _vacate(self, name: str) -> tuple[list[str], list[Placement], list[Hold]]:
+        """Take everything off a node; returns the facts among it, bindings under way, and holds."""
         engine = self._engine
-        facts, bindings = [], []
+        facts, bindings, holds = [], [], []
         for placement in engine.state.pods_on(engine.state.row(name)):
             uid = placement.pod.uid
             if uid in engine.holds:
+                holds.append(engine.holds[uid])
                 engine.drop_hold(uid)
                 continue
             engine.release(uid)
@@ -638,7 +654,7 @@ class Mirror:
                 facts.append(uid)
             else:
                 bindings.append(placement)
-        return facts, bindings
+        return facts, bindings, holds
 
     def _doubt(self, name: str, uid: str, why: str) -> None:
         doubts = self._doubts.setdefault(name, set())
@@ -676,10 +692,6 @@ class Mirror:
     def _note(self, key: str, problem: str) -> None:
         self.unreadable[key] = cut(problem)
         self._complaints.about(key, problem)
-
-
-def _resized(request: PodRequest, gang: GangKey, size: int) -> PodRequest:
-    return replace(request, gang=GangKey(gang.namespace, gang.name, size))
 
 
 def _withheld(node: Node) -> Node:

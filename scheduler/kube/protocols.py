@@ -30,6 +30,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import reduce
+from itertools import zip_longest
 from math import ceil
 
 import msgspec
@@ -105,7 +107,7 @@ class Slot:
     Parameters
     ----------
     memory_mib, memory_percent
-        Device memory; all of it where neither is stated.
+        Device memory, the larger of both; all of it where neither is stated.
     cores
         Percent of the device's cores; 0 is not stated.
     """
@@ -116,9 +118,30 @@ class Slot:
 
     def memory_of(self, size_mib: int) -> int:
         """MiB of a device of this size."""
-        if self.memory_mib:
-            return self.memory_mib
-        return size_mib * (self.memory_percent or 100) // 100
+        if self.whole:
+            return size_mib
+        return max(self.memory_mib, size_mib * self.memory_percent // 100)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all of the device's memory."""
+        return not self.memory_mib and not self.memory_percent
+
+    def larger(self, other: Slot) -> Slot:
+        """As much as either asks for."""
+        cores = max(self.cores, other.cores)
+        if self.whole or other.whole:
+            return Slot(cores=cores)
+        memory = max(self.memory_mib, other.memory_mib)
+        return Slot(memory, max(self.memory_percent, other.memory_percent), cores)
+
+    def both(self, other: Slot) -> Slot:
+        """As much as both together, as far as one device has it."""
+        cores = min(100, self.cores + other.cores)
+        if self.whole or other.whole:
+            return Slot(cores=cores)
+        percent = min(100, self.memory_percent + other.memory_percent)
+        return Slot(self.memory_mib + other.memory_mib, percent, cores)
 
     def share(self, index: int, size_mib: int) -> DeviceShare:
         """What it takes of a device: the larger of its parts of memory and of cores."""
@@ -279,18 +302,33 @@ def hami_slots(pod: PodObject, gpu: _Request, names: ResourceNames) -> tuple[Slo
     """What a pod would have on a node of HAMi's, one slot per device.
 
     HAMi's ``nvidia.com/gpu`` counts devices, and the other resources hold for each of them. As in
-    Kubernetes' own rule an ordinary init container counts where it asks for more than the rest.
+    Kubernetes' own rule containers and sidecars add up, an ordinary init container runs beside the
+    sidecars started before it, and the larger counts, slot by slot. More slots than a node may have
+    devices are added up, several to one.
     """
     if not _by_plugin(gpu, names):
         return ()
-    specs = pod.spec.containers or [], pod.spec.init_containers or []
-    sidecars = [c for c in specs[1] if c.restart_policy == "Always"]
-    running = [slot for c in [*specs[0], *sidecars] for slot in _container_slots(c, names)]
-    starting = [_container_slots(c, names) for c in specs[1] if c.restart_policy != "Always"]
-    most = running
-    for slots in starting:
-        most = slots if len(slots) > len(most) else most
-    return tuple(most)
+    sidecars: list[Slot] = []
+    most: list[Slot] = []
+    for container in pod.spec.init_containers or ():
+        own = _container_slots(container, names)
+        if container.restart_policy == "Always":
+            sidecars += own
+        else:
+            most = _larger(most, sidecars + own)
+    running = [slot for c in pod.spec.containers or () for slot in _container_slots(c, names)]
+    most = _larger(most, sidecars + running)
+    return tuple(reduce(Slot.both, most[at::MAX_DEVICES]) for at in range(MAX_DEVICES)[: len(most)])
+
+
+def _larger(left: list[Slot], right: list[Slot]) -> list[Slot]:
+    """The larger of both, slot by slot, the largest first."""
+
+    def size(slot: Slot) -> tuple[bool, int, int, int]:
+        return slot.whole, slot.memory_mib, slot.memory_percent, slot.cores
+
+    pairs = zip_longest(sorted(left, key=size, reverse=True), sorted(right, key=size, reverse=True))
+    return [a.larger(b) if a and b else a or b for a, b in pairs]
 
 
 def _container_slots(container: Container, names: ResourceNames) -> list[Slot]:

@@ -39,7 +39,7 @@ IN_FORCE_S = 60.0
 
 
 class Standing(Enum):
-    """How far a record is to be believed."""
+    """How far a record is to be believed, the most trusted first."""
 
     PROTECTED = auto()
     UNPROTECTED = auto()
@@ -201,7 +201,10 @@ def _share(index: int, gpu: GpuRequest, node: Node) -> DeviceShare:
 def _hami(
     record: Record, slots: Sequence[Slot], node: Node, index_of: Mapping[str, int]
 ) -> Reading:
-    """Every slot that is asked for needs a claim that states as much; claims beyond are ignored."""
+    """Every slot that is asked for needs a claim that states as much; claims beyond are ignored.
+
+    Several slots on one device need room for all of them there.
+    """
     left = list(record.claims)
     shares: dict[int, DeviceShare] = {}
     for slot in sorted(slots, key=lambda slot: (slot.memory_mib, slot.memory_percent, slot.cores)):
@@ -210,8 +213,9 @@ def _hami(
             if index < 0:
                 continue
             size = node.devices[index].memory_mib
-            if claim.memory_mib == slot.memory_of(size) and claim.cores_percent >= slot.cores:
-                _take(shares, slot.share(index, size), size)
+            more = slot.share(index, size)
+            agrees = claim.memory_mib == slot.memory_of(size) and claim.cores_percent >= slot.cores
+            if agrees and _take(shares, more, size):
                 del left[at]
                 break
         else:
@@ -222,11 +226,14 @@ def _hami(
     return Reading(tuple(shares[index] for index in sorted(shares)))
 
 
-def _take(shares: dict[int, DeviceShare], more: DeviceShare, size: int) -> None:
-    """Several containers of a pod may share a device."""
+def _take(shares: dict[int, DeviceShare], more: DeviceShare, size: int) -> bool:
+    """Add to what the pod has of a device, which several of its containers may share.
+
+    Not where the device has less: then whoever wrote that is mistaken.
+    """
     before = shares.get(more.index, DeviceShare(more.index, 0))
-    shares[more.index] = DeviceShare(
-        more.index,
-        min(DEVICE_MILLI, before.milli + more.milli),
-        min(size, before.memory_mib + more.memory_mib),
-    )
+    milli, memory = before.milli + more.milli, before.memory_mib + more.memory_mib
+    if milli > DEVICE_MILLI or memory > size:
+        return False
+    shares[more.index] = DeviceShare(more.index, milli, memory)
+    return True

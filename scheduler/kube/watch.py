@@ -227,8 +227,9 @@ class Reflector(Generic[T]):
                 if self._again.is_set():
                     self._failed("relisted")
                     self._wait(0.0)
-                if self._again.is_set() or not self._version:
+                    self._version = ""  # until a list has ended, whatever becomes of this one
                     self._again.clear()
+                if not self._version:
                     self._list()
                 self._watch()
             except _Expired:
@@ -328,8 +329,8 @@ class Reflector(Generic[T]):
         self._stream = stream
         heard = False
         try:
-            if self._stop.is_set():  # stop() came before there was a stream to cut
-                return
+            if self._stop.is_set() or self._again.is_set():
+                return  # stop() or relist() came before there was a stream to cut
             for line in stream.lines():
                 self._handle(line)
                 self.figures.evidence_at = time.monotonic()

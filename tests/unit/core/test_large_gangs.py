@@ -11,7 +11,7 @@ import pytest
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.capacity import TOO_LARGE, empty_room, excess
-from scheduler.core.drafts import BEING_PLANNED, CHANGED, Draft
+from scheduler.core.drafts import BEING_PLANNED, Draft
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, GangKey, Node, PodRequest, Shape
@@ -155,7 +155,7 @@ def test_what_changes_meanwhile_makes_the_draft_void_and_holds_nothing() -> None
     assert cluster.engine.holds == {}
     answer = cluster.adoption.answer(first, cluster.rows, 0.0)
     assert answer.row == -1
-    assert CHANGED in answer.message or "79 of 80" in answer.message
+    assert BEING_PLANNED in answer.message or "79 of 80" in answer.message
     cluster.engine.release("quick")
     assert cluster.ask(first).row >= 0
 
