@@ -318,3 +318,148 @@ def test_nodes_that_offer_one_way_are_not_concerned(cluster) -> None:
     cluster.mirror.node(node_object("a", gpus=2))
     cluster.mirror.pod(pod_object("p", node="a", requests=HALF))
     assert _verdict(cluster, **PLUGIN) is Reason.FITS
+
+
+# -- what is left of a node whose pods are charged anew ------------------------------------------
+
+
+def test_a_binding_under_way_keeps_what_was_chosen_for_it(cluster) -> None:
+    _fractions(cluster)
+    cluster.mirror.pod(pod_object("p", requests=MOST))
+    placement = cluster.service.reserve(cluster.mirror.pending["uid-p"], "a")
+    record = f"{placement.devices[0].index}:900"
+    cluster.mirror.pod(pod_object("t", node="a", requests=MOST, annotations={DEVICES: record}))
+    assert cluster.free() == [100, 100]
+    cluster.mirror.pod_gone("uid-t")
+    cluster.mirror.bound_here(placement)
+    annotations = {DEVICES: f"{placement.devices[0].index}:900", UID: "uid-p"}
+    cluster.mirror.pod(pod_object("p", node="a", requests=MOST, annotations=annotations))
+
+
+def test_holds_live_on_where_pods_are_charged_anew(cluster) -> None:
+    """Else whoever can create pods by hand takes the room of those who wait."""
+    _fractions(cluster)
+    for name in "tuv":
+        cluster.mirror.pod(pod_object(name, node="a", requests={"snugfit.io/gpu-milli": "600"}))
+    cluster.engine.hold(pod("held", milli=300), "a", 1e9)
+    cluster.mirror.pod(pod_object("cpu", node="a"))
+    cluster.mirror.pod_gone("uid-cpu")
+    assert "held" in cluster.engine.holds
+    cluster.mirror.pod_gone("uid-t")
+    assert "held" in cluster.engine.holds and sum(cluster.free()) == 500
+    cluster.engine.drop_hold("held")
+
+
+def test_a_pod_that_cannot_be_charged_loses_no_other(cluster, monkeypatch) -> None:
+    from scheduler.kube import mirror as module
+
+    _fractions(cluster, 4)
+    for name in "bcd":
+        cluster.mirror.pod(pod_object(name, node="a", requests=MOST))
+    assert sum(cluster.free()) == 4000 - 2700
+    running = module.running
+
+    def faulty(engine: Any, request: Any, *rest: Any) -> Any:
+        if request.name == "c":
+            raise ZeroDivisionError
+        return running(engine, request, *rest)
+
+    taken = {DEVICES: f"{cluster.devices('uid-b')[0].index}:900"}
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "running", faulty)
+        with pytest.raises(ZeroDivisionError):
+            cluster.mirror.pod(pod_object("t", node="a", requests=MOST, annotations=taken))
+    assert cluster.mirror.uncertain_nodes == {"a"}, "nobody knows which devices c has"
+    assert set(cluster.engine.state.placements) == {"uid-b", "uid-c", "uid-d", "uid-t"}
+    cluster.mirror.heal(["a"])
+    assert sum(cluster.free()) == 4000 - 3600 and not cluster.mirror.uncertain_nodes
+
+
+def test_an_answer_that_comes_after_the_pods_end_is_not_remembered(cluster) -> None:
+    _fractions(cluster)
+    cluster.mirror.pod(pod_object("p", requests=MOST))
+    placement = cluster.service.reserve(cluster.mirror.pending["uid-p"], "a")
+    cluster.mirror.pod_gone("uid-p")
+    cluster.mirror.bound_here(placement)
+    assert not cluster.mirror._bound_here
+
+
+def test_sick_devices_do_not_hide_more_pods_than_they_have_room_for(cluster) -> None:
+    sick = REGISTER.replace("true:GPU-1", "false:GPU-1")
+    node = {**NODES["hami"], "annotations": {"hami.io/node-nvidia-register": sick}}
+    cluster.mirror.node(node_object("a", **node))
+    record = {"hami.io/vgpu-devices-allocated": "GPU-0,NVIDIA,32768,0:;"}
+    for name in "tu":
+        cluster.mirror.pod(pod_object(name, node="a", requests=WHOLE, annotations=record))
+    assert cluster.free()[1] == 0
+
+
+# -- HAMi ----------------------------------------------------------------------------------------
+
+
+def _hami(name: str, containers: list[Any], inits: Any = (), record: str = "") -> Any:
+    told = {"hami.io/vgpu-devices-allocated": record} if record else {}
+    spec: dict[str, Any] = {"containers": [], "initContainers": []}
+    for number, limits in enumerate(containers):
+        spec["containers"].append({"name": f"c{number}", "resources": {"limits": limits}})
+    for number, (limits, sidecar) in enumerate(inits):
+        container: dict[str, Any] = {"name": f"i{number}", "resources": {"limits": limits}}
+        if sidecar:
+            container["restartPolicy"] = "Always"
+        spec["initContainers"].append(container)
+    return pod_object(name, node="a", spec=spec, annotations=told)
+
+
+ONE = {"nvidia.com/gpu": 1}
+SMALL = {"nvidia.com/gpu": 1, "nvidia.com/gpumem": 16384}
+
+
+@pytest.mark.parametrize(
+    ("containers", "inits", "record", "used"),
+    [
+        ([{"nvidia.com/gpu": 2}], [], "GPU-0,NVIDIA,32768,0:GPU-0,NVIDIA,32768,0:;", 2000),
+        ([SMALL, SMALL, SMALL], [], ";".join(["GPU-0,NVIDIA,16384,0:"] * 3) + ";", 1500),
+        ([SMALL], [(ONE, False)], "", 1000),
+        ([SMALL], [(SMALL, True), (SMALL, False)], "", 1000),
+        ([{}], [(ONE, True), (ONE, False)], "", 2000),
+        ([{}], [(ONE, False), (ONE, True)], "", 1000),
+    ],
+)
+def test_a_hami_pod_is_charged_as_its_containers_ask(
+    cluster, containers, inits, record, used
+) -> None:
+    cluster.mirror.node(node_object("a", **NODES["hami"]))
+    cluster.mirror.pod(_hami("p", containers, inits, record))
+    assert sum(cluster.free()) == 2000 - used
+
+
+def test_a_hami_pod_of_very_many_slots_costs_a_bounded_number_of_them(cluster) -> None:
+    """And no device less for it."""
+    many = [{"nvidia.com/gpu": 32, "nvidia.com/gpumem": 1}] * 500
+    cluster.mirror.node(node_object("a", **NODES["hami"]))
+    asked = _hami("p", many)
+    cluster.mirror.pod(asked)
+    (fact,) = cluster.mirror.facts.values()
+    assert len(fact.slots) <= 32 and sum(slot.memory_mib for slot in fact.slots) == 16_000
+    assert 2000 - sum(cluster.free()) >= 16_000 * 1000 // 32768 - 32
+
+
+def test_hamis_resources_mean_nothing_on_other_nodes(cluster) -> None:
+    cluster.mirror.node(node_object("a", **NODES["gpushare"]))
+    cluster.mirror.pod(_hami("p", [{"nvidia.com/gpu": 1, "nvidia.com/gpumem": 1}]))
+    assert cluster.free() == [1000, 1000]
+    cluster.mirror.node(node_object("b", gpus=2))
+    record = {"hami.io/vgpu-devices-allocated": "x"}
+    for name, told in (("q", {}), ("r", record)):
+        cluster.mirror.pod(pod_object(name, node="b", requests=WHOLE, annotations=told))
+    assert cluster.free("b") == [0, 0] and not cluster.mirror.ambiguous_nodes
+
+
+@pytest.mark.parametrize(
+    "resource", ["amd.com/gpu", "nvidia.com/mig-1g.5gb", "nvidia.com/gpu.shared"]
+)
+def test_devices_that_a_node_does_not_have_close_nothing(cluster, resource: str) -> None:
+    _offers_both(cluster)
+    cluster.mirror.pod(pod_object("t", node="a", requests={resource: "1"}))
+    assert cluster.free() == [1000, 1000]
+    assert _verdict(cluster, milli=500) is _verdict(cluster, **PLUGIN) is Reason.FITS
