@@ -8,6 +8,7 @@ functions of this module, so that what was scored is what gets placed.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +21,7 @@ from scheduler.core.state import ClusterState, DeviceCode
 __all__ = [
     "fraction_need",
     "mig_packing",
+    "mig_shares",
     "replica_counts",
     "replica_shares",
     "shares_of",
@@ -133,7 +135,8 @@ def shares_of(
             milli, memory_mib = fraction_need(state, gpu, np.array([row]))
             return (DeviceShare(device, int(milli[0]), int(memory_mib[0])),)
         case GpuKind.MIG:
-            return _mig_shares(state, gpu, row)
+            packing = mig_packing(state, gpu, row)
+            return None if packing is None else mig_shares(state, row, packing.instances)
         case GpuKind.SHARED:
             shares = replica_shares(state, gpu, row)
             if shares is None:
@@ -146,12 +149,12 @@ def shares_of(
             )
 
 
-def _mig_shares(state: ClusterState, gpu: GpuRequest, row: int) -> tuple[DeviceShare, ...] | None:
-    packing = mig_packing(state, gpu, row)
-    if packing is None:
-        return None
+def mig_shares(
+    state: ClusterState, row: int, instances: Iterable[tuple[int, int]]
+) -> tuple[DeviceShare, ...]:
+    """The shares that ``(device, slot mask)`` pairs of one row add up to."""
     masks: dict[int, int] = {}
-    for index, mask in packing.instances:
+    for index, mask in instances:
         masks[index] = masks.get(index, 0) | mask
     shares = []
     for index, mask in sorted(masks.items()):

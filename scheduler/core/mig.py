@@ -21,11 +21,13 @@ from scheduler.core.errors import InvalidInput
 
 __all__ = [
     "GEOMETRIES",
+    "KNOWN_PROFILES",
     "MEDIA_BIT",
     "Geometry",
     "MigType",
     "Packing",
     "Profile",
+    "claimed_slots",
     "geometry_for",
     "layout_for",
 ]
@@ -115,7 +117,9 @@ GEOMETRIES: Mapping[str, Geometry] = MappingProxyType(
 )
 """Slot geometry by name."""
 
-_KNOWN = frozenset(profile.name for one in GEOMETRIES.values() for profile in one.profiles)
+KNOWN_PROFILES = frozenset(
+    profile.name for geometry in GEOMETRIES.values() for profile in geometry.profiles
+)
 """Other names come from pods, without end: nothing is kept of them."""
 
 
@@ -200,11 +204,11 @@ class MigType:
 
     def placements(self, profile: str) -> tuple[int, ...]:
         """Slot masks that an instance of ``profile`` may take on an empty device."""
-        return _placements(self, profile) if profile in _KNOWN else ()
+        return _placements(self, profile) if profile in KNOWN_PROFILES else ()
 
     def count(self, mask: int, profile: str) -> int:
         """Most instances of ``profile`` that fit into the free slots ``mask``."""
-        return _count(self, mask, profile) if profile in _KNOWN else 0
+        return _count(self, mask, profile) if profile in KNOWN_PROFILES else 0
 
     def usable_milli(self, mask: int, profile: str) -> int:
         """Milli-GPU of ``mask`` that instances of ``profile`` alone could take."""
@@ -342,6 +346,109 @@ class _Search:
             for need in mig.placements(name):
                 if mask & need == need:
                     yield mig.capability(mask) - mig.capability(mask & ~need), device, need
+
+
+def claimed_slots(
+    types: tuple[MigType | None, ...], masks: tuple[int, ...], want: tuple[tuple[str, int], ...]
+) -> tuple[int, ...]:
+    """Slots of each device that a request takes if it cannot be refused, free or not.
+
+    Profiles that no device has are left out, and so are instances beyond the places for them. The
+    others are packed if they fit. If not, each takes a free place or else the one with most free
+    slots; no two of them share a place. Where that leaves some without one, and no other order is
+    found that does not, these take any slots of such devices: the charge is never below what is
+    asked for while there is a slot left.
+
+    Parameters
+    ----------
+    types, masks, want
+        As for :func:`pack`.
+    """
+    known = []
+    for name, instances in want:
+        places = sum(len(mig.placements(name)) for mig in types if mig)
+        if places:
+            known.append((name, min(instances, places)))
+    packing = pack(types, masks, tuple(known))
+    if packing is not None:
+        return tuple(mask & ~after for mask, after in zip(masks, packing.after, strict=True))
+    claims, missing = _crowded(types, masks, known)
+    if not missing:
+        return tuple(claims)
+    # One after another some took the places of others; on empty devices all may have one.
+    empty = tuple(mig.full_mask if mig else 0 for mig in types)
+    packing = pack(types, empty, tuple(known))
+    if packing is not None:
+        return tuple(mask & ~after for mask, after in zip(empty, packing.after, strict=True))
+    for name, instances in missing:
+        _spill(types, claims, name, instances)
+    return tuple(claims)
+
+
+def _crowded(
+    types: tuple[MigType | None, ...], masks: tuple[int, ...], want: list[tuple[str, int]]
+) -> tuple[list[int], list[tuple[str, int]]]:
+    """Slots of each device if instances go one after another, and those left without a place."""
+    places = {name: [p for mig in types if mig for p in mig.placements(name)] for name, _ in want}
+    claims = [0] * len(types)
+    missing = []
+    # Large ones first; of one size, first those that may start at the fewest slots.
+    for name, instances in sorted(
+        want, key=lambda pair: (-_slots(places[pair[0]][0]), len(places[pair[0]]), pair[0])
+    ):
+        for placed in range(instances):
+            place = _freest_place(types, masks, claims, name)
+            if place is None:
+                missing.append((name, instances - placed))
+                break
+            device, need = place
+            claims[device] |= need
+    return claims, missing
+
+
+def _spill(types: tuple[MigType | None, ...], claims: list[int], name: str, instances: int) -> None:
+    """Claim slots for instances that have no place, wherever slots are left."""
+    for device, mig in enumerate(types):
+        places = mig.placements(name) if mig else ()
+        if mig is None or not places:
+            continue
+        wanted = instances * _slots(places[0])
+        left = mig.full_mask & ~claims[device] & (MEDIA_BIT - 1)
+        while left and wanted:
+            claims[device] |= left & -left
+            left &= left - 1
+            wanted -= 1
+        instances = -(-wanted // _slots(places[0]))
+
+
+def _freest_place(
+    types: tuple[MigType | None, ...], masks: tuple[int, ...], claims: list[int], name: str
+) -> tuple[int, int] | None:
+    """Device and slots of the best place that the request itself has not claimed, or None."""
+    best: tuple[int, int, int, int, int] | None = None
+    alike = set()
+    for device, (mig, mask, own) in enumerate(zip(types, masks, claims, strict=True)):
+        if mig is None or (mig, mask, own) in alike:
+            continue
+        alike.add((mig, mask, own))
+        free, left = mask & ~own, mig.full_mask & ~own
+        for need in mig.placements(name):
+            if _slots(need & own):
+                continue
+            option = (
+                (need & ~free).bit_count(),
+                mig.capability(free) - mig.capability(free & ~need),
+                mig.capability(left) - mig.capability(left & ~need),
+                device,
+                need,
+            )
+            if best is None or option < best:
+                best = option
+    return None if best is None else best[3:]
+
+
+def _slots(mask: int) -> int:
+    return (mask & (MEDIA_BIT - 1)).bit_count()
 
 
 def layout_for(geometry: str, counts: Mapping[str, int]) -> tuple[tuple[str, int], ...] | None:

@@ -11,8 +11,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from scheduler.core.devices import fraction_need, shares_of
+from scheduler.core.devices import fraction_need, mig_shares, shares_of
 from scheduler.core.engine import Engine
+from scheduler.core.mig import claimed_slots
 from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
@@ -22,7 +23,7 @@ from scheduler.core.model import (
     PodRequest,
     Reason,
 )
-from scheduler.core.state import DeviceCode
+from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = ["running"]
 
@@ -55,8 +56,10 @@ def running(
     Returns
     -------
     Placement
-        To be applied with ``enforce=False``. Where the devices do not suffice, those with most
-        left are claimed beyond what they have, so that nothing else is placed on them.
+        To be applied with ``enforce=False``. Where the devices do not suffice, the pod takes what
+        is left of those of its kind and claims the rest beyond what they have: all that it asks
+        for, but no more whole devices or MIG instances than the node may have. Only what the node
+        has no device for, such as a MIG profile that none of them offers, is not charged.
     """
     if devices is not None:
         return Placement(request, node, devices)
@@ -105,13 +108,12 @@ def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare
     state, gpu = engine.state, request.gpu
     codes = state.device_code[row]
     if gpu.kind is GpuKind.SHARED:
-        shared = np.flatnonzero(codes == DeviceCode.SHARED)
-        if not len(shared):
-            return ()
-        freest = int(shared[np.argmax(state.slots_free[row, shared])])
-        claimed = min(gpu.replicas, _MOST_REPLICAS)
-        milli = claimed * DEVICE_MILLI // int(state.replicas[row, freest])
-        return (DeviceShare(freest, milli, 0, claimed),)
+        return _claimed_replicas(state, gpu, row)
+    if gpu.kind is GpuKind.MIG:
+        types = state.mig_types_of(row)
+        free = tuple(state.slots_free[row, : len(types)].tolist())
+        claims = claimed_slots(types, free, gpu.mig)
+        return mig_shares(state, row, ((i, mask) for i, mask in enumerate(claims) if mask))
     plain = np.flatnonzero(codes == DeviceCode.PLAIN)
     emptiest = plain[np.argsort(-state.gpu_free[row, plain], kind="stable")].tolist()
     if gpu.kind is GpuKind.WHOLE:
@@ -120,4 +122,20 @@ def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare
     if gpu.kind is GpuKind.FRACTION and emptiest:
         part, memory_mib = fraction_need(state, gpu, np.array([row]))
         return (DeviceShare(emptiest[0], int(part[0]), int(memory_mib[0])),)
-    return ()  # no device, or MIG instances that the node does not have
+    return ()  # no plain device
+
+
+def _claimed_replicas(state: ClusterState, gpu: GpuRequest, row: int) -> tuple[DeviceShare, ...]:
+    """All replicas that are free, and on the device with most of them those that are not."""
+    shared = np.flatnonzero(state.device_code[row] == DeviceCode.SHARED).tolist()
+    if not shared:
+        return ()
+    claims = {index: max(0, int(state.slots_free[row, index])) for index in shared}
+    freest = max(shared, key=lambda index: (state.slots_free[row, index], -index))
+    missing = gpu.replicas - sum(claims.values())
+    claims[freest] += min(missing, _MOST_REPLICAS)
+    return tuple(
+        DeviceShare(index, count * DEVICE_MILLI // int(state.replicas[row, index]), 0, count)
+        for index, count in claims.items()
+        if count
+    )

@@ -215,12 +215,26 @@ class ClusterState:
         return sum(share.milli for share in claims if share.index == index)
 
     def overdrawn(self, row: int) -> bool:
-        """Whether a device of the row is claimed beyond what it has."""
+        """Whether a device of the row is claimed beyond what it has, or a MIG slot twice."""
         code = self.device_code[row]
         milli = (code == DeviceCode.PLAIN) & (self.gpu_free[row] < 0)
         memory = (code == DeviceCode.PLAIN) & (self.device_mem_free[row] < 0)
         replicas = (code == DeviceCode.SHARED) & (self.slots_free[row] < 0)
-        return bool((milli | memory | replicas).any())
+        if (milli | memory | replicas).any():
+            return True
+        return bool((code >= DeviceCode.MIG).any()) and self._slots_shared(row)
+
+    def _slots_shared(self, row: int) -> bool:
+        """Whether two pods of the row claim one MIG slot."""
+        taken = [0] * int(self.device_count[row])
+        for placement in self._pods_on[row].values():
+            for share in placement.devices:
+                index = share.index
+                if 0 <= index < len(taken) and self.device_code[row, index] >= DeviceCode.MIG:
+                    if taken[index] & share.slots:
+                        return True
+                    taken[index] |= share.slots
+        return False
 
     def pods_on(self, row: int) -> list[Placement]:
         """Placements on a row, sorted by pod key, then uid."""

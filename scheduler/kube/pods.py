@@ -20,6 +20,7 @@ from functools import lru_cache
 import msgspec
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.mig import KNOWN_PROFILES
 from scheduler.core.model import (
     DEVICE_MILLI,
     MAX_DEVICES,
@@ -57,7 +58,8 @@ Totals = dict[str, Fraction]
 _MEBI = 1 << 20
 _MOST = 1 << 53
 """Requests beyond this fit nowhere; clipped, so that sums of them stay within 64 bits."""
-_MOST_DEVICES = 1 << 10
+_MOST_INSTANCES = 1 << 16
+"""MIG instances or replicas; more than all devices of a node may be divided into."""
 _MOST_MEMORY = 1 << 30
 
 
@@ -198,11 +200,12 @@ def _made(
 
 _DEFAULT_NAMES = ResourceNames()
 
+_QUOTED_BITS = 128
 _LONGEST_KEPT = 1 << 12  # templates beyond are read anew for every pod
 _LONGEST_RULES = 1 << 14
 _MOST_RULES = 128
 _MOST_MODELS = 64
-_MOST_PROFILES = 32  # no node has so many
+_MOST_PROFILES = 64  # more than are known
 _UNREADABLY_LONG = NodeSelection(terms=(SelectorTerm(),))
 
 
@@ -227,11 +230,16 @@ def _short_selection(selection: NodeSelection) -> NodeSelection:
 
 
 def _short_request(gpu: GpuRequest) -> GpuRequest:
-    """The request as it is remembered: very many models are any, very many profiles fit nowhere."""
+    """The request as it is remembered: very many models are any, very many profiles fit nowhere.
+
+    Profiles that some device has all stay, as a running pod is charged for them; one that none has
+    is enough to fit nowhere.
+    """
     if len(gpu.products) <= _MOST_MODELS and len(gpu.mig) <= _MOST_PROFILES:
         return gpu
     products = gpu.products if len(gpu.products) <= _MOST_MODELS else ()
-    return replace(gpu, products=products, mig=gpu.mig[:_MOST_PROFILES])
+    known_first = sorted(gpu.mig, key=lambda pair: pair[0] not in KNOWN_PROFILES)
+    return replace(gpu, products=products, mig=tuple(known_first[:_MOST_PROFILES]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -455,13 +463,9 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     wanted = {name: _count(name, value) for name, value in totals.items() if value}
     products = _allowed_products(selection, names.product_labels)
     whole = {name: wanted[name] for name in names.whole if name in wanted}
-    mig = {
-        _profile(name, names): count
-        for name, count in wanted.items()
-        if name.startswith(names.mig_prefix)
-    }
+    mig = _instances(wanted, names)
     milli, memory = wanted.get(names.milli, 0), wanted.get(names.memory, 0)
-    shared = wanted.get(names.shared, 0)
+    shared = min(wanted.get(names.shared, 0), _MOST_INSTANCES)
     share = wanted.get(names.share_memory, 0)
     ways = [
         *whole,
@@ -484,7 +488,7 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     if milli or memory:
         return _fraction(milli, memory, products, names)
     if mig or shared:
-        return GpuRequest(mig=tuple(mig.items()), replicas=shared, products=products)
+        return GpuRequest(mig=mig, replicas=shared, products=products)
     return GpuRequest()
 
 
@@ -510,16 +514,21 @@ def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tup
     if rest or names.memory in wanted:
         memory = wanted.get(names.memory, 0)
         found.append(GpuRequest(milli=rest, memory_mib=memory, products=products))
-    mig = {
-        _profile(name, names): min(instances, _MOST_DEVICES)
-        for name, instances in wanted.items()
-        if name.startswith(names.mig_prefix)
-    }
-    if mig:
-        found.append(GpuRequest(mig=tuple(mig.items()), products=products))
-    if replicas := min(wanted.get(names.shared, 0), _MOST_DEVICES):
+    if mig := _instances(wanted, names):
+        found.append(GpuRequest(mig=mig, products=products))
+    if replicas := min(wanted.get(names.shared, 0), _MOST_INSTANCES):
         found.append(GpuRequest(replicas=replicas, products=products))
     return tuple(found)
+
+
+def _instances(wanted: Mapping[str, int], names: ResourceNames) -> tuple[tuple[str, int], ...]:
+    """MIG instances by profile. Several resources may stand for one: their counts add up."""
+    found: dict[str, int] = {}
+    for name, count in wanted.items():
+        if name.startswith(names.mig_prefix):
+            profile = _profile(name, names)
+            found[profile] = found.get(profile, 0) + count
+    return tuple((profile, min(count, _MOST_INSTANCES)) for profile, count in found.items())
 
 
 def _profile(name: str, names: ResourceNames) -> str:
@@ -531,8 +540,14 @@ def _count(name: str, value: Fraction) -> int:
     if "/" not in name:
         return 0  # cpu, memory and their like are no device counts
     if value.denominator != 1:
-        raise InvalidInput(f"spec.containers[{name}]", f"is not whole ({float(value)})")
+        raise InvalidInput(f"spec.containers[{name}]", f"is not whole ({_quoted(value)})")
     return int(value)
+
+
+def _quoted(value: Fraction) -> str:
+    """A value in messages: a float has not the range for all, and all digits are too many."""
+    bits = value.numerator.bit_length() + value.denominator.bit_length()
+    return str(float(value)) if bits <= _QUOTED_BITS else f"a fraction of {bits} bits"
 
 
 def _fraction(
