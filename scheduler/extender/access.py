@@ -3,7 +3,9 @@
 What a cluster runs, and where, is nobody's business by default. A bearer token is shown to the API
 server (TokenReview), and its owner's right to ``get`` the path is asked for (SubjectAccessReview
 of a non-resource URL), as other components of Kubernetes do it for their metrics. Answers are kept
-for a short time and in a bounded number; how often strangers can make us ask is bounded too.
+for a short time and in a bounded number; how often strangers can make us ask is bounded too. What
+they use up is not taken from those who were let in before: these are kept, and asked about again,
+apart from them.
 
 A page in somebody's browser can reach what the browser can, loopback and port-forwards included,
 by a name of its own that resolves there. Such a request bears that name as its Host.
@@ -37,6 +39,8 @@ _MOST_KEPT = 1024
 _MOST_TOKEN = 1 << 14
 _ASKED_PER_S = 20.0
 _READ_S = 3.0
+
+_Key = tuple[bytes, str]  # digest of a token, and a path
 
 
 class Api(Protocol):
@@ -96,6 +100,36 @@ def names_this_server(host: str | None, names: Collection[str]) -> bool:
     return True
 
 
+class _Rate:
+    """So many questions a second, and as many at once."""
+
+    def __init__(self, now: float) -> None:
+        self._asked, self._at = 0.0, now
+
+    def take(self, now: float) -> bool:
+        """Take one of the questions of this second, if there is one left."""
+        self._asked = max(0.0, self._asked - (now - self._at) * _ASKED_PER_S)
+        self._at = now
+        if self._asked + 1 > _ASKED_PER_S:
+            return False
+        self._asked += 1
+        return True
+
+
+class _Callers:
+    """Tokens and paths of one kind of callers, and how often may be asked about them."""
+
+    def __init__(self, now: float) -> None:
+        self.known: OrderedDict[_Key, tuple[HTTPStatus, float]] = OrderedDict()
+        self.rate = _Rate(now)
+
+    def keep(self, key: _Key, status: HTTPStatus, until: float) -> None:
+        self.known[key] = status, until
+        self.known.move_to_end(key)
+        if len(self.known) > _MOST_KEPT:
+            self.known.popitem(last=False)
+
+
 class Reviews:
     """Decides by the API server who may ``get`` a path. Safe to use from several threads.
 
@@ -110,8 +144,8 @@ class Reviews:
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
         self._api, self._clock = api, clock
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[bytes, str], tuple[HTTPStatus, float]] = OrderedDict()
-        self._asked, self._asked_at = 0.0, clock()
+        now = clock()
+        self._let_in, self._strangers = _Callers(now), _Callers(now)
 
     def status(self, authorization: str, path: str) -> HTTPStatus:
         """200 for who may see the path; 401, 403, 429, or 503 where the API does not say."""
@@ -121,33 +155,28 @@ class Reviews:
             return HTTPStatus.UNAUTHORIZED
         key = hashlib.sha256(token.encode("utf-8")).digest(), path
         with self._lock:
-            known = self._known.get(key)
+            callers = self._let_in if key in self._let_in.known else self._strangers
+            known = callers.known.get(key)
             now = self._clock()
             if known is not None and now < known[1]:
-                self._known.move_to_end(key)
+                callers.known.move_to_end(key)
                 return known[0]
-            if not self._may_ask(now):
+            if not callers.rate.take(now):
                 return HTTPStatus.TOO_MANY_REQUESTS
         try:
             status = self._review(token, path)
         except (KubeApiError, msgspec.MsgspecError, UnicodeDecodeError) as error:
             log.warning("who may see %s cannot be told: %s", path, error)
             return HTTPStatus.SERVICE_UNAVAILABLE
-        lasts_s = _ALLOWED_S if status is HTTPStatus.OK else _REFUSED_S
         with self._lock:
-            self._known[key] = status, self._clock() + lasts_s
-            while len(self._known) > _MOST_KEPT:
-                self._known.popitem(last=False)
+            now = self._clock()
+            if status is HTTPStatus.OK:
+                self._strangers.known.pop(key, None)
+                self._let_in.keep(key, status, now + _ALLOWED_S)
+            else:
+                self._let_in.known.pop(key, None)
+                self._strangers.keep(key, status, now + _REFUSED_S)
         return status
-
-    def _may_ask(self, now: float) -> bool:
-        """Take one of the questions of this second, if there is one left."""
-        self._asked = max(0.0, self._asked - (now - self._asked_at) * _ASKED_PER_S)
-        self._asked_at = now
-        if self._asked + 1 > _ASKED_PER_S:
-            return False
-        self._asked += 1
-        return True
 
     def _review(self, token: str, path: str) -> HTTPStatus:
         question = {

@@ -182,7 +182,55 @@ def test_strangers_cannot_make_us_ask_without_end(cluster: Cluster) -> None:
     for number in range(5000):
         now[0] += 0.1
         reviews.status(f"Bearer y{number}", "/metrics")
-    assert len(reviews._known) <= 1024
+    assert len(reviews._strangers.known) == 1024 and len(reviews._let_in.known) == 1
+
+
+@pytest.mark.parametrize("every_s", [30, 70, 600])
+def test_who_was_let_in_before_is_let_in_again_beside_strangers(cluster: Cluster, every_s) -> None:
+    now = [0.0]
+    reviews = Reviews(cluster, lambda: now[0])
+    assert reviews.status("Bearer prometheus", "/metrics") == 200
+    for second in range(1, 4 * every_s + 1):
+        for number in range(25):
+            now[0] = second + number / 25
+            reviews.status(f"Bearer x{second}-{number}", "/metrics")
+        if second % every_s == 0:
+            assert reviews.status("Bearer prometheus", "/metrics") == 200, second
+    assert reviews.status("Bearer x", "/metrics") == 429, "the rate was used up"
+
+
+def test_a_right_that_was_taken_away_makes_a_stranger(cluster: Cluster, monkeypatch) -> None:
+    now = [0.0]
+    reviews = Reviews(cluster, lambda: now[0])
+    assert reviews.status("Bearer prometheus", "/metrics") == 200
+    monkeypatch.setitem(RIGHTS, "prometheus", set())
+    now[0] += 61
+    assert reviews.status("Bearer prometheus", "/metrics") == 403
+    now[0] += 11
+    while reviews.status("Bearer nobody-" + str(len(cluster.asked)), "/metrics") != 429:
+        pass
+    assert reviews.status("Bearer prometheus", "/metrics") == 429
+    monkeypatch.setitem(RIGHTS, "prometheus", {"/metrics"})
+    now[0] += 1
+    assert reviews.status("Bearer prometheus", "/metrics") == 200, "and one may be let in again"
+
+
+def test_who_was_let_in_before_cannot_make_us_ask_without_end_either(cluster: Cluster) -> None:
+    def away() -> bytes:
+        raise KubeApiError("POST", 0, "nobody there")
+
+    now = [0.0]
+    reviews = Reviews(cluster, lambda: now[0])
+    assert reviews.status("Bearer prometheus", "/metrics") == 200
+    now[0] += 61
+    cluster.broken = away
+    before = len(cluster.asked)
+    statuses = [reviews.status("Bearer prometheus", "/metrics") for _ in range(500)]
+    assert set(statuses) == {503, 429} and len(cluster.asked) - before <= 20
+    cluster.broken = None
+    assert reviews.status("Bearer operator", "/metrics") == 200, "strangers have their own rate"
+    now[0] += 1
+    assert reviews.status("Bearer prometheus", "/metrics") == 200, "it is still known"
 
 
 @pytest.mark.parametrize(

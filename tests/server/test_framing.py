@@ -168,7 +168,9 @@ ALLOWED = {
     "no white space": HEAD + b"Content-Length:%d\r\n\r\n" % len(BODY) + BODY,
     "any case": HEAD.lower().replace(b"post /filter http", b"POST /filter HTTP")
     + LENGTH.upper() + b"\r\n" + BODY,
+    "an empty line before": b"\r\n" + HEAD + LENGTH + b"\r\n" + BODY,
     "empty lines before": b"\r\n\r\n" + HEAD + LENGTH + b"\r\n" + BODY,
+    "four empty lines before": b"\r\n" * 4 + HEAD + LENGTH + b"\r\n" + BODY,
     "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + CHUNKED,
     "chunks in any case": HEAD + b"tRANSFER-eNCODING:\t Chunked \r\n\r\n" + CHUNKED,
     "an extension": HEAD + b"Transfer-Encoding: chunked\r\n\r\n"

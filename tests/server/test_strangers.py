@@ -281,6 +281,49 @@ def test_a_head_without_an_end_is_refused_not_stored(listen, call, piece: bytes)
     eventually(lambda: listener.connections == 0)
 
 
+@pytest.mark.parametrize("piece", [1 << 16, 998])
+def test_empty_lines_without_end_hold_up_nobody(start, call, piece: int) -> None:
+    """Each of them is nothing, and all of them cost the one reader of a port its time."""
+    server = start([node("n0", gpus=1)], status_listen="127.0.0.1:0")
+    ports = server.server.status.port, server.server.verbs.port
+    lines = b"\r\n" * (1 << 19)
+    for port in ports:
+        callers = [call(port) for _ in range(4)]
+        for caller in callers:
+            with suppress(ConnectionError):
+                for at in range(0, len(lines), piece):
+                    caller.sock.sendall(lines[at : at + piece])
+                caller.sock.sendall(GET)
+        for each in ports:
+            assert call(each).status(GET) == 200
+        for caller in callers:
+            assert caller.ended()[:13] in (b"HTTP/1.1 400 ", b"")
+        for each in ports:  # a few are usual
+            assert call(each).status(b"\r\n\r\n" + GET) == 200
+    assert _verb_works(server)
+
+
+def test_who_sends_faster_than_is_read_ends_all_the_same() -> None:
+    """The end of such a connection lies behind all that was sent, and may never come into sight."""
+    listener = Listener("test", ("127.0.0.1", 0), _app, threads=1, limits=Limits())
+    chunks = b"1\r\n \r\n" * 15_000  # more than is read at once
+    with socket.create_server(("127.0.0.1", 0)) as door:
+        there = socket.create_connection(door.getsockname(), timeout=60)
+        here, _ = door.accept()
+    with there:
+        there.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + chunks)
+        listener._admit(here, ("127.0.0.1", 1))
+        (connection,) = listener._table.values()
+        assert connection.poll.poll(60_000)
+        listener._arrived(connection)
+        assert connection.begun and not connection.closing, "there is more to be read"
+        connection.shut()
+        listener._arrived(connection)
+        assert connection.closing
+        assert there.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
+        listener.stop(0)
+
+
 def test_bodies_are_bounded_one_by_one_and_together(listen, call) -> None:
     listener = listen(body=1 << 20, connections=64)
     assert call(listener.port, POST + b"Content-Length: 1048577\r\n\r\n").status() == 413

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tracemalloc
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -158,6 +159,73 @@ def test_what_changes_meanwhile_makes_the_draft_void_and_holds_nothing() -> None
     assert BEING_PLANNED in answer.message or "79 of 80" in answer.message
     cluster.engine.release("quick")
     assert cluster.ask(first).row >= 0
+
+
+def test_a_draft_that_was_overtaken_is_planned_anew_by_whoever_asks_next() -> None:
+    """There is room elsewhere, and nothing else will change that would have the gang woken."""
+    cluster = Cluster(_nodes(10, gpus=8), 16)
+    first, second, *_ = _gang([{"count": 1}], 40)
+    draft = cluster.draft(first)
+    assert draft is not None
+    cluster.make(draft, 20)
+    cluster.engine.reserve(pod("other", count=8), draft.places[0][2])
+    answer = cluster.ask(first)
+    assert answer.row >= 0 or answer.message == BEING_PLANNED
+    answer = cluster.ask(second)
+    assert answer.row >= 0, answer.message
+    assert len(cluster.engine.holds) == 40
+    assert cluster.engine.state.check() == []
+
+
+def test_a_refusal_of_another_state_is_not_told_while_another_gang_is_planned() -> None:
+    cluster = Cluster(_nodes(10, gpus=8), 16)
+    for number in range(5):
+        cluster.engine.reserve(pod(f"o{number}", count=8), f"n{number:03d}")
+    waiting = _member("m", 60, count=1)
+    refused = cluster.ask(waiting)
+    assert refused.row == -1 and refused.message != BEING_PLANNED
+    assert cluster.ask(waiting) == refused, "as long as nothing changes"
+    for number in range(5):
+        cluster.engine.release(f"o{number}")
+    draft = cluster.draft(pod("h", gang=GangKey("default", "h", 20), count=1))
+    assert draft is not None
+    cluster.make(draft, 4)
+    assert cluster.ask(waiting).message == BEING_PLANNED
+    cluster.now = 20.0  # the other draft is abandoned
+    assert cluster.ask(waiting).row >= 0
+
+
+@pytest.mark.parametrize("size", [16, 17, 40, 64])
+@pytest.mark.parametrize("every_s", [5.0, 50.0])
+def test_a_gang_at_rest_is_told_its_places_as_before(size: int, every_s: float) -> None:
+    cluster = Cluster(_nodes(20, gpus=8), 16)
+    members = _gang([{"count": 1}], size)
+    for member in members:
+        cluster.adoption.expect(member)
+    rested = 0
+    for at in range(int(20 * TTL / every_s)):
+        cluster.now = at * every_s
+        answer = cluster.ask(members[at % size])
+        assert answer.row >= 0, (cluster.now, answer.message)
+        rested += not cluster.engine.holds
+        cluster.engine.expire(cluster.now)
+    assert rested, "its places were open to others for a while"
+    assert cluster.engine.state.check() == []
+
+
+def test_a_gang_with_too_many_places_to_rest_is_planned_anew_at_once() -> None:
+    cluster = Cluster(_nodes(20, gpus=8), 16)
+    members = _gang([{"count": 1}], 80)
+    told = []
+    for at in range(240):
+        cluster.now = at * 5.0
+        answer = cluster.ask(members[at % 80])
+        told.append(answer.row >= 0)
+        assert answer.row >= 0 or answer.message == BEING_PLANNED
+        cluster.engine.expire(cluster.now)
+        assert told[-1] or not cluster.engine.holds
+    assert not all(told), "its places were open to others for a moment"
+    assert all(before or after for before, after in pairwise(told)), told
 
 
 def test_a_gang_that_goes_while_it_is_planned_leaves_nothing_behind() -> None:

@@ -15,6 +15,8 @@ from tests.kube_objects import pod_json
 
 QUICK = WatchTiming(page=2, watch_s=30, read_s=60.0, backoff_s=0.01, most_backoff_s=0.05,
                     absent_s=0.05)  # fmt: skip
+# No watch ends by itself within a test.
+PATIENT = WatchTiming(page=2, watch_s=3000, read_s=600.0, backoff_s=0.01, most_backoff_s=0.05)
 
 
 class Known:
@@ -168,6 +170,44 @@ def test_compaction_told_by_an_event_leads_to_a_new_list(api, watching) -> None:
     eventually(lambda: watching.restarts.get("expired") == 1)
     watching.true()
     assert watching.reflector.figures.lists == 2
+
+
+def _change_unheard(api: FakeApi) -> None:
+    """A change that only a list shows."""
+    with api.changed:
+        api.objects[PODS]["unheard"] = pod_json("unheard")
+        api.objects[PODS]["unheard"]["metadata"]["resourceVersion"] = str(api.version)
+
+
+@pytest.mark.parametrize("failure", [refuse(500), drop, say("<html>"), refuse(410)])
+def test_a_list_that_was_asked_for_is_made_though_it_fails_at_first(api, failure) -> None:
+    watching = Watching(api, PATIENT)
+    watching.start()
+    _change_unheard(api)
+    api.next("GET", "limit=", failure, failure)
+    watching.reflector.relist()
+    watching.true()
+    assert watching.reflector.figures.lists == 2 and watching.restarts["relisted"] == 1
+    _turbulence(watching)
+    watching.reflector.stop()
+
+
+def test_a_list_that_is_asked_for_before_the_watch_has_begun_is_made(api) -> None:
+    watching = Watching(api, PATIENT)
+
+    def ask(_handler: Any) -> bool:
+        """The old list has ended, and there is no stream yet that could be cut."""
+        _change_unheard(api)
+        watching.reflector.relist()
+        return False
+
+    api.next("GET", "watch=1", ask)
+    watching.reflector.start()
+    eventually(lambda: watching.reflector.figures.lists == 2)
+    watching.true()
+    assert watching.restarts["relisted"] == 1
+    _turbulence(watching)
+    watching.reflector.stop()
 
 
 def test_a_list_that_expires_between_pages_begins_anew(api, watching) -> None:
