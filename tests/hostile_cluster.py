@@ -115,7 +115,10 @@ class Referee:
             ]
         wholes = sum(other.asks.get(WHOLE, 0) for other in [*there, pod])
         touched = len(before | set(pod.devices or ()))
-        if wholes and touched and wholes + touched > count:
+        takes = any(pod.asks.get(name, 0) for name in (WHOLE, MILLI, MEMORY))
+        if (
+            takes and wholes and touched and wholes + touched > count
+        ):  # else others did that by hand
             wrong.append(f"{node}: {wholes} whole devices and {touched} shared ones of {count}")
         return [f"{text}, with {pod} beside {there}" for text in wrong]
 
