@@ -26,8 +26,9 @@ $(VENV)/dev.done: requirements/dev.lock $(VENV)/runtime.done
 demo: $(VENV)/runtime.done ## Pack a synthetic cluster of 1,200 GPU nodes through the real webhook
 	$(BIN)/snugfit demo
 
-# Workers share nothing: every test has ports and files of its own.
-WORKERS := -n auto --maxprocesses 4 --dist worksteal
+# Workers share nothing: every test has ports and files of its own. Many wait for a server, so that
+# there may be more workers than cores.
+WORKERS := -n 4 --dist worksteal
 
 test: $(VENV)/dev.done ## Run the tests that need nothing but Python (minutes)
 	$(BIN)/python -m pytest $(WORKERS) -m "not e2e and not deep"

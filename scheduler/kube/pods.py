@@ -205,7 +205,7 @@ _LONGEST_KEPT = 1 << 12  # templates beyond are read anew for every pod
 _LONGEST_RULES = 1 << 14
 _MOST_RULES = 128
 _MOST_MODELS = 64
-_MOST_PROFILES = 64  # more than are known
+_MOST_PROFILES = 32
 _UNREADABLY_LONG = NodeSelection(terms=(SelectorTerm(),))
 
 
@@ -238,8 +238,10 @@ def _short_request(gpu: GpuRequest) -> GpuRequest:
     if len(gpu.products) <= _MOST_MODELS and len(gpu.mig) <= _MOST_PROFILES:
         return gpu
     products = gpu.products if len(gpu.products) <= _MOST_MODELS else ()
-    known_first = sorted(gpu.mig, key=lambda pair: pair[0] not in KNOWN_PROFILES)
-    return replace(gpu, products=products, mig=tuple(known_first[:_MOST_PROFILES]))
+    known = tuple(pair for pair in gpu.mig if pair[0] in KNOWN_PROFILES)
+    strange = tuple(pair for pair in gpu.mig if pair[0] not in KNOWN_PROFILES)
+    mig = gpu.mig if len(gpu.mig) <= _MOST_PROFILES else known + strange[:1]
+    return replace(gpu, products=products, mig=mig)
 
 
 @dataclass(frozen=True, slots=True)
