@@ -265,7 +265,7 @@ def test_whatever_a_tenant_writes_nothing_is_given_twice(
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=examples(8, 40),
+            max_examples=examples(8, 20),
             stateful_step_count=examples(30, 50),
             deadline=None,
             phases=(Phase.explicit, Phase.generate),  # each step is HTTP: no time to shrink
