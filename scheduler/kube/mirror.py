@@ -484,8 +484,8 @@ class Mirror:
             self._name_problem(fact.request.key, fact.problem)
             return
         self._adoption.take_slot(fact.request, name)
-        reading = self._reading(fact, model)
-        standing = self._standing(fact)
+        standing, why = self._judged(fact)
+        reading = self._reading(fact, model, why if standing is Standing.VOID else None)
         state = self._engine.state
         if reading.shares is not None and not state.room_for(state.row(name), reading.shares):
             if alone and self._behind(fact, reading.shares):  # these go round it
@@ -529,18 +529,19 @@ class Mirror:
         self._name_problem(fact.request.key, fact.problem or reading.problem)
 
     def _standing(self, fact: Fact) -> Standing:
-        if fact.record is None:
-            return Standing.VOID
-        return standing(fact.record, fact.request.uid, fact.created, self._protected_since)[0]
+        return self._judged(fact)[0]
 
-    def _reading(self, fact: Fact, model: Node) -> Reading:
-        """What the fact's record says, if it is one that counts."""
+    def _judged(self, fact: Fact) -> tuple[Standing, str]:
+        """How far the fact's record is to be believed, and why not; without one, not at all."""
+        if fact.record is None:
+            return Standing.VOID, ""
+        return standing(fact.record, fact.request.uid, fact.created, self._protected_since)
+
+    def _reading(self, fact: Fact, model: Node, void: str | None) -> Reading:
+        """What the fact's record says; nothing where it is void for this reason."""
         record = fact.record
-        if record is None:
-            return Reading(None)
-        found, why = standing(record, fact.request.uid, fact.created, self._protected_since)
-        if found is Standing.VOID:
-            return Reading(None, record.problem or why)
+        if record is None or void is not None:
+            return Reading(None, (record.problem if record else "") or void or "")
         indices = self._indices.get(fact.node, {})
         return read(record, fact.request.gpu, fact.slots, model, indices)
 
