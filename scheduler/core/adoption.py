@@ -121,12 +121,15 @@ class Adoption:
             return
         gang.members.pop(request.uid, None)
         gang.holds_end, gang.rests_until = None, 0.0
-        for slot in gang.slots:
-            if slot.member == request.uid:  # it was bound elsewhere than planned
-                self._give_back([slot])
-                gang.slots.remove(slot)
-                break
-        if not self._members.missing(key) and not gang.slots:
+        missing = self._members.missing(key)
+        others = [slot for slot in gang.slots if slot.member != request.uid]
+        if len(others) > missing:  # it was bound without a slot: the like of its own is to spare
+            others.sort(key=lambda slot: (not slot.member, slot.shape == request.shape))
+        if len(others[:missing]) < len(gang.slots):
+            kept = {id(slot) for slot in others[:missing]}
+            self._give_back([slot for slot in gang.slots if id(slot) not in kept])
+            gang.slots = others[:missing]
+        if not missing:
             del self._gangs[key]
 
     def gone(self, request: PodRequest) -> None:
@@ -146,26 +149,22 @@ class Adoption:
                 self._give_back(gang.slots)
                 del self._gangs[key]
 
-    def slot_for(self, request: PodRequest, node: str) -> str:
-        """The hold that stands for this member on this node, or an empty string."""
-        gang = self._gangs.get(request.gang) if request.gang else None
-        for slot in gang.slots if gang else ():
-            if slot.member == request.uid and slot.node == node:
-                return slot.hold
-        return ""
-
     def take_slot(self, request: PodRequest, node: str) -> None:
         """Free the member's slot on this node, so that the member itself can be placed there.
 
-        Should that fail after all, :meth:`lost` has the gang planned again.
+        One that asked before it was known to be a member has none, and takes a free one. Should
+        placing it fail after all, :meth:`lost` has the gang planned again.
         """
-        hold = self.slot_for(request, node)
-        if hold and request.gang:
-            gang = self._gangs[request.gang]
-            gang.slots = [slot for slot in gang.slots if slot.hold != hold]
+        gang = self._gangs.get(request.gang) if request.gang else None
+        if gang is None:
+            return
+        own = next((slot for slot in gang.slots if slot.member == request.uid), None)
+        free = (s for s in gang.slots if not s.member and s.node == node)
+        slot = own or next((s for s in free if s.shape == request.shape), None)
+        if slot is not None and slot.node == node and slot.hold:
+            gang.slots = [other for other in gang.slots if other is not slot]
             gang.told.clear()
-            if hold in self._engine.holds:
-                self._engine.drop_hold(hold)
+            self._give_back([slot])
 
     def lost(self, request: PodRequest) -> None:
         """A member could not be placed where it was planned: its gang needs a new plan."""

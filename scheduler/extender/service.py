@@ -516,7 +516,10 @@ class ExtenderService:
     def seen(self, uid: str) -> PodRequest | None:
         """A pod that has asked, or is known to be pending. Within :meth:`exclusive`."""
         pending = self._mirror.pending.get(uid) if self._mirror else None
-        return self._seen.get(uid) or pending
+        asked = self._seen.get(uid)
+        if asked is None or pending is None or asked.gang == pending.gang:
+            return asked or pending
+        return replace(asked, gang=pending.gang)  # its group has become known since it asked
 
     def gangs_resized(self) -> None:
         """What was read of pods may state an old gang size. Within :meth:`exclusive`."""
