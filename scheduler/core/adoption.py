@@ -193,7 +193,7 @@ class Adoption:
         request
             A member, see :meth:`concerns`.
         rows : (R,) int64
-            Rows that the caller would accept.
+            Rows that let this member in.
         """
         key = request.gang
         assert key is not None  # concerns() says whom this is for
@@ -204,7 +204,7 @@ class Adoption:
                 unlike.setdefault(member.shape, []).append(member)
         missing = self._members.missing(key)
         wanted = max(1, missing - sum(map(len, unlike.values())) - len(gang.slots))
-        if room(self._engine, request, rows, wanted, selection=True) < wanted:
+        if room(self._engine, request, rows, wanted) < wanted:
             return False
         if len(expected) > missing or gang.slots:
             return True  # which of the others are needed is not known

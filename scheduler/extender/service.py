@@ -75,6 +75,7 @@ _REPLAN_S = 30.0
 _PLACES_AT_ONCE = 16
 _EXPIRE_AT_ONCE = 128
 _NO_CODES = np.zeros(0, dtype=np.int8)
+_NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 class ExtenderService:
@@ -194,11 +195,12 @@ class ExtenderService:
         if len(listed):
             self._refusals.drop(request.uid)
         else:
-            asked = None if nodes.unknown else nodes.rows
             # A plan in the making is no state of things: the pod is to ask again by all means.
             generation = -1 if message == BEING_PLANNED else engine.state.generation_now
             kept = kept_by_holds(engine, request, nodes.rows, codes)
-            self._refusals.add(request, self._clock(), generation, asked, kept)
+            self._refusals.add(
+                request, self._clock(), generation, nodes.rows, kept, anywhere=bool(nodes.unknown)
+            )
         if len(listed) == 1 and not self._joint(request):
             # kube-scheduler skips prioritize and takes it
             self._hold(engine, request, int(listed[0]))
@@ -537,7 +539,7 @@ class ExtenderService:
         with self._lock:
             for request in requests:
                 if self.seen(request.uid) and request.uid not in self._engine.state.placements:
-                    self._refusals.add(request, self._clock(), -1, None)
+                    self._refusals.add(request, self._clock(), -1, _NO_ROWS, anywhere=True)
 
     def overdue(self) -> list[PodRequest]:
         """Pods whose hold is past its time; what stands for a gang's missing member is dropped."""

@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scheduler.core.adoption import Adoption
 from scheduler.core.capacity import room
 from scheduler.core.engine import Engine
-from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Shape
+from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Reason, Shape
 from scheduler.extender.preemption import curable
 
 __all__ = ["WAKE_ANNOTATION", "Refusals"]
@@ -42,9 +42,10 @@ _PAUSE_S = 8.0
 _STEP = 200
 
 IntArray = NDArray[np.int64]
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
 _Rules = tuple[Shape, NodeSelection]
-_Kind = tuple[_Rules, GangKey | None, bytes]
-"""Shape, rules, gang, and the nodes asked about as a bit per row; no bits for any node."""
+_Kind = tuple[_Rules, GangKey | None, bytes, bool]
+"""Shape, rules, gang, the nodes asked about as a bit per row, and whether others count as well."""
 
 
 @dataclass(slots=True)
@@ -88,23 +89,27 @@ class Refusals:
         request: PodRequest,
         at: float,
         generation: int,
-        rows: IntArray | None,
+        rows: IntArray,
         kept: IntArray | None = None,
+        *,
+        anywhere: bool = False,
     ) -> None:
         """A pod fits nowhere, at this time and in the state of this generation.
 
         Parameters
         ----------
         rows : (R,)
-            Nodes that it was asked about: on the others kube-scheduler has reasons of its own.
-            None for any node, where it was asked about one that is not known yet.
+            Nodes that it was asked about; below 0 for one that is not known yet.
+        anywhere
+            Others count as well, as far as what is known of them lets the pod in. If not,
+            kube-scheduler has had reasons of its own against them.
         kept : (K,)
             Nodes where holds alone kept it from evicting somebody.
         """
         self.drop(request.uid)
-        asked = b"" if rows is None else _bits(rows)
+        asked = _bits(rows[rows >= 0])
         gang = request.gang if request.gang is not None and request.gang.min_count > 1 else None
-        kind: _Kind = ((request.shape, request.selection), gang, asked)
+        kind: _Kind = ((request.shape, request.selection), gang, asked, anywhere)
         alike = self._kinds.setdefault(kind, _Alike(kind))
         alike.pods[request.uid] = (request, at)
         alike.generation = generation
@@ -151,7 +156,7 @@ class Refusals:
             return
         for number, request in enumerate(list(pending.values())):
             if request.uid not in self._kind_of and request.gpu.kind is not GpuKind.NONE:
-                self.add(request, now, -1, None)
+                self.add(request, now, -1, _NO_ROWS, anywhere=True)
             if number % _STEP == _STEP - 1:
                 yield []
 
@@ -160,9 +165,10 @@ class Refusals:
     ) -> Iterator[list[PodRequest]]:
         """Pods refused before this time that fit by now; they are forgotten.
 
-        What fits is decided with selectors, taints and all. Of many kinds so many are looked at in
-        each call, in turn; of those that ask for the same, wherever, as many are woken in each as
-        there is room for, and a few at most.
+        Nodes that the pod was asked about have let it in, whatever is known of their taints and
+        labels here, perhaps too late. Of many kinds so many are looked at in each call, in turn; of
+        those that ask for the same, wherever, as many are woken in each as there is room for, and a
+        few at most.
 
         Parameters
         ----------
@@ -191,8 +197,8 @@ class Refusals:
                 return
             looks += 1
             self._kinds.move_to_end(kind)
-            rows = _rows(kind[-1], len(engine.state))
-            places = room(engine, request, rows, _MOST_WOKEN, selection=True)
+            rows = _open_rows(engine, request, kind)
+            places = room(engine, request, rows, _MOST_WOKEN)
             gangs = adoption if adoption is not None and adoption.concerns(request) else None
             if gangs is not None:
                 hopeful = places > 0 and gangs.hopeful(request, rows)
@@ -214,7 +220,7 @@ def _may_evict(engine: Engine, request: PodRequest, kept: frozenset[int]) -> boo
     rows = np.array([row for row in sorted(kept) if row < len(engine.state)], dtype=np.int64)
     if not len(rows):
         return False
-    codes = engine.filter(request, rows, selection=True)
+    codes = engine.filter(request, rows)
     return any(
         placement.pod.priority < request.priority
         for row in rows[curable(engine, request, rows, codes)].tolist()
@@ -229,8 +235,10 @@ def _bits(rows: IntArray) -> bytes:
     return np.packbits(asked).tobytes()
 
 
-def _rows(bits: bytes, count: int) -> IntArray:
-    """The rows of :func:`_bits`, as far as there are so many; all of them for no bits."""
-    if not bits:
-        return np.arange(count)
-    return np.flatnonzero(np.unpackbits(np.frombuffer(bits, dtype=np.uint8))[:count])
+def _open_rows(engine: Engine, request: PodRequest, kind: _Kind) -> IntArray:
+    """Rows that let the pod in: those asked about, as far as there are so many, and such others."""
+    *_, bits, anywhere = kind
+    rows = np.unpackbits(np.frombuffer(bits, dtype=np.uint8), count=len(engine.state)).astype(bool)
+    if anywhere:
+        rows |= engine.filter(request, selection=True) == Reason.FITS.code
+    return np.flatnonzero(rows)

@@ -21,6 +21,9 @@ def engine():
     return made
 
 
+NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
 def woken(refusals, engine, before):
     looks = refusals.wake(engine, Adoption(engine, ttl_s=60.0), before)
     return [one for found in looks for one in found]
@@ -29,7 +32,7 @@ def woken(refusals, engine, before):
 def refused(engine, *pods, at=0.0):
     made = Refusals(100)
     for one in pods:
-        made.add(one, at, engine.state.generation_now, None)
+        made.add(one, at, engine.state.generation_now, NO_ROWS, anywhere=True)
     return made
 
 
@@ -57,7 +60,7 @@ def test_who_was_asked_about_lately_has_to_wait(engine):
 def test_another_refusal_counts_from_its_own_time(engine):
     one = pod("p", count=1)
     refusals = refused(engine, one)
-    refusals.add(one, 8, engine.state.generation_now, None)
+    refusals.add(one, 8, engine.state.generation_now, NO_ROWS, anywhere=True)
     engine.release("running")
     assert len(refusals) == 1 and woken(refusals, engine, before=7) == []
 
@@ -77,10 +80,34 @@ def test_nobody_is_woken_for_a_node_that_its_own_rules_exclude(engine):
     assert [p.name for p in woken(refusals, engine, before=10)] == ["q"]
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_node_that_was_asked_about_has_let_the_pod_in_whatever_is_known_of_it(engine, asked):
+    """kube-scheduler has heard of a label or a taint that we have not."""
+    elsewhere = NodeSelection(node_selector=(("zone", "b"),))
+    refusals, rows = Refusals(100), np.array([0, -1] if asked else [-1])
+    refusals.add(pod("p", count=1, selection=elsewhere), 0.0, -1, rows, anywhere=True)
+    assert woken(refusals, engine, before=10) == []
+    engine.release("running")
+    assert [p.name for p in woken(refusals, engine, before=10)] == ["p"] * asked
+
+
+def test_a_member_was_let_in_as_well(engine):
+    elsewhere, gang = NodeSelection(node_selector=(("zone", "b"),)), GangKey("default", "g", 2)
+    engine.state.add_node(node("m", gpus=1))
+    member = pod("m0", count=1, selection=elsewhere, gang=gang)
+    refusals = Refusals(100)
+    refusals.add(member, 0.0, -1, np.array([0, 1]))
+    assert woken(refusals, engine, before=10) == []
+    engine.release("running")
+    assert woken(refusals, engine, before=10) == [member]
+
+
 def test_many_kinds_are_looked_at_in_turn(engine):
     refusals = Refusals(200)
     for i in range(150):
-        refusals.add(pod(f"p{i}", count=1, cpu=i), 0.0, engine.state.generation_now, None)
+        refusals.add(
+            pod(f"p{i}", count=1, cpu=i), 0.0, engine.state.generation_now, NO_ROWS, anywhere=True
+        )
     engine.release("running")
     turns = [woken(refusals, engine, before=10) for _ in range(5)]
     assert [len(turn) for turn in turns] == [32, 32, 32, 32, 22]
@@ -105,7 +132,7 @@ def test_however_much_room_there_is_no_more_than_a_few_are_woken_at_once():
     engine = Engine(ClusterState([node("n", gpus=8)]))
     refusals = Refusals(100)
     for i in range(40):
-        refusals.add(pod(f"p{i}", milli=100), 0.0, -1, None)
+        refusals.add(pod(f"p{i}", milli=100), 0.0, -1, NO_ROWS, anywhere=True)
     assert [len(woken(refusals, engine, before=10)) for _ in range(4)] == [16, 16, 8, 0]
 
 
@@ -113,7 +140,7 @@ def test_who_was_refused_a_moment_ago_is_not_woken_along_with_the_others(engine)
     engine.state.add_node(node("m", gpus=4))
     refusals = Refusals(100)
     for at, name in enumerate(("old", "older than that", "new")):
-        refusals.add(pod(name, count=1), float(at), -1, None)
+        refusals.add(pod(name, count=1), float(at), -1, NO_ROWS, anywhere=True)
     assert [p.name for p in woken(refusals, engine, before=1.5)] == ["old", "older than that"]
 
 
@@ -138,7 +165,7 @@ def test_who_was_kept_from_evicting_by_a_hold_is_woken_when_it_has_gone(lower):
 def test_the_oldest_refusal_is_forgotten_first(engine):
     refusals = Refusals(2)
     for at, name in enumerate("abc"):
-        refusals.add(pod(name, count=1), at, engine.state.generation_now, None)
+        refusals.add(pod(name, count=1), at, engine.state.generation_now, NO_ROWS, anywhere=True)
     engine.release("running")
     names = [p.name for _ in range(3) for p in woken(refusals, engine, before=10)]
     assert names == ["b", "c"]
@@ -181,7 +208,7 @@ def test_pods_may_come_and_go_between_two_looks(engine):
     looks = refusals.wake(engine, Adoption(engine, ttl_s=60.0), before=10)
     (first,) = next(looks)
     refusals.drop("p2")
-    refusals.add(pod("late", count=1, cpu=9), 0.0, -1, None)
+    refusals.add(pod("late", count=1, cpu=9), 0.0, -1, NO_ROWS, anywhere=True)
     assert [first.name, *(p.name for (p,) in looks)] == ["p0", "p1", "p3"]
     assert [p.name for p in woken(refusals, engine, before=10)] == ["late"]
 
