@@ -130,6 +130,7 @@ def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Probl
         topology=tuple(key.strip() for key in topology.split(",") if key.strip()),
         objective=objective,
         preferences=dump.preferences,
+        not_considered=dump.workload.not_considered,
     )
 
 
@@ -173,6 +174,8 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
         say(f"then {objective.name}: {objective.value}{known}")
     for text in made.relaxed:
         say(f"note: {text}")
+    for omission in made.not_considered:
+        say(f"not considered: {omission.text}")
     for move in made.moves:
         where = move.target or "nowhere (evicted)"
         say(f"move  {move.pod.key}: {move.source} -> {where}")

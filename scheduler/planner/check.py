@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from scheduler.core.errors import SolverFault
 from scheduler.core.model import GangKey, Placement, Reason
+from scheduler.core.omissions import left_alone
 from scheduler.core.selection import admits
 from scheduler.core.verify import Referee, Violation
 from scheduler.planner.model import Problem
@@ -36,6 +37,10 @@ def check(problem: Problem, final: Mapping[str, Placement]) -> None:
         costs = problem.movable.get(uid)
         if costs and costs.evict is None and uid not in final:
             raise SolverFault(f"{placement.pod.key} must not be evicted and was")
+    alone = left_alone(problem.not_considered)
+    for uid in alone:
+        if final.get(uid) != before.get(uid):
+            raise SolverFault(f"pod uid {uid} was to be left alone and was not")
     for uid, placement in final.items():
         if before.get(uid) == placement:
             continue

@@ -24,6 +24,7 @@ from scheduler.core.model import (
     Serves,
     Shape,
 )
+from scheduler.core.omissions import NotConsidered, left_alone
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.model import Kind, Problem
@@ -94,6 +95,8 @@ class Instance:
         Rows that a kind may use as far as the node itself is concerned.
     gang_fixed : dict of GangKey to int
         Running members that are not in play.
+    stay : list of PodRequest
+        Running pods that might be moved, but not by what is modelled here.
     ways_chosen : bool
         Whether rows were closed to kinds by :meth:`settle_ways`.
     """
@@ -106,6 +109,8 @@ class Instance:
         self.kind_of: dict[str, int] = {}
         self.origin: dict[str, Placement] = {}
         self.relaxed: list[str] = []
+        self.stay: list[PodRequest] = []
+        self.left_alone = left_alone(problem.not_considered)
         self.ways_chosen = False
         self._collect()
         self.priorities = sorted({kind.priority for kind in self.kinds}, reverse=True)
@@ -138,6 +143,8 @@ class Instance:
 
         for pod in problem.pending:
             names = problem.candidates.get(pod.uid)
+            if pod.uid in self.left_alone:
+                names = frozenset()
             add(
                 pod,
                 Kind(
@@ -145,13 +152,18 @@ class Instance:
                     problem.preferences.get(pod.uid, ()),
                 ),
             )  # fmt: skip
-        stay = 0
+        gangs = 0
         broken = self._gangs_that_stay()
         for uid in sorted(problem.movable):
             placement = self.state.placements[uid]
             pod = placement.pod
-            if not self._may_move(placement) or pod.gang in broken:
-                stay += 1
+            if uid in self.left_alone:
+                continue
+            if not self._may_move(placement):
+                self.stay.append(pod)
+                continue
+            if pod.gang in broken:
+                gangs += 1
                 continue
             self.origin[uid] = placement
             disruption = problem.movable[uid]
@@ -160,11 +172,23 @@ class Instance:
                 pod,
                 Kind(pod.shape, pod.selection, pod.priority, pod.gang, disruption, held, None),
             )
-        if stay:
+        if gangs:
             self.relaxed.append(
-                f"{stay} movable pods stay in place: they hold MIG slots or replicas, their node "
-                "is over-full or would not admit them again, or their gang cannot move as a whole"
+                f"{gangs} movable pods stay in place: their gang cannot move as a whole"
             )
+
+    def omissions(self) -> tuple[NotConsidered, ...]:
+        """What is left out of this plan besides what the problem has left out."""
+        if not self.stay:
+            return ()
+        return (
+            NotConsidered(
+                "moving pods that hold MIG slots or replicas, or whose node is over-full or would "
+                "not admit them again",
+                tuple(pod.key for pod in self.stay),
+                "they stay where they are",
+            ),
+        )
 
     def _gangs_that_stay(self) -> set[GangKey]:
         """Gangs whose running members cannot be decided about together."""
@@ -174,7 +198,8 @@ class Instance:
             gang = placement.pod.gang
             if gang:
                 running[gang] += 1
-                if uid not in self.problem.movable or not self._may_move(placement):
+                stays = uid not in self.problem.movable or uid in self.left_alone
+                if stays or not self._may_move(placement):
                     broken.add(gang)
         return broken | {gang for gang, count in running.items() if count < gang.min_count}
 

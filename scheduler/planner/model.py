@@ -9,6 +9,7 @@ from typing import Any
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import GangKey, NodeSelection, Placement, PodRequest, Shape
+from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
 
 __all__ = [
@@ -33,6 +34,8 @@ class Status(Enum):
 
     PROVED = "PROVED"
     """Every tier and the disruption meet their bounds: nothing better exists."""
+    PROVED_IN_PART = "PROVED_IN_PART"
+    """Nothing better exists as far as was considered; ``not_considered`` lists what was not."""
     IMPROVED = "IMPROVED"
     """Better than the greedy plan; a gap to the bound is left."""
     KEPT_GREEDY = "KEPT_GREEDY"
@@ -100,6 +103,9 @@ class Problem:
     model_costs
         What using a device of this model costs, by product name; others cost nothing. A pod that
         any device could serve is kept off the dear ones.
+    not_considered
+        Rules that this problem does not express. The pods that they say are left alone keep their
+        node, or get none.
     """
 
     state: ClusterState
@@ -112,6 +118,7 @@ class Problem:
     policy: str = "fgd"
     preferences: Mapping[str, tuple[tuple[NodeSelection, int], ...]] = field(default_factory=dict)
     model_costs: Mapping[str, int] = field(default_factory=dict)
+    not_considered: tuple[NotConsidered, ...] = ()
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -232,6 +239,8 @@ class Plan:
         All objectives, most important first: tiers, disruption, and what is improved among equals.
     relaxed
         What the planner did not look at, in plain words.
+    not_considered
+        Rules that the plan could not take into account; while there are any, it is not proved.
     statistics
         Solver figures.
     seconds
@@ -249,6 +258,7 @@ class Plan:
     nodes_used: int
     objectives: tuple[Objective, ...]
     relaxed: tuple[str, ...] = ()
+    not_considered: tuple[NotConsidered, ...] = ()
     statistics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
 
@@ -298,6 +308,7 @@ class Plan:
             ],
             "nodes_used": self.nodes_used,
             "relaxed": list(self.relaxed),
+            "not_considered": [one.to_json() for one in self.not_considered],
             "statistics": dict(self.statistics),
             "seconds": round(self.seconds, 4),
         }

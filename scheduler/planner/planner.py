@@ -9,6 +9,7 @@ import numpy as np
 
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.model import PodRequest, Reason
+from scheduler.core.omissions import NotConsidered
 from scheduler.core.selection import admits
 from scheduler.planner.budget import Budget
 from scheduler.planner.check import check
@@ -89,8 +90,9 @@ def _plan(search: Search, refiner: Refiner, greedy: Value, times: tuple[float, f
         for uid in moved
     )
     changed = [*moved, *(pod.uid for pod in problem.pending)]
+    omissions = _omissions(layout)
     return Plan(
-        status=_status(search, greedy),
+        status=_status(search, greedy, whole=not omissions),
         generation=problem.state.generation_now,
         placements=tuple(state.placements[uid] for uid in changed if uid in state.placements),
         moves=moves,
@@ -101,6 +103,7 @@ def _plan(search: Search, refiner: Refiner, greedy: Value, times: tuple[float, f
         nodes_used=len({placement.node for placement in state.placements.values()}),
         objectives=_objectives(search, refiner),
         relaxed=(*instance.relaxed, *widened(layout), *search.scope()),
+        not_considered=omissions,
         statistics={
             "kinds": len(instance.kinds),
             "chained": search.chained,
@@ -128,9 +131,18 @@ def _objectives(search: Search, refiner: Refiner) -> tuple[Objective, ...]:
     )
 
 
-def _status(search: Search, greedy: Value) -> Status:
+def _omissions(layout: Layout) -> tuple[NotConsidered, ...]:
+    """What the plan could not take into account: nothing more where no pod lacks anything."""
+    problem = layout.instance.problem
+    lacks = bool(waiting(layout)) or layout.disruption() > 0
+    return (*problem.not_considered, *(layout.instance.omissions() if lacks else ()))
+
+
+def _status(search: Search, greedy: Value, *, whole: bool) -> Status:
     value = search.layout.value()
     if search.proved and not search.instance.ways_chosen:
+        if not whole:
+            return Status.PROVED_IN_PART
         pending = bool(search.instance.problem.pending)
         nothing = pending and len(waiting(search.layout)) == len(search.instance.problem.pending)
         return Status.INFEASIBLE_PROVED if nothing else Status.PROVED
@@ -172,6 +184,8 @@ def _why(layout: Layout, pod: PodRequest) -> str:
     instance, state = layout.instance, layout.state
     kind = instance.kind_of[pod.uid]
     gang = pod.gang
+    if pod.uid in instance.left_alone:
+        return f"left alone: {instance.left_alone[pod.uid]} is not considered"
     if gang and gang_missing(layout, gang):
         return f"gang does not fit: {_missing_text(layout, pod, gang_missing(layout, gang))}"
     if not instance.admissible[kind].any():

@@ -23,6 +23,7 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.omissions import left_alone
 from scheduler.core.reading import read_bytes
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import (
@@ -88,9 +89,18 @@ class Dump:
 def read(path: Path, names: ResourceNames | None = None) -> Workload:
     """Nodes and pods of a dump; gated pods arrive like others. Raises as :func:`read_dump`."""
     dump = read_dump(path, names)
-    workload = dump.workload
+    workload = _without(dump.workload, left_alone(dump.workload.not_considered))
     gated = tuple(Arrival(request) for request in dump.gated)
     return replace(workload, arrivals=workload.arrivals + gated) if gated else workload
+
+
+def _without(workload: Workload, alone: Mapping[str, str]) -> Workload:
+    """The workload without arrivals that are left alone; the remarks say why."""
+    if not workload.not_considered:
+        return workload
+    arrivals = tuple(a for a in workload.arrivals if a.request.uid not in alone)
+    said = tuple(f"not considered: {one.text}" for one in workload.not_considered)
+    return replace(workload, arrivals=arrivals, remarks=workload.remarks + said)
 
 
 def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:

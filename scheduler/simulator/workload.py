@@ -9,6 +9,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, Node, PodRequest
 from scheduler.core.occupancy import running
+from scheduler.core.omissions import NotConsidered
 
 __all__ = ["MOST_NODES", "MOST_PODS", "Arrival", "BoundPod", "Workload", "place_bound"]
 
@@ -46,6 +47,8 @@ class Workload:
     source: str = ""
     remarks: tuple[str, ...] = field(default=(), compare=False)
     """What had to be left out, in words for a user."""
+    not_considered: tuple[NotConsidered, ...] = field(default=(), compare=False)
+    """Rules that nobody can take into account here, with the pods that are left alone for them."""
 
     @property
     def requests(self) -> tuple[PodRequest, ...]:

@@ -9,6 +9,7 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SolverFault
 from scheduler.core.model import Device, GangKey, NodeSelection, Placement
+from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
 from scheduler.planner.chains import Chains
@@ -163,7 +164,51 @@ def test_over_full_nodes_and_vanished_devices_are_facts() -> None:
     movable = {request.uid: Disruption() for request in crowd}
     made = _plan(state.snapshot(), [pod("p", count=1), pod("q", count=1)], movable=movable)
     assert {p.node for p in made.placements} == {"b"} and not made.moves
-    assert made.relaxed
+    assert made.status is Status.PROVED and not made.not_considered
+
+
+def test_pods_that_only_the_model_keeps_in_place_are_named_where_a_pod_waits_for_their_place() -> (
+    None
+):
+    state = ClusterState([node("a", gpus=1, cpu=1000), node("b", gpus=1)])
+    shares = Engine(state, "first-fit").choose(pod(count=1, cpu=1), "a").devices
+    crowd = [pod(f"c{i}", cpu=800, count=1) for i in range(2)]
+    for request in crowd:
+        state.apply([Placement(request, "a", shares)], enforce=False)
+    movable = {request.uid: Disruption() for request in crowd}
+    made = _plan(state.snapshot(), [pod("p", count=1), pod("q", count=1)], movable=movable)
+    assert made.status is Status.PROVED_IN_PART and len(made.placements) == 1
+    (left_out,) = made.not_considered
+    assert set(left_out.pods) == {"default/c0", "default/c1"}
+
+
+def test_pods_of_a_rule_that_is_not_considered_are_left_alone() -> None:
+    state = ClusterState([node("a", gpus=1), node("b", gpus=2)])
+    engine = Engine(state, "best-fit")
+    engine.reserve(pod("r", count=1), "b")
+    left_out = NotConsidered(
+        "claims of devices", ("default/p", "default/r"), "left alone", frozenset({"p", "r"})
+    )
+    problem = Problem(
+        state.snapshot(),
+        (pod("p", count=1), pod("large", count=2)),
+        {"r": Disruption()},
+        not_considered=(left_out,),
+    )
+    made = plan(problem, Budget(0.5, deterministic=True))
+    assert not made.placements and not made.moves
+    assert made.status is Status.PROVED_IN_PART
+    assert {one.pod.name: "claims of devices" in one.reason for one in made.unplaced} == {
+        "p": True,
+        "large": False,
+    }
+    assert made.to_json()["not_considered"] == [
+        {
+            "rule": "claims of devices",
+            "pods": ["default/p", "default/r"],
+            "effect": "left alone",
+        }
+    ]
 
 
 @pytest.mark.parametrize(
