@@ -73,7 +73,7 @@ def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
     """
     most = min(enough, MAX_PODS)  # of one node
     each = np.minimum(state.pods_alloc.astype(np.int64), most)
-    for has, needs in ((state.cpu_alloc, shape.cpu_milli), (state.mem_alloc, shape.memory_mib)):
+    for has, needs in ((state.cpu_alloc, shape.cpu_milli), (state.mem_alloc, shape.memory_bytes)):
         if needs:
             each = np.minimum(each, has // needs)
     if shape.gpu.kind is not GpuKind.NONE:
@@ -112,9 +112,10 @@ def excess(state: ClusterState, wanted: Mapping[Shape, int], *, first: Shape) ->
 def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, int, int]]:
     """Per resource: in the empty cluster, and wanted by all pods together."""
     devices = int((state.device_code == DeviceCode.PLAIN).sum()) * DEVICE_MILLI
+    memory = sum(s.memory_bytes * n for s, n in wanted.items())
     return [
         ("milli-CPU", int(state.cpu_alloc.sum()), sum(s.cpu_milli * n for s, n in wanted.items())),
-        ("MiB", int(state.mem_alloc.sum()), sum(s.memory_mib * n for s, n in wanted.items())),
+        ("MiB", int(state.mem_alloc.sum()) >> 20, -(-memory >> 20)),
         ("milli-GPU", devices, sum(s.gpu.requested_milli * n for s, n in wanted.items())),
     ]
 
@@ -157,7 +158,7 @@ def room(
     each = np.minimum(state.pods_free[rows].astype(np.int64), min(enough, MAX_PODS))
     for free, needed in (
         (state.cpu_free, request.cpu_milli),
-        (state.mem_free, request.memory_mib),
+        (state.mem_free, request.memory_bytes),
         (state.full_free, gpu.count),
     ):
         if needed:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from scheduler.core.model import DeviceShare, GpuKind, GpuRequest, Serves
+from scheduler.core.model import MAX_MEMORY_BYTES, DeviceShare, GpuKind, GpuRequest, Serves
 
-__all__ = ["AFFINITY_KINDS", "COLUMNS", "DeviceCode", "affinity_of", "counted", "counted_share"]
+__all__ = [
+    "AFFINITY_KINDS",
+    "COLUMNS",
+    "DeviceCode",
+    "affinity_of",
+    "counted",
+    "counted_bytes",
+    "counted_share",
+]
 
 AFFINITY_KINDS = 12
 """Columns of ``affinity``: fraction, 1..8 whole devices, more, MIG, time-sliced."""
@@ -72,6 +80,15 @@ COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
 def counted(amount: int) -> int:
     """What an amount counts for in a column. Whoever asks for more than fits anywhere fills up."""
     return min(max(int(amount), 0), _MOST)
+
+
+def counted_bytes(amount: int) -> int:
+    """The same of bytes of memory, of which a node may have more than a pod of anything else.
+
+    65,000 pods of as much as the largest node has stay below 2^63 on one row; a kubelet starts a
+    few hundred.
+    """
+    return min(max(int(amount), 0), MAX_MEMORY_BYTES)
 
 
 def counted_share(share: DeviceShare) -> DeviceShare:

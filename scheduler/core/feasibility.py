@@ -54,7 +54,7 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
         codes[present == 0] = Reason.DEVICE_KIND_MISSING.code
     too_small = (
         (state.cpu_alloc < shape.cpu_milli)
-        | (state.mem_alloc < shape.memory_mib)
+        | (state.mem_alloc < shape.memory_bytes)
         | (state.pods_alloc < 1)
     )
     codes[too_small & (codes != Reason.DEVICE_KIND_MISSING.code)] = Reason.NODE_TOO_SMALL.code
@@ -105,7 +105,7 @@ def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) 
     """
     codes = np.zeros(len(rows), dtype=np.int8)
     codes[state.pods_free[rows] < 1] = Reason.INSUFFICIENT_PODS.code
-    codes[state.mem_free[rows] < shape.memory_mib] = Reason.INSUFFICIENT_MEMORY.code
+    codes[state.mem_free[rows] < shape.memory_bytes] = Reason.INSUFFICIENT_MEMORY.code
     codes[state.cpu_free[rows] < shape.cpu_milli] = Reason.INSUFFICIENT_CPU.code
     gpu = shape.gpu
     match gpu.kind:

@@ -140,7 +140,7 @@ def _blame(
     blocked = (
         ~allowed_products(state.products, shape.gpu)[state.product],
         state.cpu_free < shape.cpu_milli,
-        state.mem_free < shape.memory_mib,
+        state.mem_free < shape.memory_bytes,
     )
     for cause, rows in enumerate(blocked):
         hit = open_rows & rows

@@ -31,10 +31,10 @@ _STEP_MILLI = 100
 
 @dataclass(frozen=True, slots=True)
 class TypicalShape:
-    """A popular pod shape. ``memory_mib`` is the mean of the pods seen, for reports only."""
+    """A popular pod shape; ``memory_bytes`` is the mean of the pods seen, in whole MiB."""
 
     cpu_milli: int
-    memory_mib: int
+    memory_bytes: int
     gpu: GpuRequest
     weight: int
 
@@ -84,8 +84,8 @@ class TypicalMix:
         for request in requests:
             key = (request.cpu_milli, request.gpu)
             seen, memory = counts.get(key, (0, 0))
-            counts[key] = (seen + 1, memory + request.memory_mib)
-        means = {key: memory // seen for key, (seen, memory) in counts.items()}
+            counts[key] = (seen + 1, memory + request.memory_bytes)
+        means = {key: memory // seen >> 20 << 20 for key, (seen, memory) in counts.items()}
         seen_by_key = {key: seen for key, (seen, _) in counts.items()}
         return _most_popular(seen_by_key, means, coverage, sum(seen_by_key.values()))
 
@@ -139,7 +139,7 @@ class MixLearner:
     def _count(self, request: PodRequest, weight: float) -> None:
         key = (request.cpu_milli, request.gpu)
         self._weights[key] = self._weights.get(key, 0.0) + weight
-        self._memory[key] = request.memory_mib
+        self._memory[key] = request.memory_bytes
         self.observed += 1
         if len(self._weights) > _MOST_LEARNT:
             self._condense()
@@ -238,7 +238,7 @@ def _condensed(shapes: list[TypicalShape]) -> tuple[list[TypicalShape], list[Typ
         key = _larger((shape.cpu_milli, shape.gpu))
         before = found.get(key)
         weight = shape.weight + (before.weight if before else 0)
-        memory = max(shape.memory_mib, before.memory_mib if before else 0)
+        memory = max(shape.memory_bytes, before.memory_bytes if before else 0)
         found[key] = TypicalShape(key[0], memory, key[1], weight)
     ordered = sorted(found.values(), key=lambda s: (-s.weight, _order((s.cpu_milli, s.gpu))))
     return ordered[:_MOST_POPULAR], ordered[_MOST_POPULAR:]

@@ -1,7 +1,8 @@
 """The words of the house: nodes, devices, requests, placements, reasons.
 
-Everything is an integer: milli-CPU, MiB, milli-GPU. Requests are rounded up and capacity down
-before they get here. Values are frozen; nothing in this module knows about Kubernetes JSON.
+Everything is an integer: milli-CPU, bytes of memory, MiB of device memory, milli-GPU; quantities
+are rounded before they get here. Values are frozen; nothing in this module knows about Kubernetes
+JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ __all__ = [
     "MAX_CPU_MILLI",
     "MAX_DEVICES",
     "MAX_DEVICE_MEMORY_MIB",
-    "MAX_MEMORY_MIB",
+    "MAX_MEMORY_BYTES",
     "MAX_PODS",
     "MAX_TAINTS",
     "Device",
@@ -46,14 +47,13 @@ MAX_DEVICES = 32
 """Most devices that one node may have; a device set is a bit mask."""
 
 MAX_CPU_MILLI = 1 << 31
-MAX_MEMORY_MIB = 1 << 36
+MAX_MEMORY_BYTES = 1 << 47
 MAX_PODS = 1 << 20
 MAX_TAINTS = 1 << 10
 MAX_DEVICE_MEMORY_MIB = 1 << 24
-"""Most that one node, or one device, can be believed to have: 2 million cores, 64 PiB, 16 TiB.
+"""Most that one node, or one device, can be believed to have: 2 million cores, 128 TiB, 16 TiB.
 
-Far beyond any machine, and far within the integers that are computed with. Published problems state
-memory in bytes, which is well within.
+Beyond any machine, and far within the integers that are computed with.
 """
 
 
@@ -167,7 +167,7 @@ class Shape:
     """All of a request that decides where it fits: pods of one shape are interchangeable."""
 
     cpu_milli: int
-    memory_mib: int
+    memory_bytes: int
     gpu: GpuRequest = GpuRequest()
 
 
@@ -240,7 +240,7 @@ class PodRequest:
     namespace: str
     name: str
     cpu_milli: int = 0
-    memory_mib: int = 0
+    memory_bytes: int = 0
     gpu: GpuRequest = GpuRequest()
     priority: int = 0
     selection: NodeSelection = NodeSelection()
@@ -251,10 +251,10 @@ class PodRequest:
     def __post_init__(self) -> None:
         if not self.uid:
             raise InvalidInput("pod.uid", "is empty", "every pod needs a unique uid")
-        for name in ("cpu_milli", "memory_mib"):
+        for name in ("cpu_milli", "memory_bytes"):
             if getattr(self, name) < 0:
                 raise InvalidInput(f"pod.{name}", f"is negative ({getattr(self, name)})")
-        object.__setattr__(self, "shape", Shape(self.cpu_milli, self.memory_mib, self.gpu))
+        object.__setattr__(self, "shape", Shape(self.cpu_milli, self.memory_bytes, self.gpu))
 
     @property
     def key(self) -> str:
@@ -309,7 +309,7 @@ class Device:
 
 _MOST_OF_A_NODE = (
     ("cpu_milli", MAX_CPU_MILLI),
-    ("memory_mib", MAX_MEMORY_MIB),
+    ("memory_bytes", MAX_MEMORY_BYTES),
     ("pods", MAX_PODS),
 )
 
@@ -341,7 +341,7 @@ class Node:
 
     name: str
     cpu_milli: int
-    memory_mib: int
+    memory_bytes: int
     pods: int = 110
     devices: tuple[Device, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)

@@ -97,8 +97,8 @@ class Candidates:
 
     @cached_property
     def memory_left(self) -> IntArray:
-        """(R,) MiB left after the placement."""
-        return self.state.mem_free[self.rows] - self.shape.memory_mib
+        """(R,) bytes of memory left after the placement."""
+        return self.state.mem_free[self.rows] - self.shape.memory_bytes
 
     @cached_property
     def gpu_taken(self) -> IntArray:

@@ -8,9 +8,9 @@ a cost that follows what changed (:meth:`ClusterState.changed_since`).
 The columns say what is left; the placements say who has it. Both are kept, and
 :meth:`ClusterState.check` rebuilds the columns from the placements to compare.
 
-A column cannot wrap: whatever a pod or a node states, it counts for 0 to 2^40, on withdrawal as on
-charge, and sums are 64 bits wide. A charge is computed before the first number is written, and a
-delta that fails in any way leaves the rows as their placements alone say.
+A column cannot wrap: whatever a pod or a node states, it counts for 0 to 2^40 (bytes of memory: to
+2^47), on withdrawal as on charge, and sums are 64 bits wide. A charge is computed before the first
+number is written, and a delta that fails in any way leaves the rows as their placements alone say.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from scheduler.core.columns import (
     DeviceCode,
     affinity_of,
     counted,
+    counted_bytes,
     counted_share,
 )
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
@@ -67,7 +68,7 @@ class ClusterState:
     device_memory_known : bool
         Whether any device has ever stated its memory; without, nothing has to look at it.
     cpu_alloc, mem_alloc, pods_alloc : (N,) int64
-        Allocatable milli-CPU, MiB, pods.
+        Allocatable milli-CPU, bytes, pods.
     cpu_free, mem_free, pods_free : (N,) int64
         What is left; negative where a node is over-full, -1 on an empty row.
     gpu_used, gpu_left : (N,) int64, int32
@@ -335,7 +336,7 @@ class ClusterState:
             self._stored[column][row] = empty
         self.generation[row] = stamp
         self.cpu_alloc[row] = self.cpu_free[row] = counted(node.cpu_milli)
-        self.mem_alloc[row] = self.mem_free[row] = counted(node.memory_mib)
+        self.mem_alloc[row] = self.mem_free[row] = counted_bytes(node.memory_bytes)
         self.pods_alloc[row] = self.pods_free[row] = counted(node.pods)
         self.device_count[row] = len(node.devices)
         self.serves[row] = node.serves
@@ -463,8 +464,8 @@ class ClusterState:
         pod = placement.pod
         if self.cpu_free[row] < pod.cpu_milli:
             return f"{pod.cpu_milli} milli-CPU requested, {self.cpu_free[row]} free"
-        if self.mem_free[row] < pod.memory_mib:
-            return f"{pod.memory_mib} MiB requested, {self.mem_free[row]} free"
+        if self.mem_free[row] < pod.memory_bytes:
+            return f"{pod.memory_bytes} bytes of memory requested, {self.mem_free[row]} free"
         if self.pods_free[row] < 1:
             return "no pod slot is free"
         if placement.devices and self.otherwise_served(row, pod.gpu):
@@ -501,7 +502,7 @@ class ClusterState:
     def _charge(self, row: int, placement: Placement, sign: int) -> None:
         pod = placement.pod
         kind = affinity_of(pod.gpu)
-        cpu, memory = sign * counted(pod.cpu_milli), sign * counted(pod.memory_mib)
+        cpu, memory = sign * counted(pod.cpu_milli), sign * counted_bytes(pod.memory_bytes)
         shares = [counted_share(share) for share in placement.devices]
         # Nothing has been written up to here, and from here on nothing can be too large.
         self.cpu_free[row] -= cpu

@@ -36,7 +36,7 @@ class _DeviceLedger:
 class _NodeLedger:
     node: Node
     cpu_milli: int = 0
-    memory_mib: int = 0
+    memory_bytes: int = 0
     pods: int = 0
     devices: list[_DeviceLedger] = field(default_factory=list)
     ways: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Referee:
         _charge_node(ledger, pod, 1)
         if (
             ledger.cpu_milli > ledger.node.cpu_milli
-            or ledger.memory_mib > ledger.node.memory_mib
+            or ledger.memory_bytes > ledger.node.memory_bytes
             or ledger.pods > ledger.node.pods
         ):
             _charge_node(ledger, pod, -1)
@@ -129,7 +129,7 @@ def verify(nodes: Iterable[Node], placements: Iterable[Placement]) -> list[str]:
 
 def _charge_node(ledger: _NodeLedger, pod: PodRequest, sign: int) -> None:
     ledger.cpu_milli += sign * pod.cpu_milli
-    ledger.memory_mib += sign * pod.memory_mib
+    ledger.memory_bytes += sign * pod.memory_bytes
     ledger.pods += sign
 
 

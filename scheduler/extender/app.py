@@ -362,8 +362,8 @@ def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
                 "product": node.product,
                 "cpu_milli": node.cpu_milli,
                 "cpu_free_milli": int(state.cpu_free[row]),
-                "memory_mib": node.memory_mib,
-                "memory_free_mib": int(state.mem_free[row]),
+                "memory_bytes": node.memory_bytes,
+                "memory_free_bytes": int(state.mem_free[row]),
                 "pods_free": int(state.pods_free[row]),
                 "devices": _devices_json(state, row),
                 "pods": [_pod_json(placement, held) for placement in state.pods_on(row)],
@@ -400,7 +400,7 @@ def _pod_json(placement: Placement, held: frozenset[str]) -> dict[str, Any]:
         "namespace": pod.namespace,
         "name": pod.name,
         "cpu_milli": pod.cpu_milli,
-        "memory_mib": pod.memory_mib,
+        "memory_bytes": pod.memory_bytes,
         "devices": [
             {"index": s.index, "milli": s.milli, "memory_mib": s.memory_mib, "slots": s.slots}
             for s in placement.devices

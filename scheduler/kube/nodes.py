@@ -33,7 +33,7 @@ from scheduler.core.model import (
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
 from scheduler.kube.protocols import registered
-from scheduler.kube.quantity import bounded, mebibytes, milli, whole
+from scheduler.kube.quantity import bounded, milli, units, whole
 
 __all__ = ["node_of", "without_devices"]
 
@@ -66,8 +66,8 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
     ready = next((c.status == "True" for c in conditions if c.type == "Ready"), True)
     return Node(
         name=name,
-        cpu_milli=milli(allocatable.get("cpu", 0), f"{path}.cpu", up=False),
-        memory_mib=mebibytes(allocatable.get("memory", 0), f"{path}.memory", up=False),
+        cpu_milli=milli(allocatable.get("cpu", 0), f"{path}.cpu"),
+        memory_bytes=units(allocatable.get("memory", 0), f"{path}.memory"),
         pods=whole(allocatable.get("pods", 110), f"{path}.pods"),
         devices=devices,
         labels=labels,

@@ -55,7 +55,6 @@ __all__ = [
 ]
 
 Totals = dict[str, Fraction]
-_MEBI = 1 << 20
 _MOST = 1 << 53
 """Requests beyond this fit nowhere; clipped, so that sums of them stay within 64 bits."""
 _MOST_INSTANCES = 1 << 16
@@ -189,7 +188,7 @@ def _made(
         namespace=pod.metadata.namespace or "default",
         name=pod.metadata.name,
         cpu_milli=demand.cpu_milli,
-        memory_mib=demand.memory_mib,
+        memory_bytes=demand.memory_bytes,
         gpu=_short_request(demand.gpu),
         priority=pod.spec.priority or 0,
         selection=_short_selection(demand.selection),
@@ -249,7 +248,7 @@ class _Demand:
     """What pods of one template ask for."""
 
     cpu_milli: int
-    memory_mib: int
+    memory_bytes: int
     gpu: GpuRequest
     selection: NodeSelection
 
@@ -372,7 +371,7 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
 
 def _cpu_and_memory(totals: Totals) -> tuple[int, int]:
     cpu = _ceil(totals.get("cpu", Fraction(0)) * 1000)
-    memory = _ceil(totals.get("memory", Fraction(0)) / _MEBI)
+    memory = _ceil(totals.get("memory", Fraction(0)))
     return min(cpu, _MOST), min(memory, _MOST)
 
 

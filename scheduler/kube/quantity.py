@@ -1,4 +1,4 @@
-"""Kubernetes quantities as integers: requests round up, capacity rounds down.
+"""Kubernetes quantities as integers, rounded up as kube-scheduler rounds requests and capacity.
 
 Whatever others write is read digits first, then by its length, then by its range: ``int()`` alone
 takes the digits of every script, and any number of them.
@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from scheduler.core.errors import InvalidInput
 
-__all__ = ["bounded", "mebibytes", "milli", "parse", "whole"]
+__all__ = ["bounded", "milli", "parse", "units", "whole"]
 
 _PATTERN = re.compile(
     r"(?P<sign>[+-]?)(?P<number>[0-9]+\.?[0-9]*|\.[0-9]+)"
@@ -27,7 +27,6 @@ _DECIMAL = {
     suffix: Fraction(10) ** power
     for suffix, power in zip("numkMGTPE", (-9, -6, -3, 3, 6, 9, 12, 15, 18), strict=True)
 }
-_MEBI = Fraction(1 << 20)
 _MAX_LENGTH = 64
 _MAX_BITS = 200
 _MAX_DIGITS = 20
@@ -98,18 +97,18 @@ def _value(written: str) -> Fraction | None:
     return -value if match["sign"] == "-" else value
 
 
-def _rounded(value: Fraction, *, up: bool) -> int:
-    return -((-value).__floor__()) if up else value.__floor__()
+def _ceil(value: Fraction) -> int:
+    return -((-value).__floor__())
 
 
-def milli(text: str | float, field: str = "quantity", *, up: bool) -> int:
+def milli(text: str | float, field: str = "quantity") -> int:
     """Thousandths of the base unit, such as milli-CPU."""
-    return _rounded(parse(text, field) * 1000, up=up)
+    return _ceil(parse(text, field) * 1000)
 
 
-def mebibytes(text: str | float, field: str = "quantity", *, up: bool) -> int:
-    """MiB."""
-    return _rounded(parse(text, field) / _MEBI, up=up)
+def units(text: str | float, field: str = "quantity") -> int:
+    """Base units, such as bytes."""
+    return _ceil(parse(text, field))
 
 
 def whole(text: str | float, field: str = "quantity") -> int:

@@ -108,7 +108,7 @@ class Relaxation:
         made = []
         for free, need in (
             (base.cpu[rows], {k: s.cpu_milli for k, s in shapes.items()}),
-            (base.mem[rows], {k: s.memory_mib for k, s in shapes.items()}),
+            (base.mem[rows], {k: s.memory_bytes for k, s in shapes.items()}),
             (base.pods[rows], dict.fromkeys(kinds, 1)),
         ):
             made += self._volume(group, np.maximum(free, 0), need)

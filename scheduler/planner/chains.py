@@ -42,7 +42,7 @@ class Chains:
         shapes = [kind.shape for kind in instance.kinds]
         self._simple = np.array([is_simple(instance, k) for k in range(len(shapes))], dtype=bool)
         self._need = np.array(
-            [[s.cpu_milli, s.memory_mib, 1, s.gpu.count] for s in shapes], dtype=np.int64
+            [[s.cpu_milli, s.memory_bytes, 1, s.gpu.count] for s in shapes], dtype=np.int64
         ).reshape(len(shapes), 4)
         state = layout.state
         # Dividing by these makes leftovers of different resources comparable.

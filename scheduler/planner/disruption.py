@@ -153,7 +153,7 @@ def _fits_nowhere(instance: Instance, kind: int) -> bool:
 
 def _needs(instance: Instance, kind: int) -> tuple[int, int, int, int]:
     shape = instance.kinds[kind].shape
-    return (shape.cpu_milli, shape.memory_mib, 1, shape.gpu.requested_milli)
+    return (shape.cpu_milli, shape.memory_bytes, 1, shape.gpu.requested_milli)
 
 
 def _least_removals(instance: Instance, misfits: list[int], most: int) -> list[int | None]:

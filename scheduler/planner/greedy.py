@@ -68,7 +68,7 @@ def _gangs(layout: Layout, priority: int) -> list[GangKey]:
 
 def _size(layout: Layout, kind: int) -> Size:
     shape = layout.instance.kinds[kind].shape
-    return (-layout.instance.gpu_milli(kind), -shape.cpu_milli, -shape.memory_mib)
+    return (-layout.instance.gpu_milli(kind), -shape.cpu_milli, -shape.memory_bytes)
 
 
 def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:

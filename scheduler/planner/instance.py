@@ -345,7 +345,7 @@ class Instance:
         for placement in self.origin.values():
             row = state.row_of[placement.node]
             cpu[row] += placement.pod.cpu_milli
-            mem[row] += placement.pod.memory_mib
+            mem[row] += placement.pod.memory_bytes
             pods[row] += 1
             for share in placement.devices:
                 if state.device_code[row, share.index] == DeviceCode.PLAIN:
@@ -380,8 +380,8 @@ class Instance:
             most = np.minimum(base.pods[rows], len(self.pods[code]))
             if shape.cpu_milli:
                 most = np.minimum(most, base.cpu[rows] // shape.cpu_milli)
-            if shape.memory_mib:
-                most = np.minimum(most, base.mem[rows] // shape.memory_mib)
+            if shape.memory_bytes:
+                most = np.minimum(most, base.mem[rows] // shape.memory_bytes)
             most = np.minimum(most, self._most_on_devices(code, rows, most))
             table[code, rows] = np.maximum(most, 0)
         return table

@@ -277,7 +277,7 @@ class PatternBound:
         shapes = [instance.kinds[kind].shape for kind in self._first]
         axes: list[tuple[int, Mapping[int, int]]] = [
             (int(base.cpu[row]), {i: s.cpu_milli for i, s in enumerate(shapes)}),
-            (int(base.mem[row]), {i: s.memory_mib for i, s in enumerate(shapes)}),
+            (int(base.mem[row]), {i: s.memory_bytes for i, s in enumerate(shapes)}),
             (int(base.pods[row]), dict.fromkeys(range(len(shapes)), 1)),
             *self._device_axes(row),
         ]

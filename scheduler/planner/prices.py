@@ -70,7 +70,7 @@ class _Kind:
 
     weight: int
     cpu_milli: int
-    memory_mib: int
+    memory_bytes: int
     gpu: GpuRequest
     milli: int
     takes: int  # effective milli-GPU, over EFFECTIVE_SCALE
@@ -224,7 +224,7 @@ def _kinds(
         together[key] = (
             weight + shape.weight,
             cpu + shape.weight * shape.cpu_milli,
-            memory + shape.weight * shape.memory_mib,
+            memory + shape.weight * shape.memory_bytes,
         )
     known = {
         gpu: (
@@ -234,7 +234,7 @@ def _kinds(
         for gpu in {gpu: None for gpu, _ in together}
     }
     made = [
-        _Kind(weight, cpu // weight, memory // weight, gpu, amounts[gpu], *known[gpu])
+        _Kind(weight, cpu // weight, memory // weight >> 20 << 20, gpu, amounts[gpu], *known[gpu])
         for (gpu, _), (weight, cpu, memory) in together.items()
     ]
     return sorted(made, key=lambda k: (-k.weight, -k.takes, -k.cpu_milli, k.gpu.products))
@@ -318,7 +318,7 @@ def _pod_prices(
         hosts = kind.hosts[groups.code]
         if kind.milli:
             hosts &= (groups.most_full >= kind.gpu.count) & (2 * groups.gpu >= kind.takes)
-        asked = (kind.cpu_milli, kind.memory_mib, kind.takes)
+        asked = (kind.cpu_milli, kind.memory_bytes, kind.takes)
         first = len(kinds) + len(columns) * np.flatnonzero(hosts)
         taken: list[tuple[list[int], float]] = [([number] * len(first), 1.0)]
         for at, (amount, total) in enumerate(zip(asked, totals, strict=True)):

@@ -164,7 +164,7 @@ class Refiner:
         placed = sum(self.layout.placed(code) for code in range(len(instance.kinds)))
         for room, attribute in (
             (instance.base.cpu, "cpu_milli"),
-            (instance.base.mem, "memory_mib"),
+            (instance.base.mem, "memory_bytes"),
         ):
             needs = sorted(
                 getattr(kind.shape, attribute)

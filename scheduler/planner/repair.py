@@ -196,4 +196,4 @@ class Repair:
 
 def _need(kind: Kind) -> tuple[int, int, int, int]:
     shape = kind.shape
-    return (shape.cpu_milli, shape.memory_mib, 1, shape.gpu.count)
+    return (shape.cpu_milli, shape.memory_bytes, 1, shape.gpu.count)

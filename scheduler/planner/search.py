@@ -339,7 +339,7 @@ class Search:
             width = max(width, -(-missing // per_row) + width // 2)
         left = np.minimum(
             state.cpu_free[rows] / max(1, shape.cpu_milli),
-            state.mem_free[rows] / max(1, shape.memory_mib),
+            state.mem_free[rows] / max(1, shape.memory_bytes),
         )
         if shape.gpu.requested_milli:
             left = np.minimum(left, state.gpu_left[rows] / shape.gpu.requested_milli)

@@ -109,7 +109,7 @@ class Window:
         shapes = {kind: instance.kinds[kind].shape for kind in made.counts}
         for capacity, need in (
             (int(base.cpu[row]), {k: s.cpu_milli for k, s in shapes.items()}),
-            (int(base.mem[row]), {k: s.memory_mib for k, s in shapes.items()}),
+            (int(base.mem[row]), {k: s.memory_bytes for k, s in shapes.items()}),
             (int(base.pods[row]), dict.fromkeys(shapes, 1)),
         ):
             # A row that is over-full without any pod in play hosts none.

@@ -84,7 +84,7 @@ def replica_sets(case: BacklogCase) -> tuple[tuple[Node, ...], tuple[PodRequest,
         return max(largest, -(-asked // case.nodes))
 
     cpu = capacity(sum(p.cpu_milli for p in pods), max(cpus))
-    memory = capacity(sum(p.memory_mib for p in pods), max(memories))
+    memory = capacity(sum(p.memory_bytes for p in pods), max(memories))
     nodes = tuple(
         Node(f"node-{number:05d}", cpu, memory, pods=len(pods)) for number in range(case.nodes)
     )

@@ -25,7 +25,7 @@ IntArray = NDArray[np.int64]
 _MIN_FEASIBLE = 100
 # What kube-scheduler counts for a pod that requests nothing (NonZeroRequested).
 _DEFAULT_CPU_MILLI = 100
-_DEFAULT_MEMORY_MIB = 200
+_DEFAULT_MEMORY_BYTES = 200 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,7 @@ class EmulatedScheduler:
     def _in_tree(self, request: PodRequest, rows: IntArray) -> IntArray:
         state, profile = self._engine.state, self._profile
         cpu = request.cpu_milli or _DEFAULT_CPU_MILLI
-        memory = request.memory_mib or _DEFAULT_MEMORY_MIB
+        memory = request.memory_bytes or _DEFAULT_MEMORY_BYTES
         cpu_all, memory_all = (
             np.maximum(column[rows], 1) for column in (state.cpu_alloc, state.mem_alloc)
         )

@@ -162,7 +162,7 @@ def _nodes(config: GeneratorConfig, rng: np.random.Generator) -> tuple[Node, ...
             Node(
                 f"gpu-{serial:05d}",
                 shape.cores * 1000,
-                shape.memory_gib * 1024,
+                shape.memory_gib << 30,
                 devices=(Device(shape.product, shape.gpu_memory_mib),) * shape.gpus,
                 labels={
                     PRODUCT_LABEL: shape.product,
@@ -196,7 +196,7 @@ def _requests(config: GeneratorConfig, rng: np.random.Generator, capacity: int) 
                 "default",
                 f"pod-{serial:06d}",
                 cores * 1000,
-                cores * 4096,
+                cores << 32,
                 shape.gpu,
             )
             requests.append(replace(pod, gang=key) if gang else pod)

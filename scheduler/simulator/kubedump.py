@@ -313,7 +313,7 @@ def node_json(node: Node, names: ResourceNames | None = None) -> dict[str, Any]:
     labels = dict(node.labels)
     allocatable: dict[str, str] = {
         "cpu": f"{node.cpu_milli}m",
-        "memory": f"{node.memory_mib}Mi",
+        "memory": str(node.memory_bytes),
         "pods": str(node.pods),
     }
     capacity = dict(allocatable)
@@ -376,7 +376,7 @@ def pod_json(request: PodRequest, names: ResourceNames | None = None) -> dict[st
     """A Pod object that asks for exactly this."""
     names = names or ResourceNames()
     gpu = request.gpu
-    wants: dict[str, str] = {"cpu": f"{request.cpu_milli}m", "memory": f"{request.memory_mib}Mi"}
+    wants: dict[str, str] = {"cpu": f"{request.cpu_milli}m", "memory": str(request.memory_bytes)}
     if gpu.count:
         wants[gpu.resource or names.milli] = str(gpu.count if gpu.resource else gpu.count * 1000)
     if gpu.milli:

@@ -37,6 +37,7 @@ Made = TypeVar("Made")
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=1024)]
 _Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
+_Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 51)]
 _DeviceMemory = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 _Devices = Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES)]
 _Parts = Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES * DEVICE_MILLI)]
@@ -67,7 +68,8 @@ class _Pod(_Struct):
     namespace: str = "default"
     uid: str = ""
     cpu_milli: _Amount = 0
-    memory_mib: _Amount = 0
+    memory_bytes: _Bytes | None = None
+    memory_mib: _Amount | None = None
     gpu: _Gpu = msgspec.field(default_factory=_Gpu)
     priority: _Priority = 0
     gang: str = ""
@@ -98,7 +100,8 @@ class _Taint(_Struct):
 class _Node(_Struct):
     name: _Name
     cpu_milli: _Amount
-    memory_mib: _Amount
+    memory_bytes: _Bytes | None = None
+    memory_mib: _Amount | None = None
     pods: _Amount = 110
     devices: list[_Device] = []
     gpus: _Devices = 0
@@ -213,7 +216,7 @@ def _node(node: _Node) -> Node:
     return Node(
         node.name,
         node.cpu_milli,
-        node.memory_mib,
+        _memory(node),
         node.pods,
         devices,
         node.labels,
@@ -224,6 +227,19 @@ def _node(node: _Node) -> Node:
     )
 
 
+def _memory(item: _Node | _Pod, least: int | None = None) -> int:
+    """Bytes of memory, which may be stated in MiB; ``least`` if neither is."""
+    if item.memory_bytes is not None and item.memory_mib is not None:
+        raise InvalidInput("memory_mib", "stands beside memory_bytes", "state one of them")
+    if item.memory_bytes is not None:
+        return item.memory_bytes
+    if item.memory_mib is not None:
+        return item.memory_mib << 20
+    if least is None:
+        raise InvalidInput("memory_bytes", "is missing", "state what is allocatable")
+    return least
+
+
 def _request(pod: _Pod) -> PodRequest:
     gpu = pod.gpu
     return PodRequest(
@@ -231,7 +247,7 @@ def _request(pod: _Pod) -> PodRequest:
         namespace=pod.namespace,
         name=pod.name,
         cpu_milli=pod.cpu_milli,
-        memory_mib=pod.memory_mib,
+        memory_bytes=_memory(pod, least=0),
         gpu=GpuRequest(
             gpu.count,
             gpu.milli,
@@ -299,7 +315,7 @@ def _pod_out(request: PodRequest, *, at_s: float = 0.0, duration_s: float | None
         namespace=request.namespace,
         uid=request.uid,
         cpu_milli=request.cpu_milli,
-        memory_mib=request.memory_mib,
+        memory_bytes=request.memory_bytes,
         gpu=_Gpu(
             count=gpu.count,
             milli=gpu.milli,
@@ -322,7 +338,7 @@ def _node_out(node: Node) -> _Node:
     return _Node(
         name=node.name,
         cpu_milli=node.cpu_milli,
-        memory_mib=node.memory_mib,
+        memory_bytes=node.memory_bytes,
         pods=node.pods,
         devices=[
             _Device(

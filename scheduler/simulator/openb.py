@@ -105,7 +105,7 @@ def read_nodes(path: Path) -> tuple[Node, ...]:
             Node(
                 name,
                 row.integer("cpu_milli"),
-                row.integer("memory_mib"),
+                row.integer("memory_mib") << 20,
                 PODS_PER_NODE,
                 (Device(model),) * count,
                 {PRODUCT_LABEL: model} if count else {},
@@ -128,7 +128,7 @@ def read_pods(path: Path) -> tuple[Arrival, ...]:
             namespace="openb",
             name=name,
             cpu_milli=row.integer("cpu_milli"),
-            memory_mib=row.integer("memory_mib"),
+            memory_bytes=row.integer("memory_mib") << 20,
             gpu=_gpu(row),
         )
         created, deleted = row.seconds("creation_time"), row.seconds("deletion_time")

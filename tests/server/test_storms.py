@@ -56,7 +56,7 @@ def _violations(state: dict[str, Any]) -> list[str]:
     bound: Counter[str] = Counter()
     kept: Counter[str] = Counter()
     for n in state["nodes"]:
-        for what in ("cpu_milli", "memory_mib"):
+        for what in ("cpu_milli", "memory_bytes"):
             if sum(p[what] for p in n["pods"]) > n[what]:
                 wrong.append(f"{n['name']}: more {what} than there is")
         used: Counter[int] = Counter()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.model import Device, DeviceShare, Placement, Reason
+from scheduler.core.model import Device, DeviceShare, Node, Placement, Reason
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 
@@ -86,6 +88,17 @@ def test_slots_and_replicas_run_out() -> None:
     assert _verdict(mig, pod(mig=(("3g.20gb", 1),)), taken) is Reason.FITS
     one = _on(pod(replicas=1), DeviceShare(0, 500, 0, 1))
     assert _verdict(shared, pod(replicas=2), one) is Reason.INSUFFICIENT_REPLICAS
+
+
+def test_pods_that_divide_a_node_to_the_byte_all_fit() -> None:
+    parts = 3
+    each = 2_796_203  # no whole number of KiB
+    whole = Node("n0", 64_000, parts * each)
+    part = replace(pod(), memory_bytes=each)
+    placed = [_on(replace(part, uid=f"p{i}")) for i in range(parts - 1)]
+    assert _verdict(whole, part, *placed) is Reason.FITS
+    larger = replace(part, memory_bytes=each + 1)
+    assert _verdict(whole, larger, *placed) is Reason.INSUFFICIENT_MEMORY
 
 
 def test_cpu_memory_and_pods_run_out() -> None:

@@ -20,7 +20,7 @@ def test_the_most_popular_shapes_are_kept_until_they_cover_enough() -> None:
 
 def test_memory_does_not_tell_shapes_apart() -> None:
     mix = TypicalMix.from_requests([pod(count=1, memory=1000), pod(count=1, memory=3000)])
-    assert [(s.weight, s.memory_mib) for s in mix.shapes] == [(2, 2000)]
+    assert [(s.weight, s.memory_bytes) for s in mix.shapes] == [(2, 2000 << 20)]
 
 
 @given(st.permutations([pod(milli=m) for m in (100, 100, 200, 300, 300, 400)]))

@@ -19,7 +19,7 @@ from scheduler.core.errors import (
 from scheduler.core.model import (
     MAX_CPU_MILLI,
     MAX_DEVICE_MEMORY_MIB,
-    MAX_MEMORY_MIB,
+    MAX_MEMORY_BYTES,
     MAX_PODS,
     Device,
     DeviceShare,
@@ -76,7 +76,7 @@ def test_a_release_makes_room_for_what_follows_it() -> None:
     ("devices", "fields", "word"),
     [
         (WHOLE, {"cpu": 9000, "count": 1}, "milli-CPU"),
-        (WHOLE, {"memory": 1 << 30, "count": 1}, "MiB requested"),
+        (WHOLE, {"memory": 1 << 30, "count": 1}, "bytes of memory requested"),
         ((DeviceShare(7, 1000),), {"count": 1}, "does not exist"),
         ((DeviceShare(-1, 1000),), {"count": 1}, "does not exist"),
         ((DeviceShare(0, 500), DeviceShare(0, 500)), {"count": 1}, "listed twice"),
@@ -393,7 +393,7 @@ class Extremes(RuleBasedStateMachine):
     @rule(
         where=st.sampled_from("abc"),
         cpu=st.sampled_from([0, MAX_CPU_MILLI]),
-        memory=st.sampled_from([0, MAX_MEMORY_MIB]),
+        memory=st.sampled_from([0, MAX_MEMORY_BYTES >> 20]),
         pods=st.sampled_from([0, 5, MAX_PODS]),
         gpu=st.sampled_from([0, 5, MAX_DEVICE_MEMORY_MIB]),
     )
@@ -436,9 +436,10 @@ TestExtremes = Extremes.TestCase
 def test_no_column_wraps_however_many_claim_however_much(share: DeviceShare, pods: int) -> None:
     state = ClusterState([node("a", devices=(Device("T4", 16), Device("T4", replicas=9)))])
     empty = state.fork()
-    crowd = [Placement(pod(cpu=1 << 62, count=1), "a", (share,)) for _ in range(pods)]
+    asks = {"cpu": 1 << 62, "memory": 1 << 62, "count": 1}
+    crowd = [Placement(pod(**asks), "a", (share,)) for _ in range(pods)]
     state.apply(crowd, enforce=False)
-    assert state.affinity[0].sum() == pods and state.cpu_free[0] < 0
+    assert state.affinity[0].sum() == pods and state.cpu_free[0] < 0 and state.mem_free[0] < 0
     for column in ("gpu_free", "device_mem_free", "slots_free"):
         assert (getattr(state, column) <= getattr(empty, column)).all()
     state.apply([Release(placed.pod.uid) for placed in crowd])

@@ -23,7 +23,7 @@ def _node(allocatable: dict[str, Any], labels: dict[str, str] | None = None, **r
 
 def test_a_plain_node() -> None:
     found = _node({"cpu": "7910m", "memory": "31883Mi", "pods": "58", "nvidia.com/gpu": "2"}, T4)
-    assert (found.cpu_milli, found.memory_mib, found.pods) == (7910, 31883, 58)
+    assert (found.cpu_milli, found.memory_bytes, found.pods) == (7910, 31883 << 20, 58)
     assert found.devices == (Device("Tesla-T4", 15360),) * 2
 
 

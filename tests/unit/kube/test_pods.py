@@ -34,7 +34,7 @@ def _init(requests: dict[str, Any], *, sidecar: bool = False) -> dict[str, Any]:
 
 def test_containers_add_up() -> None:
     request = _asks({"cpu": "500m", "memory": "1Gi"}, {"cpu": "1", "memory": "1"})
-    assert (request.cpu_milli, request.memory_mib) == (1500, 1025)
+    assert (request.cpu_milli, request.memory_bytes) == (1500, (1 << 30) + 1)
 
 
 def test_an_init_container_counts_if_it_is_larger() -> None:
@@ -69,7 +69,7 @@ def test_overhead_and_pod_level_resources() -> None:
         overhead={"cpu": "250m", "memory": "64Mi"},
         resources={"requests": {"cpu": "3", "nvidia.com/gpu": "7"}},
     )
-    assert (request.cpu_milli, request.memory_mib, request.gpu.count) == (3250, 64, 2)
+    assert (request.cpu_milli, request.memory_bytes, request.gpu.count) == (3250, 64 << 20, 2)
 
 
 def test_a_limit_stands_in_for_a_missing_request() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidInput
-from scheduler.kube.quantity import bounded, mebibytes, milli, parse, whole
+from scheduler.kube.quantity import bounded, milli, parse, units, whole
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def test_nonsense_names_the_field(text: str) -> None:
 
 
 def test_requests_round_up_and_capacity_rounds_down() -> None:
-    assert milli("1n", up=True) == 1 and milli("1n", up=False) == 0
-    assert mebibytes("1", up=True) == 1 and mebibytes("1", up=False) == 0
-    assert mebibytes("1Gi", up=True) == 1024
-    assert milli("250m", up=True) == 250
+    assert milli("1n") == 1 and milli("0") == 0 and milli("1.0001") == 1001
+    assert units("1m") == 1 and units("1048575.5") == 1 << 20
+    assert units("1Gi") == 1 << 30 and units("1G") == 10**9
+    assert milli("250m") == 250
 
 
 def test_devices_are_whole() -> None:
@@ -67,7 +67,7 @@ def test_devices_are_whole() -> None:
 
 @given(st.integers(0, 10**12))
 def test_integers_survive(value: int) -> None:
-    assert parse(str(value)) == value and milli(f"{value}m", up=True) == value
+    assert parse(str(value)) == value and milli(f"{value}m") == value
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def _node_holds(node: Node, placed: list[Placement], new: list[PodRequest]) -> b
     everyone = [*(p.pod for p in placed), *new]
     if (
         sum(pod.cpu_milli for pod in everyone) > node.cpu_milli
-        or sum(pod.memory_mib for pod in everyone) > node.memory_mib
+        or sum(pod.memory_bytes for pod in everyone) > node.memory_bytes
         or len(everyone) > node.pods
     ):
         return False

@@ -252,7 +252,7 @@ def test_the_order_of_nodes_changes_no_kind_of_node(seed: int) -> None:
         state = ClusterState(listed)
         engine = _priced(state, mix)
         chosen = [state.nodes[row] for r in workload.requests if (row := engine.best(r)) >= 0]
-        kinds.append([(n.cpu_milli, n.memory_mib, n.devices) for n in chosen if n])
+        kinds.append([(n.cpu_milli, n.memory_bytes, n.devices) for n in chosen if n])
     assert kinds[0] == kinds[1]
 
 
@@ -268,9 +268,9 @@ def test_a_node_that_can_host_nothing_changes_no_decision(seed: int) -> None:
 @given(st.integers(0, 1000))
 def test_the_unit_of_memory_changes_no_decision(seed: int) -> None:
     workload = _scene(seed)
-    nodes = [replace(n, memory_mib=4 * n.memory_mib) for n in workload.nodes]
+    nodes = [replace(n, memory_bytes=4 * n.memory_bytes) for n in workload.nodes]
     arrivals = tuple(
-        replace(a, request=replace(a.request, memory_mib=4 * a.request.memory_mib))
+        replace(a, request=replace(a.request, memory_bytes=4 * a.request.memory_bytes))
         for a in workload.arrivals
     )
     finer = replace(workload, arrivals=arrivals)

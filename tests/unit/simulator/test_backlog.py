@@ -17,7 +17,7 @@ from scheduler.simulator.backlog import BacklogCase, default_schedule, replica_s
 )
 def test_published_check_rows(seed: int, cpu: int, memory: int, pending: list[int]) -> None:
     nodes, pods = replica_sets(BacklogCase(seed, 8, 4, 4, 0.95))
-    assert {(node.cpu_milli, node.memory_mib) for node in nodes} == {(cpu, memory)}
+    assert {(node.cpu_milli, node.memory_bytes) for node in nodes} == {(cpu, memory)}
     assert (len(nodes), len(pods)) == (8, 32)
     state, left = default_schedule(nodes, pods)
     assert [pod.priority for pod in left] == pending

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Device, DeviceShare, GangKey, Taint
+from scheduler.core.model import Device, DeviceShare, GangKey, Node, Taint
 from scheduler.core.state import ClusterState
 from scheduler.simulator import kubedump, native, openb
 from scheduler.simulator.files import load_nodes, load_workload
@@ -126,6 +127,35 @@ def test_our_format_refuses_what_it_does_not_know(
         native.read(path)
 
 
+def test_memory_may_be_stated_in_mib_and_is_written_to_the_byte(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    odd = Node("odd", 1, 1234567891)
+    native.write(Workload((odd,), (Arrival(replace(pod("p"), memory_bytes=7)),)), path)
+    found = load_workload(path)
+    assert found.nodes == (odd,) and found.requests[0].memory_bytes == 7
+    older = '{"name": "n", "cpu_milli": 1, "memory_mib": 3}'
+    path.write_text(f'{{"format": "snugfit/v1", "nodes": [{older}], "pods": [{older}]}}')
+    found = load_workload(path)
+    assert [found.nodes[0].memory_bytes, found.requests[0].memory_bytes] == [3 << 20] * 2
+
+
+@pytest.mark.parametrize(
+    ("memory", "complaint"),
+    [
+        ('"memory_mib": 1, "memory_bytes": 1048576', r"nodes\[0\].*memory_mib.*one of them"),
+        ('"pods": 5', r"nodes\[0\].*memory_bytes.*missing"),
+        (f'"memory_bytes": {1 << 48}', r"nodes\[0\].*more than any node has"),
+        ('"memory_bytes": 1.5', "memory_bytes"),
+    ],
+)
+def test_memory_of_a_node_is_stated_once(tmp_path: Path, memory: str, complaint: str) -> None:
+    path = tmp_path / "w.json"
+    node_text = f'{{"name": "n", "cpu_milli": 1, {memory}}}'
+    path.write_text(f'{{"format": "snugfit/v1", "nodes": [{node_text}]}}')
+    with pytest.raises(InvalidInput, match=complaint):
+        native.read(path)
+
+
 def test_the_short_form_of_devices(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_text(
@@ -145,9 +175,9 @@ def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
             theirs.taints,
             theirs.ready,
         )
-        assert (ours.cpu_milli, ours.memory_mib, ours.pods) == (
+        assert (ours.cpu_milli, ours.memory_bytes, ours.pods) == (
             theirs.cpu_milli,
-            theirs.memory_mib,
+            theirs.memory_bytes,
             theirs.pods,
         )
     assert [p.gpu for p in found.requests] == [p.gpu for p in original.requests]
