@@ -16,22 +16,38 @@ from scheduler.core.devices import fraction_need, slots_after
 from scheduler.core.model import GpuKind, GpuRequest, Reason, Serves, Shape
 from scheduler.core.state import ClusterState, DeviceCode
 
-__all__ = ["allowed_products", "dynamic_reasons", "static_reasons"]
+__all__ = ["allowed_products", "dynamic_reasons", "static_reasons", "suited"]
+
+_Models = Sequence[tuple[str, str]]
 
 
-def allowed_products(products: Sequence[tuple[str, str]], gpu: GpuRequest) -> NDArray[np.bool_]:
+def allowed_products(products: _Models, gpu: GpuRequest) -> NDArray[np.bool_]:
     """Which of these codes, as in ``ClusterState.products``, the request accepts, shape (P,)."""
-    allowed = np.zeros(len(products), dtype=bool)
-    for code, (resource, product) in enumerate(products):
-        allowed[code] = accepts(gpu, resource, product)
-    return allowed
+    return np.array([accepts(gpu, *pair) for pair in products], dtype=bool)
 
 
 def accepts(gpu: GpuRequest, resource: str, product: str) -> bool:
-    """Whether a request accepts devices of this resource and model."""
-    return (not gpu.products or product in gpu.products) and (
-        not gpu.resource or resource == gpu.resource
+    """Whether a request accepts devices of this resource and model; labels decide by themselves."""
+    return of_resource(gpu, resource) and (
+        gpu.by_label or not gpu.products or product in gpu.products
     )
+
+
+def of_resource(gpu: GpuRequest, resource: str) -> bool:
+    """Whether a request accepts devices of this resource."""
+    return not gpu.resource or resource == gpu.resource
+
+
+def suited(products: _Models, gpu: GpuRequest) -> NDArray[np.bool_]:
+    """Which of these codes pods of this request are after, shape (P,).
+
+    A selector on a label that states no model of ours tells nothing: they may be after any then.
+    """
+    fits = allowed_products(products, gpu)
+    if not gpu.by_label:
+        return fits
+    named = np.array([product in gpu.products for _, product in products], dtype=bool) & fits
+    return named if named.any() else fits
 
 
 def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
@@ -59,13 +75,21 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
     )
     codes[too_small & (codes != Reason.DEVICE_KIND_MISSING.code)] = Reason.NODE_TOO_SMALL.code
     if gpu.kind is not GpuKind.NONE:
-        wrong_model = ~allowed_products(state.products, gpu)[state.product]
-        codes[wrong_model & (state.device_count > 0)] = Reason.MODEL_NOT_ALLOWED.code
+        _refuse_models(state, gpu, codes)
         if state.serves_known:
             others = Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS
             codes[state.serves == others] = Reason.DEVICE_KIND_MISSING.code
     codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
     return codes
+
+
+def _refuse_models(state: ClusterState, gpu: GpuRequest, codes: NDArray[np.int8]) -> None:
+    wrong_model = ~allowed_products(state.products, gpu)
+    if not wrong_model.any():
+        return
+    codes[wrong_model[state.product] & (state.device_count > 0)] = Reason.MODEL_NOT_ALLOWED.code
+    missing = np.array([not of_resource(gpu, resource) for resource, _ in state.products])
+    codes[missing[state.product] & (state.device_count > 0)] = Reason.DEVICE_KIND_MISSING.code
 
 
 def _capacity_for(

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.feasibility import allowed_products
+from scheduler.core.feasibility import suited
 from scheduler.core.mig import MigType
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
@@ -97,7 +97,7 @@ class Fragmentation:
         several = np.zeros((products, self._buckets, MAX_DEVICES + 1), dtype=np.int64)
         by_slots: dict[GpuRequest, IntArray] = {}
         for shape in shapes:
-            gpu, allowed = shape.gpu, allowed_products(known.products, shape.gpu)
+            gpu, allowed = shape.gpu, suited(known.products, shape.gpu)
             bucket = int(np.searchsorted(self._cpu_steps, shape.cpu_milli)) + 1
             if gpu.kind is GpuKind.FRACTION or gpu.count == 1:
                 for product in np.flatnonzero(allowed).tolist():

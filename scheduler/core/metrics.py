@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need
-from scheduler.core.feasibility import allowed_products
+from scheduler.core.feasibility import suited
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.power import PowerModel
@@ -138,7 +138,7 @@ def _blame(
     usable = _usable_milli(state, shape)
     open_rows = np.ones(len(state), dtype=bool)
     blocked = (
-        ~allowed_products(state.products, shape.gpu)[state.product],
+        ~suited(state.products, shape.gpu)[state.product],
         state.cpu_free < shape.cpu_milli,
         state.mem_free < shape.memory_bytes,
     )

@@ -91,6 +91,10 @@ class GpuRequest:
         Allowed device models, sorted; empty allows any.
     resource
         Extended resource family (``nvidia.com/gpu``); empty accepts any vendor.
+    by_label
+        The models come from a selector on node labels. Labels decide about nodes by themselves, as
+        kube-scheduler compares them; the models only choose among the devices of a node then, and
+        tell which nodes such pods are after.
     """
 
     count: int = 0
@@ -100,6 +104,7 @@ class GpuRequest:
     replicas: int = 0
     products: tuple[str, ...] = ()
     resource: str = ""
+    by_label: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         for name in ("count", "milli", "memory_mib", "replicas"):

@@ -190,7 +190,7 @@ def _check_request(pod: PodRequest, shares: tuple[DeviceShare, ...], node: Node)
         if shares:
             raise Violation(f"{pod.key} asked for no device and got {len(shares)}")
         return
-    if gpu.products and node.product not in gpu.products:
+    if gpu.products and not gpu.by_label and node.product not in gpu.products:
         raise Violation(f"{pod.key} is on model {node.product!r}, which it does not allow")
     if gpu.resource and node.resource != gpu.resource:
         raise Violation(f"{pod.key} asked for {gpu.resource} and is on {node.resource}")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ResourceNames"]
+__all__ = ["ResourceNames", "plain_product"]
+
+
+def plain_product(label: str) -> str:
+    """Device model of a label, without what feature discovery appends for sharing and MIG."""
+    return label.removesuffix("-SHARED").split("-MIG-")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from scheduler.core.model import (
     Serves,
     Taint,
 )
-from scheduler.kube.names import ResourceNames
+from scheduler.kube.names import ResourceNames, plain_product
 from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
 from scheduler.kube.protocols import registered
 from scheduler.kube.quantity import bounded, milli, units, whole
@@ -160,7 +160,7 @@ class _Advert:
         """Device model, without what feature discovery appends for sharing and MIG."""
         for key in self.names.product_labels:
             if key in self.labels:
-                return self.labels[key].removesuffix("-SHARED").split("-MIG-")[0]
+                return plain_product(self.labels[key])
         return ""
 
     @property

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import msgspec
 
@@ -34,7 +34,7 @@ from scheduler.core.model import (
     Toleration,
 )
 from scheduler.kube.gangs import gang_key
-from scheduler.kube.names import ResourceNames
+from scheduler.kube.names import ResourceNames, plain_product
 from scheduler.kube.objects import (
     Container,
     ContainerStatus,
@@ -462,7 +462,8 @@ def _paths(kind: str, containers: list[Container] | None) -> Iterable[tuple[str,
 
 def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuRequest:
     wanted = {name: _count(name, value) for name, value in totals.items() if value}
-    products = _allowed_products(selection, names.product_labels)
+    products = _wanted_products(selection, names.product_labels)
+    asks = partial(GpuRequest, products=products, by_label=True)
     whole = {name: wanted[name] for name in names.whole if name in wanted}
     mig = _instances(wanted, names)
     milli, memory = wanted.get(names.milli, 0), wanted.get(names.memory, 0)
@@ -482,14 +483,14 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
         )
     if whole:
         ((resource, count),) = whole.items()
-        return GpuRequest(count=count, products=products, resource=resource)
+        return asks(count=count, resource=resource)
     if share:
         mebibytes = min(share * names.share_unit_mib, _MOST_MEMORY)
-        return GpuRequest(memory_mib=mebibytes, products=products, resource=names.share_memory)
+        return asks(memory_mib=mebibytes, resource=names.share_memory)
     if milli or memory:
         return _fraction(milli, memory, products, names)
     if mig or shared:
-        return GpuRequest(mig=mig, replicas=shared, products=products)
+        return asks(mig=mig, replicas=shared)
     return GpuRequest()
 
 
@@ -500,25 +501,26 @@ def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tup
         for name, value in totals.items()
         if value and _stands_for_devices(name, names)
     }
-    products = _allowed_products(selection, names.product_labels)
+    products = _wanted_products(selection, names.product_labels)
+    asks = partial(GpuRequest, products=products, by_label=True)
     found = [
-        GpuRequest(count=min(wanted[name], MAX_DEVICES), products=products, resource=name)
+        asks(count=min(wanted[name], MAX_DEVICES), resource=name)
         for name in names.whole
         if name in wanted
     ]
     if share := wanted.get(names.share_memory, 0) * names.share_unit_mib:
         memory = min(share, _MOST_MEMORY)
-        found.append(GpuRequest(memory_mib=memory, products=products, resource=names.share_memory))
+        found.append(asks(memory_mib=memory, resource=names.share_memory))
     count, rest = divmod(wanted.get(names.milli, 0), DEVICE_MILLI)
     if count:
-        found.append(GpuRequest(count=min(count, MAX_DEVICES), products=products))
+        found.append(asks(count=min(count, MAX_DEVICES)))
     if rest or names.memory in wanted:
         memory = wanted.get(names.memory, 0)
-        found.append(GpuRequest(milli=rest, memory_mib=memory, products=products))
+        found.append(asks(milli=rest, memory_mib=memory))
     if mig := _instances(wanted, names):
-        found.append(GpuRequest(mig=mig, products=products))
+        found.append(asks(mig=mig))
     if replicas := min(wanted.get(names.shared, 0), _MOST_INSTANCES):
-        found.append(GpuRequest(replicas=replicas, products=products))
+        found.append(asks(replicas=replicas))
     return tuple(found)
 
 
@@ -564,14 +566,17 @@ def _fraction(
     if count and memory:
         raise InvalidInput(names.memory, "goes with a part of one GPU only", f"drop {names.memory}")
     memory = min(memory, _MOST_MEMORY)
-    return GpuRequest(count=count, milli=rest, memory_mib=memory, products=products)
+    return GpuRequest(count=count, milli=rest, memory_mib=memory, products=products, by_label=True)
 
 
-def _allowed_products(selection: NodeSelection, labels: tuple[str, ...]) -> tuple[str, ...]:
-    """Models that the selection rules allow, empty if they restrict none.
+def _wanted_products(selection: NodeSelection, labels: tuple[str, ...]) -> tuple[str, ...]:
+    """Models that the selection rules name, empty if they name none.
 
-    Terms are alternatives: they restrict only if each of them does, and then to their union.
-    Within a term, and between nodeSelector and affinity, all restrictions hold.
+    They say what a pod is after and refuse no node: labels are compared as they are, and a node may
+    carry several that name its model. Terms are alternatives: they tell something only if each of
+    them does, and then their union. Within a term, and between nodeSelector and affinity, all
+    rules hold; where these name nothing in common, as under keys of different vendors, what the
+    first of them says counts.
     """
     sets = [{value} for key, value in selection.node_selector if key in labels]
     if selection.terms:
@@ -580,9 +585,7 @@ def _allowed_products(selection: NodeSelection, labels: tuple[str, ...]) -> tupl
             sets.append(set().union(*(found or set() for found in per_term)))
     if not sets:
         return ()
-    allowed = set.intersection(*sets)
-    # Contradictory rules select no node at all; a model that exists nowhere says the same.
-    return tuple(sorted(allowed)) or ("(no model)",)
+    return tuple(sorted({plain_product(v) for v in set.intersection(*sets) or sets[0]}))
 
 
 def _term_products(term: SelectorTerm, labels: tuple[str, ...]) -> set[str] | None:

@@ -26,7 +26,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.feasibility import accepts
+from scheduler.core.feasibility import suited
 from scheduler.core.mig import MigType
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
@@ -229,7 +229,7 @@ def _kinds(
     known = {
         gpu: (
             _takes(gpu, amounts[gpu], effective, slots),
-            np.array([_admits(each, gpu) for each in classes]),
+            _admits(classes, gpu),
         )
         for gpu in {gpu: None for gpu, _ in together}
     }
@@ -240,12 +240,16 @@ def _kinds(
     return sorted(made, key=lambda k: (-k.weight, -k.takes, -k.cpu_milli, k.gpu.products))
 
 
-def _admits(nodes: NodeClass, gpu: GpuRequest) -> bool:
-    """Whether nodes of a class have what the request asks for."""
+def _admits(classes: Sequence[NodeClass], gpu: GpuRequest) -> NDArray[np.bool_]:
+    """Which classes have what the request asks for, (C,)."""
     if gpu.kind is GpuKind.NONE:
-        return True
-    if nodes == NO_DEVICES or not accepts(gpu, nodes.resource, nodes.product):
-        return False
+        return np.ones(len(classes), dtype=bool)
+    has = np.array([each != NO_DEVICES and _has(each, gpu) for each in classes], dtype=bool)
+    return np.asarray(suited([(each.resource, each.product) for each in classes], gpu) & has)
+
+
+def _has(nodes: NodeClass, gpu: GpuRequest) -> bool:
+    """Whether the devices of a class are shared the way the request wants them."""
     match gpu.kind:
         case GpuKind.MIG:
             mig = nodes.mig

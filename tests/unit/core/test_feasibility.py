@@ -38,7 +38,7 @@ def _on(request, *shares: DeviceShare) -> Placement:
         (node(gpus=2, pods=0), pod(count=1), Reason.NODE_TOO_SMALL),
         (node(gpus=2), pod(count=1, products=("A10",)), Reason.MODEL_NOT_ALLOWED),
         (node(gpus=2), pod(count=1, products=("A10", "T4")), Reason.FITS),
-        (node(gpus=2), pod(count=1, resource="amd.com/gpu"), Reason.MODEL_NOT_ALLOWED),
+        (node(gpus=2), pod(count=1, resource="amd.com/gpu"), Reason.DEVICE_KIND_MISSING),
         (node(gpus=2, resource="amd.com/gpu"), pod(count=1, resource="amd.com/gpu"), Reason.FITS),
         (node(devices=(Device(healthy=False),)), pod(count=1), Reason.DEVICE_UNHEALTHY),
         (node(devices=(Device(), Device(healthy=False))), pod(count=2), Reason.DEVICE_UNHEALTHY),

@@ -20,6 +20,7 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import NodeObject, PodObject
+from scheduler.kube.pods import pod_request
 from tests.builders import pod
 from tests.depth import examples
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
@@ -225,6 +226,49 @@ def test_cordon_taints_readiness_and_labels_are_seen(cluster) -> None:
     cluster.mirror.node(node_object("a", gpus=1, product="H100"))
     assert cluster.verdict("a", count=1, products=("H100",)) is Reason.FITS
     assert cluster.verdict("a", count=1, products=("A100",)) is not Reason.FITS
+
+
+CLOUD = "cloud.google.com/gke-accelerator"
+VENDOR = "nvidia.com/gpu.product"
+
+
+@pytest.mark.parametrize(
+    ("selector", "fits"),
+    [
+        ({VENDOR: "NVIDIA-L4"}, True),
+        ({CLOUD: "nvidia-l4"}, True),
+        ({CLOUD: "nvidia-l4", VENDOR: "NVIDIA-L4"}, True),
+        ({CLOUD: "NVIDIA-L4"}, False),
+        ({CLOUD: "nvidia-l4", VENDOR: "NVIDIA-A100"}, False),
+    ],
+)
+@pytest.mark.parametrize("affinity", [False, True])
+def test_labels_that_name_a_model_are_compared_as_they_are(
+    cluster, selector: dict[str, str], fits: bool, affinity: bool
+) -> None:
+    """A node of two labels is selected by either; the devices themselves refuse nobody."""
+    cluster.mirror.node(
+        node_object("a", gpus=1, product="", labels={CLOUD: "nvidia-l4", VENDOR: "NVIDIA-L4"})
+    )
+    rules = [{"key": k, "operator": "In", "values": [v, "other"]} for k, v in selector.items()]
+    required = {"nodeSelectorTerms": [{"matchExpressions": rules}]}
+    spec = {
+        "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    }
+    asked = pod_object("p", spec=spec if affinity else {"nodeSelector": selector}, requests=WHOLE)
+    request = pod_request(asked)
+    assert (cluster.engine.explain(request, "a") is Reason.FITS) is fits
+    found = cluster.engine.filter(request, np.array([0]))
+    assert found[0] == Reason.FITS.code, "kube-scheduler has compared the labels"
+
+
+@pytest.mark.parametrize("label", ["A100-SHARED", "A100-MIG-1g.5gb"])
+def test_a_label_with_a_suffix_selects_as_it_is_written(cluster, label: str) -> None:
+    cluster.mirror.node(node_object("a", gpus=1, product=label))
+    for value, reason in ((label, Reason.FITS), ("A100", Reason.NODE_NOT_SELECTED)):
+        spec = {"nodeSelector": {VENDOR: value}}
+        request = pod_request(pod_object("p", spec=spec, requests=WHOLE))
+        assert cluster.engine.explain(request, "a") is reason
 
 
 def test_a_change_of_geometry_or_replicas_keeps_what_runs_there(cluster) -> None:

@@ -143,12 +143,14 @@ def _in(*values: str, key: str = "nvidia.com/gpu.product") -> dict[str, Any]:
         ({"affinity": _affinity([_in("T4", "A10"), _in("A10", "L4")])}, ("A10",)),
         (
             {"nodeSelector": {"nvidia.com/gpu.product": "T4"}, "affinity": _affinity([_in("A10")])},
-            ("(no model)",),
+            ("T4",),
         ),
+        ({"nodeSelector": {"nvidia.com/gpu.product": "Tesla-T4-SHARED"}}, ("Tesla-T4",)),
+        ({"nodeSelector": {"nvidia.com/gpu.product": "A100-MIG-1g.5gb"}}, ("A100",)),
         ({"nodeSelector": {"zone": "a"}}, ()),
     ],
 )
-def test_allowed_models(spec: dict[str, Any], products: tuple[str, ...]) -> None:
+def test_models_that_a_pod_is_after(spec: dict[str, Any], products: tuple[str, ...]) -> None:
     assert _asks({"nvidia.com/gpu": 1}, **spec).gpu.products == products
 
 
