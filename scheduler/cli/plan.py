@@ -13,7 +13,7 @@ from scheduler.cli.terminal import say
 if TYPE_CHECKING:
     from scheduler.planner.model import Plan, Problem
 
-__all__ = ["command", "parse_budget"]
+__all__ = ["command", "parse_budget", "problem_of"]
 
 _MOST_COST = 1_000_000
 _MOST_SEED = 1 << 31
@@ -96,7 +96,7 @@ def command(
         raise InvalidInput("--seed", f"is {seed}", f"use 0..{_MOST_SEED - 1}")
     costs = _model_costs(model_costs) if model_costs else {}
     problem = replace(
-        _problem(snapshot, objective, moves=moves, topology=topology), model_costs=costs
+        problem_of(snapshot, objective, moves=moves, topology=topology), model_costs=costs
     )
     made = plan(problem, Budget(limit, deterministic=deterministic, seed=seed))
     if as_json:
@@ -107,7 +107,10 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _problem(path: Path, objective: str, *, moves: bool, topology: str) -> Problem:
+def problem_of(
+    path: Path, objective: str = "pods", *, moves: bool = True, topology: str = ""
+) -> Problem:
+    """The problem that a file states; raises as the readers of files do."""
     from scheduler.cli.loading import remark
     from scheduler.core.engine import Engine
     from scheduler.core.state import ClusterState

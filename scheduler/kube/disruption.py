@@ -1,7 +1,12 @@
 """Which running pods may be disturbed, at what cost, and within which budgets.
 
 A pod may be moved if something will start it again: it has a controller that is not bound to the
-node. Whoever wants a pod left alone says so by the annotations that the autoscalers read.
+node. Whoever wants a pod left alone says so by the annotations that the autoscalers read. What is
+critical to the cluster itself is never moved.
+
+Whom budgets guard is what the Eviction API makes of it: it asks no budget about a pod that has not
+started or is going anyway, lets a pod that is not ready go where its budget says so or is met, and
+evicts nobody who is covered by more than one.
 """
 
 from __future__ import annotations
@@ -17,9 +22,21 @@ from scheduler.core.selection import selects
 from scheduler.kube.objects import Expression, Metadata, PodObject
 from scheduler.kube.pods import pod_uid
 
-__all__ = ["Budget", "BudgetObject", "budget_decoder", "budgets_of", "covers", "move_cost"]
+__all__ = [
+    "Budget",
+    "BudgetObject",
+    "budget_decoder",
+    "budgets_of",
+    "covers",
+    "held_by_several",
+    "move_cost",
+]
 
 BASE_COST = 2
+_WORK_LOST = 8
+"""What restarting a pod of a Job costs more: it begins again, and its Job counts a failure."""
+_CRITICAL = 2_000_000_000
+"""Priority of ``system-cluster-critical``; no PriorityClass of a user may have as much."""
 _MOST_EXTRA = 1000
 _BOUND_TO_NODE = frozenset({"DaemonSet", "Node"})
 
@@ -32,15 +49,18 @@ class LabelSelector(msgspec.Struct, rename="camel"):
 
 
 class BudgetSpec(msgspec.Struct, rename="camel"):
-    """The part of a PodDisruptionBudget's spec that selects pods."""
+    """The part of a PodDisruptionBudget's spec that says whom it guards."""
 
     selector: LabelSelector | None = None
+    unhealthy_pod_eviction_policy: str | None = None
 
 
 class BudgetStatus(msgspec.Struct, rename="camel"):
     """What the disruption controller has worked out."""
 
     disruptions_allowed: int = 0
+    current_healthy: int = 0
+    desired_healthy: int = 0
 
 
 class BudgetObject(msgspec.Struct, rename="camel"):
@@ -71,7 +91,8 @@ class Budget:
 def move_cost(pod: PodObject) -> int | None:
     """Cost of restarting a running pod elsewhere, or None if it has to stay.
 
-    2, plus a hundredth of ``controller.kubernetes.io/pod-deletion-cost`` where that is positive.
+    2, of a Job's pod 10, plus a hundredth of ``controller.kubernetes.io/pod-deletion-cost`` where
+    that is positive.
     """
     metadata = pod.metadata
     annotations = metadata.annotations or {}
@@ -83,6 +104,7 @@ def move_cost(pod: PodObject) -> int | None:
         or annotations.get("karpenter.sh/do-not-disrupt") == "true"
         or annotations.get("cluster-autoscaler.kubernetes.io/safe-to-evict") == "false"
         or metadata.deletion_timestamp is not None
+        or (pod.spec.priority or 0) >= _CRITICAL
     )
     if stays:
         return None
@@ -91,22 +113,55 @@ def move_cost(pod: PodObject) -> int | None:
         extra = int(text)
     except ValueError:
         extra = 0  # the API says so: an unreadable cost counts as 0
-    return BASE_COST + max(0, min(extra, _MOST_EXTRA)) // 100
+    work = _WORK_LOST if any(owner.kind == "Job" for owner in owners) else 0
+    return BASE_COST + work + max(0, min(extra, _MOST_EXTRA)) // 100
+
+
+def held_by_several(
+    budgets: Iterable[BudgetObject], pods: Iterable[PodObject]
+) -> dict[str, tuple[str, ...]]:
+    """Keys of the budgets by uid, for pods that nobody can evict as several cover them."""
+    guarded = [pod for pod in pods if pod.spec.node_name and not _unguarded(pod)]
+    found: dict[str, tuple[str, ...]] = {}
+    for budget in budgets:
+        for pod in guarded:
+            if covers(budget, pod.metadata.namespace or "default", pod.metadata.labels or {}):
+                uid = pod_uid(pod)
+                found[uid] = (*found.get(uid, ()), budget.key)
+    return {uid: keys for uid, keys in found.items() if len(keys) > 1}
 
 
 def budgets_of(budgets: Iterable[BudgetObject], pods: Iterable[PodObject]) -> list[Budget]:
-    """Budgets with the uids of the running pods that they select."""
-    running = [pod for pod in pods if pod.spec.node_name]
+    """Budgets with the uids of the running pods whose eviction they count."""
+    guarded = [pod for pod in pods if pod.spec.node_name and not _unguarded(pod)]
     made = []
     for budget in budgets:
         uids = frozenset(
             pod_uid(pod)
-            for pod in running
+            for pod in guarded
             if covers(budget, pod.metadata.namespace or "default", pod.metadata.labels or {})
+            and not _let_go(budget, pod)
         )
         allowed = budget.status.disruptions_allowed if budget.status else 0
         made.append(Budget(budget.key, uids, allowed))
     return made
+
+
+def _unguarded(pod: PodObject) -> bool:
+    """Whether the Eviction API asks no budget about a pod at all."""
+    starting = pod.status is not None and pod.status.phase == "Pending"
+    return starting or pod.metadata.deletion_timestamp is not None
+
+
+def _let_go(budget: BudgetObject, pod: PodObject) -> bool:
+    """Whether a budget lets a pod go for not being ready, without counting it."""
+    conditions = (pod.status.conditions if pod.status else None) or ()
+    if any(c.type == "Ready" and c.status == "True" for c in conditions):
+        return False
+    if budget.spec and budget.spec.unhealthy_pod_eviction_policy == "AlwaysAllow":
+        return True
+    status = budget.status or BudgetStatus()
+    return status.current_healthy >= status.desired_healthy > 0
 
 
 def covers(budget: BudgetObject, namespace: str, labels: Mapping[str, str]) -> bool:

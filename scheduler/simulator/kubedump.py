@@ -31,6 +31,7 @@ from scheduler.kube.disruption import (
     BudgetObject,
     budget_decoder,
     budgets_of,
+    held_by_several,
     move_cost,
 )
 from scheduler.kube.gangs import gang_sizes, group_size
@@ -113,7 +114,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     """
     names = names or ResourceNames()
     found = _items(path, names)
-    alive = [p for p in found.pods if not (p.status and p.status.phase in _ENDED)]
+    alive = [pod for pod in found.pods if not _gone(pod)]
     sizes = gang_sizes(alive, found.groups)
     models, devices = _understood(found.nodes, alive, names)
     listed = _Listed({model.name for model in models})
@@ -137,7 +138,15 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         closed, listed.in_order(), tuple(listed.bound), path.name, tuple(found.left_out)
     )
     budgets = tuple(budgets_of(found.budgets, alive))
-    return Dump(workload, tuple(listed.gated), listed.costs, budgets, listed.preferences)
+    several = held_by_several(found.budgets, alive)
+    costs = {uid: cost for uid, cost in listed.costs.items() if uid not in several}
+    return Dump(workload, tuple(listed.gated), costs, budgets, listed.preferences)
+
+
+def _gone(pod: PodObject) -> bool:
+    """Whether a pod takes nothing and waits for nothing: it has ended, or is deleted unbound."""
+    ended = pod.status is not None and pod.status.phase in _ENDED
+    return ended or (pod.metadata.deletion_timestamp is not None and not pod.spec.node_name)
 
 
 class _Listed:

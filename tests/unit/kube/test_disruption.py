@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.kube.disruption import BudgetObject, budgets_of, move_cost
-from scheduler.kube.objects import PodObject
+from scheduler.kube.disruption import BudgetObject, budgets_of, held_by_several, move_cost
+from scheduler.kube.objects import Condition, PodObject
 
 _OWNED = [{"kind": "ReplicaSet", "name": "rs", "controller": True}]
 
@@ -18,6 +18,7 @@ def _pod(name: str = "p", **metadata: Any) -> PodObject:
         "metadata": {"name": name, "namespace": "a", "uid": name, "ownerReferences": _OWNED}
         | metadata,
         "spec": {"nodeName": "n"},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
     }
     return msgspec.convert(content, PodObject)
 
@@ -51,13 +52,67 @@ def test_deletion_cost_makes_a_pod_dearer(text: str, cost: int) -> None:
     assert move_cost(_pod(annotations=annotations)) == cost
 
 
-def _budget(selector: Any, allowed: int = 1) -> BudgetObject:
+def test_what_is_critical_to_the_cluster_stays_and_a_job_loses_its_work() -> None:
+    critical, important = _pod(), _pod()
+    critical.spec.priority, important.spec.priority = 2_000_001_000, 1_000_000_000
+    assert move_cost(critical) is None and move_cost(important) == 2
+    assert move_cost(_pod(ownerReferences=[{"kind": "Job", "name": "j", "controller": True}])) == 10
+
+
+def _budget(
+    selector: Any, allowed: int = 1, *, name: str = "pdb", policy: str | None = None, **status: int
+) -> BudgetObject:
     content = {
-        "metadata": {"name": "pdb", "namespace": "a"},
-        "spec": {"selector": selector},
-        "status": {"disruptionsAllowed": allowed},
+        "metadata": {"name": name, "namespace": "a"},
+        "spec": {"selector": selector, "unhealthyPodEvictionPolicy": policy},
+        "status": {"disruptionsAllowed": allowed, **status},
     }
     return msgspec.convert(content, BudgetObject)
+
+
+def _as(pod: PodObject, *, ready: bool, phase: str = "Running") -> PodObject:
+    assert pod.status is not None
+    pod.status.phase = phase
+    pod.status.conditions = [Condition(type="Ready", status="True" if ready else "False")]
+    return pod
+
+
+@pytest.mark.parametrize(
+    ("budget", "guarded"),
+    [
+        (_budget({}), {"ready", "sick"}),
+        (_budget({}, currentHealthy=1, desiredHealthy=2), {"ready", "sick"}),
+        (_budget({}, currentHealthy=2, desiredHealthy=2), {"ready"}),
+        (_budget({}, policy="IfHealthyBudget"), {"ready", "sick"}),
+        (_budget({}, policy="AlwaysAllow"), {"ready"}),
+    ],
+)
+def test_pods_that_are_not_ready_go_where_the_eviction_api_lets_them(
+    budget: BudgetObject, guarded: set[str]
+) -> None:
+    pods = [
+        _as(_pod("ready"), ready=True),
+        _as(_pod("sick"), ready=False),
+        _as(_pod("starting"), ready=False, phase="Pending"),
+        _pod("leaving", deletionTimestamp="2026-01-01T00:00:00Z"),
+    ]
+    (made,) = budgets_of([budget], pods)
+    assert made.uids == guarded
+
+
+def test_nobody_evicts_a_pod_that_several_budgets_cover() -> None:
+    pods = [
+        _as(_pod("web", labels={"app": "web"}), ready=True),
+        _as(_pod("sick", labels={"app": "web"}), ready=False),
+        _as(_pod("db", labels={"app": "db"}), ready=True),
+        _as(_pod("starting", labels={"app": "web"}), ready=False, phase="Pending"),
+    ]
+    budgets = [
+        _budget({}, name="all", policy="AlwaysAllow"),
+        _budget({"matchLabels": {"app": "web"}}, name="web"),
+    ]
+    held = held_by_several(budgets, pods)
+    assert held == {"web": ("a/all", "a/web"), "sick": ("a/all", "a/web")}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""What ``plan`` makes of the rules that a dump states; the objects are as the API serves them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scheduler.cli.plan import problem_of
+from scheduler.planner.budget import Budget
+from scheduler.planner.model import Plan
+from scheduler.planner.planner import plan
+from tests.kube_objects import node_json, pod_json
+
+_GPU = {"nvidia.com/gpu": "1"}
+_OWNED = [{"kind": "ReplicaSet", "name": "rs", "controller": True}]
+_LEAVING = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> Any:
+    def planned(*items: dict[str, Any]) -> Plan:
+        path = tmp_path / "dump.json"
+        path.write_text(json.dumps({"kind": "List", "items": list(items)}))
+        return plan(problem_of(path), Budget(2.0, deterministic=True))
+
+    return planned
+
+
+def _places(made: Plan) -> dict[str, str]:
+    return {placement.pod.name: placement.node for placement in made.placements}
+
+
+def _budget(name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"selector": {"matchLabels": {"app": "web"}}, **spec},
+        "status": {"disruptionsAllowed": 1},
+    }
+
+
+def _web(**rest: Any) -> dict[str, Any]:
+    return pod_json(
+        "web", node="a", requests=_GPU, labels={"app": "web"}, ownerReferences=_OWNED, **rest
+    )
+
+
+_TWO_NODES = (node_json("a", gpus=2), node_json("b", gpus=2))
+_LARGE = pod_json("large", requests={"nvidia.com/gpu": "2"})
+_OTHER = pod_json("other", node="b", requests=_GPU)
+
+
+def test_pods_deleted_unbound_want_nothing_and_those_that_run_hold_what_they_have(
+    planned: Any,
+) -> None:
+    made = planned(
+        node_json("a", gpus=2),
+        pod_json("never-ran", requests=_GPU, **_LEAVING),
+        pod_json("leaving", node="a", requests=_GPU, ownerReferences=_OWNED, **_LEAVING),
+        *(pod_json(f"w{number}", requests=_GPU) for number in range(2)),
+    )
+    assert len(_places(made)) == 1 and not made.moves
+    assert [one.pod.name for one in made.unplaced] == ["w1"]
+
+
+def test_of_several_budgets_on_a_pod_none_lets_it_move(planned: Any) -> None:
+    made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(), _budget("one"))
+    assert [move.pod.name for move in made.moves] == ["web"]
+    made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(), _budget("one"), _budget("two"))
+    assert not made.moves and not made.placements
+
+
+def test_system_critical_pods_stay(planned: Any) -> None:
+    critical = {"priority": 2_000_000_000, "priorityClassName": "system-cluster-critical"}
+    made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(spec=critical))
+    assert not made.moves and not made.placements
