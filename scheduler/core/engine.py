@@ -27,11 +27,11 @@ from scheduler.core.errors import CapacityConflict, UnknownPod
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import NodeSelection, Placement, PodRequest, Reason, Release, Shape
+from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
-from scheduler.core.selection import admits
+from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState
 
 __all__ = ["INFEASIBLE", "Engine", "Hold", "Rehearsal"]
@@ -44,7 +44,6 @@ INFEASIBLE = int(np.iinfo(np.int64).min)
 _MAX_SHAPES = 512
 _REHEARSED_SHAPES = 64
 _REHEARSED_ROWS = 1000
-_MAX_SELECTIONS = 256
 _FITS = Reason.FITS.code
 
 
@@ -148,7 +147,7 @@ class Engine:
         self._prices_epoch = -1
         self._holds: dict[str, Hold] = {}
         self._evaluations: OrderedDict[Shape, _Evaluation] = OrderedDict()
-        self._selections: OrderedDict[NodeSelection, tuple[int, NDArray[np.int8]]] = OrderedDict()
+        self._admission, self._admission_epoch = Admission(()), -1
         self._fragmentation = Fragmentation(state, mix or TypicalMix())
 
     @property
@@ -283,8 +282,8 @@ class Engine:
         rows : (R,) int64, optional
             Rows to look at; -1 stands for an unknown node. All rows if left out.
         selection
-            Also apply node selector, affinity, taints, cordons and readiness. kube-scheduler has
-            done that before it calls an extender.
+            Also apply node selector, affinity, taints and cordons. kube-scheduler has done that
+            before it calls an extender.
 
         Returns
         -------
@@ -294,7 +293,8 @@ class Engine:
         codes = self._evaluate(request).reasons
         if selection:
             admitted = self._admitted(request)
-            codes = np.where(admitted == _FITS, codes, admitted)
+            if admitted is not None:
+                codes = np.where(admitted == _FITS, codes, admitted)
         if rows is None:
             return codes.copy()
         if not len(codes):  # an empty cluster knows no node
@@ -321,7 +321,9 @@ class Engine:
         """Row where the pod should go, or -1 if it fits nowhere."""
         scores = self._evaluate(request).scores
         if selection:
-            scores = np.where(self._admitted(request) == _FITS, scores, INFEASIBLE)
+            admitted = self._admitted(request)
+            if admitted is not None:
+                scores = np.where(admitted == _FITS, scores, INFEASIBLE)
         if not len(scores) or (rows is not None and not len(rows)):
             return -1
         if rows is not None:
@@ -589,17 +591,9 @@ class Engine:
         evaluation.scores[identities] = scores
         evaluation.devices[identities] = scored.devices
 
-    def _admitted(self, request: PodRequest) -> NDArray[np.int8]:
-        """Reason codes of the nodes' own rules for this pod, cached per rule set. (N,)"""
-        cached = self._selections.get(request.selection)
-        if cached is not None and cached[0] == self.state.node_epoch:
-            self._selections.move_to_end(request.selection)
-            return cached[1]
-        codes = np.array(
-            [admits(node, request).code if node else _FITS for node in self.state.nodes],
-            dtype=np.int8,
-        )
-        self._selections[request.selection] = (self.state.node_epoch, codes)
-        if len(self._selections) > _MAX_SELECTIONS:
-            self._selections.popitem(last=False)
-        return codes
+    def _admitted(self, request: PodRequest) -> NDArray[np.int8] | None:
+        """Reason codes of the nodes' own rules for this pod; None if all let it in. (N,)"""
+        if self._admission_epoch != self.state.node_epoch:
+            self._admission = Admission(list(self.state.nodes))
+            self._admission_epoch = self.state.node_epoch
+        return self._admission.codes(request.selection)

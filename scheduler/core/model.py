@@ -352,7 +352,6 @@ class Node:
     labels: Mapping[str, str] = field(default_factory=dict)
     taints: tuple[Taint, ...] = ()
     unschedulable: bool = False
-    ready: bool = True
     resource: str = "nvidia.com/gpu"
     serves: Serves = Serves.BOTH
 

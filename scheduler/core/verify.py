@@ -2,8 +2,9 @@
 
 Deliberately slow, plain Python over model objects. It shares no code with ``state``,
 ``feasibility`` or ``scoring``: it keeps its own ledger per node and device and knows the rules
-from the model's definitions only. Tests, planner and benchmarks pass their results through it
-before a figure is printed.
+from the model's definitions only. Which pods a node lets in at all is decided in one place for
+everybody, :mod:`scheduler.core.selection`. Tests, planner and benchmarks pass their results through
+the referee before a figure is printed.
 """
 
 from __future__ import annotations
@@ -15,7 +16,16 @@ from dataclasses import dataclass, field
 from scheduler.core.errors import SchedulerError
 from scheduler.core.mig import GEOMETRIES, MEDIA_BIT
 from scheduler.core.model import Device as DeviceModel
-from scheduler.core.model import DeviceShare, GpuRequest, Node, Placement, PodRequest, Serves
+from scheduler.core.model import (
+    DeviceShare,
+    GpuRequest,
+    Node,
+    Placement,
+    PodRequest,
+    Reason,
+    Serves,
+)
+from scheduler.core.selection import admits
 
 __all__ = ["Referee", "Violation", "verify"]
 
@@ -68,13 +78,21 @@ class Referee:
         """Milli-GPU taken now, summed over the shares of all pods."""
         return sum(share.milli for placed in self._placed.values() for share in placed.devices)
 
-    def place(self, placement: Placement) -> None:
+    def place(self, placement: Placement, *, running: bool = False) -> None:
         """Check and book one placement.
+
+        Parameters
+        ----------
+        placement
+            Pod, node and devices.
+        running
+            The pod runs there already, so that nobody has to let it in.
 
         Raises
         ------
         Violation
-            It over-commits something, or its devices are not what the pod asked for.
+            It over-commits something, its devices are not what the pod asked for, or the node does
+            not let the pod in.
         """
         pod = placement.pod
         if pod.uid in self._placed:
@@ -82,6 +100,9 @@ class Referee:
         ledger = self._ledgers.get(placement.node)
         if ledger is None:
             raise Violation(f"{pod.key} is on {placement.node}, which does not exist")
+        admitted = Reason.FITS if running else admits(ledger.node, pod)
+        if admitted is not Reason.FITS:
+            raise Violation(f"{pod.key} may not go to {placement.node}: {admitted.text}")
         _check_request(pod, placement.devices, ledger.node)
         _check_way(ledger, pod)
         _charge_node(ledger, pod, 1)

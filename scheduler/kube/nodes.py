@@ -61,9 +61,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         devices, resource = tuple(one.device for one in foreign[0]), foreign[1]
     else:
         devices, resource = _devices(_Advert(path, allocatable, capacity, labels, names))
-    conditions = (obj.status.conditions if obj.status else None) or []
     taints = (obj.spec.taints if obj.spec else None) or []
-    ready = next((c.status == "True" for c in conditions if c.type == "Ready"), True)
     return Node(
         name=name,
         cpu_milli=milli(allocatable.get("cpu", 0), f"{path}.cpu"),
@@ -74,7 +72,6 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         # One more than are allowed is enough to be refused.
         taints=tuple(Taint(t.key, t.value or "", t.effect) for t in taints[: MAX_TAINTS + 1]),
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
-        ready=ready,
         resource=resource,
         serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
@@ -102,7 +99,7 @@ def without_devices(obj: NodeObject, names: ResourceNames) -> Node:
     """A node whose devices cannot be understood: it has none to give."""
     allocatable = (obj.status.allocatable if obj.status else None) or {}
     plain = {name: value for name, value in allocatable.items() if "/" not in name}
-    status = NodeStatus(allocatable=plain, conditions=obj.status.conditions if obj.status else None)
+    status = NodeStatus(allocatable=plain)
     metadata = msgspec.structs.replace(obj.metadata, annotations=None)
     try:
         return node_of(NodeObject(metadata=metadata, spec=obj.spec, status=status), names)

@@ -183,7 +183,6 @@ class NodeSpec(_Struct):
 class NodeStatus(_Struct):
     allocatable: Quantities | None = None
     capacity: Quantities | None = None
-    conditions: list[Condition] | None = None
 
 
 class NodeObject(_Struct):

@@ -613,6 +613,8 @@ def _selection(spec: PodSpec) -> NodeSelection:
             for rules in (term.match_expressions, term.match_fields)
         )
         terms.append(SelectorTerm(expressions, fields))
+    if required and not terms:
+        terms.append(SelectorTerm())  # affinity without any term selects nothing
     return NodeSelection(
         tuple(sorted((spec.node_selector or {}).items())),
         tuple(terms),

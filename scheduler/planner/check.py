@@ -46,8 +46,9 @@ def check(problem: Problem, final: Mapping[str, Placement]) -> None:
             continue
         node = problem.state.nodes[problem.state.row(placement.node)]
         assert node is not None
-        if admits(node, placement.pod) is not Reason.FITS:
-            raise SolverFault(f"{placement.pod.key} is not admitted by {placement.node}")
+        admitted = admits(node, placement.pod)  # the referee does not judge over-full nodes
+        if admitted is not Reason.FITS:
+            raise SolverFault(f"{placement.pod.key} on {placement.node}: {admitted.text}")
         names = problem.candidates.get(uid)
         if names is not None and placement.node not in names:
             raise SolverFault(f"{placement.pod.key} is on {placement.node}, no candidate of it")
@@ -67,7 +68,7 @@ def _check_capacity(problem: Problem, final: Mapping[str, Placement]) -> None:
     placed = [p for uid, p in final.items() if before.get(uid) != p]
     for placement in fixed:
         try:
-            referee.place(placement)
+            referee.place(placement, running=True)
         except Violation:
             full.add(placement.node)  # a fact of the cluster, not of the plan
     for placement in placed:

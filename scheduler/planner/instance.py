@@ -25,7 +25,7 @@ from scheduler.core.model import (
     Shape,
 )
 from scheduler.core.omissions import NotConsidered, left_alone
-from scheduler.core.selection import admits
+from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.model import Kind, Problem
 
@@ -97,6 +97,8 @@ class Instance:
         Running members that are not in play.
     stay : list of PodRequest
         Running pods that might be moved, but not by what is modelled here.
+    admission : Admission
+        Which rows let which pods in.
     ways_chosen : bool
         Whether rows were closed to kinds by :meth:`settle_ways`.
     """
@@ -112,6 +114,7 @@ class Instance:
         self.stay: list[PodRequest] = []
         self.left_alone = left_alone(problem.not_considered)
         self.ways_chosen = False
+        self.admission = Admission(self.state.nodes)
         self._collect()
         self.priorities = sorted({kind.priority for kind in self.kinds}, reverse=True)
         self.levels = self._levels()
@@ -207,8 +210,6 @@ class Instance:
         """Whether the model can express that this running pod stays where it is."""
         state, pod = self.state, placement.pod
         row = state.row_of[placement.node]
-        node = state.nodes[row]
-        assert node is not None
         return (
             pod.gpu.kind not in (GpuKind.MIG, GpuKind.SHARED)
             and min(state.cpu_free[row], state.mem_free[row], state.pods_free[row]) >= 0
@@ -220,8 +221,13 @@ class Instance:
                 for share in placement.devices
             )
             and int(self._static_of(pod.shape)[row]) == Reason.FITS.code
-            and admits(node, pod) is Reason.FITS
+            and self._lets_in(pod.selection)[row]
         )
+
+    def _lets_in(self, selection: NodeSelection) -> BoolArray:
+        """Rows that let pods with these rules in, (N,)."""
+        codes = self.admission.codes(selection)
+        return np.ones(len(self.state), dtype=bool) if codes is None else codes == Reason.FITS.code
 
     def _static_of(self, shape: Shape) -> NDArray[np.int8]:
         if shape not in self._static:
@@ -301,17 +307,9 @@ class Instance:
     def _admissible(self) -> BoolArray:
         state = self.state
         fits = np.zeros((len(self.kinds), len(state)), dtype=bool)
-        admitted: dict[NodeSelection, BoolArray] = {}
         for code, kind in enumerate(self.kinds):
-            if kind.selection not in admitted:
-                pod = self.pods[code][0]
-                admitted[kind.selection] = np.array(
-                    [node is not None and admits(node, pod) is Reason.FITS for node in state.nodes],
-                    dtype=bool,
-                )
-            fits[code] = (self._static_of(kind.shape) == Reason.FITS.code) & admitted[
-                kind.selection
-            ]
+            possible = self._static_of(kind.shape) == Reason.FITS.code
+            fits[code] = possible & self._lets_in(kind.selection)
             if kind.candidates is not None:
                 rows = [state.row_of[name] for name in kind.candidates if name in state.row_of]
                 chosen = np.zeros(len(state), dtype=bool)

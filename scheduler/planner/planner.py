@@ -10,7 +10,6 @@ import numpy as np
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
-from scheduler.core.selection import admits
 from scheduler.planner.budget import Budget
 from scheduler.planner.check import check
 from scheduler.planner.greedy import fill, gang_missing, waiting
@@ -211,13 +210,14 @@ def _missing_text(layout: Layout, pod: PodRequest, missing: int) -> str:
 
 def _static_texts(layout: Layout, pod: PodRequest) -> list[str]:
     codes = static_reasons(layout.state, pod.shape)
-    texts = []
-    for row, node in enumerate(layout.state.nodes):
-        if node is None:
-            continue
-        admitted = admits(node, pod)
-        texts.append(Reason.of(int(codes[row])).text if admitted is Reason.FITS else admitted.text)
-    return texts
+    admitted = layout.instance.admission.codes(pod.selection)
+    if admitted is not None:
+        codes = np.where(admitted == Reason.FITS.code, codes, admitted)
+    return [
+        Reason.of(int(code)).text
+        for code, node in zip(codes, layout.state.nodes, strict=True)
+        if node is not None
+    ]
 
 
 def _most_common(texts: Sequence[str]) -> str:

@@ -14,14 +14,16 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.prices import PriceWeights
+from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
 from scheduler.simulator.pricing import Pricing
@@ -35,7 +37,9 @@ __all__ = [
     "Selector",
     "Stream",
     "as_listed",
+    "chooser",
     "inflate",
+    "let_in",
     "run",
 ]
 
@@ -50,10 +54,17 @@ class RefereeMismatch(SchedulerError):
 
 
 class Selector(Protocol):
-    """Anything that picks a row for a pod, or -1: the engine itself, or an emulated scheduler."""
+    """Anything that picks a row for a pod, or -1, among those that let the pod in."""
 
     def best(self, request: PodRequest) -> int:
         """Row of the chosen node, or -1."""
+
+
+def chooser(
+    engine: Engine, selector: Callable[[Engine], Selector] | None
+) -> Callable[[PodRequest], int]:
+    """What picks the row of a pod: an emulated scheduler, or the engine on nodes that let it in."""
+    return selector(engine).best if selector else partial(engine.best, selection=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +237,7 @@ def run(
     engine = Engine(state, experiment.policy, mix=mix, seed=experiment.seed)
     place_bound(engine, workload)
     pricing = Pricing(engine, experiment.mix, experiment.weights)
-    chooser = selector(engine) if selector else engine
+    choose = chooser(engine, selector)
     capacity = sum(node.gpu_milli for node in stream.nodes)
     thresholds = [(name, float(name) * capacity) for name in SHARES] if capacity else []
     allocated = sum(placement.gpu_milli for placement in state.placements.values())
@@ -245,7 +256,7 @@ def run(
         pricing.arrives(request)
         pricing.refresh()
         requested += request.gpu.requested_milli
-        row = chooser.best(request)
+        row = choose(request)
         if row >= 0:
             node = state.nodes[row]
             assert node is not None
@@ -289,14 +300,30 @@ def _stream(workload: Workload, experiment: Experiment) -> Stream:
     raise InvalidInput("protocol", f"unknown {experiment.protocol!r}", "use inflation or as-listed")
 
 
+def let_in(state: ClusterState, placement: Placement) -> None:
+    """Raise :class:`RefereeMismatch` if the node of a placement does not let the pod in."""
+    node = state.nodes[state.row(placement.node)]
+    assert node is not None
+    admitted = admits(node, placement.pod)
+    if admitted is not Reason.FITS:
+        raise RefereeMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
+
+
 def _referee(
     stream: Stream, workload: Workload, log: list[Placement], allocated: int, state: ClusterState
 ) -> None:
-    """Replay the log; running pods of a dump are facts that may over-fill and are not judged."""
+    """Replay the log; running pods of a dump are facts that may over-fill and are not judged.
+
+    Of the others there, only whether their node lets them in can be told.
+    """
     if workload.bound:
         differences = state.check()
         if differences:
             raise RefereeMismatch(f"the state drifted: {differences[0]}")
+        running = {bound.request.uid for bound in workload.bound}
+        for placement in log:
+            if placement.pod.uid not in running:
+                let_in(state, placement)
         return
     referee = Referee(stream.nodes)
     for placement in log:

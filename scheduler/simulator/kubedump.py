@@ -22,9 +22,10 @@ import msgspec
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.model import DeviceShare, Node, PodRequest, Requirement
 from scheduler.core.omissions import left_alone
 from scheduler.core.reading import read_bytes
+from scheduler.core.selection import NOT_READY
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import (
     Budget,
@@ -337,13 +338,14 @@ def node_json(node: Node, names: ResourceNames | None = None) -> dict[str, Any]:
         spec["taints"] = [{"key": t.key, "value": t.value, "effect": t.effect} for t in node.taints]
     if node.unschedulable:
         spec["unschedulable"] = True
-    ready = {"type": "Ready", "status": "True" if node.ready else "False"}
+    ready = all(taint.key != NOT_READY for taint in node.taints)
+    condition = {"type": "Ready", "status": "True" if ready else "False"}
     return {
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": {"name": node.name, "labels": labels},
         "spec": spec,
-        "status": {"allocatable": allocatable, "capacity": capacity, "conditions": [ready]},
+        "status": {"allocatable": allocatable, "capacity": capacity, "conditions": [condition]},
     }
 
 
@@ -381,6 +383,37 @@ def _instances(node: Node) -> dict[str, int]:
     return counts
 
 
+def _selection_json(request: PodRequest, names: ResourceNames) -> dict[str, Any]:
+    """The part of a pod's spec that says which nodes it may go to."""
+    selection, found = request.selection, dict[str, Any]()
+    if selection.node_selector:
+        found["nodeSelector"] = dict(selection.node_selector)
+    if selection.tolerations:
+        found["tolerations"] = [
+            {"key": t.key, "operator": t.operator, "value": t.value, "effect": t.effect}
+            for t in selection.tolerations
+        ]
+    terms = [
+        {"matchExpressions": _rules_json(t.expressions), "matchFields": _rules_json(t.fields)}
+        for t in selection.terms
+    ]
+    keys = {key for key, _ in selection.node_selector}
+    keys.update(rule.key for term in selection.terms for rule in term.expressions)
+    if request.gpu.products and keys.isdisjoint(names.product_labels):
+        models = Requirement(names.product_labels[0], "In", request.gpu.products)
+        terms = terms or [{"matchExpressions": []}]
+        for term in terms:
+            term["matchExpressions"] += _rules_json((models,))
+    if terms:
+        required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}
+        found["affinity"] = {"nodeAffinity": required}
+    return found
+
+
+def _rules_json(rules: tuple[Requirement, ...]) -> list[dict[str, Any]]:
+    return [{"key": r.key, "operator": r.operator, "values": list(r.values)} for r in rules]
+
+
 def pod_json(request: PodRequest, names: ResourceNames | None = None) -> dict[str, Any]:
     """A Pod object that asks for exactly this."""
     names = names or ResourceNames()
@@ -408,12 +441,7 @@ def pod_json(request: PodRequest, names: ResourceNames | None = None) -> dict[st
         "priority": request.priority,
         "schedulerName": "default-scheduler",
     }
-    if gpu.products:
-        rule = {"key": names.product_labels[0], "operator": "In", "values": list(gpu.products)}
-        terms = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
-        spec["affinity"] = {
-            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}
-        }
+    spec |= _selection_json(request, names)
     metadata: dict[str, Any] = {
         "name": request.name,
         "namespace": request.namespace,

@@ -22,10 +22,15 @@ from scheduler.core.model import (
     GangKey,
     GpuRequest,
     Node,
+    NodeSelection,
     PodRequest,
+    Requirement,
+    SelectorTerm,
     Taint,
+    Toleration,
 )
 from scheduler.core.reading import read_bytes
+from scheduler.core.selection import NOT_READY
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
 
 __all__ = ["FORMAT", "read", "write"]
@@ -46,6 +51,10 @@ _Slot = Annotated[int, msgspec.Meta(ge=0, le=64)]
 _Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 _Members = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 _Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e10)]
+_Operator = Annotated[str, msgspec.Meta(pattern="^(In|NotIn|Exists|DoesNotExist|Gt|Lt)$")]
+_Tolerating = Annotated[str, msgspec.Meta(pattern="^(|Equal|Exists|Gt|Lt)$")]
+_Effect = Annotated[str, msgspec.Meta(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")]
+_AnyEffect = Annotated[str, msgspec.Meta(pattern="^(|NoSchedule|PreferNoSchedule|NoExecute)$")]
 _LONGEST_NUMBER = 10
 
 
@@ -63,6 +72,24 @@ class _Gpu(_Struct):
     resource: str = ""
 
 
+class _Rule(_Struct):
+    key: str
+    operator: _Operator = "In"
+    values: list[str] = []
+
+
+class _Term(_Struct):
+    expressions: list[_Rule] = []
+    fields: list[_Rule] = []
+
+
+class _Toleration(_Struct):
+    key: str = ""
+    operator: _Tolerating = "Equal"
+    value: str = ""
+    effect: _AnyEffect = ""
+
+
 class _Pod(_Struct):
     name: _Name
     namespace: str = "default"
@@ -72,6 +99,9 @@ class _Pod(_Struct):
     memory_mib: _Amount | None = None
     gpu: _Gpu = msgspec.field(default_factory=_Gpu)
     priority: _Priority = 0
+    node_selector: dict[str, str] = {}
+    node_affinity: list[_Term] = []
+    tolerations: list[_Toleration] = []
     gang: str = ""
     gang_size: _Members = 1
     owner: str = ""
@@ -94,7 +124,7 @@ class _Device(_Struct):
 class _Taint(_Struct):
     key: str
     value: str = ""
-    effect: str = "NoSchedule"
+    effect: _Effect = "NoSchedule"
 
 
 class _Node(_Struct):
@@ -131,6 +161,9 @@ class _Outline(msgspec.Struct):
 # Where a message points to -> the shape that is expected there, most specific first.
 _PLACES: tuple[tuple[str, type[_Struct]], ...] = (
     (r"\$\.pods\[.*\]\.gpu", _Gpu),
+    (r"\$\.pods\[.*\]\.node_affinity\[.*\]\.(expressions|fields)\[", _Rule),
+    (r"\$\.pods\[.*\]\.node_affinity\[", _Term),
+    (r"\$\.pods\[.*\]\.tolerations\[", _Toleration),
     (r"\$\.pods\[", _Pod),
     (r"\$\.nodes\[.*\]\.devices", _Device),
     (r"\$\.nodes\[.*\]\.taints", _Taint),
@@ -220,9 +253,8 @@ def _node(node: _Node) -> Node:
         node.pods,
         devices,
         node.labels,
-        tuple(Taint(t.key, t.value, t.effect) for t in node.taints),
+        _taints(node),
         node.unschedulable,
-        node.ready,
         node.resource,
     )
 
@@ -238,6 +270,26 @@ def _memory(item: _Node | _Pod, least: int | None = None) -> int:
     if least is None:
         raise InvalidInput("memory_bytes", "is missing", "state what is allocatable")
     return least
+
+
+def _taints(node: _Node) -> tuple[Taint, ...]:
+    """Taints; a node that is not ready has the one that the node lifecycle controller gives it."""
+    stated = tuple(Taint(t.key, t.value, t.effect) for t in node.taints)
+    if node.ready or any(taint.key == NOT_READY for taint in stated):
+        return stated
+    return (*stated, Taint(NOT_READY))
+
+
+def _selection(pod: _Pod) -> NodeSelection:
+    return NodeSelection(
+        tuple(sorted(pod.node_selector.items())),
+        tuple(SelectorTerm(_rules(t.expressions), _rules(t.fields)) for t in pod.node_affinity),
+        tuple(Toleration(t.key, t.operator, t.value, t.effect) for t in pod.tolerations),
+    )
+
+
+def _rules(stated: list[_Rule]) -> tuple[Requirement, ...]:
+    return tuple(Requirement(rule.key, rule.operator, tuple(rule.values)) for rule in stated)
 
 
 def _request(pod: _Pod) -> PodRequest:
@@ -258,6 +310,7 @@ def _request(pod: _Pod) -> PodRequest:
             gpu.resource,
         ),
         priority=pod.priority,
+        selection=_selection(pod),
         gang=GangKey(pod.namespace, pod.gang, pod.gang_size) if pod.gang else None,
         owner=pod.owner,
     )
@@ -326,12 +379,25 @@ def _pod_out(request: PodRequest, *, at_s: float = 0.0, duration_s: float | None
             resource=gpu.resource,
         ),
         priority=request.priority,
+        node_selector=dict(request.selection.node_selector),
+        node_affinity=[
+            _Term(expressions=_rules_out(term.expressions), fields=_rules_out(term.fields))
+            for term in request.selection.terms
+        ],
+        tolerations=[
+            _Toleration(key=t.key, operator=t.operator, value=t.value, effect=t.effect)
+            for t in request.selection.tolerations
+        ],
         gang=request.gang.name if request.gang else "",
         gang_size=request.gang.min_count if request.gang else 1,
         owner=request.owner,
         at_s=at_s,
         duration_s=duration_s,
     )
+
+
+def _rules_out(rules: tuple[Requirement, ...]) -> list[_Rule]:
+    return [_Rule(key=r.key, operator=r.operator, values=list(r.values)) for r in rules]
 
 
 def _node_out(node: Node) -> _Node:
@@ -355,6 +421,5 @@ def _node_out(node: Node) -> _Node:
         labels=dict(node.labels),
         taints=[_Taint(key=t.key, value=t.value, effect=t.effect) for t in node.taints],
         unschedulable=node.unschedulable,
-        ready=node.ready,
         resource=node.resource,
     )

@@ -28,7 +28,13 @@ from scheduler.core.verify import Referee
 from scheduler.planner.budget import Budget
 from scheduler.planner.model import Problem
 from scheduler.planner.planner import plan
-from scheduler.simulator.inflation import Experiment, RefereeMismatch, Selector
+from scheduler.simulator.inflation import (
+    Experiment,
+    RefereeMismatch,
+    Selector,
+    chooser,
+    let_in,
+)
 from scheduler.simulator.pricing import Pricing
 from scheduler.simulator.workload import Arrival, Workload, place_bound
 
@@ -261,7 +267,7 @@ class _Run:
         self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
         place_bound(self.engine, self.workload)
         self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
-        self.chooser: Selector = self.selector(self.engine) if self.selector else self.engine
+        self.choose = chooser(self.engine, self.selector)
         self.referee = None if self.workload.bound else Referee(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
         self.demanded = self.allocated
@@ -376,7 +382,7 @@ class _Run:
         shape = (request.shape, request.selection)
         if shape not in self.failed:
             self.pricing.refresh()
-        row = -1 if shape in self.failed else self.chooser.best(request)
+        row = -1 if shape in self.failed else self.choose(request)
         if row < 0:
             self.failed.add(shape)
             self._wait(pod, now)
@@ -424,6 +430,8 @@ class _Run:
         request = pod.arrival.request
         if self.referee:
             self.referee.place(placement)
+        else:
+            let_in(self.state, placement)
         self.allocated += placement.gpu_milli
         self.peak = max(self.peak, self.allocated)
         self._count_gang(request, 1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.errors import CapacityConflict, InvalidInput, UnknownNode, UnknownPod
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Device, NodeSelection, Reason, Toleration
+from scheduler.core.model import Device, NodeSelection, Reason, Taint, Toleration
 from scheduler.core.policies import POLICIES, policy_named
 from scheduler.core.scoring import best_first, ranks
 from scheduler.core.state import ClusterState
@@ -192,13 +192,15 @@ class TestHolds:
 
 
 def test_selection_rules_are_applied_on_request_only() -> None:
-    state = ClusterState([node("a", gpus=1, ready=False), node("b", gpus=1, unschedulable=True)])
+    state = ClusterState(
+        [node("a", gpus=1, taints=(Taint("gpu"),)), node("b", gpus=1, unschedulable=True)]
+    )
     engine = Engine(state)
     assert engine.filter(pod(count=1)).tolist() == [0, 0]
     assert engine.best(pod(count=1), selection=True) == -1
     tolerant = pod(count=1, selection=NodeSelection(tolerations=(Toleration("", "Exists"),)))
-    assert engine.best(tolerant, selection=True) == 1
-    assert engine.explain(pod(count=1), "a") is Reason.NODE_NOT_READY
+    assert engine.best(tolerant, selection=True) == 0
+    assert engine.explain(pod(count=1), "a") is Reason.NODE_TAINTED
     state.update_node(node("a", gpus=1))
     assert engine.best(pod(count=1), selection=True) == 0
 
@@ -230,7 +232,7 @@ def test_many_shapes_do_not_grow_the_cache_without_bound() -> None:
             pod("p", cpu=cpu, selection=NodeSelection(node_selector=(("a", str(cpu)),))),
             selection=True,
         )
-    assert len(engine._evaluations) == 512 and len(engine._selections) == 256
+    assert len(engine._evaluations) == 512 and len(engine._admission) == 256
 
 
 @given(st.lists(st.integers(-5, 5), max_size=40))

@@ -216,13 +216,15 @@ def test_a_running_pod_whose_request_contradicts_itself_is_charged_all_of_it(clu
     assert cluster.verdict("a") is Reason.FITS
 
 
-def test_cordon_taints_readiness_and_labels_are_seen(cluster) -> None:
+def test_cordon_taints_and_labels_are_seen_and_conditions_are_not(cluster) -> None:
     cluster.mirror.node(node_object("a", gpus=1))
     assert cluster.verdict("a", count=1) is Reason.FITS
     taint = [{"key": "dedicated", "value": "x", "effect": "NoSchedule"}]
-    for change in ({"cordoned": True}, {"ready": False}, {"taints": taint}):
+    for change in ({"cordoned": True}, {"taints": taint}):
         cluster.mirror.node(node_object("a", gpus=1, **change))
         assert cluster.verdict("a", count=1) is not Reason.FITS
+    cluster.mirror.node(node_object("a", gpus=1, ready=False))
+    assert cluster.verdict("a", count=1) is Reason.FITS
     cluster.mirror.node(node_object("a", gpus=1, product="H100"))
     assert cluster.verdict("a", count=1, products=("H100",)) is Reason.FITS
     assert cluster.verdict("a", count=1, products=("A100",)) is not Reason.FITS

@@ -29,7 +29,7 @@ def test_a_plain_node() -> None:
 
 def test_a_node_without_gpus() -> None:
     found = _node({"cpu": 4, "memory": "8Gi"})
-    assert found.devices == () and found.pods == 110 and found.ready
+    assert found.devices == () and found.pods == 110
 
 
 def test_devices_that_are_not_offered_are_unhealthy() -> None:
@@ -68,7 +68,7 @@ def test_mig_single_strategy_label_is_stripped() -> None:
     assert found.product == "NVIDIA-A100-SXM4-80GB" and found.devices[0].mig == "A100-80"
 
 
-def test_conditions_taints_and_cordon() -> None:
+def test_taints_and_cordon_close_a_node_and_conditions_do_not() -> None:
     found = _node(
         {},
         spec={
@@ -77,7 +77,7 @@ def test_conditions_taints_and_cordon() -> None:
         },
         status={"conditions": [{"type": "Ready", "status": "Unknown"}]},
     )
-    assert found.taints == (Taint("k"),) and found.unschedulable and not found.ready
+    assert found.taints == (Taint("k"),) and found.unschedulable
 
 
 def test_other_vendors() -> None:

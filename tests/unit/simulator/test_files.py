@@ -10,7 +10,18 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Device, DeviceShare, GangKey, Node, Taint
+from scheduler.core.model import (
+    Device,
+    DeviceShare,
+    GangKey,
+    Node,
+    NodeSelection,
+    Requirement,
+    SelectorTerm,
+    Taint,
+    Toleration,
+)
+from scheduler.core.selection import NOT_READY
 from scheduler.core.state import ClusterState
 from scheduler.simulator import kubedump, native, openb
 from scheduler.simulator.files import load_nodes, load_workload
@@ -76,18 +87,28 @@ def test_openb_refuses_missing_columns_and_repeated_names(tmp_path: Path) -> Non
         openb.read_nodes(tmp_path / "absent.csv")
 
 
+_RULES = NodeSelection(
+    (("zone", "z"),),
+    (
+        SelectorTerm((Requirement("rank", "Gt", ("3",)),)),
+        SelectorTerm((), (Requirement("metadata.name", "In", ("c",)),)),
+    ),
+    (Toleration("gpu", "Exists"), Toleration("sla", "Lt", "9", "NoExecute")),
+)
+
+
 def _rich_workload() -> Workload:
     nodes = (
         node("a", devices=(Device("T4", 15_360), Device("T4", 15_360, healthy=False))),
         node("b", devices=(Device("A100-SXM4-40GB", mig="A100-40", mig_layout=(("3g.20gb", 4),)),)),
         node("c", devices=(Device("T4", 15_360, replicas=4),) * 2, taints=(Taint("gpu", "x"),)),
-        node("d", unschedulable=True, ready=False, labels={"zone": "z"}),
+        node("d", unschedulable=True, taints=(Taint(NOT_READY),), labels={"zone": "z"}),
     )
     arrivals = (
         Arrival(pod("p0", milli=250, products=("T4",)), 1.5, 60.0),
         Arrival(pod("p1", count=2, resource="nvidia.com/gpu", priority=5), 2.0),
         Arrival(pod("p2", mig=(("3g.20gb", 1),), gang=GangKey("default", "g", 3)), 3.0, 9.0),
-        Arrival(pod("p3", replicas=2), 4.0),
+        Arrival(pod("p3", replicas=2, selection=_RULES), 4.0),
         Arrival(pod("p4", milli=100, memory_mib=2000), 5.0),
     )
     bound = (
@@ -112,6 +133,14 @@ def test_our_format_round_trips(tmp_path: Path) -> None:
         ('{"format": "snugfit/v9"}', "use 'snugfit/v1'"),
         ('{"format": "snugfit/v1", "nodes": [{"name": 3}]}', "nodes"),
         ('{"format": ', "no JSON"),
+        (
+            '{"format": "snugfit/v1", "pods": [{"name": "p", "tolerations": [{"operator": "g"}]}]}',
+            r"Equal\|Exists\|Gt\|Lt.*tolerations",
+        ),
+        (
+            '{"format": "snugfit/v1", "pods": [{"name": "p", "tolerations": [{"keys": "k"}]}]}',
+            "did you mean 'key'",
+        ),
         (
             '{"format": "snugfit/v1", "pods": [{"name": "p", "node": "n", "devices": ["x"]}]}',
             "write index:milli",
@@ -156,6 +185,16 @@ def test_memory_of_a_node_is_stated_once(tmp_path: Path, memory: str, complaint:
         native.read(path)
 
 
+def test_a_node_that_is_not_ready_has_the_taint_that_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "w.json"
+    lost = '{"name": "n", "cpu_milli": 1, "memory_mib": 1, "ready": false}'
+    path.write_text('{"format": "snugfit/v1", "nodes": [' + lost + "]}")
+    (found,) = load_nodes(path)
+    assert found.taints == (Taint(NOT_READY),)
+    native.write(Workload((found,)), path)
+    assert load_nodes(path) == (found,)
+
+
 def test_the_short_form_of_devices(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     path.write_text(
@@ -170,11 +209,7 @@ def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
     kubedump.write(original, path)
     found = load_workload(path)
     for ours, theirs in zip(found.nodes, original.nodes, strict=True):
-        assert (ours.devices, ours.taints, ours.ready) == (
-            theirs.devices,
-            theirs.taints,
-            theirs.ready,
-        )
+        assert (ours.devices, ours.taints) == (theirs.devices, theirs.taints)
         assert (ours.cpu_milli, ours.memory_bytes, ours.pods) == (
             theirs.cpu_milli,
             theirs.memory_bytes,
@@ -182,6 +217,7 @@ def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
         )
     assert [p.gpu for p in found.requests] == [p.gpu for p in original.requests]
     assert found.requests[2].gang == original.requests[2].gang
+    assert found.requests[3].selection == _RULES
     assert [(b.node, b.devices) for b in found.bound] == [
         (b.node, b.devices) for b in original.bound
     ]
