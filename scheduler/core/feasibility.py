@@ -129,8 +129,10 @@ def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) 
     """
     codes = np.zeros(len(rows), dtype=np.int8)
     codes[state.pods_free[rows] < 1] = Reason.INSUFFICIENT_PODS.code
-    codes[state.mem_free[rows] < shape.memory_bytes] = Reason.INSUFFICIENT_MEMORY.code
-    codes[state.cpu_free[rows] < shape.cpu_milli] = Reason.INSUFFICIENT_CPU.code
+    if shape.memory_bytes:  # what is not asked for may be over-full
+        codes[state.mem_free[rows] < shape.memory_bytes] = Reason.INSUFFICIENT_MEMORY.code
+    if shape.cpu_milli:
+        codes[state.cpu_free[rows] < shape.cpu_milli] = Reason.INSUFFICIENT_CPU.code
     gpu = shape.gpu
     match gpu.kind:
         case GpuKind.NONE:

@@ -462,9 +462,9 @@ class ClusterState:
     def _misfit(self, row: int, placement: Placement) -> str:
         """Why a placement would over-commit the row; empty if it would not."""
         pod = placement.pod
-        if self.cpu_free[row] < pod.cpu_milli:
+        if 0 < pod.cpu_milli > self.cpu_free[row]:
             return f"{pod.cpu_milli} milli-CPU requested, {self.cpu_free[row]} free"
-        if self.mem_free[row] < pod.memory_bytes:
+        if 0 < pod.memory_bytes > self.mem_free[row]:
             return f"{pod.memory_bytes} bytes of memory requested, {self.mem_free[row]} free"
         if self.pods_free[row] < 1:
             return "no pod slot is free"

@@ -106,13 +106,10 @@ class Referee:
         _check_request(pod, placement.devices, ledger.node)
         _check_way(ledger, pod)
         _charge_node(ledger, pod, 1)
-        if (
-            ledger.cpu_milli > ledger.node.cpu_milli
-            or ledger.memory_bytes > ledger.node.memory_bytes
-            or ledger.pods > ledger.node.pods
-        ):
+        over = _overdrawn(ledger, pod)
+        if over:
             _charge_node(ledger, pod, -1)
-            raise Violation(f"{pod.key} over-commits cpu, memory or pods of {placement.node}")
+            raise Violation(f"{pod.key} over-commits {over} of {placement.node}")
         for share in placement.devices:
             _take(ledger, share, pod)
         ledger.ways[_way(pod)] += 1
@@ -152,6 +149,16 @@ def _charge_node(ledger: _NodeLedger, pod: PodRequest, sign: int) -> None:
     ledger.cpu_milli += sign * pod.cpu_milli
     ledger.memory_bytes += sign * pod.memory_bytes
     ledger.pods += sign
+
+
+def _overdrawn(ledger: _NodeLedger, pod: PodRequest) -> str:
+    """What the pod has more of than is left; what it does not ask for may be over-full."""
+    node = ledger.node
+    if pod.cpu_milli and ledger.cpu_milli > node.cpu_milli:
+        return "cpu"
+    if pod.memory_bytes and ledger.memory_bytes > node.memory_bytes:
+        return "memory"
+    return "pods" if ledger.pods > node.pods else ""
 
 
 def _take(ledger: _NodeLedger, share: DeviceShare, pod: PodRequest) -> None:

@@ -66,7 +66,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         name=name,
         cpu_milli=milli(allocatable.get("cpu", 0), f"{path}.cpu"),
         memory_bytes=units(allocatable.get("memory", 0), f"{path}.memory"),
-        pods=whole(allocatable.get("pods", 110), f"{path}.pods"),
+        pods=whole(allocatable.get("pods", 0), f"{path}.pods"),
         devices=devices,
         labels=labels,
         # One more than are allowed is enough to be refused.

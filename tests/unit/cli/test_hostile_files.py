@@ -19,7 +19,7 @@ POD = {"name": "p", "cpu_milli": 100, "gpu": {"milli": 300}}
 KUBE_NODE = {
     "kind": "Node",
     "metadata": {"name": "n"},
-    "status": {"allocatable": {"cpu": "8", "memory": "8Gi", "nvidia.com/gpu": "4"}},
+    "status": {"allocatable": {"cpu": "8", "memory": "8Gi", "pods": "110", "nvidia.com/gpu": "4"}},
 }
 
 

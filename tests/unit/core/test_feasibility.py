@@ -123,3 +123,30 @@ def test_an_unknown_row_is_said_to_be_unknown() -> None:
         Reason.FITS,
         Reason.NODE_UNKNOWN,
     ]
+
+
+@pytest.mark.parametrize(
+    ("asks", "reason"),
+    [
+        ({"cpu": 0, "memory": 0}, Reason.FITS),
+        ({"cpu": 0, "memory": 0, "count": 1}, Reason.FITS),
+        ({"cpu": 1, "memory": 0}, Reason.INSUFFICIENT_CPU),
+        ({"cpu": 0, "memory": 1}, Reason.INSUFFICIENT_MEMORY),
+    ],
+)
+def test_what_is_not_asked_for_may_be_over_full(asks: dict[str, int], reason: Reason) -> None:
+    state = ClusterState([node(cpu=2000, memory=1024, gpus=1)])
+    running = [_on(pod(f"r{i}", cpu=1500, memory=900)) for i in range(2)]
+    state.apply(running, enforce=False)  # a shrunk node, a pod of the kubelet's own
+    request = pod("asks", **asks)
+    engine = Engine(state)
+    assert Reason.of(int(engine.filter(request)[0])) is reason
+    if reason is Reason.FITS:
+        engine.reserve(request, "n0")
+        assert state.check() == []
+
+
+def test_a_full_node_takes_nobody_whatever_he_asks_for() -> None:
+    small = node(cpu=2000, memory=2048, pods=1)
+    assert _verdict(small, pod(cpu=0, memory=0), _on(pod())) is Reason.INSUFFICIENT_PODS
+    assert _verdict(node(pods=0), pod(cpu=0, memory=0)) is Reason.NODE_TOO_SMALL

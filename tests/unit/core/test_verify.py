@@ -22,9 +22,9 @@ def _shares(*shares: tuple[int, ...]) -> tuple[DeviceShare, ...]:
 @pytest.mark.parametrize(
     ("one_node", "placements", "word"),
     [
-        (PLAIN, [(pod("a", cpu=5000), ())], "cpu, memory or pods"),
-        (PLAIN, [(pod("a", memory=5000), ())], "cpu, memory or pods"),
-        (PLAIN, [(pod(f"p{i}", cpu=1, memory=1), ()) for i in range(4)], "cpu, memory or pods"),
+        (PLAIN, [(pod("a", cpu=5000), ())], "over-commits cpu"),
+        (PLAIN, [(pod("a", memory=5000), ())], "over-commits memory"),
+        (PLAIN, [(pod(f"p{i}", cpu=1, memory=1), ()) for i in range(4)], "over-commits pods"),
         (PLAIN, [(pod("a"), ()), (pod("a"), ())], "placed twice"),
         (PLAIN, [(pod("a", count=1), _shares((5, 1000)))], "does not have"),
         (PLAIN, [(pod("a", count=2), _shares((0, 1000), (0, 1000)))], "lists a device twice"),
@@ -98,3 +98,11 @@ def test_a_log_is_followed_through_releases() -> None:
     for i in range(3):
         mig.place(Placement(pod(f"m{i}", mig=(("7g.40gb", 1),)), "n0", _shares((0, 1000, 0, 0xFF))))
         mig.release(f"m{i}")
+
+
+def test_an_over_full_node_takes_a_pod_that_asks_for_none_of_it() -> None:
+    referee = Referee([node(cpu=1000, memory=1024, pods=3)])
+    referee.place(Placement(pod("a", cpu=1000), "n0"))
+    with pytest.raises(Violation, match="cpu"):
+        referee.place(Placement(pod("b", cpu=1, memory=0), "n0"))
+    referee.place(Placement(pod("c", cpu=0, memory=0), "n0"))

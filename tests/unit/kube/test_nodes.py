@@ -29,7 +29,14 @@ def test_a_plain_node() -> None:
 
 def test_a_node_without_gpus() -> None:
     found = _node({"cpu": 4, "memory": "8Gi"})
-    assert found.devices == () and found.pods == 110
+    assert found.devices == () and found.cpu_milli == 4000
+
+
+@pytest.mark.parametrize("status", [None, {}, {"allocatable": {"cpu": "4", "memory": "8Gi"}}])
+def test_a_node_that_states_no_room_for_pods_has_none(status: dict[str, Any] | None) -> None:
+    content = {"metadata": {"name": "n"}, "status": status}
+    found = node_of(msgspec.json.decode(msgspec.json.encode(content), type=NodeObject))
+    assert found.pods == 0
 
 
 def test_devices_that_are_not_offered_are_unhealthy() -> None:
