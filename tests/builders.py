@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from itertools import count
 
-from scheduler.core.model import Device, GpuRequest, Node, PodRequest
+from scheduler.core.adoption import Adoption
+from scheduler.core.gangs import GangSpec
+from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 
 _serial = count()
+_sizes: dict[GangKey, int] = {}
 
 
 def node(
@@ -26,3 +29,22 @@ def pod(name: str = "", *, cpu: int = 1000, memory: int = 1024, **rest) -> PodRe
     gpu = GpuRequest(**{key: rest.pop(key) for key in fields if key in rest})
     uid = rest.pop("uid", name)
     return PodRequest(uid, "default", name, cpu, memory << 20, gpu, **rest)
+
+
+def gang_key(name: str, size: int) -> GangKey:
+    """A gang; :func:`gangs_of` knows its size from now on."""
+    key = GangKey("kubernetes", "default", name)
+    _sizes[key] = size
+    return key
+
+
+def gangs_of(*pods: PodRequest) -> dict[GangKey, GangSpec]:
+    """Gangs of these pods, as large as :func:`gang_key` made them."""
+    return {p.gang: GangSpec(p.gang, _sizes[p.gang]) for p in pods if p.gang is not None}
+
+
+def described(adoption: Adoption, *pods: PodRequest) -> Adoption:
+    """The adoption, told of the gangs of these pods."""
+    for spec in gangs_of(*pods).values():
+        adoption.describe(spec)
+    return adoption

@@ -169,7 +169,9 @@ def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_S
         native.write(replace(workload, arrivals=()), cluster)  # the webhook learns the mix itself
         with running_server(cluster, "--policy", policy) as url:
             client = ExtenderClient(url)
-            loop = SchedulingLoop(client, [node.name for node in workload.nodes], seed)
+            loop = SchedulingLoop(
+                client, [node.name for node in workload.nodes], seed, workload.gangs
+            )
             placed = 0
             with progress("webhook") as bar:
                 for number, request in enumerate(workload.requests):

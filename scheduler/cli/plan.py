@@ -134,6 +134,7 @@ def problem_of(
         objective=objective,
         preferences=dump.preferences,
         not_considered=dump.workload.not_considered,
+        gangs=dump.workload.gangs,
     )
 
 

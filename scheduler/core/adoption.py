@@ -26,7 +26,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.capacity import TOO_LARGE, overmuch, reservable, room, shortage
+from scheduler.core.capacity import TOO_LARGE, overmuch, promising, reservable, room, shortage
 from scheduler.core.drafts import (
     BEING_PLANNED,
     Draft,
@@ -42,8 +42,9 @@ from scheduler.core.drafts import (
 )
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict, UnknownNode
+from scheduler.core.gangs import GangSpec
 from scheduler.core.members import Members
-from scheduler.core.model import GangKey, PodRequest, Reason, Shape
+from scheduler.core.model import GangKey, PodRequest, Reason
 
 __all__ = ["Adoption", "GangAnswer"]
 
@@ -93,7 +94,7 @@ class Adoption:
         self._ttl_s = ttl_s
         self._reserve_after_s = reserve_after_s
         self._gangs: dict[GangKey, Gang] = {}
-        self._members = Members(engine.state.placements.values())
+        self.members = Members(engine.state.placements.values())
         self._pins: dict[str, tuple[str, float]] = {}
         self._serial = 0
 
@@ -106,8 +107,8 @@ class Adoption:
         like it, be refused, and kube-scheduler would never come to the others.
         """
         key = request.gang
-        if key is not None and key.min_count > 1:
-            self._members.expect(key, request)
+        if key is not None:
+            self.members.expect(key, request)
 
     def bound(self, request: PodRequest) -> None:
         """A pod has been placed for good; its slot, if it had one, is used up."""
@@ -115,13 +116,13 @@ class Adoption:
         key = request.gang
         if key is None:
             return
-        self._members.runs(key, request.uid)
+        self.members.runs(key, request.uid)
         gang = self._gangs.get(key)
         if gang is None:
             return
         gang.members.pop(request.uid, None)
         gang.holds_end, gang.rests_until = None, 0.0
-        missing = self._members.missing(key)
+        missing = self.members.missing(key)
         others = [slot for slot in gang.slots if slot.member != request.uid]
         if len(others) > missing:  # it was bound without a slot: the like of its own is to spare
             others.sort(key=lambda slot: (not slot.member, slot.shape == request.shape))
@@ -138,7 +139,7 @@ class Adoption:
         key = request.gang
         if key is None:
             return
-        self._members.gone(key, request.uid)
+        self.members.gone(key, request.uid)
         gang = self._gangs.get(key)
         if gang and request.uid in gang.members:
             del gang.members[request.uid]
@@ -172,16 +173,19 @@ class Adoption:
         if gang:
             self._forget_plan(gang)
 
-    def running(self, key: GangKey) -> frozenset[str]:
-        """Uids of the gang's members that are placed for good."""
-        return self._members.running(key)
+    def describe(self, spec: GangSpec) -> None:
+        """What is known about a gang from now on; with another size it is planned anew."""
+        if self.members.describe(spec):
+            gang = self._gangs.pop(spec.key, None)
+            if gang is not None:
+                self._give_back(gang.slots)
 
     # -- answers -----------------------------------------------------------------------------
 
     def concerns(self, request: PodRequest) -> bool:
         """Whether the pod is a member of a gang that is not whole yet."""
         key = request.gang
-        return key is not None and key.min_count > 1 and self._members.missing(key) > 0
+        return key is not None and self.members.gathered(request) and self.members.missing(key) > 0
 
     def hopeful(self, request: PodRequest, rows: IntArray) -> bool:
         """Whether there is room for as many members of each shape as the gang needs.
@@ -197,22 +201,9 @@ class Adoption:
         """
         key = request.gang
         assert key is not None  # concerns() says whom this is for
-        gang, expected = self._gangs.get(key, Gang()), self._members.expected(key)
-        unlike: dict[Shape, list[PodRequest]] = {}
-        for member in expected.values():
-            if member.shape != request.shape:
-                unlike.setdefault(member.shape, []).append(member)
-        missing = self._members.missing(key)
-        wanted = max(1, missing - sum(map(len, unlike.values())) - len(gang.slots))
-        if room(self._engine, request, rows, wanted) < wanted:
-            return False
-        if len(expected) > missing or gang.slots:
-            return True  # which of the others are needed is not known
-        every = np.arange(len(self._engine.state))
-        return all(
-            room(self._engine, members[0], every, len(members), selection=True) == len(members)
-            for members in islice(unlike.values(), _MOST_UNLIKE)
-        )
+        kept = len(self._gangs.get(key, Gang()).slots)
+        missing, expected = self.members.missing(key), self.members.expected(key).values()
+        return promising(self._engine, request, rows, missing, kept, expected)
 
     def answer(self, request: PodRequest, rows: IntArray, now: float) -> GangAnswer:
         """The member's row among ``rows``, from a plan of the whole gang.
@@ -247,7 +238,7 @@ class Adoption:
             self._forget_oldest()
         gang = self._gangs.setdefault(key, Gang())
         gang.members[request.uid] = request
-        expected = self._members.expected(key)
+        expected = self.members.expected(key)
         if len(gang.members) < len(expected):
             gang.members.update(
                 (uid, member) for uid, member in expected.items() if uid not in gang.members
@@ -265,7 +256,7 @@ class Adoption:
                 return GangAnswer(-1, problem)
         self._refresh(gang, now)
         slot = self._slot_of(gang, request, rows)
-        if slot is None and len(gang.members) <= self._members.missing(key):
+        if slot is None and len(gang.members) <= self.members.missing(key):
             # Not like the members that the plan was made for: plan again, knowing more.
             self._forget_plan(gang)
             problem = self._plan(key, gang, request, rows, now)
@@ -471,7 +462,7 @@ class Adoption:
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
         give_up_holds(self._engine, gang.members.values())
-        missing, have = self._members.missing(key), list(gang.slots)
+        missing, have = self.members.missing(key), list(gang.slots)
         members = list(islice(gang.members.values(), missing))
         known = rows[rows >= 0]
         if not reserve and all(member.shape == request.shape for member in members):
@@ -491,7 +482,7 @@ class Adoption:
         kept = Counter(slot.shape for slot in have)  # places that a reservation has kept already
         if kept:
             wanted = [member for member in wanted if not use_up(kept, member)]
-        return Wanted(wanted, question, missing, reserve)
+        return Wanted(wanted, question, missing, reserve, self.members.minimum(key))
 
     def _concluded(self, gang: Gang, wanted: Wanted, request: PodRequest, now: float) -> str:
         """What follows from the places that were found; returns what is missing, or nothing."""
@@ -523,7 +514,7 @@ class Adoption:
         was put down before it was done is gone on with by the next member that asks.
         """
         key = request.gang
-        if self._at_once is None or key is None or self._members.missing(key) <= _MOST_UNLIKE:
+        if self._at_once is None or key is None or self.members.missing(key) <= _MOST_UNLIKE:
             return None
         gang = self._gang_of(key, request)
         if gang.rests_until <= now:  # the places of one that rests are not held, and still planned
@@ -578,7 +569,12 @@ class Adoption:
             if len(slots) % _PIECE == 0:
                 yield
         self.put_down(draft, now, for_good=True)
-        if gang is None or self._gangs.get(draft.key) is not gang or gang.complete:
+        if (
+            gang is None
+            or self._gangs.get(draft.key) is not gang
+            or gang.complete
+            or draft.wanted.minimum != self.members.minimum(draft.key)
+        ):
             self._give_back(slots)
         elif not fits or len(gang.slots) != draft.kept:
             self._give_back(slots)
@@ -600,7 +596,7 @@ class Adoption:
         self, key: GangKey, gang: Gang, places: Sequence[tuple[PodRequest, str]], now: float
     ) -> bool:
         """Hold exactly these places, if they suffice and all of them fit."""
-        if len(places) < self._members.missing(key):
+        if len(places) < self.members.missing(key):
             return False
         self._give_back(gang.slots)
         gang.slots = []
@@ -695,4 +691,4 @@ class Adoption:
         others = (g for k, g in self._gangs.items() if k != key)
         if any(other.slots and not other.complete for other in others):
             return False
-        return reservable(self._engine.state, request.shape) >= self._members.missing(key)
+        return reservable(self._engine.state, request.shape) >= self.members.missing(key)

@@ -7,8 +7,9 @@ it asks for and whatever they look like. The bound is never too low: what it ref
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ __all__ = [
     "empty_room",
     "excess",
     "overmuch",
+    "promising",
     "reservable",
     "room",
     "shortage",
@@ -41,6 +43,7 @@ __all__ = [
 IntArray = NDArray[np.int64]
 
 _MOST_SHAPES = 8
+_MOST_UNLIKE = 4  # shapes of one gang that are looked at, each for itself
 TOO_LARGE = f"{Reason.GANG_DOES_NOT_FIT.text}: it is larger than the cluster"
 """Why a gang is refused whatever is free."""
 
@@ -166,6 +169,45 @@ def room(
     if gpu.milli:
         each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
     return min(enough, int(each.sum()))
+
+
+def promising(
+    engine: Engine,
+    request: PodRequest,
+    rows: IntArray,
+    missing: int,
+    kept: int,
+    expected: Collection[PodRequest],
+) -> bool:
+    """Whether there is room for as many members of each shape as a gang needs.
+
+    Cheaper than a plan, and less: members that are not alike may still be in each other's way.
+
+    Parameters
+    ----------
+    request
+        A member.
+    rows : (R,) int64
+        Rows that let this member in.
+    missing, kept
+        Members that need a place, and places that are held already.
+    expected
+        Members that exist.
+    """
+    unlike: dict[Shape, list[PodRequest]] = {}
+    for member in expected:
+        if member.shape != request.shape:
+            unlike.setdefault(member.shape, []).append(member)
+    wanted = max(1, missing - sum(map(len, unlike.values())) - kept)
+    if room(engine, request, rows, wanted) < wanted:
+        return False
+    if len(expected) > missing or kept:
+        return True  # which of the others are needed is not known
+    every = np.arange(len(engine.state))
+    return all(
+        room(engine, members[0], every, len(members), selection=True) == len(members)
+        for members in islice(unlike.values(), _MOST_UNLIKE)
+    )
 
 
 def reservable(state: ClusterState, shape: Shape) -> int:

@@ -81,7 +81,7 @@ def give_up_holds(engine: Engine, members: Iterable[PodRequest]) -> None:
 
 def stand_in(key: GangKey, member: PodRequest, serial: int) -> PodRequest:
     """What holds the place of a member until that is bound."""
-    uid = f"slot {serial} of gang {key.namespace}/{key.name}"
+    uid = f"slot {serial} of gang {key.label}"
     return replace(member, uid=uid, name=f"{key.name}-slot", gang=None)
 
 
@@ -120,6 +120,7 @@ class Wanted:
     question: Question
     missing: int
     reserve: bool
+    minimum: int
 
 
 @dataclass(slots=True)

@@ -226,11 +226,19 @@ class NodeSelection:
 
 @dataclass(frozen=True, slots=True)
 class GangKey:
-    """The gang a pod belongs to, and how many members must start together."""
+    """The gang a pod belongs to: whose convention names it, and how.
 
+    How many members it needs is no part of its identity: :class:`scheduler.core.gangs.GangSpec`.
+    """
+
+    system: str
     namespace: str
     name: str
-    min_count: int = 1
+
+    @property
+    def label(self) -> str:
+        """``namespace/name``, for people."""
+        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.core.model import GangKey
 from scheduler.extender.audit import Audit
 from scheduler.extender.binding import Binder
 from scheduler.extender.caretaker import Caretaker, LiveFigures
@@ -375,7 +376,7 @@ class LiveCluster:
                 kind.reflector.start()
 
     def _group_kind(self, name: str, served: Served) -> Kind:
-        sizes: dict[str, dict[tuple[str, str, str], int]] = {}
+        sizes: dict[str, dict[GangKey, int]] = {}
 
         def apply(obj: GroupObject) -> None:
             key = _key(obj)
@@ -455,7 +456,7 @@ class LiveCluster:
         if placed is None or placed.node != node:
             return node not in self._engine.state.row_of  # it is charged when its node is known
         try:
-            wanted = pod_request(obj, self._service.names, self.mirror.gang_sizes)
+            wanted = pod_request(obj, self._service.names, self.mirror.groups)
         except InvalidInput:
             return True  # the mirror has found its own way to charge it, and says so
         return placed.pod.shape == wanted.shape

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler.core.gangs import GangSpec
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest, Release
 from scheduler.core.prices import PriceWeights, reprice_after
@@ -146,7 +147,7 @@ class PlannerLoop:
                 view = self._service.planning_view() if self._config.planner else None
                 if view is not None and view.pending and view.stamp != seen:
                     seen = view.stamp
-                    answer = self._ask(view, "plan", self._config.planner_budget_s)
+                    answer = self._ask(view, "plan", (self._config.planner_budget_s, view.gangs))
                     if answer is not None:
                         self._adopt(answer, view)
                     planned_at = time.monotonic()
@@ -381,14 +382,20 @@ def _price(
     return {"prices": made, "seconds": time.perf_counter() - started}
 
 
-def _plan(state: ClusterState, pending: Sequence[PodRequest], seconds: float) -> dict[str, Any]:
+def _plan(
+    state: ClusterState,
+    pending: Sequence[PodRequest],
+    content: tuple[float, Mapping[GangKey, GangSpec]],
+) -> dict[str, Any]:
     # Imported in the planner process alone: the solver takes a third of a second and 100 MB.
     from scheduler.planner.budget import Budget  # noqa: PLC0415
     from scheduler.planner.model import Problem  # noqa: PLC0415
     from scheduler.planner.planner import plan  # noqa: PLC0415
 
+    seconds, gangs = content
     try:
-        made = plan(Problem(state.fork(), tuple(pending)), Budget(seconds, workers=1))
+        problem = Problem(state.fork(), tuple(pending), gangs=gangs)
+        made = plan(problem, Budget(seconds, workers=1))
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}
     value = sum(tier.value for tier in made.tiers)

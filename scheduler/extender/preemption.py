@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
 from scheduler.core.feasibility import dynamic_reasons
+from scheduler.core.members import Members
 from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
@@ -110,8 +111,8 @@ class Candidate:
         The pod that needs room.
     row
         Row of the node.
-    running
-        Members of a gang that run: one of a gang with members on other nodes is never a victim,
+    members
+        Members of gangs that run: one of a gang with members on other nodes is never a victim,
         since the rest of its gang would be left running for nothing.
     """
 
@@ -120,16 +121,19 @@ class Candidate:
         engine: Engine,
         request: PodRequest,
         row: int,
-        running: Callable[[GangKey], Iterable[str]] = lambda _gang: (),
+        members: Members | None = None,
     ) -> None:
         self.request = request
         self.pods = engine.state.pods_on(row)
         placements, here = engine.state.placements, {p.pod.uid for p in self.pods}
+        gangs = {p.pod.gang for p in self.pods if p.pod.gang} if members else set()
         self.elsewhere = frozenset(
             gang
-            for gang in {p.pod.gang for p in self.pods if p.pod.gang}
-            if any(uid in placements and uid not in here for uid in running(gang))
+            for gang in gangs
+            if members
+            and any(uid in placements and uid not in here for uid in members.running(gang))
         )
+        self.joint = frozenset(gang for gang in gangs if members and members.minimum(gang) > 1)
         self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
         self._state: ClusterState | None = engine.excerpt(request, row)
 
@@ -232,7 +236,7 @@ def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
             continue
         there = pod.uid not in candidate.held or pod.uid in suggested
         evictable = there and pod.priority < asking.priority
-        key = pod.gang if pod.gang and pod.gang.min_count > 1 else None
+        key = pod.gang if pod.gang in candidate.joint else None
         if key is None:
             if evictable:
                 singles.append((placement,))

@@ -41,6 +41,7 @@ from scheduler.extender.answers import (
     prefer,
     ranked,
 )
+from scheduler.extender.asking import Requests
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.drafting import Drafting
@@ -69,8 +70,6 @@ IntArray = NDArray[np.int64]
 T = TypeVar("T")
 
 _TOP = 5
-_PARSED_PODS = 256
-_PARSED_POD_BYTES = 1 << 16
 _REPLAN_S = 30.0
 _PLACES_AT_ONCE = 16
 _EXPIRE_AT_ONCE = 128
@@ -126,7 +125,6 @@ class ExtenderService:
         self._seen: Recent[str, PodRequest] = Recent(config.remembered_pods)
         self._shortened: Recent[str, str] = Recent(config.remembered_pods)  # told of some that fit
         self._waiting = Waiting(config.remembered_pods)
-        self._refusals = Refusals(config.remembered_pods)
         self._evictions = Evictions(config.remembered_pods)
         self._bindings = 0
         self.asked_again = 0
@@ -140,9 +138,10 @@ class ExtenderService:
             reserve_after_s=config.gang_reserve_after_s,
             at_once=_PLACES_AT_ONCE,
         )
+        self._refusals = Refusals(config.remembered_pods, self._adoption.members.gathered)
         self._drafting = Drafting(self._adoption, self._lock, clock)
         self._names = NodeNames(engine.state)
-        self._parsed: Recent[bytes, PodRequest] = Recent(_PARSED_PODS)
+        self._requests = Requests(self.names, self._adoption)
         self._figures = Figures(engine, self._lock, clock)
 
     # -- verbs -------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ class ExtenderService:
             return encode_error(problem)
         with self._lock:
             try:
-                request = self._request(args)
+                request = self._requests.of(args)
             except InvalidInput as error:
                 verdicts = self._reject_all(args, error, "filter")
                 return encode_filter(verdicts, self._names.fragments(), args.raw_nodes)[0]
@@ -217,7 +216,7 @@ class ExtenderService:
         """Answer scores 0..10 of the named nodes: the winner alone has 10."""
         with self._lock:
             try:
-                request = self._request(args)
+                request = self._requests.of(args)
             except InvalidInput as error:
                 none = self._reject_all(args, error, "prioritize")
                 ranking = Ranking(none.nodes, np.zeros(len(none.codes), dtype=np.int64))
@@ -288,7 +287,7 @@ class ExtenderService:
         """
         mirror = self._mirror
         try:
-            request = pod_request(args.pod, self.names, mirror.gang_sizes if mirror else None)
+            request = pod_request(args.pod, self.names, self._requests.groups)
         except InvalidInput as error:
             self._complaints.about(f"preempt: pod of {args.pod.metadata.namespace}", error)
             return {}
@@ -300,8 +299,8 @@ class ExtenderService:
                 break  # some good places now are worth more than all of them too late
             with self._lock:
                 row = self._engine.state.row_of.get(name, -1)
-                running = self._adoption.running
-                candidate = Candidate(self._engine, request, row, running) if row >= 0 else None
+                members = self._adoption.members
+                candidate = Candidate(self._engine, request, row, members) if row >= 0 else None
                 budgets = list(mirror.budgets.values()) if mirror else []
                 uids = [p.pod.uid for p in candidate.pods] if candidate and budgets else []
                 labels = {uid: mirror.labels_of(uid) for uid in uids} if mirror else {}
@@ -468,7 +467,7 @@ class ExtenderService:
             settled=self._known,
             nominated=self._nominated,
         )
-        self._mirror = mirror
+        self._mirror, self._requests.groups = mirror, mirror.groups
         return mirror
 
     def begun(self) -> None:
@@ -525,7 +524,7 @@ class ExtenderService:
 
     def gangs_resized(self) -> None:
         """What was read of pods may state an old gang size. Within :meth:`exclusive`."""
-        self._parsed.clear()
+        self._requests.clear()
 
     def missed(self, after_s: float) -> list[PodRequest]:
         """Pods refused so long ago that fit by now, each told once; see :mod:`.waking`."""
@@ -582,6 +581,7 @@ class ExtenderService:
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
             mix, departures = self._learning.mix, self._learning.departures
             bindings = self._bindings
+            gangs = self._adoption.members.specs({pod.gang for pod in pending if pod.gang})
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
             stamp = (epoch, self._bindings, tuple(pod.uid for pod in pending), turn)
@@ -595,6 +595,7 @@ class ExtenderService:
             bindings,
             generation,
             departures,
+            gangs,
         )
 
     def set_prices(self, prices: Prices | None, mix: TypicalMix | None = None) -> None:
@@ -629,16 +630,6 @@ class ExtenderService:
 
     # -- inside ------------------------------------------------------------------------------
 
-    def _request(self, args: FilterArgs) -> PodRequest:
-        """What the pod asks for; a pod is parsed once for its filter and its prioritize."""
-        request = self._parsed.get(args.pod)
-        if request is None:
-            sizes = self._mirror.gang_sizes if self._mirror else None
-            request = pod_request(args.pod_object(), self.names, sizes)
-            if len(args.pod) <= _PARSED_POD_BYTES:
-                self._parsed.put(args.pod, request)
-        return request
-
     def _prepare(self, request: PodRequest) -> Engine:
         """Expire holds, remember the pod, learn from it. Called with the lock held."""
         engine = self._engine
@@ -663,7 +654,7 @@ class ExtenderService:
         """What kube-scheduler knows of victims and we do not, even after a wait; else empty."""
         with self._lock:
             try:
-                request = self._request(args)
+                request = self._requests.of(args)
             except InvalidInput:
                 return ""  # filter says so
             if request.uid not in self._evictions:

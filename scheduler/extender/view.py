@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
 
 from scheduler.core.engine import Engine
+from scheduler.core.gangs import GangSpec
 from scheduler.core.metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Node, Placement, PodRequest
+from scheduler.core.model import GangKey, Node, Placement, PodRequest
 
 __all__ = ["Figures", "PlanningView"]
 
@@ -29,6 +30,7 @@ class PlanningView:
     bindings: int
     generation: int
     departures: float
+    gangs: Mapping[GangKey, GangSpec]
 
 
 class Figures:

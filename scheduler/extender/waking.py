@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -73,10 +73,14 @@ class Refusals:
     ----------
     most
         How many are remembered; whoever was refused longest ago is forgotten first.
+    gathered
+        Whether a pod fits together with the rest of its gang or not at all.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(
+        self, most: int, gathered: Callable[[PodRequest], bool] = lambda _request: False
+    ) -> None:
+        self._most, self._gathered = most, gathered
         self._kind_of: OrderedDict[str, _Kind] = OrderedDict()
         self._kinds: OrderedDict[_Kind, _Alike] = OrderedDict()
         self._looked_at = -math.inf
@@ -108,7 +112,7 @@ class Refusals:
         """
         self.drop(request.uid)
         asked = _bits(rows[rows >= 0])
-        gang = request.gang if request.gang is not None and request.gang.min_count > 1 else None
+        gang = request.gang if self._gathered(request) else None
         kind: _Kind = ((request.shape, request.selection), gang, asked, anywhere)
         alike = self._kinds.setdefault(kind, _Alike(kind))
         alike.pods[request.uid] = (request, at)

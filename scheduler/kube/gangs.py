@@ -6,9 +6,8 @@ pod, on a group object, or nowhere, and then the members that are seen have to d
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scheduler.core.model import GangKey
@@ -18,26 +17,24 @@ __all__ = [
     "GANG_SOURCES",
     "GangRef",
     "GangSource",
-    "Membership",
     "gang_key",
     "gang_ref",
-    "gang_sizes",
     "group_size",
-    "size_key",
+    "shared_key",
+    "stated_size",
 ]
 
 SIZE_ANNOTATION = "snugfit.io/gang-size"
 OPT_IN_ANNOTATION = "snugfit.io/gang"
 _MOST_DIGITS = 20
+_REPLICATED = "kubernetes-1.35"
 
 
 @dataclass(frozen=True, slots=True)
 class GangRef:
     """A gang as a pod names it; ``size`` is 0 where the pod does not state it."""
 
-    source: str
-    namespace: str
-    name: str
+    key: GangKey
     size: int = 0
 
 
@@ -137,7 +134,7 @@ def _indexed_job(pod: PodObject) -> str:
 
 GANG_SOURCES = (
     GangSource("kubernetes", _native, groups=("PodGroup.scheduling.k8s.io",)),
-    GangSource("kubernetes-1.35", _workload, groups=("Workload.scheduling.k8s.io",)),
+    GangSource(_REPLICATED, _workload, groups=("Workload.scheduling.k8s.io",)),
     GangSource(
         "scheduler-plugins",
         _label("scheduling.x-k8s.io/pod-group", "pod-group.scheduling.sigs.k8s.io",
@@ -201,12 +198,13 @@ def gang_ref(pod: PodObject) -> GangRef | None:
         name = source.name(pod)
         if name:
             namespace = pod.metadata.namespace or "default"
-            return GangRef(source.system, namespace, name, stated or source.size(pod))
+            key = GangKey(source.system, namespace, name)
+            return GangRef(key, stated or source.size(pod))
     return None
 
 
-def group_size(content: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
-    """Sizes that a group object states: by ``(system, namespace, gang name)``.
+def group_size(content: Mapping[str, Any]) -> dict[GangKey, int]:
+    """Sizes that a group object states, by gang.
 
     Parameters
     ----------
@@ -219,11 +217,12 @@ def group_size(content: Mapping[str, Any]) -> dict[tuple[str, str, str], int]:
         return {}
     metadata = content.get("metadata") or {}
     spec = content.get("spec") or {}
-    key = (source.system, metadata.get("namespace") or "default", metadata.get("name") or "")
+    namespace, name = metadata.get("namespace") or "default", metadata.get("name") or ""
+    key = GangKey(source.system, namespace, name)
     match content["kind"]:
         case "Workload":
             return {
-                (source.system, key[1], f"{key[2]}/{group.get('name', '')}"): _gang_policy(
+                replace(key, name=f"{name}/{group.get('name', '')}"): _gang_policy(
                     group.get("policy")
                 )
                 for group in spec.get("podGroups") or ()
@@ -262,73 +261,23 @@ def _positive(value: object) -> int:
     return min(value, _MOST_MEMBERS) if isinstance(value, int) and value > 0 else 0
 
 
-def gang_sizes(
-    pods: Iterable[PodObject], groups: Mapping[tuple[str, str, str], int]
-) -> dict[tuple[str, str, str], int]:
-    """Members that each gang needs: stated by a group object, else as many as there are pods.
-
-    A 1.35 Workload states the size once for all replicas of a pod group.
-    """
-    seen: Counter[tuple[str, str, str]] = Counter()
-    for pod in pods:
-        ref = gang_ref(pod)
-        if ref:
-            seen[ref.source, ref.namespace, ref.name] += 1
-    sizes = dict(seen)
-    for key in seen:
-        system, namespace, name = key
-        shared = (system, namespace, _without_replica(name))
-        sizes[key] = groups.get(key) or groups.get(shared) or seen[key]
-    return sizes
-
-
-def gang_key(
-    pod: PodObject, sizes: Mapping[tuple[str, str, str], int] | None = None
-) -> GangKey | None:
-    """The pod's gang with its size; 1 where nobody states one, so that members count alone."""
+def gang_key(pod: PodObject) -> GangKey | None:
+    """The gang that the pod names."""
     ref = gang_ref(pod)
-    if ref is None:
-        return None
-    known = sizes or {}
-    stated = known.get((ref.source, ref.namespace, ref.name)) or known.get(size_key(ref))
-    return GangKey(ref.namespace, ref.name, ref.size or stated or 1)
+    return ref.key if ref is not None else None
 
 
-def size_key(ref: GangRef) -> tuple[str, str, str]:
-    """Under which a group object states the size of this gang."""
-    return (ref.source, ref.namespace, _without_replica(ref.name))
+def stated_size(pod: PodObject) -> int:
+    """Members that its gang needs, as far as the pod says; else 0."""
+    ref = gang_ref(pod)
+    return ref.size if ref is not None else 0
 
 
-class Membership:
-    """Members of gangs that do not state their size themselves, by what states it."""
+def shared_key(key: GangKey) -> GangKey:
+    """Under which a group object states the size of this gang.
 
-    def __init__(self) -> None:
-        self._members: dict[tuple[str, str, str], set[str]] = {}
-        self._group_of: dict[str, tuple[str, str, str]] = {}
-
-    def join(self, pod: PodObject, uid: str) -> None:
-        """A pod exists; it is a member of whatever it names now, and of nothing else."""
-        ref = gang_ref(pod)
-        group = size_key(ref) if ref is not None and not ref.size else None
-        if group == self._group_of.get(uid):
-            return
-        self.leave(uid)
-        if group is not None:
-            self._members.setdefault(group, set()).add(uid)
-            self._group_of[uid] = group
-
-    def leave(self, uid: str) -> None:
-        """A pod does not exist any more."""
-        group = self._group_of.pop(uid, None)
-        if group is not None:
-            self._members[group].discard(uid)
-            if not self._members[group]:
-                del self._members[group]
-
-    def members(self, group: tuple[str, str, str]) -> list[str]:
-        """Uids, in order."""
-        return sorted(self._members.get(group, ()))
-
-
-def _without_replica(name: str) -> str:
-    return "/".join(name.split("/")[:2])
+    A 1.35 Workload states it once for all replicas of a pod group.
+    """
+    if key.system != _REPLICATED or key.name.count("/") < 2:
+        return key
+    return replace(key, name="/".join(key.name.split("/")[:2]))

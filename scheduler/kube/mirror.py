@@ -29,12 +29,12 @@ from dataclasses import replace
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine, Hold
 from scheduler.core.errors import CapacityConflict, InvalidInput
-from scheduler.core.model import DeviceShare, Node, Placement, PodRequest
+from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
 from scheduler.core.occupancy import running
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image, shared_labels
-from scheduler.kube.gangs import Membership
+from scheduler.kube.groups import Groups
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
@@ -52,8 +52,6 @@ from scheduler.kube.records import Reading, Standing, own_record, read, standing
 __all__ = ["Mirror", "has_ended"]
 
 log = logging.getLogger(__name__)
-
-GroupKey = tuple[str, str, str]
 
 _MOST_BURIED = 4096
 
@@ -86,8 +84,8 @@ class Mirror:
         Pods that have none, by uid.
     budgets : dict of str to BudgetObject
         PodDisruptionBudgets by ``namespace/name``.
-    gang_sizes : dict
-        Members needed, by ``(system, namespace, gang)``, as group objects state them.
+    groups : Groups
+        What group objects and pods say about gangs.
     unreadable : dict of str to str
         Objects that could not be read, and pods whose record is not believed, with the reason.
     """
@@ -109,14 +107,13 @@ class Mirror:
         self.facts: dict[str, Fact] = {}
         self.pending: dict[str, PodRequest] = {}
         self.budgets: dict[str, BudgetObject] = {}
-        self.gang_sizes: dict[GroupKey, int] = {}
+        self.groups = Groups()
         self.unreadable: dict[str, str] = {}
         self._complaints = Complaints(log)
         self._models: dict[str, Node] = {}
         self._by_name: dict[str, tuple[str, str]] = {}  # uid, when created
         self._homeless: dict[str, set[str]] = {}
         self._doubts: dict[str, set[str]] = {}
-        self._groups = Membership()
         self._indices: dict[str, Mapping[str, int]] = {}
         self._protocols: dict[str, Counter[str]] = {}
         self._buried: OrderedDict[str, None] = OrderedDict()
@@ -218,7 +215,7 @@ class Mirror:
         """Count a pod by its request alone, where more of it could not be applied."""
         uid = pod_uid(obj)
         key = f"{obj.metadata.namespace or 'default'}/{obj.metadata.name}"
-        charge = charge_of(obj, self._names, self.gang_sizes)
+        charge = charge_of(obj, self._names, self.groups)
         self.pending.pop(uid, None)
         self._by_name[key] = (uid, obj.metadata.creation_timestamp or "")
         problem = f"{type(error).__name__} when it was read"
@@ -241,10 +238,11 @@ class Mirror:
             self.pod_gone(uid)
             return
         self._by_name[key] = (uid, created)
-        self._groups.join(obj, uid)
+        left, joined = self.groups.gang_of(uid), self.groups.join(obj, uid)
+        self._describe(left, joined)
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
-                charge = charge_of(obj, self._names, self.gang_sizes)
+                charge = charge_of(obj, self._names, self.groups)
                 self._name_problem(key, charge.problem)
                 self._wait(charge.request)
                 node = obj.status.nominated_node_name if obj.status else None
@@ -275,7 +273,7 @@ class Mirror:
                 self._make_room(fact.node)
         else:
             self._withdraw(uid)
-        self._groups.leave(uid)
+        self._describe(self.groups.leave(uid))
         if request is not None:
             self.unreadable.pop(f"Pod {request.key}", None)
             if self._by_name.get(request.key, ("", ""))[0] == uid:
@@ -346,36 +344,26 @@ class Mirror:
 
     # -- groups and budgets ------------------------------------------------------------------
 
-    def group(self, sizes: Mapping[GroupKey, int]) -> bool:
+    def group(self, sizes: Mapping[GangKey, int]) -> bool:
         """Group objects state these sizes; True if that is news."""
-        news = {key: size for key, size in sizes.items() if self.gang_sizes.get(key) != size}
-        self.gang_sizes.update(news)
-        for key in news:
-            self._resize(key)
-        return bool(news)
+        return self._resize(self.groups.state(sizes))
 
-    def group_gone(self, sizes: Mapping[GroupKey, int]) -> bool:
+    def group_gone(self, sizes: Mapping[GangKey, int]) -> bool:
         """Group objects are gone: nobody states these sizes any more."""
-        known = [key for key in sizes if key in self.gang_sizes]
-        for key in known:
-            del self.gang_sizes[key]
-            self._resize(key)
-        return bool(known)
+        return self._resize(self.groups.unstate(sizes))
 
-    def _resize(self, key: GroupKey) -> None:
-        """Members that were read before their group object was learn its size."""
-        size = self.gang_sizes.get(key, 1)
-        for uid in self._groups.members(key):
-            fact = self.facts.get(uid)
-            known = fact.request if fact is not None else self.pending.get(uid)
-            if known is None or known.gang is None or known.gang.min_count == size:
-                continue
-            self._adoption.gone(known)
-            resized = replace(known, gang=replace(known.gang, min_count=size))
-            if fact is not None:
-                self._establish(replace(fact, request=resized))
-            else:
-                self._wait(resized)
+    def _resize(self, groups: Iterable[GangKey]) -> bool:
+        """Gangs whose members were read before their group object was learn their size."""
+        news = False
+        for group in groups:
+            news = True
+            self._describe(*self.groups.gangs(group))
+        return news
+
+    def _describe(self, *gangs: GangKey | None) -> None:
+        for key in gangs:
+            if key is not None:
+                self._adoption.describe(self.groups.spec(key))
 
     # -- the oracle --------------------------------------------------------------------------
 
@@ -671,7 +659,7 @@ class Mirror:
         return _withheld(model) if name in self._doubts else model
 
     def _fact(self, obj: PodObject, node: str) -> Fact:
-        charge = charge_of(obj, self._names, self.gang_sizes)
+        charge = charge_of(obj, self._names, self.groups)
         labels = obj.metadata.labels or {}
         return Fact(
             charge.request,

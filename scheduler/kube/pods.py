@@ -34,6 +34,7 @@ from scheduler.core.model import (
     Toleration,
 )
 from scheduler.kube.gangs import gang_key
+from scheduler.kube.groups import Groups
 from scheduler.kube.names import ResourceNames, plain_product
 from scheduler.kube.objects import (
     Container,
@@ -70,7 +71,7 @@ def pod_uid(pod: PodObject) -> str:
 def pod_request(
     pod: PodObject,
     names: ResourceNames | None = None,
-    gangs: Mapping[tuple[str, str, str], int] | None = None,
+    groups: Groups | None = None,
 ) -> PodRequest:
     """What the pod asks for.
 
@@ -80,8 +81,8 @@ def pod_request(
         The object.
     names
         Resource names and labels.
-    gangs
-        Sizes of gangs, where pods do not state them: :func:`scheduler.kube.gangs.gang_sizes`.
+    groups
+        What is known about gangs; without it a pod is in the one that it names.
 
     Raises
     ------
@@ -89,7 +90,7 @@ def pod_request(
         A quantity cannot be read, or the GPU request contradicts itself. Names the field.
     """
     demand = _demand_of(_template(pod), names or _DEFAULT_NAMES)
-    return _made(pod, demand, gangs)
+    return _made(pod, demand, groups)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +115,7 @@ class Charge:
 def charge_of(
     pod: PodObject,
     names: ResourceNames | None = None,
-    gangs: Mapping[tuple[str, str, str], int] | None = None,
+    groups: Groups | None = None,
 ) -> Charge:
     """What a pod is charged. Unlike :func:`pod_request` it refuses nothing.
 
@@ -122,7 +123,7 @@ def charge_of(
     larger than any node, but always says how much it asks for.
     """
     try:
-        return Charge(pod_request(pod, names, gangs))
+        return Charge(pod_request(pod, names, groups))
     except InvalidInput as error:
         problem = str(error)
     names = names or _DEFAULT_NAMES
@@ -132,7 +133,7 @@ def charge_of(
     ways = _ways(totals, selection, names)
     gpu = ways[0] if len(ways) == 1 else GpuRequest()
     demand = _Demand(*_cpu_and_memory(totals), gpu, selection)
-    return Charge(_made(pod, demand, gangs), ways if len(ways) > 1 else (), problem)
+    return Charge(_made(pod, demand, groups), ways if len(ways) > 1 else (), problem)
 
 
 def _readable(spec: PodSpec, names: ResourceNames) -> PodSpec:
@@ -180,9 +181,7 @@ def _stands_for_devices(name: str, names: ResourceNames) -> bool:
     return name in known or name.startswith(names.mig_prefix)
 
 
-def _made(
-    pod: PodObject, demand: _Demand, gangs: Mapping[tuple[str, str, str], int] | None
-) -> PodRequest:
+def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
     return PodRequest(
         uid=pod_uid(pod),
         namespace=pod.metadata.namespace or "default",
@@ -192,7 +191,7 @@ def _made(
         gpu=_short_request(demand.gpu),
         priority=pod.spec.priority or 0,
         selection=_short_selection(demand.selection),
-        gang=gang_key(pod, gangs),
+        gang=groups.key(pod) if groups is not None else gang_key(pod),
         owner=_owner(pod),
     )
 

@@ -92,7 +92,5 @@ def _check_gangs(problem: Problem, final: Mapping[str, Placement]) -> None:
             lost[placement.pod.gang] += 1
     for gang in {*added, *lost}:
         touched = added[gang] or lost[gang]
-        if touched and 0 < running[gang] < gang.min_count:
-            raise SolverFault(
-                f"gang {gang.namespace}/{gang.name} runs {running[gang]} of {gang.min_count}"
-            )
+        if touched and 0 < running[gang] < problem.minimum(gang):
+            raise SolverFault(f"gang {gang.label} runs {running[gang]} of {problem.minimum(gang)}")

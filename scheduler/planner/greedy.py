@@ -22,7 +22,7 @@ def gang_missing(layout: Layout, gang: GangKey) -> int:
     """How many members a gang still needs before any of them may run."""
     instance = layout.instance
     placed = sum(layout.placed(kind) for kind in instance.gang_kinds[gang])
-    return max(0, gang.min_count - placed - instance.gang_fixed.get(gang, 0))
+    return max(0, instance.problem.minimum(gang) - placed - instance.gang_fixed.get(gang, 0))
 
 
 def fill(layout: Layout, *, by_size: bool = True) -> None:

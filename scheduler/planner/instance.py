@@ -204,7 +204,9 @@ class Instance:
                 stays = uid not in self.problem.movable or uid in self.left_alone
                 if stays or not self._may_move(placement):
                     broken.add(gang)
-        return broken | {gang for gang, count in running.items() if count < gang.min_count}
+        return broken | {
+            gang for gang, count in running.items() if count < self.problem.minimum(gang)
+        }
 
     def _may_move(self, placement: Placement) -> bool:
         """Whether the model can express that this running pod stays where it is."""

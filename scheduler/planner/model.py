@@ -8,6 +8,7 @@ from enum import Enum, unique
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.gangs import GangSpec, minimum_of
 from scheduler.core.model import GangKey, NodeSelection, Placement, PodRequest, Shape
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
@@ -106,6 +107,8 @@ class Problem:
     not_considered
         Rules that this problem does not express. The pods that they say are left alone keep their
         node, or get none.
+    gangs
+        How many members of each gang must start together; others count alone.
     """
 
     state: ClusterState
@@ -119,6 +122,11 @@ class Problem:
     preferences: Mapping[str, tuple[tuple[NodeSelection, int], ...]] = field(default_factory=dict)
     model_costs: Mapping[str, int] = field(default_factory=dict)
     not_considered: tuple[NotConsidered, ...] = ()
+    gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
+
+    def minimum(self, gang: GangKey) -> int:
+        """Members of a gang that must start together."""
+        return minimum_of(self.gangs, gang)
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:

@@ -75,7 +75,7 @@ def widened(layout: Layout) -> Iterator[str]:
     pending = {pod.gang for pod in layout.instance.problem.pending}
     for gang, level in gang_levels(layout).items():
         if level and gang in pending:
-            name = f"{gang.namespace}/{gang.name}"
+            name = gang.label
             where = f"one {keys[level]}" if level < len(keys) else "the whole cluster"
             yield f"gang {name} found no single {keys[0]} and is spread over {where}"
 

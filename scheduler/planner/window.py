@@ -217,12 +217,13 @@ class Window:
             )
             inside = sum(self._total[kind] for kind in kinds)
             fixed = self.instance.gang_fixed.get(gang, 0)
+            minimum = self.instance.problem.minimum(gang)
             most = sum(len(self._pool[kind]) for kind in kinds)
-            if outside + fixed >= gang.min_count:
+            if outside + fixed >= minimum:
                 continue  # whole without anybody in the window
             present = self.model.new_bool_var("")
             self.model.add(inside + outside <= (most + outside) * present)
-            self.model.add(inside + outside + fixed >= gang.min_count * present)
+            self.model.add(inside + outside + fixed >= minimum * present)
 
     def _disruptions(self) -> Expr:
         """Cost of the running pods of the window that end up disturbed."""

@@ -11,6 +11,7 @@ import http.client
 import random
 import socket
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -18,7 +19,8 @@ from urllib.parse import quote, urlsplit
 import msgspec
 
 from scheduler.core.errors import SchedulerError
-from scheduler.core.model import PodRequest
+from scheduler.core.gangs import GangSpec
+from scheduler.core.model import GangKey, PodRequest
 from scheduler.simulator.kubedump import pod_json
 
 __all__ = ["ExtenderClient", "ProtocolError", "SchedulingLoop"]
@@ -176,6 +178,7 @@ class SchedulingLoop:
     client: ExtenderClient
     nodes: list[str]
     seed: int = 0
+    gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
     latencies_ms: dict[str, list[float]] = field(default_factory=dict)
     _start: int = 0
 
@@ -184,7 +187,7 @@ class SchedulingLoop:
 
     def schedule(self, request: PodRequest) -> str:
         """Place one pod; returns its node, or an empty string if it fits nowhere."""
-        pod = msgspec.json.encode(pod_json(request))
+        pod = msgspec.json.encode(pod_json(request, gangs=self.gangs))
         names = self.nodes[self._start :] + self.nodes[: self._start]
         self._start = (self._start + 1) % len(self.nodes)
         passing, _ = self._timed("filter", self.client.filter, pod, names)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.gangs import GangSpec
 from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 from scheduler.simulator.openb import PRODUCT_LABEL
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, Workload
@@ -148,7 +149,9 @@ def generate(config: GeneratorConfig) -> Workload:
         Arrival(request, at, duration)
         for request, at, duration in zip(requests, times, durations, strict=True)
     )
-    return Workload(nodes, arrivals, (), f"synthetic-{config.seed}")
+    keys = {request.gang for request in requests if request.gang}
+    gangs = {key: GangSpec(key, config.gang_size) for key in sorted(keys, key=lambda k: k.name)}
+    return Workload(nodes, arrivals, (), f"synthetic-{config.seed}", gangs)
 
 
 def _nodes(config: GeneratorConfig, rng: np.random.Generator) -> tuple[Node, ...]:
@@ -190,7 +193,7 @@ def _requests(config: GeneratorConfig, rng: np.random.Generator, capacity: int) 
         gang = bool(shape.gpu.count and rng.random() < config.gang_share)
         for member in range(config.gang_size if gang else 1):
             serial = len(requests)
-            key = GangKey("default", f"gang-{serial - member:06d}", config.gang_size)
+            key = GangKey("kubernetes", "default", f"gang-{serial - member:06d}")
             pod = PodRequest(
                 f"pod-{serial:06d}",
                 "default",

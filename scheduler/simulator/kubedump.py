@@ -22,7 +22,8 @@ import msgspec
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, Node, PodRequest, Requirement
+from scheduler.core.gangs import GangSpec, minimum_of
+from scheduler.core.model import DeviceShare, GangKey, Node, PodRequest, Requirement
 from scheduler.core.omissions import left_alone
 from scheduler.core.reading import read_bytes
 from scheduler.core.selection import NOT_READY
@@ -35,7 +36,8 @@ from scheduler.kube.disruption import (
     held_by_several,
     move_cost,
 )
-from scheduler.kube.gangs import gang_sizes, group_size
+from scheduler.kube.gangs import group_size
+from scheduler.kube.groups import Groups
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
@@ -47,7 +49,7 @@ from scheduler.kube.objects import (
     object_list_decoder,
     pod_decoder,
 )
-from scheduler.kube.pods import Charge, charge_of, write_device_shares
+from scheduler.kube.pods import Charge, charge_of, pod_uid, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
@@ -116,13 +118,16 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     names = names or ResourceNames()
     found = _items(path, names)
     alive = [pod for pod in found.pods if not _gone(pod)]
-    sizes = gang_sizes(alive, found.groups)
+    groups = Groups(count_members=True)
+    groups.state(found.groups)
+    for pod in alive:
+        groups.join(pod, pod_uid(pod))
     models, devices = _understood(found.nodes, alive, names)
     listed = _Listed({model.name for model in models})
     for pod in alive:
         where = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
         try:
-            charge = charge_of(pod, names, sizes)
+            charge = charge_of(pod, names, groups)
             listed.add(pod, charge, devices)
             if charge.problem:
                 found.left_out.append(f"{where}: {charge.problem}; it runs, and is charged for it")
@@ -136,7 +141,12 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         for model in models
     )
     workload = Workload(
-        closed, listed.in_order(), tuple(listed.bound), path.name, tuple(found.left_out)
+        closed,
+        listed.in_order(),
+        tuple(listed.bound),
+        path.name,
+        groups.specs(),
+        tuple(found.left_out),
     )
     budgets = tuple(budgets_of(found.budgets, alive))
     several = held_by_several(found.budgets, alive)
@@ -238,7 +248,7 @@ class _Items:
     nodes: list[tuple[NodeObject, Node]] = field(default_factory=list)
     pods: list[PodObject] = field(default_factory=list)
     budgets: list[BudgetObject] = field(default_factory=list)
-    groups: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    groups: dict[GangKey, int] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
 
@@ -259,7 +269,7 @@ class _Items:
             self.groups.update(_group(mapping_decoder.decode(item)))
 
 
-def _group(content: dict[str, Any]) -> dict[tuple[str, str, str], int]:
+def _group(content: dict[str, Any]) -> dict[GangKey, int]:
     """As :func:`group_size`; an object of the kind but not of its shape is refused."""
     try:
         return group_size(content)
@@ -303,9 +313,9 @@ def write(workload: Workload, path: Path, names: ResourceNames | None = None) ->
     """Write a workload as such a dump. Durations and arrival times have no place in it."""
     names = names or ResourceNames()
     items = [node_json(node, names) for node in workload.nodes]
-    items += [pod_json(arrival.request, names) for arrival in workload.arrivals]
+    items += [pod_json(arrival.request, names, workload.gangs) for arrival in workload.arrivals]
     for bound in workload.bound:
-        item = pod_json(bound.request, names)
+        item = pod_json(bound.request, names, workload.gangs)
         item["spec"]["nodeName"] = bound.node
         item["status"] = {"phase": "Running"}
         if bound.devices is not None:
@@ -414,7 +424,11 @@ def _rules_json(rules: tuple[Requirement, ...]) -> list[dict[str, Any]]:
     return [{"key": r.key, "operator": r.operator, "values": list(r.values)} for r in rules]
 
 
-def pod_json(request: PodRequest, names: ResourceNames | None = None) -> dict[str, Any]:
+def pod_json(
+    request: PodRequest,
+    names: ResourceNames | None = None,
+    gangs: Mapping[GangKey, GangSpec] | None = None,
+) -> dict[str, Any]:
     """A Pod object that asks for exactly this."""
     names = names or ResourceNames()
     gpu = request.gpu
@@ -449,5 +463,6 @@ def pod_json(request: PodRequest, names: ResourceNames | None = None) -> dict[st
     }
     if request.gang:
         spec["schedulingGroup"] = {"podGroupName": request.gang.name}
-        metadata["annotations"] = {"snugfit.io/gang-size": str(request.gang.min_count)}
+        size = minimum_of(gangs or {}, request.gang)
+        metadata["annotations"] = {"snugfit.io/gang-size": str(size)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

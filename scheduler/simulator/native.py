@@ -6,13 +6,14 @@ Unknown keys are errors that name the nearest valid one.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import msgspec
 
 from scheduler.core.errors import InvalidInput, nearest
+from scheduler.core.gangs import GangSpec, minimum_of
 from scheduler.core.mig import MigType
 from scheduler.core.model import (
     DEVICE_MILLI,
@@ -104,6 +105,7 @@ class _Pod(_Struct):
     tolerations: list[_Toleration] = []
     gang: str = ""
     gang_size: _Members = 1
+    gang_system: str = "kubernetes"
     owner: str = ""
     at_s: _Seconds = 0.0
     duration_s: _Seconds | None = None
@@ -198,7 +200,22 @@ def read(path: Path) -> Workload:
             bound.append(_bound(path, pod, request, known.get(pod.node)))
         else:
             arrivals.append(Arrival(request, pod.at_s, pod.duration_s))
-    return Workload(nodes, tuple(arrivals), tuple(bound), content.source or path.name)
+    gangs = _gangs(content.pods)
+    return Workload(nodes, tuple(arrivals), tuple(bound), content.source or path.name, gangs)
+
+
+def _gang(pod: _Pod) -> GangKey | None:
+    return GangKey(pod.gang_system, pod.namespace, pod.gang) if pod.gang else None
+
+
+def _gangs(pods: Sequence[_Pod]) -> dict[GangKey, GangSpec]:
+    """What the members state; where they disagree, the largest size counts."""
+    sizes: dict[GangKey, int] = {}
+    for pod in pods:
+        key = _gang(pod)
+        if key is not None:
+            sizes[key] = max(pod.gang_size, sizes.get(key, 1))
+    return {key: GangSpec(key, size) for key, size in sizes.items()}
 
 
 def _each(where: str, items: Sequence[T], make: Callable[[T], Made]) -> tuple[Made, ...]:
@@ -311,7 +328,7 @@ def _request(pod: _Pod) -> PodRequest:
         ),
         priority=pod.priority,
         selection=_selection(pod),
-        gang=GangKey(pod.namespace, pod.gang, pod.gang_size) if pod.gang else None,
+        gang=_gang(pod),
         owner=pod.owner,
     )
 
@@ -349,9 +366,12 @@ def _share(where: str, text: str) -> DeviceShare:
 
 def write(workload: Workload, path: Path) -> None:
     """Write a workload so that :func:`read` gives an equal one."""
-    pods = [_pod_out(a.request, at_s=a.at_s, duration_s=a.duration_s) for a in workload.arrivals]
+    gangs = workload.gangs
+    pods = [
+        _pod_out(a.request, gangs, at_s=a.at_s, duration_s=a.duration_s) for a in workload.arrivals
+    ]
     for bound in workload.bound:
-        pod = _pod_out(bound.request)
+        pod = _pod_out(bound.request, gangs)
         pod.node = bound.node
         if bound.devices is not None:
             pod.devices = [f"{s.index}:{s.milli}:{s.memory_mib}:{s.slots}" for s in bound.devices]
@@ -361,8 +381,14 @@ def write(workload: Workload, path: Path) -> None:
     path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
 
 
-def _pod_out(request: PodRequest, *, at_s: float = 0.0, duration_s: float | None = None) -> _Pod:
-    gpu = request.gpu
+def _pod_out(
+    request: PodRequest,
+    gangs: Mapping[GangKey, GangSpec],
+    *,
+    at_s: float = 0.0,
+    duration_s: float | None = None,
+) -> _Pod:
+    gpu, gang = request.gpu, request.gang
     return _Pod(
         name=request.name,
         namespace=request.namespace,
@@ -388,8 +414,9 @@ def _pod_out(request: PodRequest, *, at_s: float = 0.0, duration_s: float | None
             _Toleration(key=t.key, operator=t.operator, value=t.value, effect=t.effect)
             for t in request.selection.tolerations
         ],
-        gang=request.gang.name if request.gang else "",
-        gang_size=request.gang.min_count if request.gang else 1,
+        gang=gang.name if gang else "",
+        gang_size=minimum_of(gangs, gang) if gang else 1,
+        gang_system=gang.system if gang else "kubernetes",
         owner=request.owner,
         at_s=at_s,
         duration_s=duration_s,

@@ -20,6 +20,7 @@ from typing import Any
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
+from scheduler.core.gangs import minimum_of
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
 from scheduler.core.power import PowerMeter, PowerModel
@@ -401,7 +402,11 @@ class _Run:
     def _waits_for_gang(self, request: PodRequest) -> bool:
         """Whether the pod may start only together with others of its gang."""
         gang = request.gang
-        return gang is not None and self.gangs[gang].running < gang.min_count
+        return gang is not None and self.gangs[gang].running < self.minimum(gang)
+
+    def minimum(self, gang: GangKey) -> int:
+        """Members of a gang that must start together."""
+        return minimum_of(self.workload.gangs, gang)
 
     def _plan_later(self, now: float) -> None:
         if self.plan_every_s and now >= self.planned_s:
@@ -416,6 +421,7 @@ class _Run:
             tuple(pod.arrival.request for pod in waiting.values()),
             objective="gpu",
             policy=self.experiment.policy,
+            gangs=self.workload.gangs,
         )
         made = plan(problem, Budget(_PLAN_WORK, deterministic=True, seed=self.experiment.seed))
         self.plans += 1
@@ -446,12 +452,12 @@ class _Run:
         if key is None:
             return
         gang = self.gangs[key]
-        if 0 < gang.running < key.min_count:
+        if 0 < gang.running < self.minimum(key):
             self.half_gang_milli -= gang.milli
         gang.running += sign
         gang.milli += sign * request.gpu.requested_milli
         gang.most = max(gang.most, gang.running)
-        if 0 < gang.running < key.min_count:
+        if 0 < gang.running < self.minimum(key):
             self.half_gang_milli += gang.milli
 
     def _protocol(self, rate: float) -> str:
@@ -468,7 +474,7 @@ class _Run:
         starved: dict[str, int] = defaultdict(int)
         for pod in self.pool.values():
             starved[pod_class(pod.arrival.request)] += 1
-        whole = sum(gang.most >= key.min_count for key, gang in self.gangs.items())
+        whole = sum(gang.most >= self.minimum(key) for key, gang in self.gangs.items())
         none = sum(gang.most == 0 for gang in self.gangs.values())
         return ReplayOutcome(
             replace(self.experiment, protocol=self._protocol(rate)),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, Node, PodRequest
+from scheduler.core.gangs import GangSpec
+from scheduler.core.model import DeviceShare, GangKey, Node, PodRequest
 from scheduler.core.occupancy import running
 from scheduler.core.omissions import NotConsidered
 
@@ -45,6 +47,7 @@ class Workload:
     arrivals: tuple[Arrival, ...] = ()
     bound: tuple[BoundPod, ...] = ()
     source: str = ""
+    gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
     remarks: tuple[str, ...] = field(default=(), compare=False)
     """What had to be left out, in words for a user."""
     not_considered: tuple[NotConsidered, ...] = field(default=(), compare=False)
@@ -63,7 +66,7 @@ class Workload:
     def digest(self) -> str:
         """SHA-256 of the content, the same for the same nodes and pods in the same order."""
         seal = hashlib.sha256()
-        for part in (*self.nodes, *self.arrivals, *self.bound):
+        for part in (*self.nodes, *self.arrivals, *self.bound, *self.gangs.values()):
             seal.update(repr(part).encode())
         return seal.hexdigest()
 

@@ -12,19 +12,23 @@ from itertools import count as numbered
 import msgspec
 import pytest
 
-from scheduler.core.model import GangKey, PodRequest
+from scheduler.core.model import PodRequest
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.planning import PlannerLoop
 from scheduler.simulator.kubedump import pod_json
-from tests.builders import node, pod
+from tests.builders import gang_key, gangs_of, node, pod
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server
 
 
 def _gang(name: str, size: int, count: int = 1) -> list[PodRequest]:
-    key = GangKey("default", name, size)
+    key = gang_key(name, size)
     return [pod(f"{name}-{n}", count=count, gang=key) for n in range(size)]
+
+
+def _body(request: PodRequest) -> bytes:
+    return msgspec.json.encode(pod_json(request, gangs=gangs_of(request)))
 
 
 def _names(server: Running) -> list[str]:
@@ -32,7 +36,7 @@ def _names(server: Running) -> list[str]:
 
 
 def _filter(server: Running, request: PodRequest) -> tuple[list[str], dict[str, str]]:
-    return server.client.filter(msgspec.json.encode(pod_json(request)), _names(server))
+    return server.client.filter(_body(request), _names(server))
 
 
 def _bind(server: Running, request: PodRequest) -> str:
@@ -91,7 +95,7 @@ def test_members_are_pinned_and_the_others_rejected_with_the_reason(start) -> No
     other = ({"a", "b"} - set(passing)).pop()
     assert failed[other] == "planned elsewhere"
     assert "no device" in failed["cpu-only"]
-    body = msgspec.json.encode(pod_json(members[0]))
+    body = _body(members[0])
     scores = server.client.prioritize(body, _names(server))
     assert scores == {passing[0]: 10, other: 0, "cpu-only": 0}
 
@@ -117,7 +121,7 @@ def test_the_planner_finds_room_that_greedy_choices_miss(start) -> None:
     assert server.planner is not None
     _until(lambda: sum(server.planner.figures.plans.values()) > 0)
     _until(lambda: server.service.gang_counts()["pins"] >= 2)
-    body = msgspec.json.encode(pod_json(waiting[1]))
+    body = _body(waiting[1])
     assert server.client.prioritize(body, ["small", "large"])["large"] == 10
     text = server.client._request("GET", "/metrics", b"").decode()
     assert "snugfit_planner_up 1.0" in text and "snugfit_planner_plan_gap 0.0" in text
@@ -248,7 +252,7 @@ def test_the_planner_process_is_told_what_changes(start) -> None:
     _filter(server, pod("x", count=1))
 
     def planned() -> list[tuple[str, str]]:
-        answer = loop._ask(server.service.planning_view(), "plan", 0.3)
+        answer = loop._ask(server.service.planning_view(), "plan", (0.3, {}))
         assert answer is not None and "fault" not in answer
         return answer["places"]
 

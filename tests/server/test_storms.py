@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.core.model import GangKey, PodRequest
+from scheduler.core.model import PodRequest
 from scheduler.simulator.client import ExtenderClient
 from scheduler.simulator.kubedump import pod_json
-from tests.builders import node, pod
+from tests.builders import gang_key, gangs_of, node, pod
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server
@@ -31,7 +31,7 @@ SIZE = 4
 
 
 def _gang(name: str, size: int = SIZE, **gpu: Any) -> list[PodRequest]:
-    key = GangKey("default", name, size)
+    key = gang_key(name, size)
     return [pod(f"{name}-{n}", gang=key, **(gpu or {"count": 2})) for n in range(size)]
 
 
@@ -40,12 +40,16 @@ def _gang_of(name: str) -> str:
     return name.rsplit("-", 1)[0]
 
 
+def _body(request: PodRequest) -> bytes:
+    return msgspec.json.encode(pod_json(request, gangs=gangs_of(request)))
+
+
 def _names(server: Running) -> list[str]:
     return [n.name for n in server.engine.state.nodes if n is not None]
 
 
 def _ask(client: ExtenderClient, request: PodRequest, names: list[str]) -> list[str]:
-    passing, failed = client.filter(msgspec.json.encode(pod_json(request)), names)
+    passing, failed = client.filter(_body(request), names)
     assert sorted([*passing, *failed]) == sorted(names)
     return passing
 
@@ -159,7 +163,7 @@ def test_the_same_question_has_the_same_answer(server, seed: int) -> None:
         passing = _ask(server.client, member, offered)
         assert len(passing) == 1 and set(passing) <= set(offered)
         assert answers.setdefault((member.uid, which), passing) == passing
-        scores = server.client.prioritize(msgspec.json.encode(pod_json(member)), passing)
+        scores = server.client.prioritize(_body(member), passing)
         assert scores == {passing[0]: 10}
     assert _violations(server.client.get("/debug/state")) == []
 
@@ -244,7 +248,7 @@ def test_a_gang_that_cannot_fit_never_holds_anything(server) -> None:
     giant = _gang("giant", 13, count=2)
     small = [pod(f"small-{i}", count=2) for i in range(12)]
     for member, request in zip(giant, [*small, None], strict=True):
-        body = msgspec.json.encode(pod_json(member))
+        body = _body(member)
         passing, failed = server.client.filter(body, _names(server))
         assert passing == []
         places = 12 - len(_bound(server))
@@ -266,7 +270,7 @@ def _best(server: Running, request: PodRequest) -> str:
     """Node of one ordinary cycle; empty if there is none."""
     passing = _ask(server.client, request, _names(server))
     if len(passing) > 1:
-        scores = server.client.prioritize(msgspec.json.encode(pod_json(request)), passing)
+        scores = server.client.prioritize(_body(request), passing)
         return max(passing, key=lambda name: scores.get(name, 0))
     return passing[0] if passing else ""
 

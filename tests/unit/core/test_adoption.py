@@ -9,15 +9,15 @@ import pytest
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import Device, GangKey, PodRequest
+from scheduler.core.model import Device, PodRequest
 from scheduler.core.state import ClusterState
-from tests.builders import node, pod
+from tests.builders import described, gang_key, node, pod
 
 TTL = 60.0
 
 
 def _member(gang: str, number: int, *, size: int, **gpu) -> PodRequest:
-    return pod(f"{gang}-{number}", gang=GangKey("default", gang, size), **(gpu or {"count": 1}))
+    return pod(f"{gang}-{number}", gang=gang_key(gang, size), **(gpu or {"count": 1}))
 
 
 def _gang(name: str, size: int, **gpu) -> list[PodRequest]:
@@ -35,6 +35,7 @@ class Cluster:
 
     def ask(self, request: PodRequest, rows: np.ndarray | None = None):
         self.engine.expire(self.now)
+        described(self.adoption, request)
         return self.adoption.answer(request, self.rows if rows is None else rows, self.now)
 
     def bind(self, request: PodRequest) -> str:
@@ -157,7 +158,7 @@ def test_a_member_that_gives_up_frees_its_place_for_another() -> None:
 def test_an_unlike_member_is_planned_for_when_it_shows_up() -> None:
     """A cpu-only leader and two workers; the first question cannot know about the leader."""
     cluster = Cluster(node("a", gpus=2, cpu=3000))
-    key = GangKey("default", "g", 3)
+    key = gang_key("g", 3)
     workers = [pod(f"w{i}", count=1, cpu=1000, gang=key) for i in range(2)]
     leader = pod("leader", cpu=1000, gang=key)
     assert cluster.ask(workers[0]).row == -1  # three workers would not fit
@@ -243,6 +244,7 @@ def test_a_gang_that_could_never_fit_reserves_nothing() -> None:
 def test_a_plan_from_outside_is_taken_over_gang_by_gang() -> None:
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
     gang, lone = _gang("g", 2), pod("lone", count=1)
+    described(cluster.adoption, *gang)
     adopted, rejected = cluster.adoption.adopt(
         [(gang[0], "a"), (gang[1], "b"), (lone, "b")], cluster.now
     )
@@ -257,6 +259,7 @@ def test_a_stale_plan_is_rejected_by_cause() -> None:
     cluster = Cluster(node("a", gpus=2))
     gang, half = _gang("g", 2), _gang("h", 3)
     late, big = pod("late", count=1), pod("big", count=3)
+    described(cluster.adoption, *gang, *half)
     cluster.engine.reserve(late, "a")
     places = [(gang[0], "a"), (gang[1], "a"), (half[0], "a"), (late, "a"), (big, "a")]
     adopted, rejected = cluster.adoption.adopt([*places, (pod("x"), "gone")], cluster.now)
@@ -273,7 +276,7 @@ def test_members_that_run_already_count() -> None:
     engine = Engine(ClusterState([node("a", gpus=3)]), "best-fit")
     for member in members[:2]:
         engine.reserve(member, "a")
-    adoption = Adoption(engine, ttl_s=TTL)
+    adoption = described(Adoption(engine, ttl_s=TTL), *members)
     assert adoption.answer(members[2], np.array([0]), 0.0).row == 0
     assert len(engine.holds) == 1
 
@@ -307,6 +310,7 @@ def test_a_gang_is_checked_even_where_nothing_has_changed() -> None:
     cluster = Cluster(node("a", gpus=1))
     generation = cluster.engine.state.generation_now
     members = _gang("g", 2)
+    described(cluster.adoption, *members)
     places = [(member, "a") for member in members]
     adopted, rejected = cluster.adoption.adopt(places, 0.0, generation=generation)
     assert adopted == 0 and rejected == {"gang no longer fits": 2} and cluster.free == 1

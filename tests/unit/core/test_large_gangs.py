@@ -15,9 +15,9 @@ from scheduler.core.capacity import TOO_LARGE, empty_room, excess
 from scheduler.core.drafts import BEING_PLANNED, Draft
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Device, GangKey, Node, PodRequest, Shape
+from scheduler.core.model import Device, Node, PodRequest, Shape
 from scheduler.core.state import ClusterState
-from tests.builders import node, pod
+from tests.builders import described, gang_key, node, pod
 
 TTL = 60.0
 MIG = Device("A100", 40960, mig="A100-40")
@@ -25,7 +25,7 @@ SLICED = Device("T4", 16384, replicas=4)
 
 
 def _member(name: str, size: int, **rest) -> PodRequest:
-    return pod(name, gang=GangKey("default", "g", size), **rest)
+    return pod(name, gang=gang_key("g", size), **rest)
 
 
 def _nodes(count: int, **rest) -> list[Node]:
@@ -44,6 +44,7 @@ class Cluster:
         self.now = 0.0
 
     def draft(self, request: PodRequest) -> Draft | None:
+        described(self.adoption, request)
         return self.adoption.draft(request, self.rows, self.now)
 
     def make(self, draft: Draft, steps: float = math.inf) -> None:
@@ -131,7 +132,7 @@ def test_a_draft_that_takes_long_is_gone_on_with_by_whoever_asks_next(steps: int
 def test_one_gang_is_drafted_at_a_time_and_an_abandoned_draft_stops_nobody() -> None:
     cluster = Cluster(_nodes(10, gpus=8), 16)
     first = _member("m", 40, count=1)
-    other = pod("o", count=1, gang=GangKey("default", "other", 30))
+    other = pod("o", count=1, gang=gang_key("other", 30))
     draft = cluster.draft(first)
     assert draft is not None
     cluster.make(draft, 3)
@@ -187,7 +188,7 @@ def test_a_refusal_of_another_state_is_not_told_while_another_gang_is_planned() 
     assert cluster.ask(waiting) == refused, "as long as nothing changes"
     for number in range(5):
         cluster.engine.release(f"o{number}")
-    draft = cluster.draft(pod("h", gang=GangKey("default", "h", 20), count=1))
+    draft = cluster.draft(pod("h", gang=gang_key("h", 20), count=1))
     assert draft is not None
     cluster.make(draft, 4)
     assert cluster.ask(waiting).message == BEING_PLANNED

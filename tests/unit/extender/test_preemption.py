@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
-from scheduler.core.model import DeviceShare, GangKey, Placement, PodRequest, Reason
+from scheduler.core.gangs import GangSpec
+from scheduler.core.members import Members
+from scheduler.core.model import DeviceShare, Placement, PodRequest, Reason
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.preemption import Candidate, Victims, choose_victims
@@ -18,11 +20,11 @@ from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import PreemptArgs
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.objects import NodeObject, PodObject
-from tests.builders import node, pod
+from tests.builders import gang_key, node, pod
 from tests.depth import examples
 from tests.kube_objects import node_json, pod_json
 
-GANG = GangKey("default", "g", 2)
+GANG = gang_key("g", 2)
 
 
 def _fits_without(engine: Engine, request: PodRequest, uids: frozenset[str]) -> bool:
@@ -57,13 +59,14 @@ def _victims(
     engine: Engine,
     request: PodRequest,
     *suggested: str,
-    running: Any = lambda _gang: (),
     **rest: Any,
 ) -> Victims | None:
     """The choice, made twice: what is imagined in between leaves nothing behind."""
-    candidate = Candidate(engine, request, engine.state.row("a"), running)
+    members = Members(engine.state.placements.values())
+    members.describe(GangSpec(GANG, 2))
+    candidate = Candidate(engine, request, engine.state.row("a"), members)
     found = choose_victims(candidate, suggested, **rest)
-    again = Candidate(engine, request, engine.state.row("a"), running)
+    again = Candidate(engine, request, engine.state.row("a"), members)
     assert choose_victims(again, suggested, **rest) == found
     return found
 
@@ -190,10 +193,9 @@ def test_a_gang_with_members_elsewhere_stays() -> None:
     _run(engine, _low("m0", count=1, gang=GANG), 0)
     _run(engine, _low("m1", count=1, gang=GANG), 0, on="b")
     _run(engine, _low("single", priority=9, count=1), 2)
-    rule = {"running": {GANG: ("m0", "m1", "not placed yet")}.__getitem__}
-    assert _choose(engine, _wanted(count=2), **rule) == {"single"}
-    assert _choose(engine, _wanted(count=3), **rule) is None
-    assert _choose(engine, _wanted(count=2), "m0", **rule) is None
+    assert _choose(engine, _wanted(count=2)) == {"single"}
+    assert _choose(engine, _wanted(count=3)) is None
+    assert _choose(engine, _wanted(count=2), "m0") is None
 
 
 def test_a_gang_with_a_protected_member_stays() -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import GangKey, NodeSelection
+from scheduler.core.model import NodeSelection
 from scheduler.core.state import ClusterState
 from scheduler.extender.preemption import curable, kept_by_holds
 from scheduler.extender.waking import Refusals
-from tests.builders import node, pod
+from tests.builders import described, gang_key, node, pod
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def engine():
 NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
-def woken(refusals, engine, before):
-    looks = refusals.wake(engine, Adoption(engine, ttl_s=60.0), before)
+def woken(refusals, engine, before, *members):
+    looks = refusals.wake(engine, described(Adoption(engine, ttl_s=60.0), *members), before)
     return [one for found in looks for one in found]
 
 
-def refused(engine, *pods, at=0.0):
-    made = Refusals(100)
+def refused(engine, *pods, at=0.0, adoption=None):
+    made = Refusals(100, adoption.members.gathered) if adoption else Refusals(100)
     for one in pods:
         made.add(one, at, engine.state.generation_now, NO_ROWS, anywhere=True)
     return made
@@ -92,14 +92,14 @@ def test_a_node_that_was_asked_about_has_let_the_pod_in_whatever_is_known_of_it(
 
 
 def test_a_member_was_let_in_as_well(engine):
-    elsewhere, gang = NodeSelection(node_selector=(("zone", "b"),)), GangKey("default", "g", 2)
+    elsewhere, gang = NodeSelection(node_selector=(("zone", "b"),)), gang_key("g", 2)
     engine.state.add_node(node("m", gpus=1))
     member = pod("m0", count=1, selection=elsewhere, gang=gang)
     refusals = Refusals(100)
     refusals.add(member, 0.0, -1, np.array([0, 1]))
-    assert woken(refusals, engine, before=10) == []
+    assert woken(refusals, engine, 10, member) == []
     engine.release("running")
-    assert woken(refusals, engine, before=10) == [member]
+    assert woken(refusals, engine, 10, member) == [member]
 
 
 def test_many_kinds_are_looked_at_in_turn(engine):
@@ -218,7 +218,7 @@ def test_a_thousand_are_not_woken_for_room_for_one():
     engine = Engine(ClusterState([node(f"n{i}", gpus=1) for i in range(8)]))
     refusals = Refusals(100)
     for i in range(8):
-        member = pod(f"p{i}", count=1, gang=GangKey("default", f"job-{i}", 1))
+        member = pod(f"p{i}", count=1, gang=gang_key(f"job-{i}", 1))
         refusals.add(member, 0.0, -1, np.arange(8 - i))
     for i in range(7):
         engine.reserve(pod(f"on-{i}", count=1), f"n{i + 1}")
@@ -226,9 +226,7 @@ def test_a_thousand_are_not_woken_for_room_for_one():
 
 
 def test_without_gangs_members_are_woken_one_by_one(engine):
-    refusals = refused(
-        engine, *(pod(f"m{i}", count=1, gang=GangKey("d", "g", 3)) for i in range(3))
-    )
+    refusals = refused(engine, *(pod(f"m{i}", count=1, gang=gang_key("g", 3)) for i in range(3)))
     engine.release("running")
     assert [[p.name for p in found] for found in refusals.wake(engine, None, 10)] == [["m0"]]
 
@@ -236,11 +234,12 @@ def test_without_gangs_members_are_woken_one_by_one(engine):
 def test_nobody_is_woken_for_a_gang_whose_other_members_do_not_fit():
     """A launcher fits at any time; its workers do not."""
     engine = Engine(ClusterState([node("n", gpus=2)]))
-    adoption, key = Adoption(engine, ttl_s=60.0), GangKey("default", "g", 3)
+    adoption, key = Adoption(engine, ttl_s=60.0), gang_key("g", 3)
     launcher = pod("launcher", gang=key)
+    described(adoption, launcher)
     for member in (launcher, *(pod(f"w{i}", count=2, gang=key) for i in range(2))):
         adoption.expect(member)
-    refusals = refused(engine, launcher, at=0.0)
+    refusals = refused(engine, launcher, adoption=adoption)
     engine.reserve(pod("anything"), "n")
     assert not any(refusals.wake(engine, adoption, before=10))
     engine.state.add_node(node("m", gpus=2))
@@ -254,13 +253,12 @@ def test_members_of_a_gang_are_woken_together_and_not_before_it_may_fit(unlike):
     for i in range(3):
         engine.reserve(pod(f"on-{i}", count=1), f"n{i % 2}")
     size = 3 + unlike
-    members = [pod(f"m{i}", count=1, gang=GangKey("default", "g", size)) for i in range(3)]
-    small = [
-        pod(f"s{i}", count=0, cpu=500, gang=GangKey("default", "g", size)) for i in range(unlike)
-    ]
+    members = [pod(f"m{i}", count=1, gang=gang_key("g", size)) for i in range(3)]
+    small = [pod(f"s{i}", count=0, cpu=500, gang=gang_key("g", size)) for i in range(unlike)]
+    described(adoption, *members)
     for member in [*members, *small]:
         adoption.expect(member)
-    refusals = refused(engine, *members)
+    refusals = refused(engine, *members, adoption=adoption)
     for i in range(2):
         engine.release(f"on-{i}")
         looked = [found for found in refusals.wake(engine, adoption, before=10) if found]

@@ -7,8 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from scheduler.core.gangs import GangSpec
 from scheduler.core.model import GangKey
-from scheduler.kube.gangs import GANG_SOURCES, gang_key, gang_ref, gang_sizes, group_size
+from scheduler.kube.gangs import GANG_SOURCES, gang_key, gang_ref, group_size, stated_size
+from scheduler.kube.groups import Groups
 from scheduler.kube.objects import PodObject
 
 
@@ -140,27 +142,54 @@ def test_every_convention_has_a_manifest() -> None:
 def test_membership_and_size(system: str) -> None:
     pod, group, (name, size) = CASES[system]
     ref = gang_ref(pod)
-    assert ref is not None and (ref.source, ref.namespace, ref.name) == (system, "team", name)
-    sizes = gang_sizes([pod], group_size(group) if group else {})
-    assert gang_key(pod, sizes) == GangKey("team", name, size)
+    assert ref is not None and ref.key == GangKey(system, "team", name)
+    groups = Groups()
+    groups.state(group_size(group) if group else {})
+    assert groups.join(pod, "uid") == ref.key
+    assert groups.spec(ref.key).minimum == size
 
 
 @pytest.mark.parametrize("system", [s for s, (_, group, _) in CASES.items() if group])
 def test_without_the_group_object_the_members_seen_have_to_do(system: str) -> None:
     pod, _, (name, _) = CASES[system]
-    assert gang_key(pod, gang_sizes([pod, pod], {})) == GangKey("team", name, 2)
-    assert gang_key(pod) == GangKey("team", name, 1)  # the webhook sees one pod at a time
+    for count_members, size in ((True, 2), (False, 1)):  # live members come one by one
+        groups = Groups(count_members=count_members)
+        groups.join(pod, "one")
+        groups.join(pod, "two")
+        assert groups.specs() == {(key := GangKey(system, "team", name)): GangSpec(key, size)}
 
 
-def test_our_annotation_overrides_the_size() -> None:
-    pod = _pod(
+def _stating(size: str) -> PodObject:
+    return _pod(
         labels={"kueue.x-k8s.io/pod-group-name": "g"},
-        annotations={
-            "kueue.x-k8s.io/pod-group-total-count": "7",
-            "snugfit.io/gang-size": "3",
-        },
+        annotations={"kueue.x-k8s.io/pod-group-total-count": "7", "snugfit.io/gang-size": size},
     )
-    assert gang_key(pod) == GangKey("team", "g", 3)
+
+
+def test_our_annotation_overrides_the_size_that_the_pod_states() -> None:
+    assert stated_size(_stating("3")) == 3
+
+
+def test_members_that_disagree_are_one_gang_of_the_largest_size(caplog) -> None:
+    groups = Groups()
+    keys = {groups.join(_stating(size), f"of {size}") for size in ("3", "4")}
+    (key,) = keys
+    assert groups.spec(key).minimum == 4 and "different sizes: 3, 4; 4 counts" in caplog.text
+    assert groups.spec(key, stated=5).minimum == 5  # one that asks before it is watched
+    groups.leave("of 4")
+    assert groups.spec(key).minimum == 3
+    groups.leave("of 3")
+    assert groups.specs() == {} and groups.gangs(key) == []
+    assert caplog.text.count("different") == 1
+
+
+def test_what_a_group_object_states_counts_before_its_members() -> None:
+    groups = Groups()
+    label = {"scheduling.x-k8s.io/pod-group": "g"}
+    key = groups.join(_pod(labels=label, annotations={"snugfit.io/gang-size": "9"}), "p")
+    assert key is not None and groups.state({key: 2}) == [key] and groups.gangs(key) == [key]
+    assert groups.spec(key).minimum == 2 and groups.state({key: 2}) == []
+    assert groups.unstate([key]) == [key] and groups.spec(key).minimum == 9
 
 
 def test_a_pod_of_no_gang() -> None:

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import SchedulerError
-from scheduler.core.model import DeviceShare, GpuKind, Reason
+from scheduler.core.model import DeviceShare, GangKey, GpuKind, Reason
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
@@ -26,7 +26,7 @@ from tests.depth import examples
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
 
 GANG = {"scheduling.x-k8s.io/pod-group": "g"}
-GROUP = ("scheduler-plugins", "ns", "g")
+GROUP = GangKey("scheduler-plugins", "ns", "g")
 WHOLE = {"nvidia.com/gpu": "1"}
 
 
@@ -402,12 +402,14 @@ def test_a_gang_learns_its_size_whenever_it_is_stated(cluster) -> None:
     def sizes() -> list[int]:
         pending = cluster.mirror.pending
         found = [cluster.mirror.facts["uid-p"].request, pending["uid-q"], pending["uid-r"]]
-        return [request.gang.min_count for request in found]
+        return [cluster.service._adoption.members.minimum(request.gang) for request in found]
 
-    assert sizes() == [1, 1, 5]
-    assert cluster.mirror.group({GROUP: 3}) and sizes() == [3, 3, 5]
+    assert sizes() == [5, 5, 5]  # what one of them states holds for all
+    assert cluster.mirror.group({GROUP: 3}) and sizes() == [3, 3, 3]
     assert not cluster.mirror.group({GROUP: 3})
-    assert cluster.mirror.group_gone({GROUP: 3}) and sizes() == [1, 1, 5]
+    assert cluster.mirror.group_gone({GROUP: 3}) and sizes() == [5, 5, 5]
+    cluster.mirror.pod_gone("uid-r")
+    assert cluster.service._adoption.members.minimum(GROUP) == 1
 
 
 def test_drift_is_found_and_mended(cluster) -> None:
@@ -639,7 +641,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert mine.ambiguous_nodes == theirs.ambiguous_nodes
         for uid, fact in mine.facts.items():
             gang = fact.request.gang
-            assert gang is None or uid in self.cluster.service._adoption.running(gang)
+            assert gang is None or uid in self.cluster.service._adoption.members.running(gang)
             if fact.node in self.nodes and fact.node not in mine.uncertain_nodes:
                 self._same_usage(fresh, uid)
 

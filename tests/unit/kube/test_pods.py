@@ -170,7 +170,7 @@ def test_the_rest_of_a_pod() -> None:
     request = pod_request(pod)
     assert request.selection.tolerations == (Toleration("", "Exists"),)
     assert (request.priority, request.owner, request.key) == (7, "Job/j", "ns/p")
-    assert request.gang == GangKey("ns", "g", 4)
+    assert request.gang == GangKey("kubernetes", "ns", "g")
 
 
 def test_gangs_of_other_projects() -> None:

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from scheduler.core.mig import MigType, pack
-from scheduler.core.model import GpuKind, Node, Placement, PodRequest, Reason
+from scheduler.core.model import GangKey, GpuKind, Node, Placement, PodRequest, Reason
 from scheduler.core.selection import admits, selects
 from scheduler.planner.model import Problem
 
@@ -103,11 +103,11 @@ def _possible(
     nodes: list[Node],
     fixed: list[Placement],
 ) -> bool:
-    gangs: dict[object, int] = {}
+    gangs: dict[GangKey, int] = {}
     for pod, where in zip(pods, choice, strict=True):
         if pod.gang:
             gangs[pod.gang] = gangs.get(pod.gang, 0) + bool(where)
-    if any(0 < count < gang.min_count for gang, count in gangs.items()):
+    if any(0 < count < problem.minimum(gang) for gang, count in gangs.items()):
         return False
     for budget in problem.budgets:
         disturbed = sum(

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from scheduler.core.engine import Engine
 from scheduler.core.model import (
     Device,
-    GangKey,
     Node,
     NodeSelection,
     Requirement,
@@ -23,7 +22,7 @@ from scheduler.planner.layout import Layout
 from scheduler.planner.model import Disruption, DisruptionBudget, Problem, Status
 from scheduler.planner.patterns import PatternBound
 from scheduler.planner.planner import plan
-from tests.builders import node, pod
+from tests.builders import gang_key, gangs_of, node, pod
 from tests.depth import examples, stated
 from tests.unit.planner.oracle import optimum
 
@@ -31,7 +30,7 @@ _WISHES = (
     SelectorTerm(fields=(Requirement("metadata.name", "In", ("n0",)),)),
     SelectorTerm(fields=(Requirement("metadata.name", "NotIn", ("n0",)),)),
 )
-_GANGS = (GangKey("default", "g2", 2), GangKey("default", "g3", 3))
+_GANGS = (gang_key("g2", 2), gang_key("g3", 3))
 
 
 @st.composite
@@ -125,6 +124,7 @@ def problems(draw) -> Problem:
         budgets,
         candidates,
         preferences=preferences,
+        gangs=gangs_of(*pending),
         model_costs=draw(st.sampled_from([{}, {"A10": 3}, {"A10": 1, "T4": 2}])),
     )
 

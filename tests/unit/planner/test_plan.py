@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SolverFault
-from scheduler.core.model import Device, GangKey, NodeSelection, Placement
+from scheduler.core.model import Device, NodeSelection, Placement
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
@@ -20,7 +20,7 @@ from scheduler.planner.model import Disruption, DisruptionBudget, Plan, Problem,
 from scheduler.planner.planner import plan
 from scheduler.simulator.backlog import BacklogCase, default_schedule, replica_sets
 from scheduler.simulator.generate import GeneratorConfig, generate
-from tests.builders import node, pod
+from tests.builders import gang_key, gangs_of, node, pod
 
 
 def _running(nodes, placed) -> ClusterState:
@@ -31,7 +31,8 @@ def _running(nodes, placed) -> ClusterState:
 
 
 def _plan(state: ClusterState, pending, **problem) -> Plan:
-    return plan(Problem(state, tuple(pending), **problem), Budget(2.0, deterministic=True))
+    asked = Problem(state, tuple(pending), gangs=gangs_of(*pending), **problem)
+    return plan(asked, Budget(2.0, deterministic=True))
 
 
 def test_seven_and_one_become_eight() -> None:
@@ -91,7 +92,7 @@ def test_a_disruption_budget_is_kept() -> None:
 
 def test_gangs_are_whole_or_absent_and_say_what_they_miss() -> None:
     state = _running([node("a", gpus=4), node("b", gpus=3)], [])
-    key = GangKey("default", "g", 2)
+    key = gang_key("g", 2)
     gang = [pod(f"g{i}", count=4, gang=key) for i in range(2)]
     made = _plan(state, [*gang, pod("lone", count=4)])
     assert [p.pod.name for p in made.placements] == ["lone"]
@@ -104,12 +105,12 @@ def test_a_gang_stays_within_a_topology_domain() -> None:
     nodes = [
         node(f"n{i}", gpus=2, labels={"rack": rack}) for i, rack in enumerate(("x", "y", "x", "y"))
     ]
-    key = GangKey("default", "g", 2)
+    key = gang_key("g", 2)
     gang = [pod(f"g{i}", count=2, gang=key) for i in range(2)]
     made = _plan(_running(nodes, []), gang, topology=("rack",))
     racks = {nodes[int(p.node[1:])].labels["rack"] for p in made.placements}
     assert len(made.placements) == 2 and len(racks) == 1
-    big = [pod(f"h{i}", count=2, gang=GangKey("default", "h", 3)) for i in range(3)]
+    big = [pod(f"h{i}", count=2, gang=gang_key("h", 3)) for i in range(3)]
     assert len(_plan(_running(nodes, []), big, topology=("rack",)).placements) == 3  # no rack can
 
 
@@ -235,7 +236,7 @@ def _broken(kind: str):
     state = _running([node("a", gpus=1), node("b", gpus=1)], [(stay, "a")])
     home = state.placements["stay"]
     share = home.devices
-    gang = replace(moved, gang=GangKey("default", "g", 2))
+    gang = replace(moved, gang=gang_key("g", 2))
     final = {"stay": home}
     problem = {}
     match kind:
@@ -256,7 +257,7 @@ def _broken(kind: str):
                 "movable": {"stay": Disruption()},
                 "budgets": (DisruptionBudget("pdb", frozenset(["stay"]), 0),),
             }
-    return Problem(state, (moved,), **problem), final
+    return Problem(state, (moved,), gangs=gangs_of(gang), **problem), final
 
 
 @pytest.mark.parametrize("kind", ["moved", "evicted", "full", "candidate", "gang", "budget"])
@@ -292,7 +293,7 @@ def test_a_gang_falls_from_the_rack_to_the_zone_to_the_cluster_and_the_plan_says
     ]
 
     def spread(size: int) -> tuple[set[str], set[str], tuple[str, ...]]:
-        key = GangKey("default", "g", size)
+        key = gang_key("g", size)
         gang = [pod(f"g{i}", count=2, gang=key) for i in range(size)]
         made = _plan(_running(nodes, []), gang, topology=("rack", "zone"))
         hosts = [nodes[int(p.node[1:])].labels for p in made.placements]
@@ -312,7 +313,7 @@ def test_a_gang_falls_from_the_rack_to_the_zone_to_the_cluster_and_the_plan_says
 def test_a_gang_that_is_near_together_is_not_torn_apart_to_place_one_more() -> None:
     """A pod of the wrong size for the other rack; only moving a member would make room."""
     nodes = [node(f"n{i}", gpus=2, labels={"rack": f"r{i // 2}"}) for i in range(4)]
-    key = GangKey("default", "g", 2)
+    key = gang_key("g", 2)
     gang = [pod(f"g{i}", count=2, gang=key) for i in range(2)]
     picky = pod("picky", count=1, selection=NodeSelection((("rack", "r0"),)))
     state = _running(nodes, [(pod("busy", count=1), "n2")])

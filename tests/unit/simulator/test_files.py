@@ -13,7 +13,6 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     Device,
     DeviceShare,
-    GangKey,
     Node,
     NodeSelection,
     Requirement,
@@ -27,7 +26,7 @@ from scheduler.simulator import kubedump, native, openb
 from scheduler.simulator.files import load_nodes, load_workload
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.workload import Arrival, BoundPod, Workload, place_bound
-from tests.builders import node, pod
+from tests.builders import gang_key, gangs_of, node, pod
 
 HEADER = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,creation_time,deletion_time\n"
 
@@ -107,7 +106,7 @@ def _rich_workload() -> Workload:
     arrivals = (
         Arrival(pod("p0", milli=250, products=("T4",)), 1.5, 60.0),
         Arrival(pod("p1", count=2, resource="nvidia.com/gpu", priority=5), 2.0),
-        Arrival(pod("p2", mig=(("3g.20gb", 1),), gang=GangKey("default", "g", 3)), 3.0, 9.0),
+        Arrival(pod("p2", mig=(("3g.20gb", 1),), gang=gang_key("g", 3)), 3.0, 9.0),
         Arrival(pod("p3", replicas=2, selection=_RULES), 4.0),
         Arrival(pod("p4", milli=100, memory_mib=2000), 5.0),
     )
@@ -115,7 +114,8 @@ def _rich_workload() -> Workload:
         BoundPod(pod("r0", milli=300), "a", (DeviceShare(0, 300, 4608),)),
         BoundPod(pod("r1"), "d"),
     )
-    return Workload(nodes, arrivals, bound, "rich")
+    gangs = gangs_of(*(arrival.request for arrival in arrivals))
+    return Workload(nodes, arrivals, bound, "rich", gangs)
 
 
 def test_our_format_round_trips(tmp_path: Path) -> None:
@@ -218,6 +218,7 @@ def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
     assert [p.gpu for p in found.requests] == [p.gpu for p in original.requests]
     assert found.requests[2].gang == original.requests[2].gang
     assert found.requests[3].selection == _RULES
+    assert found.gangs == original.gangs
     assert [(b.node, b.devices) for b in found.bound] == [
         (b.node, b.devices) for b in original.bound
     ]

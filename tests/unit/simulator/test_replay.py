@@ -8,20 +8,20 @@ from dataclasses import replace
 import pytest
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import GangKey
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
 from scheduler.simulator.replay import ReplayOutcome, backoff_s, pod_class, replay
 from scheduler.simulator.workload import Arrival, Workload
-from tests.builders import node, pod
+from tests.builders import gang_key, gangs_of, node, pod
 
 FIT = Experiment("best-fit", 0, "replay")
 ONE_GPU = (node(gpus=1),)
 
 
 def _replay(arrivals: list[Arrival], nodes=ONE_GPU, **options) -> ReplayOutcome:
-    return replay(Workload(tuple(nodes), tuple(arrivals)), FIT, **options)
+    gangs = gangs_of(*(arrival.request for arrival in arrivals))
+    return replay(Workload(tuple(nodes), tuple(arrivals), gangs=gangs), FIT, **options)
 
 
 def test_backoff_doubles_from_one_to_ten_seconds() -> None:
@@ -96,9 +96,9 @@ def test_arrivals_come_faster_and_run_as_long() -> None:
 
 def test_half_started_gangs_are_counted_with_the_time_they_waste() -> None:
     """Of a gang of two one member runs from 0 on; the other gets its device at 3,600 s."""
-    gang = GangKey("default", "g", 2)
+    gang = gang_key("g", 2)
     members = [replace(pod(f"m{i}", count=1), gang=gang) for i in range(2)]
-    lone = replace(pod("lone", count=1), gang=GangKey("default", "never", 2))
+    lone = replace(pod("lone", count=1), gang=gang_key("never", 2))
     arrivals = [
         Arrival(pod("a", count=1), 0, 3600),
         Arrival(members[0], 0, 7200),
@@ -155,7 +155,7 @@ def test_with_a_planner_gangs_start_whole_or_not_at_all() -> None:
     arrivals = []
     for number in range(2):
         for name in ("g", "h"):
-            member = replace(pod(f"{name}{number}", count=1), gang=GangKey("default", name, 2))
+            member = replace(pod(f"{name}{number}", count=1), gang=gang_key(name, 2))
             arrivals.append(Arrival(member, float(number), 100))
     alone = _replay(arrivals, nodes=(node(gpus=1), node("n1", gpus=1)))
     assert alone.half_gang_gpu_hours > 0
