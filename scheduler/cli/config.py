@@ -98,18 +98,24 @@ def kube_scheduler(
 
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--url", default="", help="Of the extender. [default: told from the file]")
+@click.option(
+    "--url-prefix", default="", help="Path of the verbs, as for serve. [default: none: /filter]"
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(file: Path, as_json: bool) -> None:
+def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
     """Name every trap in a KubeSchedulerConfiguration; exit code 1 if there is one.
 
-    FILE is YAML or JSON, - for standard input. ConfigMaps that carry a configuration are read too.
-    Of a policy file, the weights in force are shown beside those that it gives.
+    FILE is YAML or JSON, - for standard input. ConfigMaps that carry a configuration are read too,
+    and lists of them. All of the configuration is checked for what keeps kube-scheduler from
+    starting; how an extender is called is checked where it is ours. Notes alone are exit code 0. Of
+    a policy file, the weights in force are shown beside those that it gives.
     """
     from scheduler.cli.console import message, print_json, print_table
     from scheduler.core.errors import InvalidInput
     from scheduler.core.prices import POLICY_FORMAT
     from scheduler.core.reading import read_stream, read_text, text_of
-    from scheduler.kube.schedulerchecks import RULES
+    from scheduler.kube.schedulerchecks import RULES, Level
     from scheduler.kube.schedulerchecks import check as find
     from scheduler.kube.schedulerconfig import KIND
     from scheduler.kube.yamlfile import yaml_files
@@ -123,10 +129,26 @@ def check(file: Path, as_json: bool) -> None:
     # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
     meant = [document for document in documents if document.get(("kind",)) == KIND]
     if not meant and documents[0].get(("kind",)) is None:
+        for path, line in documents[0].repeated:
+            raise InvalidInput(
+                f"{name}:{line}", f"the key {path[-1]} stands here twice", "drop one"
+            )
         raise InvalidInput(name, "is no Kubernetes object, having no kind", f"name a {KIND}")
-    findings = [finding for document in meant or documents[:1] for finding in find(document)]
+    found = [
+        finding
+        for document in meant or documents[:1]
+        for finding in find(document, url=url, url_prefix=url_prefix)
+    ]
+    findings = [finding for finding in found if finding.level is not Level.NOTE]
+    notes = [finding for finding in found if finding.level is Level.NOTE]
     if as_json:
-        print_json({"file": name, "findings": [asdict(finding) for finding in findings]})
+        print_json(
+            {
+                "file": name,
+                "findings": [asdict(finding) for finding in findings],
+                "notes": [asdict(note) for note in notes],
+            }
+        )
     elif findings:
         print_table(
             f"Traps in {name}: {len(findings)}",
@@ -135,6 +157,8 @@ def check(file: Path, as_json: bool) -> None:
         )
     else:
         message(f"{name}: no trap found ({len(RULES)} rules)")
+    for note in () if as_json else notes:
+        message(f"{name}:{note.line}: note: {note.path}: {note.problem} ({note.remedy})")
     if findings:
         raise click.exceptions.Exit(1)
 

@@ -1,144 +1,99 @@
 """Traps in a KubeSchedulerConfiguration that calls an extender.
 
 Most of them are legal: kube-scheduler starts, says nothing, and places pods badly or not at all.
-Each rule is a function from a file to findings; :data:`RULES` lists them by name.
+Each rule is a function from a file to findings; :data:`RULES` lists them by name. Whatever keeps
+kube-scheduler from starting is judged over the whole file, as kube-scheduler does. Rules about a
+call are for our own entry only: what another extender serves is its own affair.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
-from scheduler.core.errors import nearest
 from scheduler.kube.schedulerconfig import API_VERSION, DEFAULT_SCHEDULER, KIND, needs_bind
-from scheduler.kube.yamlfile import Path, YamlFile
+from scheduler.kube.schedulerfindings import Finding, Level, Trap, refusal
+from scheduler.kube.schedulerours import (
+    VERBS,
+    Checked,
+    called,
+    extenders_of,
+    misses,
+    place,
+    resources_of,
+)
+from scheduler.kube.schedulerplugins import DEFAULTS, entries
+from scheduler.kube.schedulerschema import go_duration, odd_fields
+from scheduler.kube.schedulerstart import STARTS, profiles_of, version
+from scheduler.kube.yamlfile import YamlFile
 
-__all__ = ["RULES", "Finding", "check"]
+__all__ = ["RULES", "Finding", "Level", "check"]
 
 _LEAST_TIMEOUT_S = 0.5
 _MOST_TIMEOUT_S = 3.0
 _POINTS_PER_WEIGHT = 100  # 10 x (100 / 10) for the best node
-_VERBS = {
-    "filterVerb": "filter",
-    "prioritizeVerb": "prioritize",
-    "preemptVerb": "preempt",
-    "bindVerb": "bind",
-}
-_EXTENDER_KEYS = frozenset(
-    {
-        *_VERBS,
-        "urlPrefix",
-        "weight",
-        "enableHTTPS",
-        "tlsConfig",
-        "httpTimeout",
-        "nodeCacheCapable",
-        "managedResources",
-        "ignorable",
-    }
-)
-_TLS_KEYS = frozenset(
-    {"insecure", "serverName", "certFile", "keyFile", "caFile", "certData", "keyData", "caData"}
-)
-_TOP_KEYS = frozenset(
-    {
-        "apiVersion",
-        "kind",
-        "parallelism",
-        "leaderElection",
-        "clientConnection",
-        "enableProfiling",
-        "enableContentionProfiling",
-        "percentageOfNodesToScore",
-        "podInitialBackoffSeconds",
-        "podMaxBackoffSeconds",
-        "profiles",
-        "extenders",
-        "delayCacheUntilActive",
-    }
-)
-_SCORE_WEIGHTS: Mapping[str, int] = MappingProxyType(
-    {
-        "TaintToleration": 3,
-        "NodeAffinity": 2,
-        "PodTopologySpread": 2,
-        "InterPodAffinity": 2,
-        "DynamicResources": 2,
-        "NodeResourcesFit": 1,
-        "NodeResourcesBalancedAllocation": 1,
-        "ImageLocality": 1,
-    }
-)
-"""In-tree score plugins that are on by default, 1.35 and later."""
+_POLICY_FIELDS = frozenset({"predicates", "priorities", "extenderConfigs"})
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One trap: which rule, where, what happens, what to write instead."""
-
-    rule: str
-    path: str
-    line: int
-    problem: str
-    remedy: str
+Rule = Callable[[Checked], Iterator[Trap]]
 
 
-Rule = Callable[[YamlFile], Iterator[tuple[Path, str, str]]]
+def check(file: YamlFile, *, url: str = "", url_prefix: str = "") -> list[Finding]:
+    """All findings about one configuration, in the order of its lines.
 
+    Parameters
+    ----------
+    file
+        The configuration.
+    url
+        Where kube-scheduler calls our extender, if that is not to be told from the file.
+    url_prefix
+        Path under which our extender answers verbs, as ``snugfit serve`` is told.
 
-def check(file: YamlFile) -> list[Finding]:
-    """All traps of one configuration, in the order of its lines."""
+    Raises
+    ------
+    InvalidInput
+        The URL has no host.
+    """
+    checked = called(file, url=url, prefix=url_prefix)
+    rules: Mapping[str, Rule] = RULES
+    if _is_policy(file):
+        rules = {"policy": _policy}
+    elif not _is_configuration(file):
+        rules = {"version": RULES["version"]}
     findings = [
-        Finding(name, file.written(path), file.line(path), problem, remedy)
-        for name, rule in RULES.items()
-        for path, problem, remedy in rule(file)
+        Finding(name, file.written(t.path), file.line(t.path), t.problem, t.remedy, t.level)
+        for name, rule in rules.items()
+        for t in rule(checked)
     ]
     return sorted(findings, key=lambda f: (f.line, f.path, f.rule))
+
+
+def _is_policy(file: YamlFile) -> bool:
+    if not isinstance(file.content, dict) or file.get(("kind",)) == KIND:
+        return False
+    return file.get(("kind",)) == "Policy" or bool(_POLICY_FIELDS & set(file.content))
+
+
+def _is_configuration(file: YamlFile) -> bool:
+    """A configuration, or one with a mistake in its first lines; not another kind of object."""
+    content = file.content
+    if not isinstance(content, dict):
+        return False
+    kind, served = content.get("kind"), content.get("apiVersion")
+    return (
+        kind in (KIND, None)
+        or (isinstance(kind, str) and kind.lower() == KIND.lower())
+        or (isinstance(served, str) and served.startswith(API_VERSION.split("/")[0]))
+    )
 
 
 # -- reading -----------------------------------------------------------------------------------
 
 
-def _extenders(file: YamlFile) -> Iterator[tuple[Path, dict[str, Any]]]:
-    for index, entry in enumerate(_items(file.get(("extenders",)))):
-        if isinstance(entry, dict):
-            yield ("extenders", index), entry
-
-
-def _profiles(file: YamlFile) -> Iterator[tuple[Path, dict[str, Any]]]:
-    found: list[tuple[Path, dict[str, Any]]] = [
-        (("profiles", i), p)
-        for i, p in enumerate(_items(file.get(("profiles",))))
-        if isinstance(p, dict)
-    ]
-    yield from found or [(("profiles",), {})]
-
-
-def _names(file: YamlFile) -> set[str]:
-    return {str(p.get("schedulerName") or DEFAULT_SCHEDULER) for _, p in _profiles(file)}
-
-
-def _resources(entry: dict[str, Any]) -> Iterator[tuple[int, str, bool]]:
-    for index, item in enumerate(_items(entry.get("managedResources"))):
-        if isinstance(item, dict):
-            yield index, str(item.get("name", "")), bool(item.get("ignoredByScheduler"))
-
-
-def _url(entry: dict[str, Any]) -> tuple[str, str]:
-    """Scheme and host."""
-    try:
-        parts = urlsplit(str(entry.get("urlPrefix") or ""))
-    except ValueError:
-        return "", ""  # such as half an IPv6 address; the rule on addresses names it
-    return parts.scheme, parts.hostname or ""
-
-
 def _secure(entry: dict[str, Any]) -> bool:
-    return _url(entry)[0] == "https" or bool(entry.get("enableHTTPS"))
+    return place(entry.get("urlPrefix"))[0] == "https" or bool(entry.get("enableHTTPS"))
 
 
 def _tls(entry: dict[str, Any]) -> dict[str, Any]:
@@ -150,46 +105,31 @@ def _has(entry: dict[str, Any], what: str) -> bool:
     return bool(_tls(entry).get(what + "File") or _tls(entry).get(what + "Data"))
 
 
-def _seconds(text: object) -> float | None:
-    """A Go duration in seconds, None if it is none."""
-    units = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-    if not isinstance(text, str) or not re.fullmatch(r"(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+", text):
-        return None
-    parts = re.findall(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)", text)
-    return sum(float(number) * units[unit] for number, unit in parts)
-
-
 def _items(listed: object) -> list[Any]:
     """A list, if it is one; whatever else stands there is kube-scheduler's to refuse."""
     return listed if isinstance(listed, list) else []
 
 
-def _mappings(listed: object) -> list[dict[str, Any]]:
-    """The mappings in a list."""
-    return [item for item in _items(listed) if isinstance(item, dict)]
+def _names(file: YamlFile) -> set[str]:
+    return {str(p.get("schedulerName") or DEFAULT_SCHEDULER) for _, p in profiles_of(file)}
 
 
 def _plugin_sets(profile: dict[str, Any], point: str) -> tuple[dict[str, Any], set[str]]:
-    """Enabled plugins by name, and names of disabled ones, at one extension point."""
-    plugins = profile.get("plugins")
-    at = plugins.get(point) if isinstance(plugins, dict) else None
-    at = at if isinstance(at, dict) else {}
-    enabled = {str(p["name"]): p for p in _mappings(at.get("enabled")) if "name" in p}
-    disabled = {str(p.get("name")) for p in _mappings(at.get("disabled"))}
-    return enabled, disabled
+    """Weights of enabled plugins by name, and names of disabled ones, at one extension point."""
+    enabled = {name: weight for _, name, weight in entries(profile, point, "enabled")}
+    return enabled, {name for _, name, _ in entries(profile, point, "disabled")}
 
 
 def _in_tree_points(profile: dict[str, Any]) -> int:
     """Most points that score plugins of a profile can give one node."""
-    weights = dict(_SCORE_WEIGHTS)
+    weights = {name: weight for name, weight in DEFAULTS.items() if weight}
     for point in ("multiPoint", "score"):
         enabled, disabled = _plugin_sets(profile, point)
         if "*" in disabled:
             weights = {}
         weights = {name: w for name, w in weights.items() if name not in disabled}
-        for name, plugin in enabled.items():
-            if point == "score" or name in _SCORE_WEIGHTS:
-                weight = plugin.get("weight")
+        for name, weight in enabled.items():
+            if point == "score" or DEFAULTS.get(name):
                 weights[name] = weight if isinstance(weight, int) and weight > 0 else 1
     return 100 * sum(weights.values())
 
@@ -197,54 +137,96 @@ def _in_tree_points(profile: dict[str, Any]) -> int:
 # -- the file as a whole -----------------------------------------------------------------------
 
 
-def _version(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    if file.get(("kind",)) != KIND:
-        yield ("kind",), f"is no {KIND}", f"write kind: {KIND}"
-    if file.get(("apiVersion",)) != API_VERSION:
-        yield ("apiVersion",), "is not served any more, or never was", f"write {API_VERSION}"
+def _version(checked: Checked) -> Iterator[Trap]:
+    yield from version(checked.file)
 
 
-def _unknown_field(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    def strange(path: Path, known: frozenset[str]) -> Iterator[tuple[Path, str, str]]:
-        mapping = file.get(path)
-        for key in mapping if isinstance(mapping, dict) else ():
-            if key not in known:
-                yield (
-                    (*path, key),
-                    "is no field; kube-scheduler refuses to start",
-                    f"did you mean {nearest(str(key), known)}?",
-                )
-
-    yield from strange((), _TOP_KEYS)
-    for path, entry in _extenders(file):
-        yield from strange(path, _EXTENDER_KEYS)
-        yield from strange((*path, "tlsConfig"), _TLS_KEYS)
-        for index, _, _ in _resources(entry):
-            yield from strange(
-                (*path, "managedResources", index), frozenset({"name", "ignoredByScheduler"})
-            )
-
-
-def _no_extender(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    if not list(_extenders(file)):
-        yield (
-            ("extenders",),
-            "lists none: nobody is ever asked",
-            "add one",
+def _policy(checked: Checked) -> Iterator[Trap]:
+    if _is_policy(checked.file):
+        yield refusal(
+            ("kind",) if checked.file.get(("kind",)) else (),
+            "the Policy API was removed in Kubernetes 1.23",
+            "write what `snugfit config kube-scheduler` prints instead",
         )
 
 
-def _node_sample(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
+def _decoded(kind: str) -> Rule:
+    """Strict decoding, the findings of one kind."""
+
+    def rule(checked: Checked) -> Iterator[Trap]:
+        yield from (trap for found, trap in odd_fields(checked.file) if found == kind)
+
+    return rule
+
+
+def _starts(judge: Callable[[YamlFile], Iterator[Trap]]) -> Rule:
+    """A rule of kube-scheduler's own, over the whole file."""
+    return lambda checked: judge(checked.file)
+
+
+def _never_read(checked: Checked) -> Iterator[Trap]:
+    if checked.file.ordinal:
+        yield Trap(
+            (),
+            "is not the first document of its file, and kube-scheduler reads no other",
+            "put it into a file of its own",
+            Level.NOTE,
+        )
+
+
+def _no_extender(checked: Checked) -> Iterator[Trap]:
+    listed = list(extenders_of(checked.file))
+    if checked.ours or checked.doubtful:
+        return
+    # One that stands at the wrong place is named there; to add another would help nobody.
+    misplaced = any(
+        "extender" in str(key).lower()
+        for content in (checked.file.content, *(p for _, p in profiles_of(checked.file)))
+        for key in content
+        if key != "extenders" or content is not checked.file.content
+    )
+    if not listed and not misplaced:
+        yield Trap(("extenders",), "lists none: nobody is ever asked", "add one")
+    elif listed and checked.url:
+        yield Trap(("extenders",), f"none calls {checked.url}: we are never asked", "add our entry")
+    elif listed:
+        yield Trap(
+            ("extenders",),
+            "none is known to be ours, by its address or by its managed resources",
+            "add our entry, or say --url where it calls us",
+        )
+
+
+def _before_ours(checked: Checked) -> Iterator[Trap]:
+    """Extenders are asked in their order, ignorable ones last."""
+    listed = sorted(extenders_of(checked.file), key=lambda one: one[1].get("ignorable") is True)
+    places = [path for path, _ in listed]
+    ours = [path for path, _ in checked.ours]
+    first = min((places.index(path) for path in ours), default=0)
+    for path, entry in listed[:first]:
+        if entry.get("filterVerb"):
+            yield Trap(
+                path,
+                f"the extender at {entry.get('urlPrefix')} is asked before ours: of a pod that it "
+                "manages, too, we see only the nodes that it leaves",
+                "nothing, if that is meant",
+                Level.NOTE,
+            )
+
+
+def _node_sample(checked: Checked) -> Iterator[Trap]:
+    if not checked.ours:
+        return
     problem = (
         "the extender sees a rotating sample of the nodes: packing fails, and a pod is called "
         "unschedulable although nodes outside of the sample would do"
     )
-    general = file.get(("percentageOfNodesToScore",))
-    for path, profile in _profiles(file):
+    general = checked.file.get(("percentageOfNodesToScore",))
+    for path, profile in profiles_of(checked.file):
         own = profile.get("percentageOfNodesToScore")
         if (general if own is None else own) != 100:
             where = ("percentageOfNodesToScore",) if own is None else (*path, *_SAMPLE)
-            yield where, problem, "write percentageOfNodesToScore: 100"
+            yield Trap(where, problem, "write percentageOfNodesToScore: 100")
             if own is None:
                 return
 
@@ -252,29 +234,33 @@ def _node_sample(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
 _SAMPLE = ("percentageOfNodesToScore",)
 
 
-def _lease(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    election = file.get(("leaderElection",))
+def _lease(checked: Checked) -> Iterator[Trap]:
+    if not checked.ours:
+        return
+    election = checked.file.get(("leaderElection",))
     election = election if isinstance(election, dict) else {}
     lease = election.get("resourceName", "kube-scheduler")
     if election.get("leaderElect") is False:
-        yield (
+        yield Trap(
             ("leaderElection", "leaderElect"),
             "two replicas, also the two of a rolling update, would act at once",
             "write leaderElect: true",
         )
-    elif DEFAULT_SCHEDULER not in _names(file) and lease == "kube-scheduler":
-        yield (
+    elif DEFAULT_SCHEDULER not in _names(checked.file) and lease == "kube-scheduler":
+        yield Trap(
             ("leaderElection", "resourceName"),
             "is the control plane's lease: this scheduler waits until that one dies",
-            f"write resourceName: {min(_names(file))}",
+            f"write resourceName: {min(_names(checked.file))}",
         )
 
 
-def _two_schedulers(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    election = file.get(("leaderElection",))
+def _two_schedulers(checked: Checked) -> Iterator[Trap]:
+    if not checked.ours:
+        return
+    election = checked.file.get(("leaderElection",))
     lease = election.get("resourceName") if isinstance(election, dict) else None
-    if DEFAULT_SCHEDULER in _names(file) and lease not in (None, "kube-scheduler"):
-        yield (
+    if DEFAULT_SCHEDULER in _names(checked.file) and lease not in (None, "kube-scheduler"):
+        yield Trap(
             ("leaderElection", "resourceName"),
             (
                 f"with lease {lease} this is a second scheduler, but a profile is named "
@@ -284,45 +270,22 @@ def _two_schedulers(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
         )
 
 
-def _resource_twice(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    seen: set[str] = set()
-    for path, entry in _extenders(file):
-        for index, name, _ in _resources(entry):
-            if name in seen:
-                yield (
-                    (*path, "managedResources", index),
-                    f"{name} stands in the file twice; kube-scheduler refuses to start",
-                    "list each resource once over all extenders",
-                )
-            seen.add(name)
-
-
-def _binders(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    binding = [path for path, entry in _extenders(file) if entry.get("bindVerb")]
-    for path in binding if len(binding) > 1 else ():
-        yield (
-            (*path, "bindVerb"),
-            "only one extender may bind; kube-scheduler refuses to start",
-            "leave bindVerb to the extender that writes devices",
-        )
-
-
-def _uncounted(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    managed = {name for _, entry in _extenders(file) for _, name, _ in _resources(entry)}
+def _uncounted(checked: Checked) -> Iterator[Trap]:
+    managed = {name for _, entry in checked.ours for _, name, _ in resources_of(entry)}
     problem = (
         "kube-scheduler no longer counts it: pods that cannot fit keep asking us, and preemption "
         "and autoscalers see no shortage"
     )
-    for path, entry in _extenders(file):
-        for index, _, ignored in _resources(entry):
+    for path, entry in checked.ours:
+        for index, _, ignored in resources_of(entry):
             if ignored:
                 where = (*path, "managedResources", index, "ignoredByScheduler")
-                yield where, problem, "write ignoredByScheduler: false"
-    for path, profile in _profiles(file):
+                yield Trap(where, problem, "write ignoredByScheduler: false")
+    for path, profile in profiles_of(checked.file):
         for point in ("filter", "multiPoint"):
             enabled, disabled = _plugin_sets(profile, point)
             if {"*", "NodeResourcesFit"} & disabled and "NodeResourcesFit" not in enabled:
-                yield (
+                yield Trap(
                     (*path, "plugins", point, "disabled"),
                     "without the filter NodeResourcesFit kube-scheduler counts no resource at all",
                     "leave NodeResourcesFit enabled",
@@ -333,29 +296,31 @@ def _uncounted(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             groups = {str(g) for g in _items(args.get("ignoredResourceGroups"))}
             hidden = {str(r) for r in _items(args.get("ignoredResources"))} & managed
             if hidden or groups & {name.split("/")[0] for name in managed}:
-                yield (*path, "pluginConfig", index), problem, "leave the managed resources out"
+                yield Trap(
+                    (*path, "pluginConfig", index), problem, "leave the managed resources out"
+                )
 
 
 # -- each extender -----------------------------------------------------------------------------
 
 
-def _address(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
-        scheme, host = _url(entry)
+def _address(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
+        scheme, host, _ = place(entry.get("urlPrefix"))
         if scheme not in ("http", "https") or not host:
-            yield (
+            yield Trap(
                 (*path, "urlPrefix"),
                 "is no http:// or https:// URL",
                 "write http://127.0.0.1:10262",
             )
         elif scheme == "http" and entry.get("enableHTTPS"):
-            yield (
+            yield Trap(
                 (*path, "urlPrefix"),
                 "says http, and the scheme decides: enableHTTPS changes nothing about that",
                 "write https://",
             )
         elif scheme == "http" and not (host == "localhost" or host in ("::1", "127.0.0.1")):
-            yield (
+            yield Trap(
                 (*path, "urlPrefix"),
                 (
                     "sends pods over the network in the clear; and whoever reaches "
@@ -365,20 +330,14 @@ def _address(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             )
 
 
-def _unverified(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
+def _unverified(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
         if not _secure(entry):
             continue
         insecure = _tls(entry).get("insecure")
-        if insecure and _has(entry, "ca"):
-            yield (
-                (*path, "tlsConfig", "insecure"),
-                "contradicts the CA; kube-scheduler refuses to start",
-                "leave insecure away",
-            )
-        elif insecure or not _has(entry, "ca"):
+        if not _has(entry, "ca"):  # with a CA it is verified, or kube-scheduler does not start
             where = (*path, "tlsConfig", "insecure") if insecure else (*path, "tlsConfig")
-            yield (
+            yield Trap(
                 where,
                 "the extender's certificate is not verified: enableHTTPS without a CA accepts any"
                 if entry.get("enableHTTPS")
@@ -387,10 +346,10 @@ def _unverified(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             )
 
 
-def _client_certificate(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
+def _client_certificate(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
         if _secure(entry) and not (_has(entry, "cert") and _has(entry, "key")):
-            yield (
+            yield Trap(
                 (*path, "tlsConfig"),
                 (
                     "kube-scheduler shows no certificate and sends no token: we cannot tell "
@@ -400,10 +359,10 @@ def _client_certificate(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             )
 
 
-def _whole_nodes(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
+def _whole_nodes(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
         if entry.get("nodeCacheCapable") is not True:
-            yield (
+            yield Trap(
                 (*path, "nodeCacheCapable"),
                 (
                     "whole nodes are sent with every call (megabytes), and since 1.34 later score "
@@ -413,20 +372,14 @@ def _whole_nodes(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             )
 
 
-def _weight(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    most = max(_in_tree_points(profile) for _, profile in _profiles(file))
-    for path, entry in _extenders(file):
-        if not entry.get("prioritizeVerb"):
-            continue
+def _weight(checked: Checked) -> Iterator[Trap]:
+    most = max(_in_tree_points(profile) for _, profile in profiles_of(checked.file))
+    for path, entry in checked.ours:
         weight = entry.get("weight")
-        if not isinstance(weight, int) or weight <= 0:
-            yield (
-                (*path, "weight"),
-                "has to be above 0 with a prioritizeVerb; kube-scheduler refuses to start",
-                "write weight: 15",
-            )
-        elif weight * _POINTS_PER_WEIGHT <= most:
-            yield (
+        if not entry.get("prioritizeVerb") or not isinstance(weight, int) or weight <= 0:
+            continue
+        if weight * _POINTS_PER_WEIGHT <= most:
+            yield Trap(
                 (*path, "weight"),
                 (
                     f"gives the best node {weight * _POINTS_PER_WEIGHT} points, in-tree plugins up "
@@ -436,38 +389,40 @@ def _weight(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             )
 
 
-def _timeout(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
+def _timeout(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
         written = entry.get("httpTimeout")
-        seconds = 5.0 if written is None else _seconds(written)
+        seconds = 5.0 if written is None else go_duration(written)
         where = (*path, "httpTimeout")
         if seconds is None:
-            yield where, f"{written!r} is no duration", "write httpTimeout: 2s"
-        elif seconds == 0 or seconds > _MOST_TIMEOUT_S:
-            yield (
+            continue  # it is no duration at all, and named as such
+        if seconds <= 0 or seconds > _MOST_TIMEOUT_S:
+            yield Trap(
                 where,
                 "a call that hangs holds up every pod of this scheduler for "
                 f"{seconds or 5.0:g} s per verb" + ("" if written else " (the default)"),
                 "write httpTimeout: 2s",
             )
         elif seconds < _LEAST_TIMEOUT_S:
-            yield where, "a short pause of the extender already fails pods", "write httpTimeout: 2s"
+            yield Trap(
+                where, "a short pause of the extender already fails pods", "write httpTimeout: 2s"
+            )
 
 
-def _ignorable(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
+def _ignorable(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
         if entry.get("ignorable"):
-            yield (
+            yield Trap(
                 (*path, "ignorable"),
                 "while the extender is away pods are bound without device accounting",
                 "write ignorable: false",
             )
 
 
-def _every_pod(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
-        if not list(_resources(entry)):
-            yield (
+def _every_pod(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
+        if not list(resources_of(entry)):
+            yield Trap(
                 (*path, "managedResources"),
                 (
                     "is empty: every pod is sent, also the extender's own, which then cannot start "
@@ -477,57 +432,52 @@ def _every_pod(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
             )
 
 
-def _resource_name(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
-        for index, name, _ in _resources(entry):
-            domain, _, rest = name.partition("/")
-            where = (*path, "managedResources", index, "name")
-            if "*" in name or rest.endswith(("-", ".")):
-                yield where, f"{name!r} matches nothing: names are exact", "list each name in full"
-            elif not rest or domain.endswith("kubernetes.io") or name.startswith("requests."):
-                yield (
-                    where,
-                    f"{name!r} is no extended resource; kube-scheduler refuses to start",
-                    "use names such as nvidia.com/gpu",
-                )
+def _wrong_path(checked: Checked) -> Iterator[Trap]:
+    yield from (trap for trap in _not_served(checked) if trap.path[-1] == "urlPrefix")
 
 
-def _verb(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
-        for field, verb in _VERBS.items():
-            written = entry.get(field)
-            if written and written != verb:
-                yield (
-                    (*path, field),
-                    f"the extender serves no {written!r}: every call ends in 404",
-                    f"write {field}: {verb}",
-                )
+def _verb(checked: Checked) -> Iterator[Trap]:
+    yield from (trap for trap in _not_served(checked) if trap.path[-1] != "urlPrefix")
 
 
-def _missing_verb(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
+def _not_served(checked: Checked) -> Iterator[Trap]:
+    for entry in checked.ours:
+        yield from misses(entry, checked.prefix)
+    for entry in checked.doubtful:
+        for trap in misses(entry, checked.prefix):
+            yield Trap(
+                trap.path,
+                f"if this entry is ours, {trap.problem}; if it is not, we are never asked",
+                trap.remedy,
+            )
+
+
+def _missing_verb(checked: Checked) -> Iterator[Trap]:
     losses = {
         "filterVerb": "nodes without a free device of the right kind are not ruled out",
         "prioritizeVerb": "nothing is packed",
         "preemptVerb": "victims are evicted by counts alone, on nodes that we then reject",
     }
-    for path, entry in _extenders(file):
+    for path, entry in checked.ours:
         for field, loss in losses.items():
             if not entry.get(field):
-                yield (*path, field), f"is missing: {loss}", f"write {field}: {_VERBS[field]}"
+                yield Trap((*path, field), f"is missing: {loss}", f"write {field}: {VERBS[field]}")
 
 
-def _device_binding(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
-    for path, entry in _extenders(file):
-        listed = [name for _, name, _ in _resources(entry)]
+def _device_binding(checked: Checked) -> Iterator[Trap]:
+    for path, entry in checked.ours:
+        listed = [name for _, name, _ in resources_of(entry)]
         own = [name for name in listed if needs_bind(name)]
         if own and not entry.get("bindVerb"):
-            yield (
+            others = [p for p, each in extenders_of(checked.file) if each.get("bindVerb")]
+            taken = f", and none in {checked.file.written(others[0])}" if others else ""
+            yield Trap(
                 (*path, "bindVerb"),
                 f"is missing: pods that ask for {own[0]} are bound without their device",
-                "write bindVerb: bind",
+                f"write bindVerb: bind{taken}",
             )
         elif listed and not own and entry.get("bindVerb"):
-            yield (
+            yield Trap(
                 (*path, "bindVerb"),
                 "is not needed here, and costs kube-scheduler's own retries of failed bindings",
                 "leave bindVerb away",
@@ -536,16 +486,21 @@ def _device_binding(file: YamlFile) -> Iterator[tuple[Path, str, str]]:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
-        "version": _version,
-        "unknown-field": _unknown_field,
+        "policy": _policy,
+        "version": lambda checked: version(checked.file),
+        "unknown-field": _decoded("unknown-field"),
+        "wrong-type": _decoded("wrong-type"),
+        "newer-field": _decoded("newer-field"),
+        **{name: _starts(judge) for name, judge in STARTS.items()},
+        "never-read": _never_read,
         "no-extender": _no_extender,
+        "before-ours": _before_ours,
         "node-sample": _node_sample,
         "lease": _lease,
         "two-schedulers": _two_schedulers,
-        "resource-twice": _resource_twice,
-        "binders": _binders,
         "uncounted": _uncounted,
         "address": _address,
+        "path": _wrong_path,
         "unverified": _unverified,
         "client-certificate": _client_certificate,
         "whole-nodes": _whole_nodes,
@@ -553,7 +508,6 @@ RULES: Mapping[str, Rule] = MappingProxyType(
         "timeout": _timeout,
         "ignorable": _ignorable,
         "every-pod": _every_pod,
-        "resource-name": _resource_name,
         "verb": _verb,
         "missing-verb": _missing_verb,
         "device-binding": _device_binding,

@@ -2,11 +2,16 @@
 
 What it costs to read is bounded before anything is built: an alias counts as what it stands for, so
 that a few lines cannot unfold into billions. Only plain values are understood, as in JSON.
+
+A file for kube-scheduler is read as kube-scheduler reads it: by the rules of its YAML library for
+plain words and merged mappings, and by those of JSON if the text begins with a brace.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,10 +28,33 @@ _MOST_VALUES = 100_000
 _DEEPEST = 100
 _TOO_DEEP = f"is nested more than {_DEEPEST} deep"
 _LONGEST_NUMBER = 60
+_RESOLVER: Any = yaml.resolver.Resolver()
 _COLLECTIONS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
 _PLAIN = {f"tag:yaml.org,2002:{kind}": kind for kind in ("null", "bool", "int", "float", "str")}
 _MERGE = "tag:yaml.org,2002:merge"
 _TIME = "tag:yaml.org,2002:timestamp"
+
+
+def _forms(word: str) -> tuple[str, str, str]:
+    """The spellings in which YAML 1.1 knows a word."""
+    return word, word.capitalize(), word.upper()
+
+
+_MEANT = re.compile(
+    r"kubescheduler\.config\.k8s\.io|KubeSchedulerConfiguration|\bkind\W{1,4}Policy\b"
+)
+_WORDS: Mapping[str, Any] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **{form: True for word in ("y", "yes", "true", "on") for form in _forms(word)},
+    **{form: False for word in ("n", "no", "false", "off") for form in _forms(word)},
+    **dict.fromkeys((".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF"), float("inf")),
+    **dict.fromkeys(("-.inf", "-.Inf", "-.INF"), float("-inf")),
+    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
+}
+_INTEGER = re.compile(
+    r"[-+]?(0|0[xX][0-9a-fA-F]{1,40}|0[bB][01]{1,60}|0[oO]?[0-7]{1,60}|[1-9][0-9]{0,59})"
+)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]{1,60}(\.[0-9]{0,60})?)([eE][-+]?[0-9]{1,4})?")
 
 
 class YamlFile:
@@ -38,10 +66,31 @@ class YamlFile:
         What it says.
     lines
         Line (from 1) by path.
+    repeated
+        Keys that stand twice in their mapping, and on which line they do so again.
+    ordinal
+        Of the document in its text: 0 for the first one, the only one that kube-scheduler reads.
+    is_json
+        The text begins with a brace: kube-scheduler reads it as JSON, not as YAML.
+    fault
+        Why it is no JSON then, and on which line.
     """
 
-    def __init__(self, content: Any, lines: dict[Path, int]) -> None:  # noqa: ANN401 - YAML
+    def __init__(
+        self,
+        content: Any,  # noqa: ANN401 - YAML
+        lines: dict[Path, int],
+        *,
+        repeated: tuple[tuple[Path, int], ...] = (),
+        ordinal: int = 0,
+        is_json: bool = False,
+        fault: tuple[str, int] | None = None,
+    ) -> None:
         self.content = content
+        self.repeated = repeated
+        self.ordinal = ordinal
+        self.is_json = is_json
+        self.fault = fault
         self._lines = lines
 
     def get(self, path: Path) -> Any:  # noqa: ANN401 - YAML
@@ -68,7 +117,9 @@ class YamlFile:
 
 
 def yaml_files(text: str, name: str) -> list[YamlFile]:
-    """Every document in a text; what a ConfigMap carries counts as documents of its own.
+    """Every document in a text, as kube-scheduler would read it.
+
+    What a ConfigMap carries counts as documents of its own, and so do the items of a List.
 
     Parameters
     ----------
@@ -80,9 +131,9 @@ def yaml_files(text: str, name: str) -> list[YamlFile]:
     Raises
     ------
     InvalidInput
-        It is no YAML, or a key stands twice in one mapping.
+        It is no YAML.
     """
-    found = _read(text, name, 0)
+    found = list(_scheduler_files(text, name, 0))
     if not found:
         raise InvalidInput(name, "is empty", "name a KubeSchedulerConfiguration")
     return found
@@ -96,10 +147,10 @@ def yaml_mapping(text: str, name: str) -> Mapping[str, Any]:
     InvalidInput
         As :func:`yaml_files`, or the text is no mapping or several documents.
     """
-    documents = _read(text, name, 0)
+    documents = [_settings(node, name) for node in _nodes(text, name)]
     if len(documents) > 1:
         raise InvalidInput(name, "holds several documents", "give one")
-    content = documents[0].content if documents else None
+    content = documents[0] if documents else None
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -107,18 +158,113 @@ def yaml_mapping(text: str, name: str) -> Mapping[str, Any]:
     return content
 
 
-def _read(text: str, name: str, before: int) -> list[YamlFile]:
-    """Documents of a text that begins ``before`` lines after the file does."""
+def _settings(node: yaml.Node | None, name: str) -> Any:  # noqa: ANN401 - YAML
+    if node is None:
+        return None
+    reader = _Reader(name, 0)
+    content = reader.value(node, ())
+    for path, line in reader.repeated:
+        raise InvalidInput(f"{name}:{line}", f"the key {path[-1]} stands here twice", "drop one")
+    return content
+
+
+def _nodes(text: str, name: str) -> list[yaml.Node | None]:
+    """The documents of a text."""
     try:
         _measure(text, name)
-        return [
-            document
-            for node in yaml.compose_all(text, Loader=_Loader)
-            if node is not None
-            for document in _documents(node, name, before)
-        ]
+        return list(yaml.compose_all(text, Loader=_Loader))
     except (yaml.YAMLError, RecursionError, UnicodeError) as error:
         raise _no_yaml(name, error) from error
+
+
+def _scheduler_files(text: str, name: str, before: int) -> Iterator[YamlFile]:
+    """Documents of a text that begins ``before`` lines after the file does."""
+    fault = _json_fault(text, before)
+    nodes = [(i, node) for i, node in enumerate(_nodes(text, name)) if node is not None]
+    for ordinal, node in nodes:
+        reader = _Reader(name, before, scheduler=True)
+        content = reader.value(node, ())
+        inner = list(_unwrapped(node, content, reader, name, before))
+        if inner:
+            yield from inner
+            continue
+        yield YamlFile(
+            content,
+            reader.lines,
+            repeated=tuple(reader.repeated),
+            ordinal=ordinal,
+            is_json=_begins_json(text),
+            fault=fault,
+        )
+
+
+def _begins_json(text: str) -> bool:
+    return text.lstrip("\ufeff \t\r\n").startswith("{")
+
+
+def _json_fault(text: str, before: int) -> tuple[str, int] | None:
+    """What keeps a text that begins with a brace from being JSON."""
+    if not _begins_json(text):
+        return None
+    try:
+        json.loads(text.lstrip("\ufeff"), parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        return error.msg, error.lineno + before
+    except ValueError as error:
+        return str(error), 1 + before
+    return None
+
+
+def _no_constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _unwrapped(
+    node: yaml.Node,
+    content: Any,  # noqa: ANN401 - YAML
+    reader: _Reader,
+    name: str,
+    before: int,
+    implied: str = "",
+) -> Iterator[YamlFile]:
+    """What stands inside of a List, or in the texts of a ConfigMap.
+
+    Items of a list as the API serves it do not repeat their kind, which is ``implied``.
+    """
+    kind = (content.get("kind") or implied) if isinstance(content, dict) else None
+    if not isinstance(kind, str) or not isinstance(node, yaml.MappingNode):
+        return
+    if kind == "ConfigMap":
+        for value in _texts(node):
+            yield from _scheduler_files(value.value, name, before + _first_line(value))
+    elif kind.endswith("List"):
+        for index, item in enumerate(_items(node)):
+            inner = content["items"][index]
+            found = list(_unwrapped(item, inner, reader, name, before, kind.removesuffix("List")))
+            yield from found or [reader.part(("items", index), inner)]
+
+
+def _first_line(value: yaml.Node) -> int:
+    """Lines before a text: that of a block begins on the line after its mark."""
+    line: int = value.start_mark.line
+    return line + 1 if getattr(value, "style", None) in ("|", ">") else line
+
+
+def _under(node: yaml.MappingNode, key: str) -> Iterator[yaml.Node]:
+    yield from (value for name, value in node.value if name.value == key)
+
+
+def _items(node: yaml.MappingNode) -> Iterator[yaml.Node]:
+    for value in _under(node, "items"):
+        yield from value.value if isinstance(value, yaml.SequenceNode) else ()
+
+
+def _texts(node: yaml.MappingNode) -> Iterator[yaml.ScalarNode]:
+    """Texts of a ConfigMap that configure a scheduler."""
+    for data in _under(node, "data"):
+        for _, value in data.value if isinstance(data, yaml.MappingNode) else ():
+            if isinstance(value, yaml.ScalarNode) and _MEANT.search(value.value):
+                yield value
 
 
 @dataclass(slots=True)
@@ -213,59 +359,125 @@ def _no_yaml(name: str, error: Exception) -> InvalidInput:
     return InvalidInput(name, f"is no YAML that can be used: {problem}")
 
 
-def _documents(node: yaml.Node, name: str, before: int) -> list[YamlFile]:
-    lines: dict[Path, int] = {(): node.start_mark.line + 1 + before}
-    content = _value(node, (), lines, before, name)
-    if not (isinstance(content, dict) and content.get("kind") == "ConfigMap"):
-        return [YamlFile(content, lines)]
-    inner = []
-    for data, value in _scalars(node, "data"):
-        if "KubeSchedulerConfiguration" not in data:
-            continue
-        start = value.start_mark.line + 1 + before  # a block's text begins on the next line
-        inner += _read(data, name, start)
-    return inner or [YamlFile(content, lines)]
+class _Reader:
+    """Builds the content of one document.
 
+    Parameters
+    ----------
+    name
+        Of the file, for errors.
+    before
+        Lines of the file before the text.
+    scheduler
+        Read plain words and merged mappings as kube-scheduler does.
+    """
 
-def _scalars(node: yaml.Node, key: str) -> list[tuple[str, yaml.Node]]:
-    """Texts in the mapping that stands under a key."""
-    assert isinstance(node, yaml.MappingNode)
-    return [
-        (value.value, value)
-        for name, data in node.value
-        if name.value == key and isinstance(data, yaml.MappingNode)
-        for _, value in data.value
-        if isinstance(value, yaml.ScalarNode)
-    ]
+    def __init__(self, name: str, before: int, *, scheduler: bool = False) -> None:
+        self.lines: dict[Path, int] = {}
+        self.repeated: list[tuple[Path, int]] = []
+        self._name = name
+        self._before = before
+        self._scheduler = scheduler
 
+    def value(self, node: yaml.Node, path: Path) -> Any:  # noqa: ANN401 - YAML
+        """The content of a node, whose place in the document is given.
 
-def _value(node: yaml.Node, path: Path, lines: dict[Path, int], before: int, name: str) -> Any:  # noqa: ANN401
-    if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
-        at = node.start_mark.line + 1 + before
-        raise InvalidInput(f"{name}:{at}", f"has the tag {node.tag}", "write plain values")
-    if isinstance(node, yaml.MappingNode):
+        Raises
+        ------
+        InvalidInput
+            Something else than plain values.
+        """
+        if not path:
+            self.lines[()] = self._line(node)
+        if not isinstance(node, yaml.ScalarNode) and node.tag not in _COLLECTIONS:
+            raise InvalidInput(self._at(node), f"has the tag {node.tag}", "write plain values")
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode):
+            items = []
+            for index, item in enumerate(node.value):
+                self.lines[*path, index] = self._line(item)
+                items.append(self.value(item, (*path, index)))
+            return items
+        assert isinstance(node, yaml.ScalarNode)
+        if _PLAIN.get(node.tag) in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
+            raise InvalidInput(self._at(node), f"is a number of {len(node.value)} characters")
+        if self._scheduler and not node.style and not _tagged(node):
+            return _plain_word(node.value)
+        return _scalar(node, self._at(node))
+
+    def part(self, path: Path, content: Any) -> YamlFile:  # noqa: ANN401 - YAML
+        """A document that stands at a path of this one."""
+        skip = len(path)
+        return YamlFile(
+            content,
+            {where[skip:]: line for where, line in self.lines.items() if where[:skip] == path},
+            repeated=tuple((p[skip:], n) for p, n in self.repeated if p[:skip] == path),
+        )
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[Any, Any]:
         mapping: dict[Any, Any] = {}
+        merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                where = key_node.start_mark.line + 1 + before
-                raise InvalidInput(f"{name}:{where}", "a key is no word", "write key: value")
-            key = key_node.value
+                raise InvalidInput(self._at(key_node), "a key is no word", "write key: value")
             if key_node.tag == _MERGE:
-                where = key_node.start_mark.line + 1 + before
-                raise InvalidInput(f"{name}:{where}", "merges a mapping", "write its keys out")
-            at = key_node.start_mark.line + 1 + before
-            if key in mapping:
-                raise InvalidInput(f"{name}:{at}", f"the key {key} stands here twice", "drop one")
-            lines[*path, key] = at
-            mapping[key] = _value(value_node, (*path, key), lines, before, name)
+                if not self._scheduler:
+                    raise InvalidInput(self._at(key_node), "merges a mapping", "write its keys out")
+                merged.append(value_node)
+                continue
+            self._entry(mapping, path, key_node, value_node)
+        for source in merged:
+            self._merge(mapping, path, source)
         return mapping
-    if isinstance(node, yaml.SequenceNode):
-        items = []
-        for index, item in enumerate(node.value):
-            lines[*path, index] = item.start_mark.line + 1 + before
-            items.append(_value(item, (*path, index), lines, before, name))
-        return items
-    return _scalar(node, f"{name}:{node.start_mark.line + 1 + before}")
+
+    def _merge(self, mapping: dict[Any, Any], path: Path, source: yaml.Node) -> None:
+        """Take the keys of another mapping; for kube-scheduler one that is there stands twice."""
+        several = isinstance(source, yaml.SequenceNode)
+        for one in source.value if several else [source]:
+            if not isinstance(one, yaml.MappingNode):
+                raise InvalidInput(self._at(one), "merges what is no mapping", "write its keys out")
+            for key_node, value_node in one.value:
+                if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
+                    raise InvalidInput(
+                        self._at(key_node), "merges twice over", "write its keys out"
+                    )
+                self._entry(mapping, path, key_node, value_node)
+
+    def _entry(
+        self, mapping: dict[Any, Any], path: Path, key_node: yaml.ScalarNode, value_node: yaml.Node
+    ) -> None:
+        key = key_node.value
+        if key in mapping:
+            self.repeated.append(((*path, key), self._line(key_node)))
+            return
+        self.lines[*path, key] = self._line(key_node)
+        mapping[key] = self.value(value_node, (*path, key))
+
+    def _line(self, node: yaml.Node) -> int:
+        line: int = node.start_mark.line + 1 + self._before
+        return line
+
+    def _at(self, node: yaml.Node) -> str:
+        return f"{self._name}:{self._line(node)}"
+
+
+def _tagged(node: yaml.ScalarNode) -> bool:
+    """Whether somebody wrote a tag: it is not what the word itself would be."""
+    return bool(node.tag != _RESOLVER.resolve(yaml.ScalarNode, node.value, (True, False)))
+
+
+def _plain_word(word: str) -> Any:  # noqa: ANN401 - YAML
+    """A word without quotes, as the YAML library of Kubernetes takes it."""
+    if word in _WORDS:
+        return _WORDS[word]
+    digits = word.replace("_", "")
+    if _INTEGER.fullmatch(digits):
+        octal = re.fullmatch(r"([-+]?)0([0-7]+)", digits)
+        return int(f"{octal[1]}0o{octal[2]}", 0) if octal else int(digits, 0)
+    if _FLOAT.fullmatch(digits) and word[0] != "_":
+        return float(digits)
+    return word
 
 
 def _scalar(node: yaml.Node, where: str) -> Any:  # noqa: ANN401 - YAML
@@ -274,8 +486,6 @@ def _scalar(node: yaml.Node, where: str) -> Any:  # noqa: ANN401 - YAML
         return node.value
     if node.tag not in _PLAIN:
         raise InvalidInput(where, f"has the tag {node.tag}", "write a plain value")
-    if _PLAIN[node.tag] in ("int", "float") and len(node.value) > _LONGEST_NUMBER:
-        raise InvalidInput(where, f"is a number of {len(node.value)} characters")
     try:
         value = yaml.constructor.SafeConstructor().construct_object(node)
     except (ValueError, OverflowError) as error:

@@ -295,7 +295,7 @@ def _unfolding(levels: int, width: int, line: str) -> str:
         (_unfolding(3, 400, "{name}: &{name} [{items}]"), ("values",)),
         ("a: &a {b: {c: [*a]}}\n", ("itself",)),
         ("a: &a 1\nb: {<<: *a}\n", ("keys",)),
-        ("b: &b {x: 1}\nc: {<<: *b}\n", ("keys",)),
+        ("b: &b {x: 1}\nc: {<<: {<<: *b}}\n", ("keys",)),
         ("a: " + "[" * 101 + "]" * 101 + "\n", ("deep",)),
         ("".join(" " * i + "- \n" for i in range(150)), ("deep",)),
         ("a: " + "{a: " * 100_000, ("deep",)),

@@ -1,0 +1,469 @@
+"""What keeps kube-scheduler from starting, one mistake at a time; the binary agrees (e2e)."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+
+from scheduler.core.errors import InvalidInput
+from scheduler.kube.schedulerchecks import RULES, Finding, Level, check
+from scheduler.kube.schedulerstart import STARTS
+from scheduler.kube.yamlfile import yaml_files
+
+HEAD = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
+GPUS = "managedResources: [{name: nvidia.com/gpu}]"
+CALLS = (
+    "filterVerb: filter, prioritizeVerb: prioritize, preemptVerb: preempt, weight: 15, "
+    f"httpTimeout: 2s, nodeCacheCapable: true, {GPUS}"
+)
+OURS = (
+    HEAD
+    + "percentageOfNodesToScore: 100\n"
+    + "leaderElection: {resourceName: gpus}\nprofiles: [{schedulerName: gpus}]\n"
+)
+
+
+def _found(text: str, **how: str) -> list[Finding]:
+    return [f for document in yaml_files(text, "file") for f in check(document, **how)]
+
+
+def _refused(text: str) -> dict[str, Finding]:
+    """Of the one document that kube-scheduler reads."""
+    first = yaml_files(text, "file")[0]
+    return {f.path: f for f in check(first) if f.level is Level.REFUSED}
+
+
+def _profile(text: str) -> str:
+    return f"{HEAD}profiles:\n- schedulerName: gpus\n" + textwrap.indent(text, "  ")
+
+
+def _args(plugin: str, args: str) -> str:
+    return _profile(f"pluginConfig: [{{name: {plugin}, args: {args}}}]\n")
+
+
+def _extender(fields: str) -> str:
+    return f"{HEAD}extenders:\n- {{urlPrefix: 'http://10.1.2.3:99', {fields}}}\n"
+
+
+FIT, SPREAD, AFFINITY = "NodeResourcesFit", "PodTopologySpread", "NodeAffinity"
+_TERMS = "addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
+_ARGS = "profiles[0].pluginConfig[0].args"
+_PLUGINS = "profiles[0].plugins"
+_ELECTION = "leaderElection"
+
+
+def _terms(expression: str) -> str:
+    return (
+        "{addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
+        f"{{nodeSelectorTerms: [{{matchExpressions: [{expression}]}}]}}}}}}"
+    )
+
+
+REFUSED = [
+    # rule, where, file
+    ("wrong-type", "parallelism", HEAD + "parallelism: '16'\n"),
+    ("wrong-type", "parallelism", HEAD + "parallelism: 3000000000\n"),
+    ("wrong-type", "enableProfiling", HEAD + "enableProfiling: 1\n"),
+    ("wrong-type", "leaderElection", HEAD + "leaderElection: []\n"),
+    ("wrong-type", "leaderElection.retryPeriod", HEAD + "leaderElection: {retryPeriod: 2}\n"),
+    ("wrong-type", "leaderElection.retryPeriod", HEAD + "leaderElection: {retryPeriod: }\n"),
+    ("wrong-type", "profiles", HEAD + "profiles: {schedulerName: gpus}\n"),
+    ("wrong-type", "profiles[0].schedulerName", HEAD + "profiles: [{schedulerName: 7}]\n"),
+    ("wrong-type", "clientConnection.qps", HEAD + "clientConnection: {qps: .inf}\n"),
+    ("wrong-type", f"{_ARGS}.kind", _args(FIT, "{kind: NodeAffinityArgs}")),
+    ("wrong-type", _ARGS, _args(FIT, "[cpu]")),
+    ("wrong-type", "extenders[0].tlsConfig.caData", _extender("tlsConfig: {caData: '%'}")),
+    ("unknown-field", f"{_ARGS}.addedAfinity", _args(AFFINITY, "{addedAfinity: {}}")),
+    ("key-twice", "parallelism", HEAD + "parallelism: 4\nparallelism: 4\n"),
+    ("key-twice", "clientConnection.qps", HEAD + "clientConnection: {qps: 4, <<: {qps: 5}}\n"),
+    ("no-json", "(file)", "{apiVersion: kubescheduler.config.k8s.io/v1}"),
+    ("out-of-range", "parallelism", HEAD + "parallelism: 0\n"),
+    ("out-of-range", "percentageOfNodesToScore", HEAD + "percentageOfNodesToScore: 101\n"),
+    ("out-of-range", "podInitialBackoffSeconds", HEAD + "podInitialBackoffSeconds: 60\n"),
+    ("out-of-range", "clientConnection.burst", HEAD + "clientConnection: {burst: -1}\n"),
+    ("leader-election", "leaderElection.resourceLock", HEAD + "leaderElection: {resourceLock: x}"),
+    (
+        "leader-election",
+        "leaderElection.leaseDuration",
+        HEAD + "leaderElection: {leaseDuration: 9s}",
+    ),
+    ("leader-election", f"{_ELECTION}.renewDeadline", HEAD + "leaderElection: {retryPeriod: 9s}"),
+    ("profile-name", "profiles[1].schedulerName", HEAD + "profiles: [{schedulerName: a}, {}]\n"),
+    ("profile-name", "profiles[0].schedulerName", HEAD + "profiles: [{schedulerName: ''}]\n"),
+    (
+        "profile-name",
+        "profiles[1].schedulerName",
+        HEAD + "profiles: [&p {schedulerName: a}, *p]\n",
+    ),
+    (
+        "plugin",
+        f"{_PLUGINS}.score.enabled[0]",
+        _profile("plugins: {score: {enabled: [{name: NodeResourceFit}]}}"),
+    ),
+    (
+        "plugin",
+        f"{_PLUGINS}.score.enabled[0]",
+        _profile("plugins: {score: {enabled: [{name: NodeResourcesMostAllocated}]}}"),
+    ),
+    (
+        "plugin",
+        f"{_PLUGINS}.score.enabled[0]",
+        _profile("plugins: {score: {enabled: [{name: NodeName}]}}"),
+    ),
+    (
+        "plugin-twice",
+        f"{_PLUGINS}.filter.enabled[1]",
+        _profile("plugins: {filter: {enabled: [{name: NodeName}, {name: NodeName}]}}"),
+    ),
+    (
+        "plugin-twice",
+        f"{_PLUGINS}.multiPoint.enabled[1]",
+        _profile("plugins: {multiPoint: {enabled: [{name: NodeName}, {name: NodeName}]}}"),
+    ),
+    ("plugin-missing", _PLUGINS, _profile("plugins: {queueSort: {disabled: [{name: '*'}]}}")),
+    ("plugin-missing", _PLUGINS, _profile("plugins: {bind: {disabled: [{name: DefaultBinder}]}}")),
+    (
+        "plugin-weight",
+        _PLUGINS,
+        _profile("plugins: {score: {enabled: [{name: ImageLocality, weight: -1}]}}"),
+    ),
+    (
+        "plugin-arguments",
+        f"{_PLUGINS}.podGroupPostFilter.enabled[0]",
+        _profile(
+            "plugins: {multiPoint: {disabled: [{name: DefaultPreemption}]}, "
+            "podGroupPostFilter: {enabled: [{name: DefaultPreemption}]}}"
+        ),
+    ),
+    (
+        "plugin-config",
+        "profiles[0].pluginConfig[1]",
+        _profile(f"pluginConfig: [{{name: {FIT}}}, {{name: {FIT}}}]"),
+    ),
+    ("plugin-config", f"{_ARGS}.scoringStrategy.type", _args(FIT, "{scoringStrategy: {}}")),
+    (
+        "plugin-config",
+        f"{_ARGS}.scoringStrategy.resources[0].weight",
+        _args(FIT, "{scoringStrategy: {type: MostAllocated, resources: [{weight: 101}]}}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.scoringStrategy.requestedToCapacityRatio",
+        _args(FIT, "{scoringStrategy: {type: RequestedToCapacityRatio}}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.ignoredResourceGroups[0]",
+        _args(FIT, "{ignoredResourceGroups: [a/b]}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.resources[0].weight",
+        _args("NodeResourcesBalancedAllocation", "{resources: [{name: cpu, weight: 2}]}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.defaultingType",
+        _args(
+            SPREAD,
+            "{defaultConstraints: [{maxSkew: 1, topologyKey: a, "
+            "whenUnsatisfiable: ScheduleAnyway}]}",
+        ),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.defaultConstraints[0].maxSkew",
+        _args(
+            SPREAD,
+            "{defaultingType: List, defaultConstraints: [{topologyKey: a, "
+            "whenUnsatisfiable: ScheduleAnyway}]}",
+        ),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.{_TERMS}[0].matchExpressions[0].operator",
+        _args(AFFINITY, _terms("{key: a, operator: in, values: [b]}")),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.{_TERMS}[0].matchExpressions[0].values",
+        _args(AFFINITY, _terms("{key: a, operator: Gt, values: [b]}")),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.minCandidateNodesPercentage",
+        _args("DefaultPreemption", "{minCandidateNodesPercentage: 101}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.hardPodAffinityWeight",
+        _args("InterPodAffinity", "{hardPodAffinityWeight: -1}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.shape[0].score",
+        _args("VolumeBinding", "{shape: [{utilization: 0, score: 11}]}"),
+    ),
+    (
+        "plugin-config",
+        f"{_ARGS}.bindingTimeout",
+        _args("DynamicResources", "{bindingTimeout: 500ms}"),
+    ),
+    (
+        "queue-sort",
+        "profiles[1].plugins.queueSort",
+        HEAD + "profiles:\n- schedulerName: a\n- schedulerName: b\n"
+        "  plugins: {queueSort: {enabled: [{name: PrioritySort}]}}\n",
+    ),
+    ("binders", "extenders[0].bindVerb", HEAD + "extenders: [&x {bindVerb: b}, *x]\n"),
+    ("weight-zero", "extenders[0].weight", _extender("prioritizeVerb: sort")),
+    (
+        "resource-name",
+        "extenders[0].managedResources[0].name",
+        _extender("managedResources: [{name: memory}]"),
+    ),
+    (
+        "resource-twice",
+        "extenders[0].managedResources[1]",
+        _extender("managedResources: [{name: a.b/c}, {name: a.b/c}]"),
+    ),
+    (
+        "certificate-data",
+        "extenders[0].tlsConfig.caData",
+        _extender("tlsConfig: {caData: bm8gUEVN}"),
+    ),
+    (
+        "ignored-resource",
+        "extenders[0].managedResources[0].ignoredByScheduler",
+        _profile("plugins: {multiPoint: {disabled: [{name: NodeResourcesFit}]}}")
+        + "\nextenders: [{managedResources: [{name: a.b/c, ignoredByScheduler: true}]}]\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(("rule", "path", "text"), REFUSED)
+def test_what_does_not_start_is_named(rule: str, path: str, text: str) -> None:
+    found = _refused(text)
+    assert found[path].rule == rule and "refuses to start" in found[path].problem
+    assert all(1 <= finding.line <= text.count("\n") + 1 for finding in found.values())
+
+
+def test_every_rule_of_kube_scheduler_is_tried() -> None:
+    assert {rule for rule, *_ in REFUSED} >= set(STARTS)
+
+
+STARTS_ALL_THE_SAME = [
+    HEAD,
+    HEAD + "parallelism: 1e1\nenableProfiling: y\n",
+    HEAD + "parallelism: 0o20\npodMaxBackoffSeconds: 1_0\n",
+    HEAD + "parallelism: 16.0\nprofiles: [null]\nleaderElection:\n",
+    HEAD + "leaderElection: {leaseDuration: '0', renewDeadline: 1.5s, retryPeriod: 1s}\n",
+    HEAD + "leaderElection: {leaderElect: false, resourceLock: endpoints, retryPeriod: -1s}\n",
+    HEAD + "clientConnection: {<<: {qps: 4.5}, burst: 10}\n",
+    "# a comment\n---\n" + HEAD + "---\nwhatever: follows\n",
+    _args(FIT, ""),
+    _args(FIT, "{kind: NodeResourcesFitArgs, apiVersion: kubescheduler.config.k8s.io/v1}"),
+    _args("Coscheduling", "{permitWaitingTimeSeconds: 10}"),
+    _args(SPREAD, "{defaultingType: List, defaultConstraints: []}"),
+    _args(AFFINITY, _terms("{key: a.b/c, operator: Gt, values: ['5']}")),
+    _profile("plugins: {multiPoint: {enabled: [{name: NodeResourcesFit, weight: 9}]}}"),
+    _profile("plugins: {score: {enabled: [{name: ImageLocality}], disabled: [{name: '*'}]}}"),
+    _profile("plugins: {queueSort: {disabled: [{name: '*'}], enabled: [{name: PrioritySort}]}}"),
+    _extender("filterVerb: whatever/it, managedResources: [{name: nvidia.com/mig-1g.5gb}]"),
+    '{"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}',
+]
+
+
+@pytest.mark.parametrize("text", STARTS_ALL_THE_SAME)
+def test_what_starts_is_let_be(text: str) -> None:
+    assert not _refused(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (_profile("extenders: []"), "move it to the top level"),
+        (_profile("extenderConfig: {}"), "write extenders at the top level"),
+        (_profile("pluginConfigs: []"), "did you mean pluginConfig?"),
+        (HEAD + "qps: 50\n", "move it to clientConnection"),
+        (HEAD + "plugins: {}\n", "move it to profiles[]"),
+        (HEAD + "Profiles: []\n", "did you mean profiles?"),
+        (HEAD + "resourceName: x\n", "move it to leaderElection"),
+        (HEAD + "healthzBindAddress: x\n", "--bind-address"),
+        (_profile("plugins: {pluginConfig: []}"), "move it to profiles[]"),
+        (_profile("plugins: {unreserve: {}}"), "reserve"),
+        (_extender("percentageOfNodesToScore: 100"), "move it to the top level"),
+        (_extender("managedResources: [{name: a.b/c, weight: 3}]"), "move it to extenders[]"),
+        (_extender("enableHttps: true"), "did you mean enableHTTPS?"),
+        (_args(FIT, "{type: MostAllocated}"), "move it to scoringStrategy in the args"),
+    ],
+)
+def test_a_field_that_stands_elsewhere_is_sent_there(text: str, remedy: str) -> None:
+    (finding,) = (f for f in _found(text) if f.rule == "unknown-field")
+    assert remedy in finding.remedy
+
+
+def test_a_name_that_does_nothing_is_a_trap_if_it_is_misspelt() -> None:
+    text = _profile(
+        "plugins: {score: {disabled: [{name: NodeResourceFit}]}}\n"
+        "pluginConfig: [{name: NodeResourceFit, args: {a: b}}]\n"
+    )
+    assert {(f.rule, f.level) for f in _found(text) if f.path != "extenders"} == {
+        ("plugin", Level.TRAP),
+        ("plugin-config", Level.TRAP),
+    }
+
+
+def test_plugins_of_another_build_are_notes() -> None:
+    text = _profile(
+        "plugins: {multiPoint: {enabled: [{name: Coscheduling}]}}\n"
+        "pluginConfig: [{name: Trimaran, args: {a: b}}]\n"
+    )
+    assert not _refused(text)
+    assert {(f.rule, f.level) for f in _found(text) if f.path != "extenders"} == {
+        ("plugin", Level.NOTE),
+        ("plugin-config", Level.NOTE),
+    }
+
+
+def test_fields_of_newer_versions_are_notes() -> None:
+    text = _args("DynamicResources", "{bindingTimeout: 60s}")
+    (note,) = (f for f in _found(text) if f.rule == "newer-field")
+    assert note.level is Level.NOTE and "since 1.35" in note.problem
+
+
+def test_old_versions_are_said_to_be_gone() -> None:
+    old = HEAD.replace("/v1\n", "/v1beta3\n")
+    assert "Kubernetes 1.28" in _refused(old)["apiVersion"].problem
+
+
+# -- whose extender it is ----------------------------------------------------------------------
+
+
+def _two(first: str, second: str) -> str:
+    return f"{OURS}extenders:\n- {{{first}}}\n- {{{second}}}\n"
+
+
+STORAGE = (
+    "urlPrefix: 'http://127.0.0.1:9251', filterVerb: predicate, prioritizeVerb: sort, weight: 1, "
+    "managedResources: [{name: disk.example.com/capacity, ignoredByScheduler: true}]"
+)
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        f"urlPrefix: 'http://127.0.0.1:10262', {CALLS}",
+        f"urlPrefix: 'http://127.0.0.1:8080', {CALLS}",
+    ],
+)
+def test_the_extender_of_somebody_else_is_left_alone(ours: str) -> None:
+    behind = _found(_two(STORAGE, ours))
+    assert [(f.rule, f.path, f.level) for f in behind] == [
+        ("before-ours", "extenders[0]", Level.NOTE)
+    ]
+    assert "127.0.0.1:9251" in behind[0].problem
+    assert _found(_two(ours, STORAGE)) == []
+
+
+def test_an_ignorable_extender_is_asked_after_ours() -> None:
+    ours = f"urlPrefix: 'http://127.0.0.1:10262', {CALLS}"
+    assert _found(_two(f"ignorable: true, {STORAGE}", ours)) == []
+
+
+def test_the_url_says_which_entry_is_ours() -> None:
+    text = _two(
+        f"urlPrefix: 'https://gpus.example.com', {CALLS.replace('nvidia.com/gpu', 'a.b/c')}",
+        "urlPrefix: 'http://127.0.0.1:10262', filterVerb: predicate",
+    )
+    found = _found(text, url="https://gpus.example.com:443/")
+    assert {f.path.split(".")[0] for f in found} == {"extenders[0]"}
+    assert {f.rule for f in found} == {"unverified", "client-certificate"}
+    nobody = _found(text, url="https://elsewhere")
+    assert [(f.rule, f.path) for f in nobody] == [("no-extender", "extenders")]
+    assert "elsewhere" in nobody[0].problem
+    with pytest.raises(InvalidInput, match="no host"):
+        _found(text, url="elsewhere")
+
+
+def test_an_entry_that_may_be_ours_gets_one_sentence() -> None:
+    """Our resources at an address that nobody knows, with verbs that we do not serve."""
+    entry = f"urlPrefix: 'http://127.0.0.1:3456/sharing', filterVerb: filter, {GPUS}"
+    (finding,) = _found(f"{OURS}extenders: [{{{entry}}}]\n")
+    assert finding.rule == "path" and "if this entry is ours" in finding.problem
+
+
+def test_an_extender_with_more_than_our_resources_is_not_ours() -> None:
+    entry = "urlPrefix: 'https://127.0.0.1', filterVerb: filter, managedResources: "
+    entry += "[{name: nvidia.com/gpu}, {name: nvidia.com/gpumem}]"
+    (finding,) = _found(f"{OURS}extenders: [{{{entry}}}]\n")
+    assert finding.rule == "no-extender" and "--url" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("url", "prefix", "found"),
+    [
+        ("http://127.0.0.1:10262", "", None),
+        ("http://127.0.0.1:10262/", "/", None),
+        ("http://127.0.0.1:10262/scheduler", "", "urlPrefix"),
+        ("http://127.0.0.1:10262/scheduler/", "/scheduler", None),
+        ("http://127.0.0.1:10262/a/b", "a/b", None),
+        ("http://127.0.0.1:10262/a", "a/b", "urlPrefix"),
+        ("http://127.0.0.1:10262", "scheduler", "urlPrefix"),
+        ("http://127.0.0.1:10262?zone=a", "", "urlPrefix"),
+        ("http://127.0.0.1:10262/#a", "", "urlPrefix"),
+    ],
+)
+def test_every_other_path_is_a_404(url: str, prefix: str, found: str | None) -> None:
+    text = f"{OURS}extenders: [{{urlPrefix: '{url}', {CALLS}}}]\n"
+    traps = _found(text, url_prefix=prefix)
+    assert [f.path for f in traps] == ([f"extenders[0].{found}"] if found else [])
+    assert all("404" in trap.problem for trap in traps)
+
+
+def test_a_path_in_the_verbs_is_no_way_around() -> None:
+    calls = CALLS.replace("Verb: ", "Verb: scheduler/")
+    text = f"{OURS}extenders: [{{urlPrefix: 'http://127.0.0.1:10262', {calls}}}]\n"
+    assert {f.rule for f in _found(text)} == {"verb"}
+    assert _found(text, url_prefix="/scheduler") == []
+
+
+# -- how it is wrapped -------------------------------------------------------------------------
+
+
+def _policy_sentence(text: str) -> str:
+    (finding,) = _found(text)
+    assert finding.rule == "policy" and finding.level is Level.REFUSED
+    return finding.problem
+
+
+def test_the_policy_api_gets_one_sentence() -> None:
+    policy = '{"kind": "Policy", "apiVersion": "v1", "predicates": [{"name": "X"}]}'
+    assert "removed" in _policy_sentence(policy)
+    nameless = "kind: ConfigMap\napiVersion: v1\ndata:\n  policy.cfg: |\n    kind: Policy\n"
+    assert "removed" in _policy_sentence(nameless)
+
+
+@pytest.mark.parametrize("kind", ["List", "ConfigMapList"])
+def test_lists_are_unwrapped(kind: str) -> None:
+    """As ``kubectl get -o yaml`` writes them, and as the API serves them: items without a kind."""
+    inner = "" if kind == "ConfigMapList" else "kind: ConfigMap\n"
+    broken = HEAD + "parallelism: 0\n"
+    item = f"{inner}metadata: {{name: a}}\ndata:\n  x.yaml: |\n{textwrap.indent(broken, '    ')}"
+    text = f"kind: {kind}\napiVersion: v1\nitems:\n- {textwrap.indent(item, '  ').lstrip()}"
+    (document,) = yaml_files(text, "file")
+    (finding,) = (f for f in check(document) if f.level is Level.REFUSED)
+    assert "parallelism: 0" in text.splitlines()[finding.line - 1]
+
+
+def test_a_configuration_behind_another_document_is_never_read() -> None:
+    text = "kind: Namespace\napiVersion: v1\n---\n" + HEAD + "x: 1\n"
+    first, second = yaml_files(text, "file")
+    assert [f.rule for f in check(first)] == ["version", "version"]
+    found = {f.rule: f for f in check(second)}
+    assert found["never-read"].level is Level.NOTE and found["unknown-field"].line == 6
+
+
+def test_all_rules_have_names_of_their_own() -> None:
+    assert set(STARTS) < set(RULES)
