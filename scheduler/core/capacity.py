@@ -17,9 +17,11 @@ from numpy.typing import NDArray
 from scheduler.core.devices import fraction_need
 from scheduler.core.engine import Engine
 from scheduler.core.feasibility import allowed_products, static_reasons
+from scheduler.core.groups import odd_rows, units_free, views
 from scheduler.core.model import (
     DEVICE_MILLI,
     MAX_PODS,
+    MAX_UNITS,
     GpuKind,
     GpuRequest,
     PodRequest,
@@ -81,7 +83,6 @@ def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
             each = np.minimum(each, has // needs)
     if shape.gpu.kind is not GpuKind.NONE:
         each = np.minimum(each, _by_devices(state, shape.gpu, most))
-        each = np.where(allowed_products(state.products, shape.gpu)[state.product], each, 0)
     return min(enough, int(np.maximum(each, 0).sum()))
 
 
@@ -115,6 +116,9 @@ def excess(state: ClusterState, wanted: Mapping[Shape, int], *, first: Shape) ->
 def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, int, int]]:
     """Per resource: in the empty cluster, and wanted by all pods together."""
     devices = int((state.device_code == DeviceCode.PLAIN).sum()) * DEVICE_MILLI
+    if state.odd_known:  # a unit counts as much as it is asked for, whatever it is part of
+        units = (d for node in state.nodes if node for d in node.devices if d.units and d.healthy)
+        devices += sum(max(d.replicas, len(d.mig_layout)) for d in units) * DEVICE_MILLI
     memory = sum(s.memory_bytes * n for s, n in wanted.items())
     return [
         ("milli-CPU", int(state.cpu_alloc.sum()), sum(s.cpu_milli * n for s, n in wanted.items())),
@@ -124,7 +128,18 @@ def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, i
 
 
 def _by_devices(state: ClusterState, gpu: GpuRequest, enough: int) -> IntArray:
-    """Pods that the devices of each row could have, (N,)."""
+    """Pods that the devices of each row could have, were they free, (N,)."""
+    found = np.where(
+        allowed_products(state.products, gpu)[state.product], _of_all(state, gpu, enough), 0
+    )
+    every = np.arange(len(state))
+    odd = odd_rows(state, gpu, every)
+    for view in views(state, gpu, every, odd) if odd is not None else ():
+        found[view.at] = np.min([_by_devices(s, ask, enough) for s, ask in view.asks], axis=0)
+    return found
+
+
+def _of_all(state: ClusterState, gpu: GpuRequest, enough: int) -> IntArray:
     codes = state.device_code
     plain = codes == DeviceCode.PLAIN
     match gpu.kind:
@@ -162,10 +177,11 @@ def room(
     for free, needed in (
         (state.cpu_free, request.cpu_milli),
         (state.mem_free, request.memory_bytes),
-        (state.full_free, gpu.count),
     ):
         if needed:
             each = np.minimum(each, free[rows] // needed)
+    if gpu.count:
+        each = np.minimum(each, units_free(state, gpu, rows) // gpu.count)
     if gpu.milli:
         each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
     return min(enough, int(each.sum()))
@@ -213,7 +229,9 @@ def promising(
 def reservable(state: ClusterState, shape: Shape) -> int:
     """Places that a gang of this shape could wait for, by its devices."""
     rows = np.flatnonzero(static_reasons(state, shape) == Reason.FITS.code)
-    per_row = state.device_count[rows] // max(1, shape.gpu.count)
+    per_row = state.device_count[rows].astype(np.int64) // max(1, shape.gpu.count)
+    if odd_rows(state, shape.gpu, rows) is not None:
+        per_row = _by_devices(state, shape.gpu, MAX_UNITS)[rows]
     return int(np.maximum(per_row, 1).sum())
 
 

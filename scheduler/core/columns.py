@@ -63,6 +63,7 @@ COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
     ("full_free", np.int16, 0, PER_NODE),
     ("most_free", np.int64, -1, PER_NODE),
     ("gpu_left", np.int32, 0, PER_NODE),
+    ("make", np.int32, 0, PER_NODE),
     ("generation", np.int64, 0, PER_NODE),
     ("gpu_free", np.int64, -1, PER_DEVICE),
     ("device_mem_free", np.int64, 0, PER_DEVICE),

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.groups import asks_on, is_odd, odd_rows, views
 from scheduler.core.mig import Packing, pack
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
@@ -46,7 +48,10 @@ def fraction_need(
     memory_mib : (R,) int64
         Device memory; 0 where the device's memory is unknown.
     """
+    odd = odd_rows(state, gpu, rows)
     size = state.device_mem[rows, 0].astype(np.int64)
+    for view in views(state, gpu, rows, odd) if odd is not None else ():
+        size[view.at] = view.asks[0][0].device_mem[:, 0]
     if gpu.memory_mib and not gpu.milli:
         known = np.maximum(size, 1)
         milli = np.clip(gpu.memory_mib * DEVICE_MILLI // known, 1, DEVICE_MILLI)
@@ -120,6 +125,10 @@ def shares_of(
     device
         Device that the policy chose for a fraction; ignored otherwise.
     """
+    if is_odd(state, gpu, row):
+        found = [shares_of(seen, ask, 0, device) for seen, ask in asks_on(state, gpu, row)]
+        complete = [shares for shares in found if shares is not None]
+        return tuple(chain(*complete)) if len(complete) == len(found) else None
     match gpu.kind:
         case GpuKind.NONE:
             return ()

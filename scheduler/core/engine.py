@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from zlib import crc32
 
@@ -26,6 +26,7 @@ from scheduler.core.devices import shares_of
 from scheduler.core.errors import CapacityConflict, UnknownPod
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.fragmentation import Fragmentation
+from scheduler.core.groups import odd_rows, views
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.policies import policy_named
@@ -578,8 +579,21 @@ class Engine:
         evaluation: _Evaluation,
         salt: int,
     ) -> None:
-        """Score ``rows`` of ``state`` into the entries ``identities`` of the evaluation."""
+        """Score ``rows`` of ``state`` into the entries ``identities`` of the evaluation.
+
+        Odd rows are scored by what the request gets there, of several resources by the first.
+        """
         if not len(rows):
+            return
+        odd = odd_rows(state, shape.gpu, rows)
+        if odd is not None:
+            for view in views(state, shape.gpu, rows, odd):
+                seen, gpu = view.asks[0]
+                own, every = replace(shape, gpu=gpu), np.arange(len(view.at))
+                self._score(seen, own, every, identities[view.at], evaluation, salt)
+            usual = np.flatnonzero(~odd)
+            if len(usual):
+                self._score(state, shape, rows[usual], identities[usual], evaluation, salt)
             return
         candidates = Candidates(
             state, shape, rows, identities, self.fragmentation, salt, self.prices

@@ -8,11 +8,13 @@ for the second only, and only on rows that changed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need, slots_after
+from scheduler.core.groups import odd_rows, views
 from scheduler.core.model import GpuKind, GpuRequest, Reason, Serves, Shape
 from scheduler.core.state import ClusterState, DeviceCode
 
@@ -59,6 +61,25 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
         ``NODE_UNKNOWN`` (an empty row), ``MODEL_NOT_ALLOWED``, ``DEVICE_KIND_MISSING``,
         ``NODE_TOO_SMALL``, ``DEVICE_UNHEALTHY`` or ``FITS``.
     """
+    codes = _static(state, shape)
+    every = np.arange(len(state))
+    odd = odd_rows(state, shape.gpu, every)
+    for view in views(state, shape.gpu, every, odd) if odd is not None else ():
+        found = [_static(seen, replace(shape, gpu=gpu)) for seen, gpu in view.asks]
+        refused = (view.refused != 0) & (_first(found) == Reason.DEVICE_KIND_MISSING.code)
+        codes[view.at] = np.where(refused, view.refused, _first(found))
+    return codes
+
+
+def _first(codes: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
+    """Of several codes per row the first that says why it does not fit."""
+    found = codes[0]
+    for more in codes[1:]:
+        found = np.where(found == Reason.FITS.code, more, found)
+    return found
+
+
+def _static(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
     rows = len(state)
     codes = np.zeros(rows, dtype=np.int8)
     gpu = shape.gpu
@@ -127,6 +148,21 @@ def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) 
     (R,) int8
         The device reason if there is one, else cpu, memory, pods, or ``FITS``.
     """
+    odd = odd_rows(state, shape.gpu, rows)
+    if odd is None:
+        return _dynamic(state, shape, rows)
+    codes = np.zeros(len(rows), dtype=np.int8)
+    usual = np.flatnonzero(~odd)
+    codes[usual] = _dynamic(state, shape, rows[usual])
+    for view in views(state, shape.gpu, rows, odd):
+        every = np.arange(len(view.at))
+        codes[view.at] = _first(
+            [_dynamic(seen, replace(shape, gpu=gpu), every) for seen, gpu in view.asks]
+        )
+    return codes
+
+
+def _dynamic(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) -> NDArray[np.int8]:
     codes = np.zeros(len(rows), dtype=np.int8)
     codes[state.pods_free[rows] < 1] = Reason.INSUFFICIENT_PODS.code
     if shape.memory_bytes:  # what is not asked for may be over-full

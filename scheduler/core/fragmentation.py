@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.feasibility import suited
-from scheduler.core.mig import MigType
+from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
@@ -30,7 +30,6 @@ from scheduler.core.state import ClusterState, DeviceCode
 __all__ = ["Fragmentation", "Vocabulary"]
 
 IntArray = NDArray[np.int64]
-_MASKS = 1 << 9
 _MOST_STEPS = 64
 _MOST_BY_SLOTS = 32
 
@@ -102,6 +101,8 @@ class Fragmentation:
             if gpu.kind is GpuKind.FRACTION or gpu.count == 1:
                 for product in np.flatnonzero(allowed).tolist():
                     single[product, bucket, self._need(shape, product)] += shape.weight
+            elif gpu.count > MAX_DEVICES:
+                continue  # no node has so many: they are fragmentation of everything
             elif gpu.kind is GpuKind.WHOLE:
                 several[allowed, bucket, gpu.count] += shape.weight
             elif gpu in by_slots or len(by_slots) < _MOST_BY_SLOTS:
@@ -191,7 +192,7 @@ class Fragmentation:
             if profile not in self._profile_tables:
                 continue  # no device here has it
             counts, each = self._profile_tables[profile]
-            count = counts[partitioned, slots & (_MASKS - 1)]
+            count = counts[partitioned, slots & (SLOT_MASKS - 1)]
             enough = count.sum(axis=1) >= instances
             total += np.where(enough, (count * each[partitioned]).sum(axis=1), 0)
         return total
@@ -206,14 +207,14 @@ class Fragmentation:
             for profile, _ in gpu.mig:
                 if profile in tables or not any(mig.placements(profile) for mig in self._mig_types):
                     continue
-                counts = np.zeros((len(self._mig_types) + 1, _MASKS), dtype=np.int64)
+                counts = np.zeros((len(self._mig_types) + 1, SLOT_MASKS), dtype=np.int64)
                 each = np.zeros(len(self._mig_types) + 1, dtype=np.int64)
                 for code, mig in enumerate(self._mig_types):
                     places = mig.placements(profile)
                     if not places:
                         continue
                     each[code] = mig.milli(places[0])
-                    counts[code] = [mig.count(mask, profile) for mask in range(_MASKS)]
+                    counts[code] = [mig.count(mask, profile) for mask in range(SLOT_MASKS)]
                 tables[profile] = (counts, each)
         return tables
 

@@ -5,15 +5,21 @@ run of slots that may begin only at certain positions (NVIDIA MIG user guide, "S
 Profiles"). The free slots of a device are a bit mask, bit *i* for slot *i*; bit 8 is a token for
 the media engines that one ``+me`` instance per device may have.
 
+New models come more often than tables of them. Where a model is in no table, its geometry is
+derived from the names of its profiles, as long as these follow the pattern of the families known so
+far (:func:`derived_geometry`). Where they do not, the instances of a device are taken as they are
+(:func:`as_advertised`): how many there are of each is known, and nothing is said of slots.
+
 Everything here is a pure function of small integers, memoised. The module knows nothing about
 nodes, pods or policies.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from types import MappingProxyType
 
@@ -23,18 +29,31 @@ __all__ = [
     "GEOMETRIES",
     "KNOWN_PROFILES",
     "MEDIA_BIT",
+    "SLOT_MASKS",
+    "UNIT",
     "Geometry",
     "MigType",
     "Packing",
     "Profile",
+    "as_advertised",
     "claimed_slots",
+    "derived_geometry",
     "geometry_for",
+    "geometry_named",
     "layout_for",
 ]
 
 MEDIA_BIT = 1 << 8
+SLOT_MASKS = 1 << 9
+"""Free masks of a partitioned device."""
+UNIT = ""
+"""Profile of whoever takes any instance of a device of fixed instances; no pod can name it."""
 _STEPS = 200
 _STEPS_EACH = 4
+
+
+_ATTRIBUTES = re.compile(r"([0-9]+g\.[0-9]+gb)((?:\+gfx)?(?:[+-]me|\+me\.all)?)")
+_SIZE = re.compile(r"([1-8])g\.([0-9]{1,4})gb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +84,19 @@ class Geometry:
         return ((1 << self.slots) - 1) | MEDIA_BIT
 
     def profile(self, name: str) -> Profile | None:
-        """The profile with this name, or None if the geometry has no such profile."""
+        """The profile with this name, or None if the geometry has no such profile.
+
+        One with attributes (``+me``, ``+me.all``, ``+gfx``, ``-me``) has the slots of the one
+        without.
+        """
+        found = self._listed(name)
+        attributes = None if found else _ATTRIBUTES.fullmatch(name)
+        plain = self._listed(attributes[1]) if attributes else None
+        if attributes is None or plain is None:
+            return found
+        return replace(plain, name=name, media="+me" in attributes[2])
+
+    def _listed(self, name: str) -> Profile | None:
         return next((profile for profile in self.profiles if profile.name == name), None)
 
     def milli(self, mask: int) -> int:
@@ -117,10 +148,121 @@ GEOMETRIES: Mapping[str, Geometry] = MappingProxyType(
 )
 """Slot geometry by name."""
 
+
+@cache
+def geometry_named(name: str) -> Geometry | None:
+    """The geometry of this name, from the table or as its name says; None if there is none.
+
+    ``8x12,24,47,94`` has eight slots and profiles of so many GB in one, two, four and eight slots;
+    ``as:1g.5gb,2g.10gb`` has these two instances.
+    """
+    if name in GEOMETRIES:
+        return GEOMETRIES[name]
+    if name.startswith(_AS_THEY_ARE):
+        profiles = name.removeprefix(_AS_THEY_ARE).split(",")
+        starts: dict[str, list[int]] = {}
+        for slot, profile in enumerate(profiles):
+            starts.setdefault(profile, []).append(slot)
+        listed = tuple(Profile(profile, 1, tuple(at)) for profile, at in starts.items())
+        return Geometry(name, len(profiles), listed) if len(profiles) <= _MOST_INSTANCES else None
+    slots, _, sizes = name.partition("x")
+    if not re.fullmatch(r"[0-9]{1,4}(,[0-9]{1,4})*", sizes):
+        return None
+    gigabytes = tuple(map(int, sizes.split(",")))
+    match slots, gigabytes:
+        case "8", (one, two, four, eight):
+            return _eight_slots(name, (one, two, four, eight))
+        case ("4", (_, _, _)) | ("2", (_, _)):
+            return _few_slots(name, gigabytes)
+    return None
+
+
+_AS_THEY_ARE = "as:"
+_MOST_INSTANCES = 8
+_FOUR_SLOTS = ("A30", "RTX-PRO", "RTX PRO")
+
+
+def _few_slots(name: str, gigabytes: tuple[int, ...]) -> Geometry:
+    """Geometry of the families whose slots are as many as their instances of one slot."""
+    slots = 1 << (len(gigabytes) - 1)
+    profiles = [
+        Profile(f"{1 << step}g.{size}gb", 1 << step, tuple(range(0, slots, 1 << step)))
+        for step, size in enumerate(gigabytes)
+    ]
+    return Geometry(name, slots, tuple(reversed(profiles)))
+
+
+def as_advertised(profiles: Iterable[str]) -> str:
+    """Name of the geometry of a device that has exactly these instances, at most eight."""
+    return _AS_THEY_ARE + ",".join(profiles)
+
+
+def derived_geometry(profiles: Iterable[str], product: str, memory_mib: int) -> str:
+    """Name of the geometry that profiles of these names have by the pattern of the families.
+
+    Parameters
+    ----------
+    profiles
+        Names, attributes included.
+    product, memory_mib
+        Of the device; 0 if its memory is unknown.
+
+    Returns
+    -------
+    str
+        For :func:`geometry_named`; empty where the names do not follow the pattern.
+    """
+    sizes: dict[int, set[int]] = {}
+    for name in profiles:
+        attributes = _ATTRIBUTES.fullmatch(name)
+        size = _SIZE.fullmatch(attributes[1] if attributes else name)
+        if size is None:
+            return ""
+        sizes.setdefault(int(size[1]), set()).add(int(size[2]))
+    if sizes.keys() - {1, 2, 3, 4, 7}:
+        return ""
+    total = _total_gigabytes(sizes, memory_mib)
+    few = any(word in product.upper().replace("_", "-") for word in _FOUR_SLOTS)
+    full = 4 * max(sizes[4]) > 3 * total if 4 in sizes and total else False
+    if (few or full) and not sizes.keys() & {3, 7}:
+        by_slots = {step: sizes.get(step, set()) for step in (1, 2, 4)}
+    else:
+        by_slots = _by_slots(sizes, total)
+    if any(len(found) > 1 for found in by_slots.values()):
+        return ""
+    slots = max(by_slots)
+    known = {step: min(found) for step, found in by_slots.items() if found}
+    step, size_of = next(iter(known.items()))
+    filled = [known.get(s, max(1, size_of * s // step)) for s in sorted(by_slots)]
+    return f"{slots}x{','.join(map(str, filled))}"
+
+
+def _total_gigabytes(sizes: Mapping[int, set[int]], memory_mib: int) -> float:
+    """Memory of the device, from the largest profile that says it; 0 if none does."""
+    for part, times in ((7, 1), (3, 2)):
+        if part in sizes:
+            return float(times * max(sizes[part]))
+    if memory_mib:
+        return memory_mib / 1024
+    return float(2 * max(sizes[4]) if 4 in sizes else 4 * max(sizes.get(2, {0})))
+
+
+def _by_slots(sizes: Mapping[int, set[int]], total: float) -> dict[int, set[int]]:
+    """Sizes by slots of an 8-slot device. Only an instance of ``1g`` may have one slot or two."""
+    found: dict[int, set[int]] = {1: set(), 2: set(sizes.get(2, ())), 4: set(), 8: set()}
+    found[4] = sizes.get(3, set()) | sizes.get(4, set())
+    found[8] |= sizes.get(7, set())
+    ones = sorted(sizes.get(1, ()))
+    for size in ones:
+        two = size * 16 > total * 3 if total else size in found[2] or size > ones[0]
+        found[2 if two else 1].add(size)
+    return found
+
+
 KNOWN_PROFILES = frozenset(
     profile.name for geometry in GEOMETRIES.values() for profile in geometry.profiles
 )
-"""Other names come from pods, without end: nothing is kept of them."""
+"""Of the models in the table."""
 
 
 def geometry_for(product: str, memory_mib: int) -> str:
@@ -170,15 +312,15 @@ class MigType:
     layout: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.geometry not in GEOMETRIES:
+        if geometry_named(self.geometry) is None:
             raise InvalidInput(
                 "device.mig",
                 f"unknown geometry {self.geometry!r}",
-                f"use one of {', '.join(GEOMETRIES)}",
+                f"use one of {', '.join(GEOMETRIES)}, or slots and sizes such as 8x12,24,47,94",
             )
         taken = 0
         for name, start in self.layout:
-            profile = GEOMETRIES[self.geometry].profile(name)
+            profile = self._geometry.profile(name)
             if profile is None or start not in profile.starts:
                 raise InvalidInput("device.mig_layout", f"{name} cannot start at slot {start}")
             if taken & profile.mask_at(start):
@@ -186,29 +328,39 @@ class MigType:
             taken |= profile.mask_at(start)
 
     @property
+    def _geometry(self) -> Geometry:
+        found = geometry_named(self.geometry)
+        assert found is not None  # checked when the type was made
+        return found
+
+    @property
     def full_mask(self) -> int:
         """Free mask of an empty device: all slots, or those of the fixed instances."""
-        geometry = GEOMETRIES[self.geometry]
         if not self.layout:
-            return geometry.full_mask
+            return self._geometry.full_mask
         mask = 0
-        for name, start in self.layout:
-            profile = geometry.profile(name)
-            assert profile is not None  # checked when the layout was made
-            mask |= profile.mask_at(start)
+        for need in self.placements(UNIT):
+            mask |= need
         return mask
 
     def milli(self, mask: int) -> int:
         """Milli-GPU that these slots stand for."""
-        return GEOMETRIES[self.geometry].milli(mask)
+        return self._geometry.milli(mask)
 
     def placements(self, profile: str) -> tuple[int, ...]:
-        """Slot masks that an instance of ``profile`` may take on an empty device."""
-        return _placements(self, profile) if profile in KNOWN_PROFILES else ()
+        """Slot masks that an instance of ``profile`` may take on an empty device.
+
+        :data:`UNIT` stands for any of the fixed instances.
+        """
+        if profile == UNIT or self._geometry.profile(profile):
+            return _placements(self, profile)
+        return ()  # names come from pods, without end: nothing is kept of them
 
     def count(self, mask: int, profile: str) -> int:
         """Most instances of ``profile`` that fit into the free slots ``mask``."""
-        return _count(self, mask, profile) if profile in KNOWN_PROFILES else 0
+        if profile == UNIT or self._geometry.profile(profile):
+            return _count(self, mask, profile)
+        return 0
 
     def usable_milli(self, mask: int, profile: str) -> int:
         """Milli-GPU of ``mask`` that instances of ``profile`` alone could take."""
@@ -227,12 +379,14 @@ class MigType:
 
 @cache
 def _placements(mig: MigType, name: str) -> tuple[int, ...]:
-    profile = GEOMETRIES[mig.geometry].profile(name)
-    if profile is None:
-        return ()
+    geometry = geometry_named(mig.geometry)
+    assert geometry is not None  # checked when the type was made
     if mig.layout:
-        return tuple(profile.mask_at(start) for fixed, start in mig.layout if fixed == name)
-    return tuple(profile.mask_at(start) for start in profile.starts)
+        fixed = [(geometry.profile(profile), at) for profile, at in mig.layout
+                 if name in (UNIT, profile)]  # fmt: skip
+        return tuple(profile.mask_at(at) for profile, at in fixed if profile)
+    profile = geometry.profile(name)
+    return tuple(profile.mask_at(start) for start in profile.starts) if profile else ()
 
 
 @cache
@@ -247,7 +401,9 @@ def _count(mig: MigType, mask: int, name: str) -> int:
 @cache
 def _capability(mig: MigType, mask: int) -> int:
     value = 0
-    for profile in GEOMETRIES[mig.geometry].profiles:
+    geometry = geometry_named(mig.geometry)
+    assert geometry is not None  # checked when the type was made
+    for profile in geometry.profiles:
         value = value * 9 + _count(mig, mask, profile.name)
     return value
 
@@ -456,18 +612,15 @@ def layout_for(geometry: str, counts: Mapping[str, int]) -> tuple[tuple[str, int
 
     Used where a node states only how many instances of each profile it has.
     """
-    packing = pack(
-        (MigType(geometry),), (GEOMETRIES[geometry].full_mask,), tuple(sorted(counts.items()))
-    )
+    known = geometry_named(geometry)
+    assert known is not None  # callers name one that exists
+    packing = pack((MigType(geometry),), (known.full_mask,), tuple(sorted(counts.items())))
     if packing is None:
         return None
     layout = []
+    wanted = [profile for name in counts if (profile := known.profile(name))]
     todo = sorted(
-        (
-            profile
-            for profile in GEOMETRIES[geometry].profiles
-            for _ in range(counts.get(profile.name, 0))
-        ),
+        (profile for profile in wanted for _ in range(counts[profile.name])),
         key=lambda profile: (-profile.size, profile.name),
     )
     for profile, (_, mask) in zip(todo, packing.instances, strict=True):

@@ -21,7 +21,9 @@ __all__ = [
     "MAX_MEMORY_BYTES",
     "MAX_PODS",
     "MAX_TAINTS",
+    "MAX_UNITS",
     "Device",
+    "DeviceGroup",
     "DeviceShare",
     "GangKey",
     "GpuKind",
@@ -43,8 +45,11 @@ __all__ = [
 DEVICE_MILLI = 1000
 """Milli-GPU of one device."""
 
-MAX_DEVICES = 32
-"""Most devices that one node may have; a device set is a bit mask."""
+MAX_DEVICES = 64
+"""Most devices that one node may have. No machine comes near it, and columns are as wide."""
+
+MAX_UNITS = 1 << 14
+"""Most units of one resource that one node may offer, whatever stands behind them."""
 
 MAX_CPU_MILLI = 1 << 31
 MAX_MEMORY_BYTES = 1 << 47
@@ -95,6 +100,9 @@ class GpuRequest:
         The models come from a selector on node labels. Labels decide about nodes by themselves, as
         kube-scheduler compares them; the models only choose among the devices of a node then, and
         tell which nodes such pods are after.
+    also
+        What the pod asks of devices of other resources beside that, one request per resource. The
+        device plugin hands all of them out.
     """
 
     count: int = 0
@@ -105,6 +113,7 @@ class GpuRequest:
     products: tuple[str, ...] = ()
     resource: str = ""
     by_label: bool = field(default=False, compare=False)
+    also: tuple[GpuRequest, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("count", "milli", "memory_mib", "replicas"):
@@ -129,9 +138,9 @@ class GpuRequest:
                 "mixes whole devices, fractions, MIG profiles or shared replicas in one pod",
                 "ask for one of them",
             )
-        if self.count > MAX_DEVICES:
+        if self.count > MAX_UNITS:
             raise InvalidInput(
-                "gpu.count", f"{self.count} is more than any node has", f"use up to {MAX_DEVICES}"
+                "gpu.count", f"{self.count} is more than any node has", f"use up to {MAX_UNITS}"
             )
         for profile, instances in self.mig:
             if instances <= 0:
@@ -282,8 +291,7 @@ class Device:
     Parameters
     ----------
     product
-        Model, such as ``NVIDIA-A100-SXM4-40GB``; every device of a node has the same one, as the
-        product label of a node states a single model.
+        Model, such as ``NVIDIA-A100-SXM4-40GB``.
     memory_mib
         Device memory; 0 if unknown, and then memory is not a bound.
     uuid
@@ -297,6 +305,14 @@ class Device:
         be created freely.
     replicas
         Time-sliced replicas; 1 means that the device is not time-sliced.
+    resource
+        Name under which the node advertises it; empty for the node's own ``resource``.
+    units
+        Whether the resource counts the replicas, or the fixed MIG instances, rather than the
+        device: whoever asks for whole devices of it gets one of these. Where nobody knows the
+        devices behind the units of a node, one with a replica for each unit stands for all of them.
+        With replicas, ``mig`` names the profile of the instances that they share, if there are
+        instances.
     """
 
     product: str = ""
@@ -306,6 +322,8 @@ class Device:
     mig: str = ""
     mig_layout: tuple[tuple[str, int], ...] = ()
     replicas: int = 1
+    resource: str = ""
+    units: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_mib < 0:
@@ -314,10 +332,40 @@ class Device:
             raise InvalidInput(
                 "device.memory_mib", f"is more than any device has ({MAX_DEVICE_MEMORY_MIB})"
             )
-        if not 1 <= self.replicas <= DEVICE_MILLI:
-            raise InvalidInput("device.replicas", f"is {self.replicas}", "use 1..1000")
-        if self.mig and self.replicas > 1:
+        most = MAX_UNITS if self.units else DEVICE_MILLI
+        if not 1 <= self.replicas <= most:
+            raise InvalidInput("device.replicas", f"is {self.replicas}", f"use 1..{most}")
+        if self.mig and self.replicas > 1 and not self.units:
             raise InvalidInput("device", "is both partitioned by MIG and time-sliced")
+
+    @property
+    def kind(self) -> GpuKind:
+        """How it is handed out: WHOLE (and in fractions), by MIG instances, or SHARED."""
+        if self.replicas > 1 or (self.units and not self.mig_layout):
+            return GpuKind.SHARED
+        return GpuKind.MIG if self.mig else GpuKind.WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceGroup:
+    """Devices of a node that are alike in all that matters to a request.
+
+    Parameters
+    ----------
+    resource, product, memory_mib
+        Those of each device.
+    kind, units
+        How they are handed out, see :class:`Device`.
+    devices
+        Their indices.
+    """
+
+    resource: str
+    product: str
+    memory_mib: int
+    kind: GpuKind
+    units: bool
+    devices: tuple[int, ...]
 
 
 _MOST_OF_A_NODE = (
@@ -386,18 +434,29 @@ class Node:
                 f"has {len(self.devices)} devices",
                 f"at most {MAX_DEVICES} are supported",
             )
-        products = {device.product for device in self.devices}
-        if len(products) > 1:
-            raise InvalidInput(
-                f"node[{self.name}].devices",
-                f"mixes the models {', '.join(sorted(products))}",
-                "a node carries one product label; split it or label one model",
-            )
 
     @property
     def product(self) -> str:
-        """Model of the node's devices; empty without devices."""
+        """Model of the node's first device; empty without devices."""
         return self.devices[0].product if self.devices else ""
+
+    def resource_of(self, device: Device) -> str:
+        """Name under which the node advertises one of its devices."""
+        return device.resource or self.resource
+
+    @property
+    def resources(self) -> frozenset[str]:
+        """Names under which it advertises its devices."""
+        return frozenset((self.resource, *(d.resource for d in self.devices if d.resource)))
+
+    @property
+    def groups(self) -> tuple[DeviceGroup, ...]:
+        """Its devices, alike ones together, in the order of their first ones."""
+        found: dict[tuple[str, str, int, GpuKind, bool], list[int]] = {}
+        for index, d in enumerate(self.devices):
+            key = (self.resource_of(d), d.product, d.memory_mib, d.kind, d.units)
+            found.setdefault(key, []).append(index)
+        return tuple(DeviceGroup(*key, tuple(indices)) for key, indices in found.items())
 
     @property
     def gpu_milli(self) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from scheduler.core.devices import fraction_need, mig_shares, shares_of
 from scheduler.core.engine import Engine
+from scheduler.core.groups import asks_on, is_odd
 from scheduler.core.mig import claimed_slots
 from scheduler.core.model import (
     DEVICE_MILLI,
@@ -69,11 +70,11 @@ def running(
     if request.gpu.kind is not GpuKind.FRACTION:  # only that is a choice of the policy
         shares = shares_of(engine.state, request.gpu, row, -1)
         return Placement(
-            request, node, _claimed(engine, request, row) if shares is None else shares
+            request, node, _claimed(engine.state, request.gpu, row) if shares is None else shares
         )
     if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
         return engine.choose(request, node)
-    return Placement(request, node, _claimed(engine, request, row))
+    return Placement(request, node, _claimed(engine.state, request.gpu, row))
 
 
 def _together(
@@ -103,9 +104,11 @@ def _together(
     return tuple(found[index] for index in sorted(found))
 
 
-def _claimed(engine: Engine, request: PodRequest, row: int) -> tuple[DeviceShare, ...]:
+def _claimed(state: ClusterState, gpu: GpuRequest, row: int) -> tuple[DeviceShare, ...]:
     """Devices for a pod that does not fit: the emptiest ones of its kind."""
-    state, gpu = engine.state, request.gpu
+    if is_odd(state, gpu, row):
+        asks = asks_on(state, gpu, row)
+        return tuple(share for seen, ask in asks for share in _claimed(seen, ask, 0))
     codes = state.device_code[row]
     if gpu.kind is GpuKind.SHARED:
         return _claimed_replicas(state, gpu, row)

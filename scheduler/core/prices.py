@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
-from scheduler.core.mig import MigType
+from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.power import PowerModel
 from scheduler.core.reading import json_of
 from scheduler.core.state import ClusterState, DeviceCode
@@ -63,9 +63,6 @@ SMALLEST_WEIGHT = 1 / WEIGHT_SCALE
 """A weight is 0 or at least this: what would be rounded to nothing is refused."""
 
 _IN_STEPS = ("cut", "fragmentation", "contiguity", "tightness", "power")
-
-SLOT_MASKS = 1 << 9
-"""Free masks of a partitioned device."""
 
 POLICY_FORMAT = "snugfit-policy/v1"
 """What a policy file says that it is."""

@@ -32,11 +32,14 @@ from scheduler.core.columns import (
     counted_share,
 )
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
+from scheduler.core.makes import USUAL, Make, make_of
 from scheduler.core.mig import MigType
+from scheduler.core.misfits import misfit, share_misfit
 from scheduler.core.model import (
     DEVICE_MILLI,
     Device,
     DeviceShare,
+    GpuKind,
     GpuRequest,
     Node,
     Placement,
@@ -94,6 +97,10 @@ class ClusterState:
         Pods on the row by kind of GPU request, see :func:`affinity_of`.
     serves : (N,) int8
         See :class:`scheduler.core.model.Serves`.
+    make : (N,) int32
+        Code of what is odd about the row's devices, see :mod:`scheduler.core.makes`; 0 if nothing.
+    odd_known : bool
+        Whether any row has ever been odd; without, nothing has to look at it.
     serves_known : bool
         Whether any node has ever restricted that; without, nothing has to look at it.
     plugin_pods, chosen_pods : (N,) int32
@@ -114,6 +121,7 @@ class ClusterState:
     full_free: NDArray[np.int16]
     most_free: NDArray[np.int64]
     gpu_left: NDArray[np.int32]
+    make: NDArray[np.int32]
     generation: NDArray[np.int64]
     gpu_free: NDArray[np.int64]
     device_mem_free: NDArray[np.int64]
@@ -139,6 +147,8 @@ class ClusterState:
         self.products: list[tuple[str, str]] = [("", "")]
         self._product_codes: dict[tuple[str, str], int] = {("", ""): 0}
         self.mig_types: list[MigType] = []
+        self.makes: list[Make] = [USUAL]
+        self.odd_known = False
         self.generation_now = 0
         self.node_epoch = 0
         self.device_memory_known = False
@@ -206,7 +216,7 @@ class ClusterState:
         return all(
             self._claimed_of(row, share.index) + share.milli <= DEVICE_MILLI
             if self.device_code[row, share.index] == DeviceCode.UNHEALTHY
-            else not self._share_misfit(row, share)
+            else not share_misfit(self, row, share)
             for share in shares
         )
 
@@ -342,7 +352,8 @@ class ClusterState:
         self.serves[row] = node.serves
         self.serves_known |= node.serves is not Serves.BOTH
         if node.devices:
-            self.product[row] = self._product_code((node.resource, node.product))
+            self.product[row] = self.product_code((node.resource_of(node.devices[0]), node.product))
+            self._set_make(row, make_of(node))
         for index, device in enumerate(node.devices):
             self._set_device(row, index, device)
         for placement in self._pods_on[row].values():
@@ -356,20 +367,30 @@ class ClusterState:
         self.device_memory_known |= device.memory_mib > 0
         if not device.healthy:
             self.device_code[row, index] = DeviceCode.UNHEALTHY
-        elif device.mig:
+        elif device.kind is GpuKind.MIG:
             mig = MigType(device.mig, device.mig_layout)
             if mig not in self.mig_types:
                 self.mig_types.append(mig)
             self.device_code[row, index] = DeviceCode.MIG + self.mig_types.index(mig)
             self.slots_free[row, index] = mig.full_mask
-        elif device.replicas > 1:
+        elif device.kind is GpuKind.SHARED:
             self.device_code[row, index] = DeviceCode.SHARED
             self.slots_free[row, index] = device.replicas
         else:
             self.device_code[row, index] = DeviceCode.PLAIN
             self.gpu_free[row, index] = DEVICE_MILLI
 
-    def _product_code(self, key: tuple[str, str]) -> int:
+    def _set_make(self, row: int, make: Make) -> None:
+        if make != USUAL:
+            self.odd_known = True
+            if make not in self.makes:
+                self.makes.append(make)
+                for part in make:
+                    self.product_code((part.resource, part.product))
+            self.make[row] = self.makes.index(make)
+
+    def product_code(self, key: tuple[str, str]) -> int:
+        """Code of a resource and a model, which gets one if it has none."""
         code = self._product_codes.get(key)
         if code is None:
             code = self._product_codes[key] = len(self.products)
@@ -427,7 +448,7 @@ class ClusterState:
                 placement.node, placement.pod.key, f"it is already placed on {held.node}"
             )
         if enforce:
-            problem = self._misfit(row, placement)
+            problem = misfit(self, row, placement)
             if problem:
                 raise CapacityConflict(placement.node, placement.pod.key, problem)
 
@@ -458,46 +479,6 @@ class ClusterState:
             self._list(row, placement, -sign)
         for row in set(rows):
             self._rewrite(row)
-
-    def _misfit(self, row: int, placement: Placement) -> str:
-        """Why a placement would over-commit the row; empty if it would not."""
-        pod = placement.pod
-        if 0 < pod.cpu_milli > self.cpu_free[row]:
-            return f"{pod.cpu_milli} milli-CPU requested, {self.cpu_free[row]} free"
-        if 0 < pod.memory_bytes > self.mem_free[row]:
-            return f"{pod.memory_bytes} bytes of memory requested, {self.mem_free[row]} free"
-        if self.pods_free[row] < 1:
-            return "no pod slot is free"
-        if placement.devices and self.otherwise_served(row, pod.gpu):
-            return "its devices are handed out in another way"
-        seen: set[int] = set()
-        for share in placement.devices:
-            problem = self._share_misfit(row, share)
-            if problem:
-                return problem
-            if share.index in seen:
-                return f"device {share.index} is listed twice"
-            seen.add(share.index)
-        return ""
-
-    def _share_misfit(self, row: int, share: DeviceShare) -> str:
-        index = share.index
-        if not 0 <= index < self.device_count[row]:
-            return f"device {index} does not exist"
-        code = int(self.device_code[row, index])
-        if code == DeviceCode.UNHEALTHY:
-            return f"device {index} is unhealthy"
-        if code == DeviceCode.PLAIN:
-            if share.slots or self.gpu_free[row, index] < share.milli:
-                return f"device {index} has {self.gpu_free[row, index]} milli-GPU free"
-            if self.device_mem[row, index] and self.device_mem_free[row, index] < share.memory_mib:
-                return f"device {index} has {self.device_mem_free[row, index]} MiB free"
-        elif code == DeviceCode.SHARED:
-            if not 0 < share.slots <= self.slots_free[row, index]:
-                return f"device {index} has {self.slots_free[row, index]} replicas free"
-        elif not share.slots or share.slots & ~int(self.slots_free[row, index]):
-            return f"device {index} has not all of these MIG slots free"
-        return ""
 
     def _charge(self, row: int, placement: Placement, sign: int) -> None:
         pod = placement.pod
@@ -612,6 +593,7 @@ class ClusterState:
         self.products = list(other.products)
         self._product_codes = dict(other._product_codes)
         self.mig_types = list(other.mig_types)
+        self.makes, self.odd_known = list(other.makes), other.odd_known
         self.device_memory_known = other.device_memory_known
         self.serves_known = other.serves_known
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scheduler.core.errors import SchedulerError
-from scheduler.core.mig import GEOMETRIES, MEDIA_BIT
-from scheduler.core.model import Device as DeviceModel
+from scheduler.core.mig import MEDIA_BIT, geometry_named
 from scheduler.core.model import (
+    MAX_UNITS,
     DeviceShare,
     GpuRequest,
     Node,
@@ -25,6 +25,7 @@ from scheduler.core.model import (
     Reason,
     Serves,
 )
+from scheduler.core.model import Device as DeviceModel
 from scheduler.core.selection import admits
 
 __all__ = ["Referee", "Violation", "verify"]
@@ -127,7 +128,8 @@ class Referee:
             device = ledger.devices[share.index]
             device.milli -= share.milli
             device.memory_mib -= share.memory_mib
-            if ledger.node.devices[share.index].mig:
+            model = ledger.node.devices[share.index]
+            if model.mig and not (model.units and not model.mig_layout):
                 device.slots &= ~share.slots
             else:
                 device.replicas -= share.slots
@@ -166,12 +168,12 @@ def _take(ledger: _NodeLedger, share: DeviceShare, pod: PodRequest) -> None:
     where = f"device {share.index} of {ledger.node.name}"
     if not model.healthy:
         raise Violation(f"{pod.key} is on {where}, which is unhealthy")
-    if model.mig:
+    if model.mig and not (model.units and not model.mig_layout):
         if device.slots & share.slots:
             raise Violation(f"{pod.key} takes MIG slots of {where} that are taken")
         device.slots |= share.slots
         return
-    if model.replicas > 1:
+    if model.replicas > 1 or model.units:
         device.replicas += share.slots
         if device.replicas > model.replicas:
             raise Violation(f"{pod.key} over-commits the replicas of {where}")
@@ -218,13 +220,51 @@ def _check_request(pod: PodRequest, shares: tuple[DeviceShare, ...], node: Node)
         if shares:
             raise Violation(f"{pod.key} asked for no device and got {len(shares)}")
         return
-    if gpu.products and not gpu.by_label and node.product not in gpu.products:
-        raise Violation(f"{pod.key} is on model {node.product!r}, which it does not allow")
-    if gpu.resource and node.resource != gpu.resource:
-        raise Violation(f"{pod.key} asked for {gpu.resource} and is on {node.resource}")
+    asks = [replace(gpu, also=()), *gpu.also] if gpu.also else [gpu]
+    left = list(shares)
+    for ask in asks:
+        ours = [share for share in left if _is_of(ask, node.devices[share.index], node)]
+        left = [share for share in left if share not in ours]
+        if not _answers(ask, tuple(ours), [node.devices[share.index] for share in ours]):
+            raise Violation(_why(pod, ask, left or ours, node))
+    if left:
+        raise Violation(f"{pod.key} has devices of {node.name} that it did not ask for")
+
+
+def _why(pod: PodRequest, ask: GpuRequest, shares: list[DeviceShare], node: Node) -> str:
+    """What is wrong with the devices that a pod got."""
     devices = [node.devices[share.index] for share in shares]
-    if not _answers(gpu, shares, devices):
-        raise Violation(f"{pod.key} did not get what it asked for on {node.name}")
+    for device in devices:
+        resource = device.resource or node.resource
+        if ask.products and not ask.by_label and device.product not in ask.products:
+            return f"{pod.key} is on model {device.product!r}, which it does not allow"
+        if ask.resource and resource != ask.resource:
+            return f"{pod.key} asked for {ask.resource} and is on {resource}"
+    return f"{pod.key} did not get what it asked for on {node.name}"
+
+
+def _is_of(ask: GpuRequest, device: DeviceModel, node: Node) -> bool:
+    """Whether a device is one that this part of a request may have."""
+    resource = device.resource or node.resource
+    pooled = device.units and not device.mig_layout
+    plain = not device.mig and device.replicas == 1 and not device.units
+    if ask.resource and resource != ask.resource:
+        return False
+    if ask.mig:
+        names = {profile for profile, _ in ask.mig}
+        fits = device.mig in names if pooled else bool(device.mig) and not device.units
+    elif ask.replicas:
+        fits = device.replicas > 1 and not device.units
+    elif ask.count and ask.resource:
+        fits = plain or device.units
+    else:
+        own = [d for d in node.devices if not d.mig and d.replicas == 1 and not d.units]
+        fits = plain and resource == (own[0].resource or node.resource)
+    if not fits or not ask.products:
+        return fits
+    blind = replace(ask, products=())
+    liked = {d.product for d in node.devices if _is_of(blind, d, node)} & set(ask.products)
+    return device.product in liked or (ask.by_label and not liked)
 
 
 def _answers(gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[DeviceModel]) -> bool:
@@ -235,6 +275,8 @@ def _answers(gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[Dev
             device.replicas > 1 and share.slots > 0
             for device, share in zip(devices, shares, strict=True)
         )
+    if any(device.units for device in devices):
+        return _answers_units(gpu, shares, devices)
     if any(device.mig or device.replicas > 1 for device in devices):
         return False
     if gpu.count:
@@ -247,15 +289,50 @@ def _answers(gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[Dev
     return not (gpu.memory_mib and device.memory_mib and share.memory_mib < gpu.memory_mib)
 
 
+def _answers_units(
+    gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[DeviceModel]
+) -> bool:
+    """Whether as many replicas or entire instances were taken as units were asked for."""
+    got = 0
+    for share, device in zip(shares, devices, strict=True):
+        if not device.mig_layout:
+            got += max(share.slots, 0) if device.units else -MAX_UNITS
+            continue
+        masks = [_mask(device.mig, profile, start) for profile, start in device.mig_layout]
+        taken = [mask for mask in masks if share.slots & mask == mask]
+        if sum(taken) != share.slots:
+            return False
+        got += len(taken)
+    return got == gpu.count
+
+
+def _mask(geometry: str, profile: str, start: int) -> int:
+    known = geometry_named(geometry)
+    found = known.profile(profile) if known else None
+    if found is None:
+        return 0
+    return (((1 << found.size) - 1) << start) | (MEDIA_BIT if found.media else 0)
+
+
 def _answers_mig(
     gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[DeviceModel]
 ) -> bool:
     """Whether the slots taken can be cut into exactly the instances asked for."""
     if any(not device.mig for device in devices):
         return False
-    wanted = [profile for profile, instances in gpu.mig for _ in range(instances)]
-    taken = tuple(share.slots for share in shares)
-    return _cut(taken, tuple(device.mig for device in devices), devices, tuple(wanted))
+    counts = dict(gpu.mig)
+    cut: list[tuple[DeviceShare, DeviceModel]] = []
+    for share, device in zip(shares, devices, strict=True):
+        if device.units and not device.mig_layout:  # replicas of instances of one profile
+            counts[device.mig] = counts.get(device.mig, 0) - max(share.slots, 0)
+        else:
+            cut.append((share, device))
+    if any(instances < 0 for instances in counts.values()):
+        return False
+    wanted = [profile for profile, instances in sorted(counts.items()) for _ in range(instances)]
+    taken = tuple(share.slots for share, _ in cut)
+    models = [device for _, device in cut]
+    return _cut(taken, tuple(device.mig for device in models), models, tuple(wanted))
 
 
 def _cut(
@@ -267,14 +344,14 @@ def _cut(
     if not wanted:
         return not any(taken)
     for position, name in enumerate(geometries):
-        profile = next((p for p in GEOMETRIES[name].profiles if p.name == wanted[0]), None)
+        geometry = geometry_named(name)
+        profile = geometry.profile(wanted[0]) if geometry else None
         if profile is None:
             continue
         layout = devices[position].mig_layout
         starts = [s for p, s in layout if p == profile.name] if layout else list(profile.starts)
         for start in starts:
-            need = ((1 << profile.size) - 1) << start
-            need |= MEDIA_BIT if profile.media else 0
+            need = _mask(name, profile.name, start)
             if taken[position] & need == need:
                 rest = (*taken[:position], taken[position] & ~need, *taken[position + 1 :])
                 if _cut(rest, geometries, devices, wanted[1:]):

@@ -500,7 +500,7 @@ class Mirror:
         if reading.shares is not None:
             self._recorded[uid] = reading.shares
         devices = chosen if reading.shares is None else reading.shares
-        ours, resource = ("", model.resource), fact.request.gpu.resource
+        ours, resource = model.resources | {""}, fact.request.gpu.resource
         parts = tuple(part for part in fact.parts if part.resource in ours)
         if resource not in ours or (fact.parts and not parts):
             devices = ()  # the node has no such devices, and the kubelet gives it none

@@ -136,7 +136,7 @@ def read(
     """
     counts = {
         OWN: True,
-        "HAMi": bool(index_of) and node.resource == gpu.resource,
+        "HAMi": bool(index_of) and node.resource == gpu.resource and not gpu.also,
         "gpushare": node.resource == gpu.resource,
     }
     if not counts.get(record.protocol, False):

@@ -18,9 +18,11 @@ from scheduler.core.mig import MigType
 from scheduler.core.model import (
     DEVICE_MILLI,
     MAX_DEVICES,
+    MAX_UNITS,
     Device,
     DeviceShare,
     GangKey,
+    GpuKind,
     GpuRequest,
     Node,
     NodeSelection,
@@ -46,8 +48,9 @@ _Amount = Annotated[int, msgspec.Meta(ge=0, le=1 << 31)]
 _Bytes = Annotated[int, msgspec.Meta(ge=0, le=1 << 51)]
 _DeviceMemory = Annotated[int, msgspec.Meta(ge=0, le=1 << 24)]
 _Devices = Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES)]
+_Units = Annotated[int, msgspec.Meta(ge=0, le=MAX_UNITS)]
 _Parts = Annotated[int, msgspec.Meta(ge=0, le=MAX_DEVICES * DEVICE_MILLI)]
-_Replicas = Annotated[int, msgspec.Meta(ge=1, le=DEVICE_MILLI)]
+_Replicas = Annotated[int, msgspec.Meta(ge=1, le=MAX_UNITS)]
 _Slot = Annotated[int, msgspec.Meta(ge=0, le=64)]
 _Priority = Annotated[int, msgspec.Meta(ge=-(1 << 31), lt=1 << 31)]
 _Members = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
@@ -64,13 +67,14 @@ class _Struct(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, kw
 
 
 class _Gpu(_Struct):
-    count: _Devices = 0
+    count: _Units = 0
     milli: _Parts = 0
     memory_mib: _DeviceMemory = 0
     mig: dict[str, _Parts] = {}
     replicas: _Parts = 0
     products: list[str] = []
     resource: str = ""
+    also: Annotated[list[_Gpu], msgspec.Meta(max_length=MAX_DEVICES)] = []
 
 
 class _Rule(_Struct):
@@ -121,6 +125,8 @@ class _Device(_Struct):
     mig: str = ""
     mig_layout: list[tuple[str, _Slot]] = []
     replicas: _Replicas = 1
+    resource: str = ""
+    units: bool = False
 
 
 class _Taint(_Struct):
@@ -254,14 +260,22 @@ def _node(node: _Node) -> Node:
     devices = (
         tuple(
             Device(
-                d.product, d.memory_mib, d.uuid, d.healthy, d.mig, tuple(d.mig_layout), d.replicas
+                d.product,
+                d.memory_mib,
+                d.uuid,
+                d.healthy,
+                d.mig,
+                tuple(d.mig_layout),
+                d.replicas,
+                d.resource,
+                d.units,
             )
             for d in node.devices
         )
         or (Device(node.product, node.gpu_memory_mib),) * node.gpus
     )
     for device in devices:
-        if device.mig:
+        if device.kind is GpuKind.MIG:
             MigType(device.mig, device.mig_layout)  # refuses what no device can be
     return Node(
         node.name,
@@ -310,26 +324,30 @@ def _rules(stated: list[_Rule]) -> tuple[Requirement, ...]:
 
 
 def _request(pod: _Pod) -> PodRequest:
-    gpu = pod.gpu
     return PodRequest(
         uid=pod.uid or f"{pod.namespace}/{pod.name}",
         namespace=pod.namespace,
         name=pod.name,
         cpu_milli=pod.cpu_milli,
         memory_bytes=_memory(pod, least=0),
-        gpu=GpuRequest(
-            gpu.count,
-            gpu.milli,
-            gpu.memory_mib,
-            tuple(gpu.mig.items()),
-            gpu.replicas,
-            tuple(gpu.products),
-            gpu.resource,
-        ),
+        gpu=_asked(pod.gpu),
         priority=pod.priority,
         selection=_selection(pod),
         gang=_gang(pod),
         owner=pod.owner,
+    )
+
+
+def _asked(gpu: _Gpu) -> GpuRequest:
+    return GpuRequest(
+        gpu.count,
+        gpu.milli,
+        gpu.memory_mib,
+        tuple(gpu.mig.items()),
+        gpu.replicas,
+        tuple(gpu.products),
+        gpu.resource,
+        also=tuple(_asked(more) for more in gpu.also),
     )
 
 
@@ -359,7 +377,7 @@ def _share(where: str, text: str) -> DeviceShare:
     if not 2 <= len(numbers) <= 4 or not all(fitting):
         raise InvalidInput(where, f"{text!r}", "write index:milli:memory:slots")
     share = DeviceShare(*map(int, numbers))
-    if share.memory_mib > 1 << 24 or share.slots > DEVICE_MILLI:
+    if share.memory_mib > 1 << 24 or share.slots > MAX_UNITS:
         raise InvalidInput(where, f"{text!r} is more than any device has")
     return share
 
@@ -388,22 +406,14 @@ def _pod_out(
     at_s: float = 0.0,
     duration_s: float | None = None,
 ) -> _Pod:
-    gpu, gang = request.gpu, request.gang
+    gang = request.gang
     return _Pod(
         name=request.name,
         namespace=request.namespace,
         uid=request.uid,
         cpu_milli=request.cpu_milli,
         memory_bytes=request.memory_bytes,
-        gpu=_Gpu(
-            count=gpu.count,
-            milli=gpu.milli,
-            memory_mib=gpu.memory_mib,
-            mig=dict(gpu.mig),
-            replicas=gpu.replicas,
-            products=list(gpu.products),
-            resource=gpu.resource,
-        ),
+        gpu=_gpu_out(request.gpu),
         priority=request.priority,
         node_selector=dict(request.selection.node_selector),
         node_affinity=[
@@ -427,6 +437,19 @@ def _rules_out(rules: tuple[Requirement, ...]) -> list[_Rule]:
     return [_Rule(key=r.key, operator=r.operator, values=list(r.values)) for r in rules]
 
 
+def _gpu_out(gpu: GpuRequest) -> _Gpu:
+    return _Gpu(
+        count=gpu.count,
+        milli=gpu.milli,
+        memory_mib=gpu.memory_mib,
+        mig=dict(gpu.mig),
+        replicas=gpu.replicas,
+        products=list(gpu.products),
+        resource=gpu.resource,
+        also=[_gpu_out(more) for more in gpu.also],
+    )
+
+
 def _node_out(node: Node) -> _Node:
     return _Node(
         name=node.name,
@@ -442,6 +465,8 @@ def _node_out(node: Node) -> _Node:
                 mig=d.mig,
                 mig_layout=list(d.mig_layout),
                 replicas=d.replicas,
+                resource=d.resource,
+                units=d.units,
             )
             for d in node.devices
         ],

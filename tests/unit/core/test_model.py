@@ -34,7 +34,7 @@ def test_a_request_has_one_kind(request_: GpuRequest, kind: GpuKind) -> None:
         ({"count": 1, "milli": 500}, "mixes"),
         ({"count": 1, "memory_mib": 500}, "mixes"),
         ({"milli": 100, "mig": (("1g.5gb", 1),)}, "mixes"),
-        ({"count": 33}, "more than any node"),
+        ({"count": (1 << 14) + 1}, "more than any node"),
         ({"mig": (("1g.5gb", 0),)}, "asks for 0"),
     ],
 )
@@ -55,17 +55,12 @@ def test_requested_milli_counts_whole_devices_and_fractions() -> None:
     assert GpuRequest(mig=(("1g.5gb", 2),)).requested_milli == 0
 
 
-def test_a_node_of_two_models_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="mixes the models A10, T4"):
-        node(devices=(Device("T4"), Device("A10")))
-
-
 @pytest.mark.parametrize(
     ("make", "field"),
     [
         (lambda: Node("", 1, 1), "node.name"),
         (lambda: Node("n", -1, 1), "cpu_milli"),
-        (lambda: Node("n", 1, 1, devices=(Device("T4"),) * 33), "devices"),
+        (lambda: Node("n", 1, 1, devices=(Device("T4"),) * 65), "devices"),
         (lambda: Device("T4", memory_mib=-1), "device.memory_mib"),
         (lambda: Device("T4", replicas=0), "device.replicas"),
         (lambda: Device("A30", mig="A30", replicas=2), "device"),

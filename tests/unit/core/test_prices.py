@@ -70,7 +70,7 @@ def test_values_between_the_steps_and_beyond_the_table() -> None:
         np.arange(1001) * EFFECTIVE_SCALE,
         {},
         worth,
-        np.arange(rows * 33).reshape(1, rows, 33),
+        np.arange(rows * 65).reshape(1, rows, 65),
         1000,
         100,
         PriceWeights(),
@@ -88,5 +88,5 @@ def test_values_between_the_steps_and_beyond_the_table() -> None:
     assert value(2000, 300) == 2300 and value(2500, 350) == 2850 and value(0, 0) == 0
     assert value(-5, -5) == 0
     sets = made.set_value(code, np.array([[-1], [1999], [10**9]]), np.array([2, 8]))
-    assert sets.tolist() == [[2, 8], [35, 41], [33 * (rows - 1) + 2, 33 * (rows - 1) + 8]]
+    assert sets.tolist() == [[2, 8], [67, 73], [65 * (rows - 1) + 2, 65 * (rows - 1) + 8]]
     assert value(10**9, 10**6) == value(rows * 1000, columns * 100) >= 127_999
