@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
+from scheduler.core.groups import units_free
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
 from scheduler.planner.budget import Budget
@@ -203,7 +204,7 @@ def _missing_text(layout: Layout, pod: PodRequest, missing: int) -> str:
     model = " or ".join(gpu.products) if gpu.products else "any model"
     kind = layout.instance.kind_of[pod.uid]
     rows = layout.instance.admissible[kind]
-    free = layout.state.full_free[rows] // gpu.count
+    free = units_free(layout.state, gpu, np.flatnonzero(rows)) // gpu.count
     short = max(0, missing - int(free.sum()))
     return f"needs {max(1, short) * gpu.count} more devices of {model}"
 
