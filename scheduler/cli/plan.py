@@ -35,7 +35,7 @@ def parse_budget(text: str) -> float:
     "--snapshot",
     required=True,
     type=click.Path(path_type=Path),
-    help="kubectl get nodes,pods,pdb,podgroups -A -o json, or a snugfit/v1 file.",
+    help="kubectl get nodes,pods,... -A -o json (see below), or a snugfit/v1 file.",
 )
 @click.option("--budget", default="10s", show_default=True, help="500ms, 10s, 2m ...")
 @click.option(
@@ -76,12 +76,13 @@ def command(
 
     Priorities are served highest first; gangs are placed whole or not at all; running pods are
     moved only where their owner, annotations and disruption budgets allow it and only to place
-    more. Nothing is carried out.
+    more. Rules between pods, host ports and volumes are kept as far as the objects that say them
+    are listed; what could not be taken into account is said. Nothing is carried out.
 
     Exit code 0: every pending pod has a place. 1: some have none.
 
     \b
-    kubectl get nodes,pods,pdb,podgroups -A -o json > dump.json
+    kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc -A -o json > dump.json
     snugfit plan --snapshot dump.json --budget 10s --explain
     """
     from dataclasses import replace
@@ -135,6 +136,8 @@ def problem_of(
         preferences=dump.preferences,
         not_considered=dump.workload.not_considered,
         gangs=dump.workload.gangs,
+        patient=dump.patient,
+        unmet=dump.unmet,
     )
 
 

@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, IntEnum, unique
+from typing import TYPE_CHECKING
 
 from scheduler.core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from scheduler.core.peers import Peer
 
 __all__ = [
     "DEVICE_MILLI",
@@ -225,12 +229,14 @@ class Toleration:
 class NodeSelection:
     """Node selection rules of a pod: nodeSelector, required node affinity, tolerations.
 
-    ``terms`` are alternatives (any may match); an empty tuple means no affinity.
+    ``terms`` are alternatives (any may match); an empty tuple means no affinity. ``volumes`` says
+    where each volume of the pod can be had, as alternatives, too; it is known offline alone.
     """
 
     node_selector: tuple[tuple[str, str], ...] = ()
     terms: tuple[SelectorTerm, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    volumes: tuple[tuple[SelectorTerm, ...], ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +274,7 @@ class PodRequest:
     selection: NodeSelection = NodeSelection()
     gang: GangKey | None = None
     owner: str = ""
+    peer: Peer | None = field(default=None, repr=False)
     shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -531,6 +538,13 @@ class Reason(Enum):
     PLANNED_ELSEWHERE = (19, False, "planned elsewhere")
     GANG_DOES_NOT_FIT = (20, False, "gang does not fit")
     GPUS_SERVED_OTHERWISE = (21, True, "node serves whole GPUs or fractions, not both at a time")
+    VOLUME_ELSEWHERE = (22, False, "volume of the pod cannot be had on the node")
+    TOPOLOGY_LABEL_MISSING = (23, False, "node lacks a topology label that the pod's rules need")
+    POD_ANTI_AFFINITY = (24, True, "pod anti-affinity forbids it beside pods that are there")
+    POD_AFFINITY_UNMET = (25, True, "pod affinity finds no match")
+    SPREAD_EXCEEDED = (26, True, "topology spread constraint would be broken")
+    HOST_PORT_TAKEN = (27, True, "host port is taken")
+    VOLUME_IN_USE = (28, True, "volume is in use by another pod")
 
     def __init__(self, code: int, resolvable: bool, text: str) -> None:
         self.code = code

@@ -51,15 +51,17 @@ def admits(node: Node, request: PodRequest) -> Reason:
     Returns
     -------
     Reason
-        ``FITS``, ``NODE_NOT_READY``, ``NODE_UNSCHEDULABLE``, ``NODE_TAINTED`` or
-        ``NODE_NOT_SELECTED``.
+        ``FITS``, ``NODE_NOT_READY``, ``NODE_UNSCHEDULABLE``, ``NODE_TAINTED``,
+        ``NODE_NOT_SELECTED`` or ``VOLUME_ELSEWHERE``.
     """
     selection = request.selection
     if node.taints or node.unschedulable:
         obstacle = _obstacle(node.taints, selection.tolerations, cordoned=node.unschedulable)
         if obstacle is not Reason.FITS:
             return obstacle
-    return Reason.FITS if selects(selection, node) else Reason.NODE_NOT_SELECTED
+    if not selects(selection, node):
+        return Reason.NODE_NOT_SELECTED
+    return Reason.FITS if _reaches(selection, node) else Reason.VOLUME_ELSEWHERE
 
 
 def selects(selection: NodeSelection, node: Node) -> bool:
@@ -67,6 +69,11 @@ def selects(selection: NodeSelection, node: Node) -> bool:
     if any(node.labels.get(key) != value for key, value in selection.node_selector):
         return False
     return not selection.terms or any(_term_matches(term, node) for term in selection.terms)
+
+
+def _reaches(selection: NodeSelection, node: Node) -> bool:
+    """Whether every volume can be had on the node; one without alternatives can nowhere."""
+    return all(any(_term_matches(term, node) for term in one) for one in selection.volumes)
 
 
 def tolerates(toleration: Toleration, taint: Taint) -> bool:
@@ -121,7 +128,8 @@ class Admission:
 
         The array is shared: nobody may write to it.
         """
-        if len(self._kinds) == 1 and not selection.terms and not selection.node_selector:
+        asks = selection.terms or selection.node_selector or selection.volumes
+        if len(self._kinds) == 1 and not asks:
             return None
         found = self._known.get(selection)
         if found is None:
@@ -142,12 +150,19 @@ class Admission:
         ]
         codes = np.array(per_kind, dtype=np.int8)[self._kind]
         if not selection.terms and not selection.node_selector:
-            return codes
+            return self._reached(selection, codes)
         chosen = np.zeros(len(codes), dtype=bool)
         for row in self._selectable(selection, codes):
             node = self._nodes[row]
             chosen[row] = node is None or selects(selection, node)
         codes[(codes == _FITS) & ~chosen] = _NOT_SELECTED
+        return self._reached(selection, codes)
+
+    def _reached(self, selection: NodeSelection, codes: NDArray[np.int8]) -> NDArray[np.int8]:
+        for row in np.flatnonzero(codes == _FITS).tolist() if selection.volumes else ():
+            node = self._nodes[row]
+            if node is not None and not _reaches(selection, node):
+                codes[row] = Reason.VOLUME_ELSEWHERE.code
         return codes
 
     def _selectable(self, selection: NodeSelection, codes: NDArray[np.int8]) -> list[int]:

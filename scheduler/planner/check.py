@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from scheduler.core.errors import SolverFault
 from scheduler.core.model import GangKey, Placement, Reason
+from scheduler.core.neighbours import Neighbours
 from scheduler.core.omissions import left_alone
 from scheduler.core.selection import admits
 from scheduler.core.verify import Referee, Violation
@@ -15,7 +16,9 @@ from scheduler.planner.model import Problem
 __all__ = ["check"]
 
 
-def check(problem: Problem, final: Mapping[str, Placement]) -> None:
+def check(
+    problem: Problem, final: Mapping[str, Placement], order: Sequence[str] | None = None
+) -> None:
     """Raise :class:`SolverFault` if these placements break a rule of the problem.
 
     Capacity and devices go through the referee. Nodes that running pods over-fill already cannot
@@ -28,6 +31,8 @@ def check(problem: Problem, final: Mapping[str, Placement]) -> None:
         What was asked.
     final
         Every placement once the plan is carried out, by uid.
+    order
+        Uids of all that is placed anew, in the order in which that can be done.
     """
     before = problem.state.placements
     _check_capacity(problem, final)
@@ -53,10 +58,44 @@ def check(problem: Problem, final: Mapping[str, Placement]) -> None:
         if names is not None and placement.node not in names:
             raise SolverFault(f"{placement.pod.key} is on {placement.node}, no candidate of it")
     _check_gangs(problem, final)
+    _check_patience(problem, final)
+    _check_order(problem, final, order)
     for budget in problem.budgets:
         disturbed = sum(final.get(uid) != before.get(uid) for uid in budget.uids)
         if disturbed > max(budget.allowed, 0):
             raise SolverFault(f"{budget.name} allows {budget.allowed}, the plan takes {disturbed}")
+
+
+def _check_patience(problem: Problem, final: Mapping[str, Placement]) -> None:
+    """Where pods wait for which nobody may be evicted, an eviction serves a more important one."""
+    if not problem.patient:
+        return
+    able = [pod for pod in problem.pending if pod.uid in final and pod.uid not in problem.patient]
+    most = max((pod.priority for pod in able), default=None)
+    for uid, placement in problem.state.placements.items():
+        if uid not in final and (most is None or most <= placement.pod.priority):
+            raise SolverFault(f"{placement.pod.key} is evicted for pods that evict nobody")
+
+
+def _check_order(
+    problem: Problem, final: Mapping[str, Placement], order: Sequence[str] | None
+) -> None:
+    """Rules between pods let everybody in, step by step, once all that moves is gone."""
+    before, row_of = problem.state.placements, problem.state.row_of
+    anew = {uid for uid, placement in final.items() if before.get(uid) != placement}
+    if order is not None and (len(order) != len(anew) or set(order) != anew):
+        raise SolverFault("the steps of the plan are not what it changes")
+    stay = [(p.pod, row_of[p.node]) for uid, p in before.items() if final.get(uid) == p]
+    everybody = [*problem.pending, *(placement.pod for placement in before.values())]
+    there = Neighbours.among(problem.state.nodes, everybody, stay)
+    if there is None:
+        return
+    for uid in anew if order is None else order:
+        pod, row = final[uid].pod, row_of[final[uid].node]
+        admitted = there.admits(pod, row)
+        if admitted is not Reason.FITS:
+            raise SolverFault(f"{pod.key} on {final[uid].node}: {admitted.text}")
+        there.add(pod, row)
 
 
 def _check_capacity(problem: Problem, final: Mapping[str, Placement]) -> None:

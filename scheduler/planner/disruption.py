@@ -138,7 +138,7 @@ def _free(instance: Instance, row: int) -> tuple[int, int, int, int]:
         max(0, int(state.cpu_free[row])),
         max(0, int(state.mem_free[row])),
         max(0, int(state.pods_free[row])),
-        _NEVER if instance.odd[row] else max(0, int(state.gpu_left[row])),
+        max(0, int(state.gpu_left[row])),
     )
 
 

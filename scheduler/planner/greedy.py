@@ -38,12 +38,18 @@ def fill(layout: Layout, *, by_size: bool = True) -> None:
     for priority in instance.priorities:
         for gang in _gangs(layout, priority):
             _fill_gang(layout, engine, gang)
-        kinds = sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k))
-        if by_size:
-            for kind in kinds:
-                _fill_kind(layout, engine, kind, instance.admissible[kind])
-        else:
-            _fill_listed(layout, engine, set(kinds))
+        while True:
+            kinds = sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k))
+            before = sum(len(layout.unplaced[kind]) for kind in kinds)
+            if by_size:
+                for kind in kinds:
+                    _fill_kind(layout, engine, kind, instance.admissible[kind])
+            else:
+                _fill_listed(layout, engine, set(kinds))
+            # With rules between pods, those that have come may have let others in.
+            left = sum(len(layout.unplaced[kind]) for kind in kinds)
+            if layout.neighbours is None or left in (0, before):
+                break
 
 
 def _kinds(layout: Layout, priority: int) -> Iterator[int]:
@@ -74,11 +80,15 @@ def _size(layout: Layout, kind: int) -> Size:
 def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:
     """Place pods of these kinds in the order of the problem."""
     rows = {kind: np.flatnonzero(layout.instance.admissible[kind]) for kind in kinds}
+    ruled = layout.neighbours is not None
     for pod in layout.instance.problem.pending:
         kind = layout.instance.kind_of[pod.uid]
         if kind not in kinds or pod.uid not in layout.unplaced[kind]:
             continue
-        row = engine.best(pod, rows[kind])
+        among = rows[kind]
+        if ruled:
+            among = np.flatnonzero(layout.open(pod, layout.instance.admissible[kind]))
+        row = engine.best(pod, among)
         node = layout.state.nodes[row] if row >= 0 else None
         if node is None:
             kinds.discard(kind)  # nothing is released: its others fit nowhere either
@@ -90,8 +100,12 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
     """Place pods of a kind until one does not fit; returns their uids."""
     rows = np.flatnonzero(allowed)
     everywhere = len(rows) == len(layout.state)
+    ruled = layout.neighbours is not None
     placed = []
     for pod in list(layout.unplaced[kind].values()):
+        if ruled:
+            rows = np.flatnonzero(layout.open(pod, allowed))
+            everywhere = False
         row = engine.best(pod, None if everywhere else rows)
         if row < 0:
             break  # nothing was released meanwhile: the next one of this kind fits nowhere either

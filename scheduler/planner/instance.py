@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import static_reasons
-from scheduler.core.makes import Ask
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import (
     DEVICE_MILLI,
@@ -25,11 +24,11 @@ from scheduler.core.model import (
     Serves,
     Shape,
 )
+from scheduler.core.neighbours import Neighbours
 from scheduler.core.omissions import NotConsidered, left_alone
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.model import Kind, Problem
-from scheduler.planner.odd import asks_of, most_alone, odd_rows, unit_room
 
 __all__ = ["Instance", "Level", "Residual"]
 
@@ -101,9 +100,10 @@ class Instance:
         Running pods that might be moved, but not by what is modelled here.
     admission : Admission
         Which rows let which pods in.
-    odd : (N,) bool
-        Rows whose devices are not all alike, see :mod:`scheduler.planner.odd`. Pods that have
-        devices there stay.
+    neighbours : Neighbours or None
+        Who is where at first, as rules between pods tell; None if there are no such rules.
+    settled : Neighbours or None
+        The same of those that are not in play.
     ways_chosen : bool
         Whether rows were closed to kinds by :meth:`settle_ways`.
     """
@@ -114,14 +114,22 @@ class Instance:
         self.kinds: list[Kind] = []
         self.pods: list[list[PodRequest]] = []
         self.kind_of: dict[str, int] = {}
-        self.odd = odd_rows(self.state)
         self.origin: dict[str, Placement] = {}
         self.relaxed: list[str] = []
         self.stay: list[PodRequest] = []
         self.left_alone = left_alone(problem.not_considered)
         self.ways_chosen = False
         self.admission = Admission(self.state.nodes)
+        running = [(p.pod, self.state.row_of[p.node]) for p in self.state.placements.values()]
+        everybody = [*problem.pending, *(pod for pod, _ in running)]
+        self.neighbours = Neighbours.among(self.state.nodes, everybody, running)
         self._collect()
+        self.settled = None
+        if self.neighbours is not None:
+            self.settled = Neighbours(self.neighbours.rules)
+            for pod, row in running:
+                if pod.uid not in self.kind_of:
+                    self.settled.add(pod, row)
         self.priorities = sorted({kind.priority for kind in self.kinds}, reverse=True)
         self.levels = self._levels()
         self.admissible = self._admissible()
@@ -141,7 +149,6 @@ class Instance:
                 budgets[uid].append(position)
         codes: dict[Kind, int] = {}
         self._static: dict[Shape, NDArray[np.int8]] = {}
-        self._unit_rooms: dict[str, IntArray] = {}
 
         def add(pod: PodRequest, kind: Kind) -> None:
             code = codes.setdefault(kind, len(codes))
@@ -159,7 +166,7 @@ class Instance:
                 pod,
                 Kind(
                     pod.shape, pod.selection, pod.priority, pod.gang, None, (), names,
-                    problem.preferences.get(pod.uid, ()),
+                    problem.preferences.get(pod.uid, ()), self._standing(pod),
                 ),
             )  # fmt: skip
         gangs = 0
@@ -180,8 +187,11 @@ class Instance:
             held = tuple(budgets.get(uid, ()))
             add(
                 pod,
-                Kind(pod.shape, pod.selection, pod.priority, pod.gang, disruption, held, None),
-            )
+                Kind(
+                    pod.shape, pod.selection, pod.priority, pod.gang, disruption, held, None,
+                    standing=self._standing(pod),
+                ),
+            )  # fmt: skip
         if gangs:
             self.relaxed.append(
                 f"{gangs} movable pods stay in place: their gang cannot move as a whole"
@@ -221,7 +231,6 @@ class Instance:
         row = state.row_of[placement.node]
         return (
             pod.gpu.kind not in (GpuKind.MIG, GpuKind.SHARED)
-            and not (placement.devices and self.odd[row])
             and min(state.cpu_free[row], state.mem_free[row], state.pods_free[row]) >= 0
             and len(placement.devices) == max(pod.gpu.count, pod.gpu.kind is GpuKind.FRACTION)
             and all(
@@ -232,7 +241,21 @@ class Instance:
             )
             and int(self._static_of(pod.shape)[row]) == Reason.FITS.code
             and self._lets_in(pod.selection)[row]
+            and self._suits(pod, row)
         )
+
+    def _standing(self, pod: PodRequest) -> int:
+        return 0 if self.neighbours is None else self.neighbours.rules.standing(pod)
+
+    def _suits(self, pod: PodRequest, row: int) -> bool:
+        """Whether a running pod is in conflict with nobody where it is."""
+        there = self.neighbours
+        if there is None or there.of(pod).free:
+            return True
+        there.remove(pod, row)
+        suits = int(there.lasting(there.of(pod))[row]) == Reason.FITS.code
+        there.add(pod, row)
+        return suits
 
     def _lets_in(self, selection: NodeSelection) -> BoolArray:
         """Rows that let pods with these rules in, (N,)."""
@@ -320,6 +343,9 @@ class Instance:
         for code, kind in enumerate(self.kinds):
             possible = self._static_of(kind.shape) == Reason.FITS.code
             fits[code] = possible & self._lets_in(kind.selection)
+            if kind.standing and self.settled is not None:
+                standing = self.settled.rules.standings[kind.standing]
+                fits[code] &= self.settled.lasting(standing) == Reason.FITS.code
             if kind.candidates is not None:
                 rows = [state.row_of[name] for name in kind.candidates if name in state.row_of]
                 chosen = np.zeros(len(state), dtype=bool)
@@ -372,29 +398,6 @@ class Instance:
             np.where(shared, np.maximum(slots, 0), 0).sum(axis=1),
         )
 
-    @cached_property
-    def simple(self) -> BoolArray:
-        """Admissible rows whose columns alone say what a kind may have there, (K, N)."""
-        if not self.odd.any():
-            return self.admissible
-        bare = np.array([kind.shape.gpu.kind is GpuKind.NONE for kind in self.kinds], dtype=bool)
-        return np.asarray(self.admissible & (bare[:, None] | ~self.odd))
-
-    @property
-    def by_device(self) -> tuple[IntArray, IntArray, IntArray]:
-        """Milli-GPU, memory and slots of each device without the pods in play."""
-        return self.base.milli, self.base.memory, self.base.slots
-
-    def asks(self, kind: int, row: int) -> tuple[Ask, ...]:
-        """What a kind asks for on an odd row."""
-        return asks_of(self.state, self.kinds[kind].shape.gpu, row)
-
-    def unit_room(self, resource: str) -> IntArray:
-        """Units of a resource that are free on odd rows without the pods in play, (N,)."""
-        if resource not in self._unit_rooms:
-            self._unit_rooms[resource] = unit_room(self.state, resource, self.by_device)
-        return self._unit_rooms[resource]
-
     def fraction(self, kind: int, row: int) -> tuple[int, int]:
         """Milli-GPU and device memory that a fraction of this kind takes on a row."""
         milli, memory = fraction_need(self.state, self.kinds[kind].shape.gpu, np.array([row]))
@@ -418,15 +421,6 @@ class Instance:
         return table
 
     def _most_on_devices(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:
-        most = self._most_on_alike(kind, rows, otherwise)
-        if self.odd.any() and self.kinds[kind].shape.gpu.kind is not GpuKind.NONE:
-            most = most.astype(np.int64)
-            for at in np.flatnonzero(self.odd[rows]).tolist():
-                row = int(rows[at])
-                most[at] = most_alone(self.state, self.asks(kind, row), row, self.by_device)
-        return most
-
-    def _most_on_alike(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:
         base, gpu, state = self.base, self.kinds[kind].shape.gpu, self.state
         match gpu.kind:
             case GpuKind.NONE:

@@ -109,6 +109,10 @@ class Problem:
         node, or get none.
     gangs
         How many members of each gang must start together; others count alone.
+    patient
+        Uids of pending pods for which nobody may be evicted (``preemptionPolicy: Never``).
+    unmet
+        By uid, why a pod would have to wait wherever it went; for the reasons that are given.
     """
 
     state: ClusterState
@@ -123,6 +127,8 @@ class Problem:
     model_costs: Mapping[str, int] = field(default_factory=dict)
     not_considered: tuple[NotConsidered, ...] = ()
     gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
+    patient: frozenset[str] = frozenset()
+    unmet: Mapping[str, str] = field(default_factory=dict)
 
     def minimum(self, gang: GangKey) -> int:
         """Members of a gang that must start together."""
@@ -150,6 +156,7 @@ class Kind:
     """Pods that are interchangeable for the planner.
 
     ``disruption`` is None for pending pods. ``budgets`` are positions in the problem's list.
+    ``standing`` is what rules between pods make of them: :class:`Rulebook`.
     """
 
     shape: Shape
@@ -160,6 +167,7 @@ class Kind:
     budgets: tuple[int, ...]
     candidates: frozenset[str] | None
     preferences: tuple[tuple[NodeSelection, int], ...] = ()
+    standing: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,9 +240,10 @@ class Plan:
     generation
         Of the state it was made for.
     placements
-        Pending pods with node and devices, and the new places of moved pods.
+        Pending pods with node and devices, and the new places of moved pods. Once all that moves
+        is evicted, rules between pods let them in one after another in this order.
     moves
-        Running pods that are disturbed. All moves happen before the placements that need them.
+        Running pods that are disturbed.
     tiers
         Highest priority first.
     disruption, disruption_bound

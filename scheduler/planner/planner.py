@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
-from scheduler.core.groups import units_free
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
 from scheduler.planner.budget import Budget
@@ -17,8 +16,10 @@ from scheduler.planner.greedy import fill, gang_missing, waiting
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout, Value
 from scheduler.planner.model import Move, Objective, Plan, Problem, Status, Tier, Unplaced
+from scheduler.planner.patience import patiently
 from scheduler.planner.refine import Refiner
 from scheduler.planner.search import Search
+from scheduler.planner.sequence import settle
 from scheduler.planner.topology import widened
 
 __all__ = ["plan"]
@@ -52,6 +53,10 @@ def plan(problem: Problem, budget: Budget) -> Plan:
     SolverFault
         The plan breaks a rule of the problem: a fault of ours; nothing of it may be used.
     """
+    return patiently(problem, budget, _made) if problem.patient else _made(problem, budget)
+
+
+def _made(problem: Problem, budget: Budget) -> Plan:
     started = time.perf_counter()
     instance = Instance(problem)
     layout = Layout(instance)
@@ -71,11 +76,31 @@ def plan(problem: Problem, budget: Budget) -> Plan:
     budget.hold_back(0.0)
     refiner = Refiner(layout)
     refiner.run(budget)
-    check(problem, layout.state.placements)
-    return _plan(search, refiner, greedy, (started, first_s))
+    value = layout.value()
+    order = settle(layout)
+    if order is None:
+        layout = search.layout = Layout(instance)
+        fill(layout)  # moves nobody, and places pods in an order in which they are let in
+        refiner, order = Refiner(layout), [p.uid for p in _as_placed(layout)]
+    if layout.value() != value:
+        search.disruption_bound = 0
+    check(problem, layout.state.placements, order)
+    return _plan(search, refiner, greedy, order, (started, first_s))
 
 
-def _plan(search: Search, refiner: Refiner, greedy: Value, times: tuple[float, float]) -> Plan:
+def _as_placed(layout: Layout) -> list[PodRequest]:
+    """Pending pods with a place, in the order in which they got it."""
+    before = layout.instance.state.placements
+    return [placed.pod for uid, placed in layout.state.placements.items() if uid not in before]
+
+
+def _plan(
+    search: Search,
+    refiner: Refiner,
+    greedy: Value,
+    order: Sequence[str],
+    times: tuple[float, float],
+) -> Plan:
     started, first_s = times
     layout, instance = search.layout, search.instance
     problem, state = instance.problem, layout.state
@@ -89,12 +114,11 @@ def _plan(search: Search, refiner: Refiner, greedy: Value, times: tuple[float, f
         )
         for uid in moved
     )
-    changed = [*moved, *(pod.uid for pod in problem.pending)]
     omissions = _omissions(layout)
     return Plan(
         status=_status(search, greedy, whole=not omissions),
         generation=problem.state.generation_now,
-        placements=tuple(state.placements[uid] for uid in changed if uid in state.placements),
+        placements=tuple(state.placements[uid] for uid in order),
         moves=moves,
         tiers=_tiers(search),
         disruption=layout.disruption(),
@@ -186,12 +210,17 @@ def _why(layout: Layout, pod: PodRequest) -> str:
     gang = pod.gang
     if pod.uid in instance.left_alone:
         return f"left alone: {instance.left_alone[pod.uid]} is not considered"
+    if pod.uid in instance.problem.unmet:
+        return instance.problem.unmet[pod.uid]
     if gang and gang_missing(layout, gang):
         return f"gang does not fit: {_missing_text(layout, pod, gang_missing(layout, gang))}"
     if not instance.admissible[kind].any():
         return f"no node may host it: {_most_common(_static_texts(layout, pod))}"
     rows = np.flatnonzero(instance.admissible[kind])
     codes = dynamic_reasons(state, pod.shape, rows)
+    rules = None if layout.neighbours is None else layout.neighbours.codes(pod)
+    if rules is not None:
+        codes = np.where(codes == Reason.FITS.code, rules[rows], codes)
     if (codes == Reason.FITS.code).any():
         return "room is left, but other pods of the plan come first"
     return f"no room: {_most_common([Reason.of(int(code)).text for code in codes])}"
@@ -204,16 +233,20 @@ def _missing_text(layout: Layout, pod: PodRequest, missing: int) -> str:
     model = " or ".join(gpu.products) if gpu.products else "any model"
     kind = layout.instance.kind_of[pod.uid]
     rows = layout.instance.admissible[kind]
-    free = units_free(layout.state, gpu, np.flatnonzero(rows)) // gpu.count
+    free = layout.state.full_free[rows] // gpu.count
     short = max(0, missing - int(free.sum()))
     return f"needs {max(1, short) * gpu.count} more devices of {model}"
 
 
 def _static_texts(layout: Layout, pod: PodRequest) -> list[str]:
     codes = static_reasons(layout.state, pod.shape)
-    admitted = layout.instance.admission.codes(pod.selection)
+    instance = layout.instance
+    admitted = instance.admission.codes(pod.selection)
     if admitted is not None:
         codes = np.where(admitted == Reason.FITS.code, codes, admitted)
+    if instance.settled is not None:
+        rules = instance.settled.lasting(instance.settled.of(pod))
+        codes = np.where(codes == Reason.FITS.code, rules, codes)
     return [
         Reason.of(int(code)).text
         for code, node in zip(codes, layout.state.nodes, strict=True)

@@ -80,7 +80,7 @@ class Refiner:
         end = budget.spent + _MOST_SHARE * budget.limit
         order = random.Random(f"refine/{budget.seed}")  # noqa: S311 - reproducible
         for _ in range(_ROUNDS):
-            pods = [placement.pod.uid for placement in self._pending()]
+            pods = [placed.pod.uid for placed in self._pending() if self._alone(placed)]
             order.shuffle(pods)
             improved = False
             for uid in pods:
@@ -185,6 +185,10 @@ class Refiner:
             if placement is not None:
                 yield placement
 
+    def _alone(self, placement: Placement) -> bool:
+        """Whether no rule between pods is about this one, so that it may go wherever it fits."""
+        return not self.instance.kinds[self.instance.kind_of[placement.pod.uid]].standing
+
     def _solve(self, budget: Budget) -> None:
         """Lower the sums of costs exactly, if the whole problem is small enough."""
         instance = self.instance
@@ -231,7 +235,11 @@ class Refiner:
         state = self.layout.state
         rows = {state.row_of[placement.node] for placement in self._pending()}
         hosted = {row: [placed.pod.uid for placed in state.pods_on(row)] for row in rows}
-        ours = [row for row in rows if pending.issuperset(hosted[row])]
+        ours = [
+            row
+            for row in rows
+            if pending.issuperset(hosted[row]) and all(map(self._alone, state.pods_on(row)))
+        ]
         return sorted(ours, key=lambda row: (len(hosted[row]), row))
 
     def _empty(self, row: int) -> bool:

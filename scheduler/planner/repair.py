@@ -30,7 +30,7 @@ _CALM_CALMING = (0.004, 0.01, 0.02)
 
 
 class Repair:
-    """Tabu search over simple pods of a layout; pods under a disruption budget stay.
+    """Tabu search over simple pods of a layout; pods under budgets or rules of others stay.
 
     Each success is written into the layout at once and makes it better.
     """
@@ -40,7 +40,7 @@ class Repair:
         self._random = random.Random(f"repair/{budget.seed}")  # noqa: S311 - reproducible
         instance = self.instance = layout.instance
         self._usable = [
-            is_simple(instance, code) and not kind.budgets
+            is_simple(instance, code) and not kind.budgets and not kind.standing
             for code, kind in enumerate(instance.kinds)
         ]
         self._uids = [uid for uid, kind in instance.kind_of.items() if self._usable[kind]]
@@ -61,7 +61,7 @@ class Repair:
         self._read()
         tabu = self._tabu
         waiting = np.flatnonzero((tabu.row < 0) & (self._items.kind == kind))
-        rows = np.flatnonzero(self.instance.simple[kind] & self._open)
+        rows = np.flatnonzero(self.instance.admissible[kind] & self._open)
         if not len(waiting) or not len(rows):
             return False
         pod = int(waiting[0])
@@ -112,7 +112,7 @@ class Repair:
         return TabuItems(
             need[:, self._axes],
             np.array(codes, dtype=np.int64),
-            instance.simple,
+            instance.admissible,
             1.0 / np.maximum(scale, 1.0)[self._axes],
             np.array([worths[gain] for gain in gains], dtype=np.int64),
             np.array([state.row_of[o.node] if o else PENDING for o in origins], dtype=np.int64),
@@ -166,7 +166,7 @@ class Repair:
             return False
         if layout.value() > before:
             return True
-        layout.exchange([pod.uid for pod, _ in targets], undo)
+        layout.exchange([pod.uid for pod, _ in targets], undo, back=True)
         return False
 
     def _named(self) -> dict[str, int]:

@@ -24,8 +24,8 @@ from scheduler.core.model import (
 from scheduler.planner.budget import Budget
 from scheduler.planner.handout import Handout
 from scheduler.planner.instance import Instance
+from scheduler.planner.joint import Joint
 from scheduler.planner.layout import Layout, Value
-from scheduler.planner.odd import OddRow
 from scheduler.planner.topology import gang_levels, torn
 
 __all__ = ["Window", "solver_for"]
@@ -47,7 +47,6 @@ class _Row:
     kept: dict[str, Var] = field(default_factory=dict)
     kept_fractions: dict[tuple[int, int], Var] = field(default_factory=dict)
     kept_counts: dict[int, Var] = field(default_factory=dict)
-    odd: OddRow | None = None
 
 
 class Window:
@@ -83,12 +82,16 @@ class Window:
         for kind, pods in self._pool.items():
             self.model.add(self._total[kind] <= len(pods))
         self._gangs()
+        if layout.neighbours is not None:
+            counts = {row: made.counts for row, made in self._vars.items()}
+            pool = {kind: len(pods) for kind, pods in self._pool.items()}
+            Joint(self.model, layout, counts, self._here, pool).constrain()
         self._disruption = self._disruptions()
         self._hint()
 
     def _count(self) -> None:
         """Pods in play by row and kind, as the layout has them now."""
-        self._here: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+        self._here: dict[int, dict[int, int]] = {row: defaultdict(int) for row in self.rows}
         for row in self.rows:
             for placement in self.layout.in_play(row):
                 self._here[row][self.instance.kind_of[placement.pod.uid]] += 1
@@ -118,10 +121,6 @@ class Window:
             model.add(
                 sum(n * made.counts[kind] for kind, n in need.items() if n) <= max(0, capacity)
             )
-        if instance.odd[row]:
-            asks = {kind: instance.asks(kind, row) for kind in made.counts}
-            made.odd = OddRow(model, instance.state, row, instance.by_device, asks, made.counts)
-            return made
         by_way: dict[GpuKind, list[int]] = defaultdict(list)
         for kind, shape in shapes.items():
             by_way[shape.gpu.kind].append(kind)
@@ -533,7 +532,7 @@ class Window:
         good = value > before or (value == before and not strictly)
         if good and not (near and torn(near, gang_levels(self.layout))):
             return True
-        self.layout.exchange([placement.pod.uid for placement in placements], undo)
+        self.layout.exchange([placement.pod.uid for placement in placements], undo, back=True)
         return False
 
     def _decode(self, solver: cp_model.CpSolver) -> list[Placement]:
@@ -597,15 +596,8 @@ class Window:
         if made.whole:
             chosen = {device for device, var in made.whole.items() if solver.value(var)}
             devices.allow_whole(chosen)
-        placements: list[Placement] = []
-        if made.odd is not None:
-            for kind, var in made.counts.items():
-                hands = made.odd.shares(solver, kind)
-                for _ in range(solver.value(var) - stay[kind]):
-                    pod = left[kind].pop(self._next(left[kind], node.name))
-                    placements.append(Placement(pod, node.name, next(hands)))
-            return placements
         devices.allow_instances([key for key, var in made.instances.items() if solver.value(var)])
+        placements = []
         for kind, var in made.counts.items():
             gpu = instance.kinds[kind].shape.gpu
             where = [

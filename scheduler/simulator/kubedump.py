@@ -52,6 +52,7 @@ from scheduler.kube.objects import (
 from scheduler.kube.pods import Charge, charge_of, pod_uid, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
+from scheduler.kube.surroundings import Surroundings
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
 
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
@@ -81,6 +82,10 @@ class Dump:
         PodDisruptionBudgets.
     preferences
         Soft node affinity by uid, for the pending pods that state any.
+    patient
+        Uids of pods for which nobody may be evicted.
+    unmet
+        Why pods have to wait wherever they go, by uid.
     """
 
     workload: Workload
@@ -88,6 +93,8 @@ class Dump:
     move_costs: Mapping[str, int]
     budgets: tuple[Budget, ...]
     preferences: Mapping[str, tuple[Preference, ...]] = field(default_factory=dict)
+    patient: frozenset[str] = frozenset()
+    unmet: Mapping[str, str] = field(default_factory=dict)
 
 
 def read(path: Path, names: ResourceNames | None = None) -> Workload:
@@ -128,7 +135,8 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         where = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
         try:
             charge = charge_of(pod, names, groups)
-            listed.add(pod, charge, devices)
+            request = found.surroundings.ruled(charge.request)
+            listed.add(pod, replace(charge, request=request), devices)
             if charge.problem:
                 found.left_out.append(f"{where}: {charge.problem}; it runs, and is charged for it")
         except InvalidInput as error:
@@ -140,6 +148,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         replace(model, unschedulable=True) if model.name in listed.uncertain else model
         for model in models
     )
+    around = found.surroundings
     workload = Workload(
         closed,
         listed.in_order(),
@@ -147,11 +156,21 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         path.name,
         groups.specs(),
         tuple(found.left_out),
+        around.omissions(),
     )
     budgets = tuple(budgets_of(found.budgets, alive))
     several = held_by_several(found.budgets, alive)
-    costs = {uid: cost for uid, cost in listed.costs.items() if uid not in several}
-    return Dump(workload, tuple(listed.gated), costs, budgets, listed.preferences)
+    stay = {*several, *around.unmet, *left_alone(workload.not_considered)}
+    costs = {uid: cost for uid, cost in listed.costs.items() if uid not in stay}
+    return Dump(
+        workload,
+        tuple(listed.gated),
+        costs,
+        budgets,
+        listed.preferences,
+        frozenset(around.patient),
+        around.unmet,
+    )
 
 
 def _gone(pod: PodObject) -> bool:
@@ -249,6 +268,7 @@ class _Items:
     pods: list[PodObject] = field(default_factory=list)
     budgets: list[BudgetObject] = field(default_factory=list)
     groups: dict[GangKey, int] = field(default_factory=dict)
+    surroundings: Surroundings = field(default_factory=Surroundings)
     left_out: list[str] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
 
@@ -262,10 +282,12 @@ class _Items:
             self._names.add(node.name)
             self.nodes.append((obj, node))
         elif kind == "Pod":
-            self.pods.append(pod_decoder.decode(item))
+            pod = pod_decoder.decode(item)
+            self.pods.append(pod)
+            self.surroundings.add_pod(pod_uid(pod), item)
         elif kind == "PodDisruptionBudget":
             self.budgets.append(budget_decoder.decode(item))
-        else:
+        elif not self.surroundings.add(kind, item):
             self.groups.update(_group(mapping_decoder.decode(item)))
 
 

@@ -68,6 +68,9 @@ class Workload:
         seal = hashlib.sha256()
         for part in (*self.nodes, *self.arrivals, *self.bound, *self.gangs.values()):
             seal.update(repr(part).encode())
+        for pod in (*self.requests, *(bound.request for bound in self.bound)):
+            if pod.peer or pod.selection.volumes:
+                seal.update(repr((pod.peer, pod.selection.volumes)).encode())
         return seal.hexdigest()
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.cli.plan import problem_of
 from scheduler.planner.budget import Budget
-from scheduler.planner.model import Plan
+from scheduler.planner.model import Plan, Status
 from scheduler.planner.planner import plan
 from tests.kube_objects import node_json, pod_json
 
@@ -71,6 +71,24 @@ def test_of_several_budgets_on_a_pod_none_lets_it_move(planned: Any) -> None:
     assert [move.pod.name for move in made.moves] == ["web"]
     made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(), _budget("one"), _budget("two"))
     assert not made.moves and not made.placements
+
+
+def test_nobody_is_evicted_for_a_pod_that_preempts_nobody(planned: Any) -> None:
+    never = {"priority": 10, "preemptionPolicy": "Never"}
+    eager = {"priority": 5, "preemptionPolicy": "PreemptLowerPriority"}
+    full = (node_json("a", gpus=1), _web())
+    made = planned(*full, pod_json("w", requests=_GPU, spec=never))
+    assert not made.moves and not made.placements
+    made = planned(*full, pod_json("w", requests=_GPU, spec=eager))
+    assert [move.target for move in made.moves] == [None] and _places(made) == {"w": "a"}
+    both = (pod_json("w", requests=_GPU, spec=never), pod_json("e", requests=_GPU, spec=eager))
+    made = planned(*full, *both)
+    assert _places(made) == {"e": "a"}
+    assert made.status is Status.PROVED_IN_PART
+    assert ["Never" in one.reason for one in made.unplaced] == [True]
+    large = pod_json("large", requests={"nvidia.com/gpu": "2"}, spec=never)
+    made = planned(*_TWO_NODES, _OTHER, _web(), large)
+    assert [(move.pod.name, move.target) for move in made.moves] == [("web", "b")]
 
 
 def test_system_critical_pods_stay(planned: Any) -> None:

@@ -1,0 +1,115 @@
+"""What the objects of a file say, beside nodes and requests, about where its pods may go.
+
+Rules between pods, host ports and volumes: read from pods, namespaces, claims, volumes and storage
+classes, whichever of them the file lists. What cannot be told for lack of objects is named, and the
+pods that it concerns are left alone.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import replace
+
+import msgspec
+
+from scheduler.core.model import PodRequest
+from scheduler.core.omissions import NotConsidered
+from scheduler.core.peers import Peer
+from scheduler.kube.objects import Metadata
+from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
+from scheduler.kube.volumes import Storage
+
+__all__ = ["Surroundings"]
+
+_LEFT_ALONE = "pods that wait get no place, those that run keep theirs"
+
+
+class _Namespace(msgspec.Struct):
+    metadata: Metadata
+
+
+_namespace_decoder = msgspec.json.Decoder(_Namespace)
+
+
+class Surroundings:
+    """Collects the objects of a file, then says of each pod what they mean for it.
+
+    Attributes
+    ----------
+    unmet : dict of str to str
+        Why pods have to wait wherever they go, by uid.
+    patient : set of str
+        Uids of pods for which nobody may be evicted (``preemptionPolicy: Never``).
+    """
+
+    def __init__(self) -> None:
+        self._pods: dict[str, RuledPod] = {}
+        self._peers: dict[str, Peer] | None = None
+        self._namespaces: dict[str, dict[str, str]] = {}
+        self._storage = Storage()
+        self._unsure: dict[str, list[PodRequest]] = defaultdict(list)
+        self._unreadable: set[str] = set()
+        self.unmet: dict[str, str] = {}
+        self.patient: set[str] = set()
+
+    def add(self, kind: str, item: msgspec.Raw) -> bool:
+        """Keep an object; False if it is of no kind that matters here."""
+        if kind != "Namespace":
+            return self._storage.add(kind, item)
+        metadata = _namespace_decoder.decode(item).metadata
+        self._namespaces[metadata.name] = metadata.labels or {}
+        return True
+
+    def add_pod(self, uid: str, item: msgspec.Raw) -> None:
+        """Keep the rules of a pod."""
+        try:
+            self._pods[uid] = ruled_pod_decoder.decode(item)
+        except (msgspec.DecodeError, RecursionError):
+            self._unreadable.add(uid)
+
+    def ruled(self, request: PodRequest) -> PodRequest:
+        """The request with what is known about its rules; once all objects have been added."""
+        uid = request.uid
+        if uid in self._unreadable:
+            self._unsure["affinity, spread, ports or volumes that cannot be read"].append(request)
+        pod = self._pods.get(uid)
+        if pod is None:
+            return request
+        if self._peers is None:
+            self._peers = self._all_peers()
+        if pod.patient:
+            self.patient.add(uid)
+        if uncertain_namespaces(pod, self._namespaces):
+            self._unsure["namespaceSelector, as no Namespaces are listed"].append(request)
+        if pod.spec.volumes:
+            reach = self._storage.reach(pod)
+            if reach.unknown:
+                self._unsure[reach.unknown].append(request)
+            if reach.unmet:
+                self.unmet[uid] = reach.unmet
+                reach.nodes.append(())
+            if reach.nodes:
+                selection = replace(request.selection, volumes=tuple(reach.nodes))
+                request = replace(request, selection=selection)
+        peer = self._peers.get(uid)
+        return request if peer is None else replace(request, peer=peer)
+
+    def _all_peers(self) -> dict[str, Peer]:
+        """Every pod as rules see it; empty if nobody has any."""
+        peers = {}
+        for uid, pod in self._pods.items():
+            exclusive = self._storage.reach(pod).exclusive if pod.spec.volumes else []
+            peers[uid] = peer_of(pod, self._namespaces, tuple(sorted(set(exclusive))))
+        return peers if any(peer.ruled for peer in peers.values()) else {}
+
+    def omissions(self) -> tuple[NotConsidered, ...]:
+        """What could not be told, of the pods that were asked about."""
+        return tuple(
+            NotConsidered(
+                rule,
+                tuple(request.key for request in requests),
+                _LEFT_ALONE,
+                frozenset(request.uid for request in requests),
+            )
+            for rule, requests in self._unsure.items()
+        )
