@@ -36,6 +36,7 @@ def command() -> None:
 @click.option("--scheduler-name", default="snugfit", show_default=True, help="spec.schedulerName.")
 @click.option("--namespace", default="snugfit", show_default=True, help="Of lease and Service.")
 @click.option("--url", default="", help="Of the extender. [default: as the Helm chart has it]")
+@click.option("--url-prefix", default="", help="Path of the verbs, as for serve. [default: none]")
 @click.option("--server-name", default="", help="Name in the extender's certificate.")
 @click.option(
     "--tls-folder",
@@ -58,6 +59,7 @@ def kube_scheduler(
     scheduler_name: str,
     namespace: str,
     url: str,
+    url_prefix: str,
     server_name: str,
     tls_folder: str,
     resources: str | None,
@@ -85,6 +87,7 @@ def kube_scheduler(
         scheduler_name=scheduler_name,
         namespace=namespace,
         url=url,
+        url_prefix=url_prefix,
         server_name=server_name,
         tls_folder=tls_folder,
         resources=managed_resources() if named is None else named,

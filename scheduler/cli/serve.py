@@ -41,6 +41,7 @@ __all__ = ["command"]
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
 @click.option("--port", type=int, help="Port; 0 takes a free one. [default: 10262]")
+@click.option("--url-prefix", help="Path of the verbs, such as /scheduler. [default: none]")
 @click.option("--policy", help=f"See `snugfit policies`. [default: {DEFAULT_POLICY}]")
 @click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
@@ -57,6 +58,7 @@ def command(
     config_file: Path | None,
     host: str | None,
     port: int | None,
+    url_prefix: str | None,
     policy: str | None,
     policy_file: str | None,
     threads: int | None,
@@ -87,6 +89,7 @@ def command(
         "context": context,
         "host": host,
         "port": port,
+        "url_prefix": url_prefix,
         "policy": policy,
         "policy_file": policy_file,
         "threads": threads,

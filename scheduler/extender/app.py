@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import yaml
-from flask import Flask, Response, request
+from flask import Flask, Response, current_app, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
@@ -30,7 +30,7 @@ from scheduler.extender.live import LiveCluster
 from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.planning import PlannerLoop, decided_by
 from scheduler.extender.service import ExtenderService
-from scheduler.extender.status import BRIEFLY
+from scheduler.extender.status import BRIEFLY, VERBS
 
 __all__ = ["create_app", "openapi_document", "probes"]
 
@@ -40,14 +40,18 @@ _Start = Callable[[str, list[tuple[str, str]]], object]
 _Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 _JSON = "application/json"
-_VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})
+_BASE = "SNUGFIT_BASE"  # of the application: what stands before a verb
 
 
 @cache
-def openapi_document() -> dict[str, Any]:
-    """The OpenAPI description of this application."""
+def openapi_document(base: str = "") -> dict[str, Any]:
+    """The OpenAPI description of this application, whose verbs stand behind ``base``."""
     text = files("scheduler.extender").joinpath("openapi.yaml").read_text(encoding="utf-8")
     document: dict[str, Any] = yaml.safe_load(text)
+    document["paths"] = {
+        (base + path if path.removeprefix("/") in VERBS else path): described
+        for path, described in document["paths"].items()
+    }
     return document
 
 
@@ -69,6 +73,7 @@ def create_app(
 ) -> Flask:
     """The WSGI application of one service, with what runs beside it, if anything does."""
     app = Flask("snugfit", static_folder=None)
+    base = app.config[_BASE] = service.config.base
     app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
     metrics = ExtenderMetrics(service, planner, live)
 
@@ -96,7 +101,7 @@ def create_app(
     }
     for verb, handle in verbs.items():
         view = _verb_view(verb, handle, service, metrics)
-        app.add_url_rule(f"/{verb}", verb, view, methods=["POST"])
+        app.add_url_rule(f"{base}/{verb}", verb, view, methods=["POST"])
     _add_views(app, service, metrics, live, planner)
     _add_refusals(app, metrics)
     short = _ShortWay(app.wsgi_app, verbs, service, metrics)
@@ -129,7 +134,7 @@ class _ShortWay:
         self._flask, self._service, self._metrics = flask, service, metrics
         self._most = service.config.max_body_mib << 20
         self._verbs = {
-            f"/{verb}": (verb, handle, metrics.latency.labels(verb))
+            f"{service.config.base}/{verb}": (verb, handle, metrics.latency.labels(verb))
             for verb, handle in verbs.items()
         }
 
@@ -223,7 +228,7 @@ def _add_views(
 
     @app.get("/openapi.json")
     def description() -> Response:
-        return _json(openapi_document())
+        return _json(openapi_document(service.config.base))
 
     @app.get("/debug/state")
     def debug_state() -> Response:
@@ -295,8 +300,8 @@ def _add_refusals(app: Flask, metrics: ExtenderMetrics) -> None:
 
 
 def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
-    verb = request.path.strip("/")
-    metrics.errors.labels(verb if verb in _VERBS else "other", str(code)).inc()
+    verb = request.path.removeprefix(f"{current_app.config[_BASE]}/")
+    metrics.errors.labels(verb if verb in VERBS else "other", str(code)).inc()
     response = Response(status=code)
     # 413: the body was not read to its end. 503: the next call is for the replica that acts, and a
     # connection that is kept would lead kube-scheduler here again.

@@ -5,6 +5,7 @@ An unknown key is an error that names the nearest valid one: a typo must never m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +23,9 @@ from scheduler.kube.yamlfile import yaml_mapping
 __all__ = ["ENV_PREFIX", "ExtenderConfig", "load"]
 
 ENV_PREFIX = "SNUGFIT_"
+_SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
+_TAKEN = frozenset({"debug", "offline"})
+_LONGEST_PATH = 200
 _NOT_OURS = frozenset({"SNUGFIT_DATA", "SNUGFIT_DEBUG", "SNUGFIT_KUBE_ASSETS"})
 
 
@@ -33,6 +37,9 @@ class ExtenderConfig:
     ----------
     host, port
         Where to listen; port 0 takes a free one.
+    url_prefix
+        Path under which verbs are answered, such as ``/scheduler``; empty for none. The
+        ``urlPrefix`` of kube-scheduler has to end in it. Probes, metrics and state have no prefix.
     status_listen
         A second address, ``host:port`` or ``:port``, that answers health checks only, without TLS;
         empty for none. On a loopback address it serves metrics too, see ``loopback_content``.
@@ -156,6 +163,7 @@ class ExtenderConfig:
 
     host: str = "127.0.0.1"
     port: int = 10262
+    url_prefix: str = ""
     status_listen: str = ""
     metrics_listen: str = ""
     metrics_cert: str = ""
@@ -224,6 +232,7 @@ class ExtenderConfig:
             raise InvalidInput(
                 "log_level", f"is {self.log_level!r}", "use debug, info, warning or error"
             )
+        self._check_prefix()
         self._check_doors()
         if bool(self.lease_name) != bool(self.lease_namespace):
             raise InvalidInput("lease_namespace", "and lease_name go together", "give both or none")
@@ -232,6 +241,21 @@ class ExtenderConfig:
                 raise InvalidInput(
                     "watch_groups", f"{group!r} names no API group", "write plural.api-group"
                 )
+
+    def _check_prefix(self) -> None:
+        """A path of plain segments, which no path of ours begins with."""
+        segments = self.base.split("/")[1:]
+        good = all(_SEGMENT.fullmatch(part) and part.strip(".") for part in segments)
+        if not good or (segments and segments[0] in _TAKEN) or len(self.url_prefix) > _LONGEST_PATH:
+            raise InvalidInput(
+                "url_prefix", f"{self.url_prefix!r} is no path for verbs", "write /scheduler"
+            )
+
+    @property
+    def base(self) -> str:
+        """What stands before ``/filter``: empty, or ``/scheduler`` without a slash at the end."""
+        prefix = self.url_prefix.strip("/")
+        return f"/{prefix}" if prefix else ""
 
     def _check_doors(self) -> None:
         """Certificates that belong together, and addresses that can be read."""

@@ -164,7 +164,7 @@ class ExtenderServer:
             "verbs",
             f"{config.host}:{config.port}",
             (config.host, config.port),
-            verb_door(app, shows=private, names=self._names),
+            verb_door(app, base=config.base, shows=private, names=self._names),
             config.threads,
             Limits(idle_s=config.keep_alive_s, body=config.max_body_mib << 20),
             self._certificates,

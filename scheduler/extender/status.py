@@ -23,9 +23,10 @@ __all__ = [
     "BRIEFLY",
     "CONTENT_PATHS",
     "OFFLINE_PATHS",
-    "OPEN_PATHS",
+    "VERBS",
     "content_door",
     "is_loopback",
+    "open_paths",
     "probe_door",
     "split_address",
     "verb_door",
@@ -35,9 +36,8 @@ CONTENT_PATHS = frozenset(
     {"/metrics", "/readyz", "/openapi.json", "/debug/state", "/debug/prices", "/debug/decisions"}
 )
 OFFLINE_PATHS = "/offline/"
-OPEN_PATHS = frozenset(
-    {"/filter", "/prioritize", "/bind", "/preempt", "/filter-dryrun", "/healthz", "/activez"}
-)
+VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})
+_PROBES = frozenset({"/healthz", "/activez"})
 # In an environment: the caller may know whether we are ready, and no more.
 BRIEFLY = "snugfit.briefly"
 _READING = ("GET", "HEAD")
@@ -70,12 +70,18 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def verb_door(app: WsgiApp, *, shows: bool, names: Collection[str]) -> WsgiApp:
+def open_paths(base: str) -> frozenset[str]:
+    """What the door of the verbs answers to whom it lets in; ``base`` stands before each verb."""
+    return _PROBES | {f"{base}/{verb}" for verb in VERBS}
+
+
+def verb_door(app: WsgiApp, *, base: str, shows: bool, names: Collection[str]) -> WsgiApp:
     """Verbs and probes; content too where ``shows``, and under a name of this server."""
+    answered = open_paths(base)
 
     def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path in OPEN_PATHS:
+        if path in answered:
             return app(environ, start)
         if path not in CONTENT_PATHS and not path.startswith(OFFLINE_PATHS):
             # Here, not in the application, which takes `//debug/state` for what it is not.

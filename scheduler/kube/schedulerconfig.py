@@ -95,6 +95,8 @@ class SchedulerSetup:
         Where kube-scheduler's own lease lives (sidecar), and the extender's Service.
     url
         Where kube-scheduler finds the extender; empty for the topology's usual place.
+    url_prefix
+        Path under which the extender answers verbs, as ``snugfit serve`` is told.
     server_name
         Name in the extender's certificate, where the URL has an address instead.
     tls_folder
@@ -121,6 +123,7 @@ class SchedulerSetup:
     scheduler_name: str = "snugfit"
     namespace: str = "snugfit"
     url: str = ""
+    url_prefix: str = ""
     server_name: str = ""
     tls_folder: str = "/etc/kubernetes/snugfit"
     resources: tuple[str, ...] = managed_resources()
@@ -194,12 +197,12 @@ class SchedulerSetup:
 
     @property
     def address(self) -> str:
-        """URL of the extender."""
-        if self.url:
-            return self.url.rstrip("/")
+        """URL of the extender, with the path of its verbs."""
+        address = f"https://{self.service_host}:10262"
         if self.topology is Topology.SIDECAR:
-            return SIDECAR_URL
-        return f"https://{self.service_host}:10262"
+            address = SIDECAR_URL
+        prefix = self.url_prefix.strip("/")
+        return "/".join(filter(None, ((self.url or address).rstrip("/"), prefix)))
 
     @property
     def service_host(self) -> str:

@@ -276,7 +276,7 @@ def _value(file: YamlFile, path: Path, value: Any, kind: str) -> Iterator[Odd]: 
 def _arguments(file: YamlFile, path: Path, value: Any) -> Iterator[Odd]:  # noqa: ANN401
     """Arguments are of a type of their own for each in-tree plugin; others may take anything."""
     plugin = file.get((*path[:-1], "name"))
-    if plugin not in ARGUMENTS or value is None:
+    if not isinstance(plugin, str) or plugin not in ARGUMENTS or value is None:
         return
     kind = f"{plugin}Args"
     yield from _struct(file, path, value, kind)

@@ -298,12 +298,7 @@ def _no_arguments(_file: YamlFile, path: Path, profile: dict[str, Any]) -> Itera
     sets = plugin_sets(profile)
     point = "podGroupPostFilter"
     elsewhere = {*sets.multi, *(n for p, names in sets.own.items() if p != point for n in names)}
-    listed = profile.get("pluginConfig")
-    written = {
-        config.get("name")
-        for config in (listed if isinstance(listed, list) else ())
-        if isinstance(config, dict)
-    }
+    written = _configured(profile)
     for where, name, _ in entries(profile, point, "enabled"):
         if name in ARGUMENTS and name not in elsewhere and name not in written:
             yield refusal(
@@ -340,6 +335,16 @@ def _plugin_config(file: YamlFile, path: Path, profile: dict[str, Any]) -> Itera
             )
         if name in ARGUMENTS:
             yield from bad_arguments(file, (*where, "args"), name, runs=name in used)
+
+
+def _configured(profile: dict[str, Any]) -> set[str]:
+    """Plugins that have an entry under ``pluginConfig``."""
+    listed = profile.get("pluginConfig")
+    return {
+        str(config.get("name") or "")
+        for config in (listed if isinstance(listed, list) else ())
+        if isinstance(config, dict)
+    }
 
 
 def _queue_sort(file: YamlFile) -> Iterator[Trap]:
@@ -451,13 +456,7 @@ def _ignored_resources(file: YamlFile) -> Iterator[Trap]:
     """kube-scheduler writes ignored resources into the arguments of NodeResourcesFit."""
     ignored = [path for path, found in _managed(file) if found.get("ignoredByScheduler") is True]
     for path, profile in profiles_of(file) if ignored else ():
-        configured = profile.get("pluginConfig")
-        names = {
-            config.get("name")
-            for config in (configured if isinstance(configured, list) else ())
-            if isinstance(config, dict)
-        }
-        if "NodeResourcesFit" not in names | plugin_sets(profile).used():
+        if "NodeResourcesFit" not in _configured(profile) | plugin_sets(profile).used():
             yield refusal(
                 (*ignored[0], "ignoredByScheduler"),
                 f"needs the plugin NodeResourcesFit, which {file.written(path)} does not run",

@@ -196,6 +196,18 @@ def test_no_variant_walks_into_a_trap(helm, name: str) -> None:
     assert check(yaml_files(text, name)[0]) == []
 
 
+@pytest.mark.parametrize("topology", Topology)
+def test_kube_scheduler_calls_the_path_that_is_served(helm, topology: Topology) -> None:
+    prefix = "/scheduler/"
+    files = _config_map(
+        helm.render((f"topology={topology}", f"extender.settings.url_prefix={prefix}"))
+    )
+    assert yaml.safe_load(files["extender.yaml"])["url_prefix"] == prefix
+    setup = SchedulerSetup(topology=topology, url_prefix=prefix)
+    written = yaml.safe_load(files["kube-scheduler.yaml"])
+    assert written == yaml.safe_load(kube_scheduler_config(setup))
+
+
 @pytest.mark.parametrize(
     ("topology", "profile", "fallback"),
     [

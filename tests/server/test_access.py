@@ -17,7 +17,7 @@ import trustme
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.extender.access import Reviews, names_this_server
 from scheduler.extender.app import create_app
-from scheduler.extender.status import CONTENT_PATHS, OFFLINE_PATHS, OPEN_PATHS
+from scheduler.extender.status import CONTENT_PATHS, OFFLINE_PATHS, open_paths
 from tests.builders import node
 from tests.server.conftest import Running
 
@@ -307,7 +307,7 @@ def test_a_door_for_probes_that_all_can_reach_shows_no_metrics(server: Running) 
     assert _plain(port, "/metrics")[0] == 403
     for path in (*CONTENT_PATHS - {"/metrics", "/readyz"}, "//metrics", "/x", "/offline/pods/x"):
         assert _plain(port, path)[0] == 404, path
-    for path in OPEN_PATHS:
+    for path in open_paths(""):
         assert _plain(port, path, "POST")[0] == 404, path
 
 
@@ -367,4 +367,4 @@ def test_every_route_has_a_door(server: Running) -> None:
     app = create_app(server.service)
     routes = {str(rule) for rule in app.url_map.iter_rules()}
     offline = {route for route in routes if route.startswith(OFFLINE_PATHS)}
-    assert offline and routes - offline == OPEN_PATHS | CONTENT_PATHS
+    assert offline and routes - offline == open_paths("") | CONTENT_PATHS

@@ -107,6 +107,16 @@ def test_an_address_instead_of_a_name_keeps_the_name_for_the_certificate() -> No
     assert entry["tlsConfig"]["serverName"] == "snugfit.snugfit.svc"
 
 
+@pytest.mark.parametrize("topology", Topology)
+@pytest.mark.parametrize("prefix", ["scheduler", "/scheduler/", "/a/b"])
+def test_the_path_of_the_verbs_is_named(topology: Topology, prefix: str) -> None:
+    setup = SchedulerSetup(topology=topology, url_prefix=prefix)
+    assert setup.address.endswith(f":10262/{prefix.strip('/')}")
+    (document,) = yaml_files(kube_scheduler_config(setup), "file")
+    assert check(document, url_prefix=prefix) == []
+    assert {f.rule for f in check(document)} == {"path"}
+
+
 def test_a_second_scheduler_has_a_lease_of_its_own() -> None:
     election = _parsed(scheduler_name="gpus", namespace="ml")["leaderElection"]
     assert election == {"leaderElect": True, "resourceName": "gpus", "resourceNamespace": "ml"}

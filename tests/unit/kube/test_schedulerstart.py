@@ -10,8 +10,8 @@ from scheduler.core.errors import InvalidInput
 from scheduler.kube.schedulerchecks import RULES, Finding, Level, check
 from scheduler.kube.schedulerstart import STARTS
 from scheduler.kube.yamlfile import yaml_files
+from tests.configurations import HEAD, REFUSED, STARTING, args, extender, profile
 
-HEAD = "apiVersion: kubescheduler.config.k8s.io/v1\nkind: KubeSchedulerConfiguration\n"
 GPUS = "managedResources: [{name: nvidia.com/gpu}]"
 CALLS = (
     "filterVerb: filter, prioritizeVerb: prioritize, preemptVerb: preempt, weight: 15, "
@@ -34,214 +34,6 @@ def _refused(text: str) -> dict[str, Finding]:
     return {f.path: f for f in check(first) if f.level is Level.REFUSED}
 
 
-def _profile(text: str) -> str:
-    return f"{HEAD}profiles:\n- schedulerName: gpus\n" + textwrap.indent(text, "  ")
-
-
-def _args(plugin: str, args: str) -> str:
-    return _profile(f"pluginConfig: [{{name: {plugin}, args: {args}}}]\n")
-
-
-def _extender(fields: str) -> str:
-    return f"{HEAD}extenders:\n- {{urlPrefix: 'http://10.1.2.3:99', {fields}}}\n"
-
-
-FIT, SPREAD, AFFINITY = "NodeResourcesFit", "PodTopologySpread", "NodeAffinity"
-_TERMS = "addedAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms"
-_ARGS = "profiles[0].pluginConfig[0].args"
-_PLUGINS = "profiles[0].plugins"
-_ELECTION = "leaderElection"
-
-
-def _terms(expression: str) -> str:
-    return (
-        "{addedAffinity: {requiredDuringSchedulingIgnoredDuringExecution: "
-        f"{{nodeSelectorTerms: [{{matchExpressions: [{expression}]}}]}}}}}}"
-    )
-
-
-REFUSED = [
-    # rule, where, file
-    ("wrong-type", "parallelism", HEAD + "parallelism: '16'\n"),
-    ("wrong-type", "parallelism", HEAD + "parallelism: 3000000000\n"),
-    ("wrong-type", "enableProfiling", HEAD + "enableProfiling: 1\n"),
-    ("wrong-type", "leaderElection", HEAD + "leaderElection: []\n"),
-    ("wrong-type", "leaderElection.retryPeriod", HEAD + "leaderElection: {retryPeriod: 2}\n"),
-    ("wrong-type", "leaderElection.retryPeriod", HEAD + "leaderElection: {retryPeriod: }\n"),
-    ("wrong-type", "profiles", HEAD + "profiles: {schedulerName: gpus}\n"),
-    ("wrong-type", "profiles[0].schedulerName", HEAD + "profiles: [{schedulerName: 7}]\n"),
-    ("wrong-type", "clientConnection.qps", HEAD + "clientConnection: {qps: .inf}\n"),
-    ("wrong-type", f"{_ARGS}.kind", _args(FIT, "{kind: NodeAffinityArgs}")),
-    ("wrong-type", _ARGS, _args(FIT, "[cpu]")),
-    ("wrong-type", "extenders[0].tlsConfig.caData", _extender("tlsConfig: {caData: '%'}")),
-    ("unknown-field", f"{_ARGS}.addedAfinity", _args(AFFINITY, "{addedAfinity: {}}")),
-    ("key-twice", "parallelism", HEAD + "parallelism: 4\nparallelism: 4\n"),
-    ("key-twice", "clientConnection.qps", HEAD + "clientConnection: {qps: 4, <<: {qps: 5}}\n"),
-    ("no-json", "(file)", "{apiVersion: kubescheduler.config.k8s.io/v1}"),
-    ("out-of-range", "parallelism", HEAD + "parallelism: 0\n"),
-    ("out-of-range", "percentageOfNodesToScore", HEAD + "percentageOfNodesToScore: 101\n"),
-    ("out-of-range", "podInitialBackoffSeconds", HEAD + "podInitialBackoffSeconds: 60\n"),
-    ("out-of-range", "clientConnection.burst", HEAD + "clientConnection: {burst: -1}\n"),
-    ("leader-election", "leaderElection.resourceLock", HEAD + "leaderElection: {resourceLock: x}"),
-    (
-        "leader-election",
-        "leaderElection.leaseDuration",
-        HEAD + "leaderElection: {leaseDuration: 9s}",
-    ),
-    ("leader-election", f"{_ELECTION}.renewDeadline", HEAD + "leaderElection: {retryPeriod: 9s}"),
-    ("profile-name", "profiles[1].schedulerName", HEAD + "profiles: [{schedulerName: a}, {}]\n"),
-    ("profile-name", "profiles[0].schedulerName", HEAD + "profiles: [{schedulerName: ''}]\n"),
-    (
-        "profile-name",
-        "profiles[1].schedulerName",
-        HEAD + "profiles: [&p {schedulerName: a}, *p]\n",
-    ),
-    (
-        "plugin",
-        f"{_PLUGINS}.score.enabled[0]",
-        _profile("plugins: {score: {enabled: [{name: NodeResourceFit}]}}"),
-    ),
-    (
-        "plugin",
-        f"{_PLUGINS}.score.enabled[0]",
-        _profile("plugins: {score: {enabled: [{name: NodeResourcesMostAllocated}]}}"),
-    ),
-    (
-        "plugin",
-        f"{_PLUGINS}.score.enabled[0]",
-        _profile("plugins: {score: {enabled: [{name: NodeName}]}}"),
-    ),
-    (
-        "plugin-twice",
-        f"{_PLUGINS}.filter.enabled[1]",
-        _profile("plugins: {filter: {enabled: [{name: NodeName}, {name: NodeName}]}}"),
-    ),
-    (
-        "plugin-twice",
-        f"{_PLUGINS}.multiPoint.enabled[1]",
-        _profile("plugins: {multiPoint: {enabled: [{name: NodeName}, {name: NodeName}]}}"),
-    ),
-    ("plugin-missing", _PLUGINS, _profile("plugins: {queueSort: {disabled: [{name: '*'}]}}")),
-    ("plugin-missing", _PLUGINS, _profile("plugins: {bind: {disabled: [{name: DefaultBinder}]}}")),
-    (
-        "plugin-weight",
-        _PLUGINS,
-        _profile("plugins: {score: {enabled: [{name: ImageLocality, weight: -1}]}}"),
-    ),
-    (
-        "plugin-arguments",
-        f"{_PLUGINS}.podGroupPostFilter.enabled[0]",
-        _profile(
-            "plugins: {multiPoint: {disabled: [{name: DefaultPreemption}]}, "
-            "podGroupPostFilter: {enabled: [{name: DefaultPreemption}]}}"
-        ),
-    ),
-    (
-        "plugin-config",
-        "profiles[0].pluginConfig[1]",
-        _profile(f"pluginConfig: [{{name: {FIT}}}, {{name: {FIT}}}]"),
-    ),
-    ("plugin-config", f"{_ARGS}.scoringStrategy.type", _args(FIT, "{scoringStrategy: {}}")),
-    (
-        "plugin-config",
-        f"{_ARGS}.scoringStrategy.resources[0].weight",
-        _args(FIT, "{scoringStrategy: {type: MostAllocated, resources: [{weight: 101}]}}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.scoringStrategy.requestedToCapacityRatio",
-        _args(FIT, "{scoringStrategy: {type: RequestedToCapacityRatio}}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.ignoredResourceGroups[0]",
-        _args(FIT, "{ignoredResourceGroups: [a/b]}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.resources[0].weight",
-        _args("NodeResourcesBalancedAllocation", "{resources: [{name: cpu, weight: 2}]}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.defaultingType",
-        _args(
-            SPREAD,
-            "{defaultConstraints: [{maxSkew: 1, topologyKey: a, "
-            "whenUnsatisfiable: ScheduleAnyway}]}",
-        ),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.defaultConstraints[0].maxSkew",
-        _args(
-            SPREAD,
-            "{defaultingType: List, defaultConstraints: [{topologyKey: a, "
-            "whenUnsatisfiable: ScheduleAnyway}]}",
-        ),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.{_TERMS}[0].matchExpressions[0].operator",
-        _args(AFFINITY, _terms("{key: a, operator: in, values: [b]}")),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.{_TERMS}[0].matchExpressions[0].values",
-        _args(AFFINITY, _terms("{key: a, operator: Gt, values: [b]}")),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.minCandidateNodesPercentage",
-        _args("DefaultPreemption", "{minCandidateNodesPercentage: 101}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.hardPodAffinityWeight",
-        _args("InterPodAffinity", "{hardPodAffinityWeight: -1}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.shape[0].score",
-        _args("VolumeBinding", "{shape: [{utilization: 0, score: 11}]}"),
-    ),
-    (
-        "plugin-config",
-        f"{_ARGS}.bindingTimeout",
-        _args("DynamicResources", "{bindingTimeout: 500ms}"),
-    ),
-    (
-        "queue-sort",
-        "profiles[1].plugins.queueSort",
-        HEAD + "profiles:\n- schedulerName: a\n- schedulerName: b\n"
-        "  plugins: {queueSort: {enabled: [{name: PrioritySort}]}}\n",
-    ),
-    ("binders", "extenders[0].bindVerb", HEAD + "extenders: [&x {bindVerb: b}, *x]\n"),
-    ("weight-zero", "extenders[0].weight", _extender("prioritizeVerb: sort")),
-    (
-        "resource-name",
-        "extenders[0].managedResources[0].name",
-        _extender("managedResources: [{name: memory}]"),
-    ),
-    (
-        "resource-twice",
-        "extenders[0].managedResources[1]",
-        _extender("managedResources: [{name: a.b/c}, {name: a.b/c}]"),
-    ),
-    (
-        "certificate-data",
-        "extenders[0].tlsConfig.caData",
-        _extender("tlsConfig: {caData: bm8gUEVN}"),
-    ),
-    (
-        "ignored-resource",
-        "extenders[0].managedResources[0].ignoredByScheduler",
-        _profile("plugins: {multiPoint: {disabled: [{name: NodeResourcesFit}]}}")
-        + "\nextenders: [{managedResources: [{name: a.b/c, ignoredByScheduler: true}]}]\n",
-    ),
-]
-
-
 @pytest.mark.parametrize(("rule", "path", "text"), REFUSED)
 def test_what_does_not_start_is_named(rule: str, path: str, text: str) -> None:
     found = _refused(text)
@@ -253,29 +45,7 @@ def test_every_rule_of_kube_scheduler_is_tried() -> None:
     assert {rule for rule, *_ in REFUSED} >= set(STARTS)
 
 
-STARTS_ALL_THE_SAME = [
-    HEAD,
-    HEAD + "parallelism: 1e1\nenableProfiling: y\n",
-    HEAD + "parallelism: 0o20\npodMaxBackoffSeconds: 1_0\n",
-    HEAD + "parallelism: 16.0\nprofiles: [null]\nleaderElection:\n",
-    HEAD + "leaderElection: {leaseDuration: '0', renewDeadline: 1.5s, retryPeriod: 1s}\n",
-    HEAD + "leaderElection: {leaderElect: false, resourceLock: endpoints, retryPeriod: -1s}\n",
-    HEAD + "clientConnection: {<<: {qps: 4.5}, burst: 10}\n",
-    "# a comment\n---\n" + HEAD + "---\nwhatever: follows\n",
-    _args(FIT, ""),
-    _args(FIT, "{kind: NodeResourcesFitArgs, apiVersion: kubescheduler.config.k8s.io/v1}"),
-    _args("Coscheduling", "{permitWaitingTimeSeconds: 10}"),
-    _args(SPREAD, "{defaultingType: List, defaultConstraints: []}"),
-    _args(AFFINITY, _terms("{key: a.b/c, operator: Gt, values: ['5']}")),
-    _profile("plugins: {multiPoint: {enabled: [{name: NodeResourcesFit, weight: 9}]}}"),
-    _profile("plugins: {score: {enabled: [{name: ImageLocality}], disabled: [{name: '*'}]}}"),
-    _profile("plugins: {queueSort: {disabled: [{name: '*'}], enabled: [{name: PrioritySort}]}}"),
-    _extender("filterVerb: whatever/it, managedResources: [{name: nvidia.com/mig-1g.5gb}]"),
-    '{"apiVersion": "kubescheduler.config.k8s.io/v1", "kind": "KubeSchedulerConfiguration"}',
-]
-
-
-@pytest.mark.parametrize("text", STARTS_ALL_THE_SAME)
+@pytest.mark.parametrize("text", STARTING)
 def test_what_starts_is_let_be(text: str) -> None:
     assert not _refused(text)
 
@@ -283,20 +53,23 @@ def test_what_starts_is_let_be(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "remedy"),
     [
-        (_profile("extenders: []"), "move it to the top level"),
-        (_profile("extenderConfig: {}"), "write extenders at the top level"),
-        (_profile("pluginConfigs: []"), "did you mean pluginConfig?"),
+        (profile("extenders: []"), "move it to the top level"),
+        (profile("extenderConfig: {}"), "write extenders at the top level"),
+        (profile("pluginConfigs: []"), "did you mean pluginConfig?"),
         (HEAD + "qps: 50\n", "move it to clientConnection"),
         (HEAD + "plugins: {}\n", "move it to profiles[]"),
         (HEAD + "Profiles: []\n", "did you mean profiles?"),
         (HEAD + "resourceName: x\n", "move it to leaderElection"),
         (HEAD + "healthzBindAddress: x\n", "--bind-address"),
-        (_profile("plugins: {pluginConfig: []}"), "move it to profiles[]"),
-        (_profile("plugins: {unreserve: {}}"), "reserve"),
-        (_extender("percentageOfNodesToScore: 100"), "move it to the top level"),
-        (_extender("managedResources: [{name: a.b/c, weight: 3}]"), "move it to extenders[]"),
-        (_extender("enableHttps: true"), "did you mean enableHTTPS?"),
-        (_args(FIT, "{type: MostAllocated}"), "move it to scoringStrategy in the args"),
+        (profile("plugins: {pluginConfig: []}"), "move it to profiles[]"),
+        (profile("plugins: {unreserve: {}}"), "reserve"),
+        (extender("percentageOfNodesToScore: 100"), "move it to the top level"),
+        (extender("managedResources: [{name: a.b/c, weight: 3}]"), "move it to extenders[]"),
+        (extender("enableHttps: true"), "did you mean enableHTTPS?"),
+        (
+            args("NodeResourcesFit", "{type: MostAllocated}"),
+            "move it to scoringStrategy in the args",
+        ),
     ],
 )
 def test_a_field_that_stands_elsewhere_is_sent_there(text: str, remedy: str) -> None:
@@ -305,7 +78,7 @@ def test_a_field_that_stands_elsewhere_is_sent_there(text: str, remedy: str) -> 
 
 
 def test_a_name_that_does_nothing_is_a_trap_if_it_is_misspelt() -> None:
-    text = _profile(
+    text = profile(
         "plugins: {score: {disabled: [{name: NodeResourceFit}]}}\n"
         "pluginConfig: [{name: NodeResourceFit, args: {a: b}}]\n"
     )
@@ -316,7 +89,7 @@ def test_a_name_that_does_nothing_is_a_trap_if_it_is_misspelt() -> None:
 
 
 def test_plugins_of_another_build_are_notes() -> None:
-    text = _profile(
+    text = profile(
         "plugins: {multiPoint: {enabled: [{name: Coscheduling}]}}\n"
         "pluginConfig: [{name: Trimaran, args: {a: b}}]\n"
     )
@@ -328,7 +101,7 @@ def test_plugins_of_another_build_are_notes() -> None:
 
 
 def test_fields_of_newer_versions_are_notes() -> None:
-    text = _args("DynamicResources", "{bindingTimeout: 60s}")
+    text = args("DynamicResources", "{bindingTimeout: 60s}")
     (note,) = (f for f in _found(text) if f.rule == "newer-field")
     assert note.level is Level.NOTE and "since 1.35" in note.problem
 

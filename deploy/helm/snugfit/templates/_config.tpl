@@ -80,10 +80,10 @@ extenders:
 {{- define "snugfit.extender" -}}
 {{- $values := .root.Values -}}
 {{- if eq $values.topology "sidecar" -}}
-- urlPrefix: http://127.0.0.1:10262
+- urlPrefix: http://127.0.0.1:10262{{ include "snugfit.urlPrefix" .root }}
 {{- else -}}
 {{- $address := $values.service.clusterIP | default (include "snugfit.serviceHost" .root) -}}
-- urlPrefix: https://{{ ternary (printf "[%s]" $address) $address (contains ":" $address) }}:{{ $values.service.port }}
+- urlPrefix: https://{{ ternary (printf "[%s]" $address) $address (contains ":" $address) }}:{{ $values.service.port }}{{ include "snugfit.urlPrefix" .root }}
   tlsConfig:
     caFile: /etc/kubernetes/snugfit/ca.crt
     certFile: /etc/kubernetes/snugfit/tls.crt
@@ -106,6 +106,13 @@ extenders:
     {{- range .resources }}
     - {name: {{ . }}, ignoredByScheduler: false}
     {{- end }}
+{{- end -}}
+
+{{- /* Path of the verbs, as the extender is told: empty, or /scheduler. */ -}}
+{{- define "snugfit.urlPrefix" -}}
+{{- with trimAll "/" (toString (default "" .Values.extender.settings.url_prefix)) -}}
+/{{ . }}
+{{- end -}}
 {{- end -}}
 
 {{- /* Kinds that state the size of a gang; the role lets the extender list just these. */ -}}
