@@ -55,8 +55,8 @@ def places(
     wanted
         Who needs a place.
     request
-        Who asks. What was offered is where its like may go; unlike ones are told of by the state
-        alone.
+        Who asks. What was offered is where its like may go, whatever is known here of labels and
+        taints; unlike ones are told of by the state alone.
     known : (R,) int64
         Rows that were offered.
     """
@@ -65,7 +65,8 @@ def places(
         asked = member
         if member.uid in engine.state.placements:  # its own room is not its stand-in's
             asked = replace(member, uid=f"place of {member.uid}")
-        row = engine.best(asked, where, selection=member.uid != request.uid)
+        alike = where is not None and member.selection == request.selection
+        row = engine.best(asked, where, selection=not alike)
         node = engine.state.nodes[row] if row >= 0 else None
         if node is None:
             return

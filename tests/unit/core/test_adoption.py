@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import Device, PodRequest
+from scheduler.core.model import Device, NodeSelection, PodRequest
 from scheduler.core.state import ClusterState
 from tests.builders import described, gang_key, node, pod
 
@@ -68,6 +69,24 @@ def test_a_gang_that_does_not_fit_holds_nothing_and_says_what_is_missing() -> No
     assert answer.row == -1 and cluster.free == 7
     assert "1 of 2 missing members" in answer.message
     assert "needs 4 more devices of model T4" in answer.message
+
+
+def test_what_lets_one_member_in_lets_those_of_the_same_rules_in() -> None:
+    """A label was changed a moment ago: kube-scheduler has heard of it, and we have not."""
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
+    rules = NodeSelection(node_selector=(("zone", "new"),))
+    alike = [replace(member, selection=rules) for member in _gang("g", 4)]
+    for member in alike:
+        cluster.adoption.expect(member)
+    assert sorted(cluster.bind(member) for member in alike) == ["a", "a", "b", "b"]
+
+
+def test_a_member_of_other_rules_needs_a_node_that_is_known_to_let_it_in() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
+    one, other = _gang("g", 2)
+    for member in (one, replace(other, selection=NodeSelection((("zone", "new"),)))):
+        cluster.adoption.expect(member)
+    assert cluster.ask(one).row == -1
 
 
 def test_two_gangs_that_fit_alone_but_not_together() -> None:

@@ -1,0 +1,234 @@
+"""The product and the real kube-scheduler agree about random clusters.
+
+kube-scheduler decides everything but devices; these the referee's arithmetic decides here. Each
+cluster is drawn by a seed, which is the test's name::
+
+    SNUGFIT_SEEDS=1000:1300 pytest -m e2e tests/e2e/test_agreement.py
+    SNUGFIT_SEEDS=1042 SNUGFIT_TOPICS=whole,taints pytest ...   # what a disagreement needs
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from scheduler.cli.plan import command as plan_command
+from scheduler.core.engine import Engine
+from scheduler.simulator.files import load_dump
+from scheduler.simulator.inflation import Experiment, run
+from tests.depth import DEEP, examples
+from tests.e2e.harness.api import Api, eventually
+from tests.e2e.harness.controlplane import ControlPlane
+from tests.e2e.harness.extender import Extender, live
+from tests.e2e.harness.objects import DEVICES, MEMORY, MILLI
+from tests.e2e.harness.referee import judge, requests
+from tests.e2e.harness.scenes import DEVICE_KINDS, DEVICE_MEMORY, PRIORITIES, devices_for, draw
+from tests.e2e.harness.verdicts import Verdicts, cleared
+
+pytestmark = pytest.mark.e2e
+
+Json = dict[str, Any]
+
+
+def _seeds() -> list[int]:
+    stated = os.environ.get("SNUGFIT_SEEDS", "")
+    if stated:
+        first, _, end = stated.partition(":")
+        return list(range(int(first), int(end or int(first) + 1)))
+    start = random.SystemRandom().randrange(1 << 30) if DEEP else 0
+    return list(range(start, start + examples(30, 300)))
+
+
+_HEEDED = (
+    "odd memory", "taints", "cordons", "not ready", "few pods", "product labels", "zero requests",
+    "inits", "selectors", "node affinity", "priorities", "owners",
+)  # fmt: skip
+
+
+def _topics(seed: int) -> tuple[str, ...]:
+    """A few of them, so that a disagreement needs few."""
+    stated = os.environ.get("SNUGFIT_TOPICS", "")
+    if stated:
+        return tuple(stated.split(","))
+    rng = random.Random(f"topics of {seed}")
+    kinds = rng.sample(tuple(DEVICE_KINDS), 1)
+    return (*kinds, *(topic for topic in _HEEDED if rng.random() < 0.5))
+
+
+class Stage:
+    """One cluster after another on a control plane, and everybody who has a say about it."""
+
+    def __init__(self, plane: ControlPlane, extender: Extender, verdicts: Verdicts) -> None:
+        self.api: Api = plane.api
+        self.home = plane.home
+        self.extender, self.verdicts = extender, verdicts
+        self.nodes: dict[str, Json] = {}
+        self.running: list[Json] = []
+        self.pending: list[Json] = []
+
+    def set(self, seed: int) -> None:
+        """Make the cluster of this seed, and have the extender know it."""
+        cleared(self.api)
+        scene = draw(seed, _topics(seed))
+        self.api.create_all(scene.others, 1)
+        self.api.create_all(scene.nodes)
+        self.api.create_all(scene.running)
+        self.verdicts.waiting(scene.pending)
+        self.nodes = {node["metadata"]["name"]: node for node in self.api.objects("Node")}
+        pods = self.api.objects("Pod")
+        self.running = [pod for pod in pods if pod["spec"].get("nodeName")]
+        self.pending = [_free(pod) for pod in pods if not pod["spec"].get("nodeName")]
+        eventually(self._known, "the extender knows the cluster")
+
+    def _known(self) -> bool:
+        state = self.extender.get("/debug/state")
+        uids = {pod["uid"] for node in state["nodes"] for pod in node["pods"]}
+        return {node["name"] for node in state["nodes"]} == set(self.nodes) and uids == {
+            pod["metadata"]["uid"] for pod in self.running
+        }
+
+    def dump(self) -> str:
+        """The cluster in a file, as ``kubectl get`` writes it."""
+        kinds = (
+            ("Node", "v1"), ("PersistentVolume", "v1"), ("PersistentVolumeClaim", "v1"),
+            ("Namespace", "v1"), ("PriorityClass", "scheduling.k8s.io/v1"),
+        )  # fmt: skip
+        items = [
+            one | {"kind": kind, "apiVersion": version}
+            for kind, version in kinds
+            for one in self.api.objects(kind, version=version)
+        ]
+        pods = [one | {"kind": "Pod", "apiVersion": "v1"} for one in (*self.running, *self.pending)]
+        path = self.home / "dump.json"
+        path.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": items + pods}))
+        return str(path)
+
+    def has_devices(self, pod: Json, node: str) -> bool:
+        """Whether the devices that the pod asks for are there; counts are kube-scheduler's."""
+        here = [one for one in self.running if one["spec"]["nodeName"] == node]
+        return devices_for(self.nodes[node], here, requests(pod)) is not None
+
+    def passes(self, verb: str, pod: Json, names: frozenset[str]) -> dict[str, str]:
+        """Nodes of these, with the reason where a verb does not let the pod in."""
+        question = {"Pod": pod, "Nodes": None, "NodeNames": sorted(names)}
+        answer = self.extender.post(verb, question)
+        refused = (answer.get(key) or {} for key in ("FailedNodes", "FailedAndUnresolvableNodes"))
+        return dict.fromkeys(answer["NodeNames"] or (), "") | {
+            name: why for some in refused for name, why in some.items()
+        }
+
+    def carry_out(self, places: list[tuple[str, str, str]]) -> list[str]:
+        """Have kube-scheduler place pods one by one, each on its node; what it refuses."""
+        refused = []
+        for name, node, devices in places:
+            why = self.verdicts.takes(name, node, {DEVICES: devices} if devices else {})
+            if why:
+                refused.append(f"{name} on {node}: {why}")
+        return refused
+
+    def fouls(self) -> list[str]:
+        """Devices that are promised twice, by the referee; what was overfull before is no news."""
+        before = set(map(str, judge(self.nodes.values(), self.running)))
+        after = judge(self.api.objects("Node"), self.api.objects("Pod"))
+        return [str(one) for one in after if str(one) not in before and one.rule != "affinity"]
+
+
+def _free(pod: Json) -> Json:
+    """As its owner has created it: what holds it back is the harness's."""
+    spec = {key: value for key, value in pod["spec"].items() if key != "schedulingGates"}
+    return pod | {"spec": spec, "status": {"phase": "Pending"}}
+
+
+@pytest.fixture(scope="module")
+def stage(plane: ControlPlane) -> Iterator[Stage]:
+    config = plane.home / "agreement.yaml"
+    config.write_text(yaml.safe_dump({"hold_ttl_s": 0, "planner": False}), encoding="utf-8")
+    user = plane.kubeconfig(plane.tokens["admin"], "agreement")
+    extender = live(plane, user, "--config", str(config), name="extender-agreement")
+    plane.api.create_all(PRIORITIES)
+    with Verdicts(plane) as verdicts:
+        extender.start()
+        yield Stage(plane, extender, verdicts)
+        plane.forget(extender)
+        cleared(plane.api)
+        plane.wipe()
+
+
+@pytest.mark.parametrize("seed", _seeds())
+def test_who_may_go_where(stage: Stage, seed: int) -> None:
+    """Live and in a dry run, for each pod by itself; then all of them by a plan and in turn."""
+    stage.set(seed)
+    found: list[str] = []
+    in_tree = stage.verdicts.lets_in(stage.pending)
+    for pod in stage.pending:
+        name = pod["metadata"]["name"]
+        free = frozenset(n for n in in_tree[name] if stage.has_devices(pod, n))
+        everywhere = frozenset(stage.nodes)
+        for verb, asked in (("/filter", in_tree[name]), ("/filter-dryrun", everywhere)):
+            for where, why in stage.passes(verb, pod, asked).items() if asked else ():
+                if (where in free) == bool(why):
+                    asks = pod["spec"]["containers"][0]["resources"]["requests"]
+                    found.append(f"{verb} {name} {asks} on {where}: {why or 'fits'}")
+    assert not found, "\n".join(found)
+
+
+def _planned(stage: Stage) -> list[tuple[str, str, str]]:
+    done = CliRunner().invoke(
+        plan_command,
+        ["--snapshot", stage.dump(), "--budget", "1s", "--json"],
+        catch_exceptions=False,
+    )
+    made = json.loads(done.stdout)
+    for move in made["moves"]:
+        stage.api.delete("Pod", move["name"], move["namespace"])
+    moved = {move["name"]: move["to"] for move in made["moves"] if move["to"]}
+    stage.verdicts.waiting(pod for pod in stage.running if pod["metadata"]["name"] in moved)
+    asked = {pod["metadata"]["name"]: requests(pod) for pod in (*stage.running, *stage.pending)}
+    return [
+        (place["name"], place["node"], _shares(asked[place["name"]], place["devices"]))
+        for place in made["placements"]
+    ]
+
+
+def _simulated(stage: Stage) -> list[tuple[str, str, str]]:
+    places: dict[str, tuple[str, str, str]] = {}
+    workload = load_dump(Path(stage.dump())).workload
+    names = {pod["metadata"]["name"]: requests(pod) for pod in stage.pending}
+
+    def watch(_: int, __: float, engine: Engine) -> None:
+        for placed in engine.state.placements.values():
+            name = placed.pod.name
+            if name in names and name not in places:
+                devices = [share.index for share in placed.devices]
+                places[name] = name, placed.node, _shares(names[name], devices)
+
+    run(workload, Experiment("best-fit", 0, "as-listed", 0.0, workload.digest()), observe=watch)
+    return list(places.values())
+
+
+def _shares(wanted: Json, devices: list[int]) -> str:
+    """A record of devices in thousandths; nothing for others."""
+    milli = int(wanted.get(MILLI, 0))
+    memory = int(wanted.get(MEMORY, 0)) or milli * DEVICE_MEMORY // 1000
+    if milli >= 1000:
+        return ",".join(f"{index}:1000:{DEVICE_MEMORY}:0" for index in devices)
+    return f"{devices[0]}:{milli}:{memory}:0" if milli else ""
+
+
+@pytest.mark.parametrize("seed", _seeds())
+def test_what_is_promised_is_accepted(stage: Stage, seed: int) -> None:
+    """By a plan where the seed is even, by a simulation where it is odd."""
+    stage.set(seed)
+    made = (_planned, _simulated)[seed % 2](stage)
+    refused = stage.carry_out(made)
+    assert not refused, "\n".join(refused)
+    fouls = stage.fouls()
+    assert not fouls, "\n".join(fouls)
