@@ -29,6 +29,7 @@ from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.groups import odd_rows, views
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
+from scheduler.core.neighbours import Neighbours
 from scheduler.core.policies import policy_named
 from scheduler.core.prices import Prices
 from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
@@ -131,6 +132,12 @@ class Engine:
         Typical pods, for the policies that look at fragmentation.
     seed
         For randomised policies.
+
+    Attributes
+    ----------
+    neighbours : Neighbours or None
+        Who is where, for rules between pods; applied where node rules are. Whoever sets it keeps it
+        up to date. None beside a live cluster, where kube-scheduler applies these rules itself.
     """
 
     def __init__(
@@ -149,6 +156,7 @@ class Engine:
         self._holds: dict[str, Hold] = {}
         self._evaluations: OrderedDict[Shape, _Evaluation] = OrderedDict()
         self._admission, self._admission_epoch = Admission(()), -1
+        self.neighbours: Neighbours | None = None
         self._fragmentation = Fragmentation(state, mix or TypicalMix())
 
     @property
@@ -610,4 +618,10 @@ class Engine:
         if self._admission_epoch != self.state.node_epoch:
             self._admission = Admission(list(self.state.nodes))
             self._admission_epoch = self.state.node_epoch
-        return self._admission.codes(request.selection)
+        codes = self._admission.codes(request.selection)
+        if self.neighbours is None:
+            return codes
+        rules = self.neighbours.codes(request)
+        if codes is None or rules is None:
+            return rules if codes is None else codes
+        return np.where(codes == _FITS, rules, codes)

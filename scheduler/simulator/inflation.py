@@ -21,13 +21,14 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
+from scheduler.core.neighbours import Neighbours
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.prices import PriceWeights
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
 from scheduler.simulator.pricing import Pricing
-from scheduler.simulator.workload import Workload, place_bound
+from scheduler.simulator.workload import Workload, meet, place_bound
 
 __all__ = [
     "SHARES",
@@ -236,6 +237,7 @@ def run(
     state = ClusterState(stream.nodes)
     engine = Engine(state, experiment.policy, mix=mix, seed=experiment.seed)
     place_bound(engine, workload)
+    meet(engine, workload)
     pricing = Pricing(engine, experiment.mix, experiment.weights)
     choose = chooser(engine, selector)
     capacity = sum(node.gpu_milli for node in stream.nodes)
@@ -261,6 +263,8 @@ def run(
             node = state.nodes[row]
             assert node is not None
             placement = engine.reserve(request, node.name)
+            if engine.neighbours is not None:
+                engine.neighbours.add(request, row)
             pricing.starts(request)
             log.append(placement)
             allocated += placement.gpu_milli
@@ -278,6 +282,7 @@ def run(
         if abs(float(name) - experiment.arrival) < 1e-9:
             note(name)
     _referee(stream, workload, log, allocated, state)
+    _step_by_step(state, workload, log)
     return Outcome(
         experiment,
         capacity,
@@ -307,6 +312,20 @@ def let_in(state: ClusterState, placement: Placement) -> None:
     admitted = admits(node, placement.pod)
     if admitted is not Reason.FITS:
         raise RefereeMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
+
+
+def _step_by_step(state: ClusterState, workload: Workload, log: list[Placement]) -> None:
+    """Whether the rules between pods let everybody in, one after another, as the log says."""
+    running = {bound.request.uid for bound in workload.bound}
+    everybody = [placement.pod for placement in log]
+    there = Neighbours.among(state.nodes, everybody)
+    for placement in log if there is not None else ():
+        assert there is not None
+        row = state.row(placement.node)
+        admitted = there.admits(placement.pod, row)
+        if placement.pod.uid not in running and admitted is not Reason.FITS:
+            raise RefereeMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
+        there.add(placement.pod, row)
 
 
 def _referee(

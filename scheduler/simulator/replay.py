@@ -22,7 +22,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs import minimum_of
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Shape
+from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Reason, Shape
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import Referee
@@ -37,7 +37,7 @@ from scheduler.simulator.inflation import (
     let_in,
 )
 from scheduler.simulator.pricing import Pricing
-from scheduler.simulator.workload import Arrival, Workload, place_bound
+from scheduler.simulator.workload import Arrival, Workload, meet, place_bound
 
 __all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
 
@@ -267,6 +267,7 @@ class _Run:
         self.state = ClusterState(self.workload.nodes)
         self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
         place_bound(self.engine, self.workload)
+        meet(self.engine, self.workload)
         self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
         self.choose = chooser(self.engine, self.selector)
         self.referee = None if self.workload.bound else Referee(self.workload.nodes)
@@ -281,6 +282,7 @@ class _Run:
         # Capacity only shrinks between departures: a shape that failed since the last one fails
         # again, whatever was placed meanwhile.
         self.failed: set[tuple[Shape, object]] = set()
+        self.company = False
 
     def go(
         self,
@@ -301,6 +303,8 @@ class _Run:
             now = self.heap[0][0]
             clock.advance(now, self)
             self._turn(pods, now)
+            if self.company:
+                self._ask_company(now)
             if observe and next_sample <= now <= end:
                 observe(now, self.engine, [pod.arrival.request for pod in self.pool.values()])
                 next_sample = now + step
@@ -355,6 +359,8 @@ class _Run:
 
     def _depart(self, request: PodRequest) -> None:
         placement = self.state.placements[request.uid]
+        if self.engine.neighbours is not None:
+            self.engine.neighbours.remove(request, self.state.row_of[placement.node])
         self.engine.release(request.uid)
         self.pricing.departs(request)
         if self.referee:
@@ -375,17 +381,31 @@ class _Run:
                 heapq.heappush(self.heap, (retry, int(_Event.RETRY), pod.serial))
         return ready
 
+    def _ask_company(self, now: float) -> None:
+        """A pod that rules are about has come: those that wait for company are tried again."""
+        self.company = False
+        for pod in self.pool.values():
+            standing = self.engine.neighbours and self.engine.neighbours.of(pod.arrival.request)
+            if standing and (standing.together or standing.evenly):
+                retry = max(now, pod.tried_s + backoff_s(pod.attempts))
+                if retry < pod.retry_s:
+                    pod.retry_s = retry
+                    heapq.heappush(self.heap, (retry, int(_Event.RETRY), pod.serial))
+
     def _try(self, pod: _Pending, now: float) -> None:
         request = pod.arrival.request
         self.attempts += 1
         pod.attempts += 1
         pod.tried_s = now
         shape = (request.shape, request.selection)
-        if shape not in self.failed:
+        ruled = self.engine.neighbours is not None and not self.engine.neighbours.of(request).free
+        hopeless = shape in self.failed and not ruled
+        if not hopeless:
             self.pricing.refresh()
-        row = -1 if shape in self.failed else self.choose(request)
+        row = -1 if hopeless else self.choose(request)
         if row < 0:
-            self.failed.add(shape)
+            if not ruled:
+                self.failed.add(shape)
             self._wait(pod, now)
             return
         self.pool.pop(pod.serial, None)
@@ -438,6 +458,14 @@ class _Run:
             self.referee.place(placement)
         else:
             let_in(self.state, placement)
+        there = self.engine.neighbours
+        if there is not None:
+            row = self.state.row_of[placement.node]
+            admitted = there.admits(request, row)
+            if admitted is not Reason.FITS:
+                raise RefereeMismatch(f"{request.key} on {placement.node}: {admitted.text}")
+            there.add(request, row)
+            self.company |= bool(there.of(request).traits)
         self.allocated += placement.gpu_milli
         self.peak = max(self.peak, self.allocated)
         self._count_gang(request, 1)

@@ -10,10 +10,11 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs import GangSpec
 from scheduler.core.model import DeviceShare, GangKey, Node, PodRequest
+from scheduler.core.neighbours import Neighbours
 from scheduler.core.occupancy import running
 from scheduler.core.omissions import NotConsidered
 
-__all__ = ["MOST_NODES", "MOST_PODS", "Arrival", "BoundPod", "Workload", "place_bound"]
+__all__ = ["MOST_NODES", "MOST_PODS", "Arrival", "BoundPod", "Workload", "meet", "place_bound"]
 
 
 MOST_NODES = 100_000
@@ -72,6 +73,14 @@ class Workload:
             if pod.peer or pod.selection.volumes:
                 seal.update(repr((pod.peer, pod.selection.volumes)).encode())
         return seal.hexdigest()
+
+
+def meet(engine: Engine, workload: Workload) -> None:
+    """Let the engine apply the rules between the pods of a workload, those that run being there."""
+    rows = engine.state.row_of
+    running = [(bound.request, rows[bound.node]) for bound in workload.bound]
+    everybody = [*workload.requests, *(request for request, _ in running)]
+    engine.neighbours = Neighbours.among(engine.state.nodes, everybody, running)
 
 
 def place_bound(engine: Engine, workload: Workload) -> None:
