@@ -81,6 +81,8 @@ def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
     for has, needs in ((state.cpu_alloc, shape.cpu_milli), (state.mem_alloc, shape.memory_bytes)):
         if needs:
             each = np.minimum(each, has // needs)
+    for found in state.counted.fit(shape.counted, len(state), empty=True):
+        each = np.minimum(each, found)
     if shape.gpu.kind is not GpuKind.NONE:
         each = np.minimum(each, _by_devices(state, shape.gpu, most))
     return min(enough, int(np.maximum(each, 0).sum()))
@@ -120,10 +122,15 @@ def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, i
         units = (d for node in state.nodes if node for d in node.devices if d.units and d.healthy)
         devices += sum(max(d.replicas, len(d.mig_layout)) for d in units) * DEVICE_MILLI
     memory = sum(s.memory_bytes * n for s, n in wanted.items())
+    asked: Counter[str] = Counter()
+    for shape, count in wanted.items():
+        for name, amount in shape.counted:
+            asked[name] += amount * count
     return [
         ("milli-CPU", int(state.cpu_alloc.sum()), sum(s.cpu_milli * n for s, n in wanted.items())),
         ("MiB", int(state.mem_alloc.sum()) >> 20, -(-memory >> 20)),
         ("milli-GPU", devices, sum(s.gpu.requested_milli * n for s, n in wanted.items())),
+        *((name, state.counted.total(name), asked[name]) for name in sorted(asked)),
     ]
 
 
@@ -182,6 +189,8 @@ def room(
             each = np.minimum(each, free[rows] // needed)
     if gpu.count:
         each = np.minimum(each, units_free(state, gpu, rows) // gpu.count)
+    for found in state.counted.fit(request.counted, len(state), empty=False):
+        each = np.minimum(each, found[rows])
     if gpu.milli:
         each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
     return min(enough, int(each.sum()))

@@ -59,7 +59,7 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
     -------
     (N,) int8
         ``NODE_UNKNOWN`` (an empty row), ``MODEL_NOT_ALLOWED``, ``DEVICE_KIND_MISSING``,
-        ``NODE_TOO_SMALL``, ``DEVICE_UNHEALTHY`` or ``FITS``.
+        ``NODE_TOO_SMALL``, ``DEVICE_UNHEALTHY``, ``RESOURCE_MISSING`` or ``FITS``.
     """
     codes = _static(state, shape)
     every = np.arange(len(state))
@@ -68,6 +68,9 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
         found = [_static(seen, replace(shape, gpu=gpu)) for seen, gpu in view.asks]
         refused = (view.refused != 0) & (_first(found) == Reason.DEVICE_KIND_MISSING.code)
         codes[view.at] = np.where(refused, view.refused, _first(found))
+    if shape.counted:
+        lacking = state.counted.too_small(shape.counted, len(state))
+        codes[lacking & (codes == Reason.FITS.code)] = Reason.RESOURCE_MISSING.code
     return codes
 
 
@@ -146,8 +149,18 @@ def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) 
     Returns
     -------
     (R,) int8
-        The device reason if there is one, else cpu, memory, pods, or ``FITS``.
+        The device reason if there is one, else cpu, memory, pods, counted resources, or ``FITS``.
     """
+    codes = _all_but_counted(state, shape, rows)
+    if shape.counted:
+        short = state.counted.short(shape.counted, rows)
+        codes[short & (codes == Reason.FITS.code)] = Reason.INSUFFICIENT_RESOURCE.code
+    return codes
+
+
+def _all_but_counted(
+    state: ClusterState, shape: Shape, rows: NDArray[np.int64]
+) -> NDArray[np.int8]:
     odd = odd_rows(state, shape.gpu, rows)
     if odd is None:
         return _dynamic(state, shape, rows)

@@ -104,10 +104,12 @@ def cluster_metrics(
 def overfull_rows(state: ClusterState) -> NDArray[np.bool_]:
     """(N,) whether pods have more of a node, or of one device of it, than there is.
 
-    Milli-GPU and memory of a device, replicas, and MIG slots that two pods claim.
+    Counted resources, too; milli-GPU and memory of a device, replicas, and MIG slots that two pods
+    claim.
     """
     full = (state.cpu_free < 0) | (state.mem_free < 0) | (state.pods_free < 0)
     full &= state.pods_alloc > 0  # an empty row has nothing left either
+    full |= state.counted.overdrawn(len(state))
     code = state.device_code
     devices = (code == DeviceCode.PLAIN) & (state.gpu_free < 0)
     devices |= (code == DeviceCode.PLAIN) & (state.device_mem > 0) & (state.device_mem_free < 0)

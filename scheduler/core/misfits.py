@@ -22,6 +22,8 @@ def misfit(state: ClusterState, row: int, placement: Placement) -> str:
         return f"{pod.memory_bytes} bytes of memory requested, {state.mem_free[row]} free"
     if state.pods_free[row] < 1:
         return "no pod slot is free"
+    if problem := state.counted.misfit(pod.counted, row):
+        return problem
     if placement.devices and state.otherwise_served(row, pod.gpu):
         return "its devices are handed out in another way"
     seen: set[int] = set()

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEVICE_MILLI",
+    "MAX_COUNTED",
     "MAX_CPU_MILLI",
     "MAX_DEVICES",
     "MAX_DEVICE_MEMORY_MIB",
@@ -59,6 +60,7 @@ MAX_CPU_MILLI = 1 << 31
 MAX_MEMORY_BYTES = 1 << 47
 MAX_PODS = 1 << 20
 MAX_TAINTS = 1 << 10
+MAX_COUNTED = 1 << 8
 MAX_DEVICE_MEMORY_MIB = 1 << 24
 """Most that one node, or one device, can be believed to have: 2 million cores, 128 TiB, 16 TiB.
 
@@ -187,6 +189,7 @@ class Shape:
     cpu_milli: int
     memory_bytes: int
     gpu: GpuRequest = GpuRequest()
+    counted: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +264,8 @@ class PodRequest:
     """A pod as the engine sees it.
 
     ``uid`` identifies the pod; a new pod with an old name has a new uid. ``owner`` names the
-    controller, for reports only.
+    controller, for reports only. ``counted`` are amounts of counted resources by name, see
+    :class:`scheduler.core.counted.CountedColumns`; none is 0.
     """
 
     uid: str
@@ -275,6 +279,7 @@ class PodRequest:
     gang: GangKey | None = None
     owner: str = ""
     peer: Peer | None = field(default=None, repr=False)
+    counted: tuple[tuple[str, int], ...] = ()
     shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -283,12 +288,23 @@ class PodRequest:
         for name in ("cpu_milli", "memory_bytes"):
             if getattr(self, name) < 0:
                 raise InvalidInput(f"pod.{name}", f"is negative ({getattr(self, name)})")
-        object.__setattr__(self, "shape", Shape(self.cpu_milli, self.memory_bytes, self.gpu))
+        if self.counted:
+            object.__setattr__(self, "counted", _asked(self.counted))
+        shape = Shape(self.cpu_milli, self.memory_bytes, self.gpu, self.counted)
+        object.__setattr__(self, "shape", shape)
 
     @property
     def key(self) -> str:
         """``namespace/name``, as kubectl prints it."""
         return f"{self.namespace}/{self.name}"
+
+
+def _asked(counted: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Amounts that are asked for, in one order."""
+    for name, amount in counted:
+        if amount < 0:
+            raise InvalidInput(f"pod.counted[{name}]", f"is negative ({amount})")
+    return tuple(sorted((name, amount) for name, amount in counted if amount))
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +433,7 @@ class Node:
     unschedulable: bool = False
     resource: str = "nvidia.com/gpu"
     serves: Serves = Serves.BOTH
+    counted: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -435,6 +452,15 @@ class Node:
                 f"has {len(self.taints)} taints",
                 f"at most {MAX_TAINTS} are supported",
             )
+        if len(self.counted) > MAX_COUNTED:
+            raise InvalidInput(
+                f"node[{self.name}].counted",
+                f"names {len(self.counted)} resources",
+                f"at most {MAX_COUNTED} are supported",
+            )
+        for name, amount in self.counted.items():
+            if amount < 0:
+                raise InvalidInput(f"node[{self.name}].counted[{name}]", f"is negative ({amount})")
         if len(self.devices) > MAX_DEVICES:
             raise InvalidInput(
                 f"node[{self.name}].devices",
@@ -545,6 +571,8 @@ class Reason(Enum):
     SPREAD_EXCEEDED = (26, True, "topology spread constraint would be broken")
     HOST_PORT_TAKEN = (27, True, "host port is taken")
     VOLUME_IN_USE = (28, True, "volume is in use by another pod")
+    RESOURCE_MISSING = (29, False, "node lacks an extended resource, hugepages or storage")
+    INSUFFICIENT_RESOURCE = (30, True, "insufficient extended resource, hugepages or storage")
 
     def __init__(self, code: int, resolvable: bool, text: str) -> None:
         self.code = code

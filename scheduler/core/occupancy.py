@@ -89,7 +89,13 @@ def _together(
     # Whole devices first: a free one must not be taken for a part that fits beside others.
     for number, gpu in enumerate(sorted(parts, key=lambda gpu: gpu.kind is not GpuKind.WHOLE)):
         part = replace(
-            request, uid=f"{request.uid}/{number}", cpu_milli=0, memory_bytes=0, gpu=gpu, gang=None
+            request,
+            uid=f"{request.uid}/{number}",
+            cpu_milli=0,
+            memory_bytes=0,
+            gpu=gpu,
+            gang=None,
+            counted=(),
         )
         placed = running(chooser, part, node.name)
         state.apply([placed], enforce=False)

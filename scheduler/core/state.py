@@ -31,6 +31,7 @@ from scheduler.core.columns import (
     counted_bytes,
     counted_share,
 )
+from scheduler.core.counted import CountedColumns, amounts
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
 from scheduler.core.makes import USUAL, Make, make_of
 from scheduler.core.mig import MigType
@@ -107,6 +108,8 @@ class ClusterState:
         Pods that have devices from the device plugin, and pods whose devices were chosen here.
     generation : (N,) int64
         Stamp of the last change to the row.
+    counted : CountedColumns
+        Counted resources, offered and left.
     """
 
     cpu_alloc: NDArray[np.int64]
@@ -139,6 +142,7 @@ class ClusterState:
         self._frozen = False
         self._size = 0
         self._stored: dict[str, NDArray[np.signedinteger]] = {}
+        self.counted = CountedColumns()
         self.nodes: list[Node | None] = []
         self._row_of: dict[str, int] = {}
         self._placements: dict[str, Placement] = {}
@@ -318,6 +322,7 @@ class ClusterState:
         self.nodes[row] = None
         for column, _, empty, _ in COLUMNS:
             self._stored[column][row] = empty
+        self.counted.describe(row, {})
         self._empty_rows.append(row)
         self.node_epoch += 1
         self._touch(row)
@@ -333,6 +338,8 @@ class ClusterState:
             self.nodes[row] = known
             for name, values in before.items():
                 self._stored[name][row] = values
+            there = (placement.pod for placement in self._pods_on[row].values())
+            self.counted.describe(row, known.counted if known else {}, there)
             raise
         self.node_epoch += 1
         self._touch(row)
@@ -348,6 +355,7 @@ class ClusterState:
         self.cpu_alloc[row] = self.cpu_free[row] = counted(node.cpu_milli)
         self.mem_alloc[row] = self.mem_free[row] = counted_bytes(node.memory_bytes)
         self.pods_alloc[row] = self.pods_free[row] = counted(node.pods)
+        self.counted.describe(row, node.counted)
         self.device_count[row] = len(node.devices)
         self.serves[row] = node.serves
         self.serves_known |= node.serves is not Serves.BOTH
@@ -485,10 +493,13 @@ class ClusterState:
         kind = affinity_of(pod.gpu)
         cpu, memory = sign * counted(pod.cpu_milli), sign * counted_bytes(pod.memory_bytes)
         shares = [counted_share(share) for share in placement.devices]
+        taken = amounts(pod) if pod.counted else ()
         # Nothing has been written up to here, and from here on nothing can be too large.
         self.cpu_free[row] -= cpu
         self.mem_free[row] -= memory
         self.pods_free[row] -= sign
+        if taken:
+            self.counted.charge(row, taken, sign)
         if kind >= 0:
             self.affinity[row, kind] += sign
         if pod.gpu.chosen_by_us:
@@ -551,6 +562,7 @@ class ClusterState:
         copy._frozen = True
         for column in copy._stored.values():
             column.flags.writeable = False
+        copy.counted.freeze()
         copy._expose()
         return copy
 
@@ -566,6 +578,7 @@ class ClusterState:
         copy._pods_on = [dict(pods) for pods in self._pods_on]
         copy._empty_rows = list(self._empty_rows)
         copy._adopt_vocabulary(self)
+        copy.counted = self.counted.copy()
         copy.generation_now = self.generation_now
         copy.node_epoch = self.node_epoch
         # Nobody has cached anything of the copy yet: it needs no history.
@@ -596,6 +609,7 @@ class ClusterState:
         self.makes, self.odd_known = list(other.makes), other.odd_known
         self.device_memory_known = other.device_memory_known
         self.serves_known = other.serves_known
+        self.counted = other.counted.emptied(len(self._stored["gpu_free"]))
 
     # -- the oracle ------------------------------------------------------------------------
 
@@ -630,6 +644,8 @@ class ClusterState:
                 node = self.nodes[row]
                 name = node.name if node else f"empty row {row}"
                 yield f"{name}: {column} is {mine[row]}, a recount says {theirs[row]}"
+        for row in np.flatnonzero(~self.counted.same_rows(other.counted, self._size)).tolist():
+            yield f"row {row}: counted resources differ from a recount"
         for row, pods in enumerate(self._pods_on):
             if pods.keys() != other._pods_on[row].keys():
                 yield f"row {row}: holds other pods than a recount"
@@ -657,6 +673,7 @@ class ClusterState:
             if old is not None:
                 grown[tuple(slice(0, length) for length in old.shape)] = old
             self._stored[name] = grown
+        self.counted.resize(rows)
         self._expose()
 
     def _grow(self, rows: int, devices: int) -> None:

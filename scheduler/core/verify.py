@@ -49,6 +49,7 @@ class _NodeLedger:
     cpu_milli: int = 0
     memory_bytes: int = 0
     pods: int = 0
+    counted: Counter[str] = field(default_factory=Counter)
     devices: list[_DeviceLedger] = field(default_factory=list)
     ways: Counter[str] = field(default_factory=Counter)
 
@@ -151,6 +152,8 @@ def _charge_node(ledger: _NodeLedger, pod: PodRequest, sign: int) -> None:
     ledger.cpu_milli += sign * pod.cpu_milli
     ledger.memory_bytes += sign * pod.memory_bytes
     ledger.pods += sign
+    for name, amount in pod.counted:
+        ledger.counted[name] += sign * amount
 
 
 def _overdrawn(ledger: _NodeLedger, pod: PodRequest) -> str:
@@ -160,6 +163,9 @@ def _overdrawn(ledger: _NodeLedger, pod: PodRequest) -> str:
         return "cpu"
     if pod.memory_bytes and ledger.memory_bytes > node.memory_bytes:
         return "memory"
+    for name, _ in pod.counted:
+        if ledger.counted[name] > node.counted.get(name, 0):
+            return name
     return "pods" if ledger.pods > node.pods else ""
 
 

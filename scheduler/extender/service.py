@@ -114,6 +114,7 @@ class ExtenderService:
     ) -> None:
         self.config = config
         self.offline = offline
+        engine.state.counted.elsewhere_counts = not offline  # kube-scheduler has been asked first
         self.names = names or config.resource_names
         self.accepting: Callable[[], bool] = lambda: True
         self.binder: Callable[[BindArgs], str] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 __all__ = ["ResourceNames", "plain_product"]
 
@@ -12,7 +13,7 @@ def plain_product(label: str) -> str:
     return label.removesuffix("-SHARED").split("-MIG-")[0]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ResourceNames:
     """Which extended resources and labels mean what. Every name is configurable.
 
@@ -45,9 +46,9 @@ class ResourceNames:
     share_memory, share_count, share_unit_mib
         The gpushare device plugin's memory and device counts, and MiB per unit of the former
         (its ``--memory-unit``: 1024 for GiB, 1 for MiB).
-    hami_memory, hami_percent, hami_cores
+    hami_memory, hami_percent, hami_cores, hami_priority
         What a container asks for of each of its devices under HAMi: memory, memory in percent,
-        cores in percent.
+        cores in percent, and its turn on them.
     hami_unit_mib, hami_default_mib
         HAMi's ``memoryFactor``, and its ``defaultMemory``: MiB that a container gets of a device
         where it states none, 0 for all of it.
@@ -83,6 +84,21 @@ class ResourceNames:
     hami_memory: str = "nvidia.com/gpumem"
     hami_percent: str = "nvidia.com/gpumem-percentage"
     hami_cores: str = "nvidia.com/gpucores"
+    hami_priority: str = "nvidia.com/priority"
     hami_unit_mib: int = 1
     hami_default_mib: int = 0
     kai_namespace: str = "kai-resource-reservation"
+
+    def is_of_devices(self, name: str) -> bool:
+        """Whether a resource stands for devices, or says how a pod wants them."""
+        return name.startswith(self.mig_prefix) or name in self._of_devices
+
+    @cached_property
+    def _of_devices(self) -> frozenset[str]:
+        return frozenset(
+            (
+                *self.whole, self.shared, self.milli, self.memory, self.share_memory,
+                self.share_count, self.hami_memory, self.hami_percent, self.hami_cores,
+                self.hami_priority,
+            )
+        )  # fmt: skip

@@ -15,6 +15,7 @@ plugin that says nonsense costs its own node its devices, and nobody else anythi
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
@@ -30,6 +31,7 @@ from scheduler.core.model import (
     Serves,
     Taint,
 )
+from scheduler.kube.counted import counted_on, is_counted
 from scheduler.kube.names import ResourceNames, plain_product
 from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
 from scheduler.kube.protocols import registered
@@ -40,6 +42,7 @@ __all__ = ["node_of", "without_devices"]
 _MOST_PARTS = MAX_DEVICES * DEVICE_MILLI
 """Replicas, milli-GPU or instances that the devices of one node may be divided into."""
 _NAMED = 8
+_NATIVE = ("cpu", "memory", "pods")
 
 
 def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
@@ -73,6 +76,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         taints=tuple(Taint(t.key, t.value or "", t.effect) for t in taints[: MAX_TAINTS + 1]),
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
         resource=resource,
+        counted=counted_on(allocatable, names, path),
         serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
 
@@ -98,13 +102,14 @@ _SERVES = {"": Serves.ONE_AT_A_TIME, "whole": Serves.WHOLE, "fractions": Serves.
 def without_devices(obj: NodeObject, names: ResourceNames) -> Node:
     """A node whose devices cannot be understood: it has none to give."""
     allocatable = (obj.status.allocatable if obj.status else None) or {}
-    plain = {name: value for name, value in allocatable.items() if "/" not in name}
-    status = NodeStatus(allocatable=plain)
     metadata = msgspec.structs.replace(obj.metadata, annotations=None)
-    try:
-        return node_of(NodeObject(metadata=metadata, spec=obj.spec, status=status), names)
-    except InvalidInput:
-        return Node(obj.metadata.name, 0, 0, 0)
+    plain = {n: value for n, value in allocatable.items() if n in _NATIVE or is_counted(n, names)}
+    native = {n: value for n, value in allocatable.items() if n in _NATIVE}
+    for offered in (plain, native):
+        status = NodeStatus(allocatable=offered)
+        with suppress(InvalidInput):
+            return node_of(NodeObject(metadata=metadata, spec=obj.spec, status=status), names)
+    return Node(obj.metadata.name, 0, 0, 0)
 
 
 class _Advert:

@@ -33,6 +33,7 @@ from scheduler.core.model import (
     SelectorTerm,
     Toleration,
 )
+from scheduler.kube.counted import counted_by
 from scheduler.kube.gangs import gang_key
 from scheduler.kube.groups import Groups
 from scheduler.kube.names import ResourceNames, plain_product
@@ -132,7 +133,7 @@ def charge_of(
     selection = _selection(spec)
     ways = _ways(totals, selection, names)
     gpu = ways[0] if len(ways) == 1 else GpuRequest()
-    demand = _Demand(*_cpu_and_memory(totals), gpu, selection)
+    demand = _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
     return Charge(_made(pod, demand, groups), ways if len(ways) > 1 else (), problem)
 
 
@@ -193,6 +194,7 @@ def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
         selection=_short_selection(demand.selection),
         gang=groups.key(pod) if groups is not None else gang_key(pod),
         owner=_owner(pod),
+        counted=demand.counted,
     )
 
 
@@ -250,6 +252,7 @@ class _Demand:
     memory_bytes: int
     gpu: GpuRequest
     selection: NodeSelection
+    counted: tuple[tuple[str, int], ...] = ()
 
 
 class _Resized(msgspec.Struct, omit_defaults=True):
@@ -365,7 +368,8 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
         content.spec, {one.path: one.seen for one in content.resized}, infeasible=content.infeasible
     )
     selection = _selection(content.spec)
-    return _Demand(*_cpu_and_memory(totals), _gpu(totals, selection, names), selection)
+    gpu = _gpu(totals, selection, names)
+    return _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
 
 
 def _cpu_and_memory(totals: Totals) -> tuple[int, int]:

@@ -102,16 +102,10 @@ class Relaxation:
 
     def _group(self, group: int) -> list[_Constraint]:
         instance, rows = self.instance, self.groups[group]
-        base = instance.base
         kinds = [kind for kind, at in self.columns if at == group]
-        shapes = {kind: instance.kinds[kind].shape for kind in kinds}
         made = []
-        for free, need in (
-            (base.cpu[rows], {k: s.cpu_milli for k, s in shapes.items()}),
-            (base.mem[rows], {k: s.memory_bytes for k, s in shapes.items()}),
-            (base.pods[rows], dict.fromkeys(kinds, 1)),
-        ):
-            made += self._volume(group, np.maximum(free, 0), need)
+        for axis in instance.axes:
+            made += self._volume(group, np.maximum(axis.room[rows], 0), axis.needs(kinds))
         made += self._on_devices(group, rows, kinds)
         for kind in kinds:
             made.append(_Constraint({(kind, group): 1}, int(instance.most[kind, rows].sum())))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scheduler.core.model import Placement, PodRequest
 from scheduler.planner.budget import Budget
 from scheduler.planner.layout import Layout
-from scheduler.planner.relocate import is_simple, relocate
+from scheduler.planner.relocate import is_simple, needs_of_simple, relocate
 
 __all__ = ["Chains"]
 
@@ -39,17 +39,11 @@ class Chains:
         self.layout, self.budget = layout, budget
         instance = layout.instance
         self.instance = instance
-        shapes = [kind.shape for kind in instance.kinds]
-        self._simple = np.array([is_simple(instance, k) for k in range(len(shapes))], dtype=bool)
-        self._need = np.array(
-            [[s.cpu_milli, s.memory_bytes, 1, s.gpu.count] for s in shapes], dtype=np.int64
-        ).reshape(len(shapes), 4)
-        state = layout.state
+        kinds = range(len(instance.kinds))
+        self._simple = np.array([is_simple(instance, k) for k in kinds], dtype=bool)
+        self._need = needs_of_simple(instance)
         # Dividing by these makes leftovers of different resources comparable.
-        scale = np.array(
-            [state.cpu_alloc.max(initial=1), state.mem_alloc.max(initial=1),
-             state.pods_alloc.max(initial=1), 8], dtype=np.float64)  # fmt: skip
-        self._scale = np.maximum(scale, 1.0)
+        self._scale = np.array([*(axis.scale for axis in instance.axes), 8], dtype=np.float64)
         self._read()
 
     def run(self, kinds: list[int]) -> int:
@@ -97,7 +91,7 @@ class Chains:
 
     def _columns(self) -> tuple[NDArray[np.signedinteger], ...]:
         state = self.layout.state
-        return (state.cpu_free, state.mem_free, state.pods_free, state.full_free)
+        return (*(axis.free(state) for axis in self.instance.axes), state.full_free)
 
     def _fits(self, kind: int) -> BoolArray:
         """Rows that could take one more pod of a kind, (N,)."""
@@ -168,7 +162,7 @@ class Chains:
         small = self._need[self._kind]
         fits = np.ones((len(helpers), len(self._row)), dtype=bool)
         there = self._free[self._row] + small
-        for axis in range(4):
+        for axis in range(self._need.shape[1]):
             fits &= small[None, :, axis] <= room[:, None, axis]
             fits &= there[None, :, axis] >= big[:, None, axis]
         fits &= self._row[helpers][:, None] != self._row[None, :]

@@ -132,14 +132,10 @@ def prove_disruption(instance: Instance, value: Value, budget: Budget, limit: fl
     return max(0, math.ceil(solver.best_objective_bound - 1e-6))
 
 
-def _free(instance: Instance, row: int) -> tuple[int, int, int, int]:
+def _free(instance: Instance, row: int) -> tuple[int, ...]:
     state = instance.state
-    return (
-        max(0, int(state.cpu_free[row])),
-        max(0, int(state.mem_free[row])),
-        max(0, int(state.pods_free[row])),
-        max(0, int(state.gpu_left[row])),
-    )
+    left = [int(axis.free(state)[row]) for axis in instance.axes]
+    return tuple(max(0, amount) for amount in (*left, int(state.gpu_left[row])))
 
 
 def _fits_nowhere(instance: Instance, kind: int) -> bool:
@@ -151,9 +147,9 @@ def _fits_nowhere(instance: Instance, kind: int) -> bool:
     return not (codes == Reason.FITS.code).any()
 
 
-def _needs(instance: Instance, kind: int) -> tuple[int, int, int, int]:
-    shape = instance.kinds[kind].shape
-    return (shape.cpu_milli, shape.memory_bytes, 1, shape.gpu.requested_milli)
+def _needs(instance: Instance, kind: int) -> tuple[int, ...]:
+    milli = instance.kinds[kind].shape.gpu.requested_milli
+    return (*(int(axis.need[kind]) for axis in instance.axes), milli)
 
 
 def _least_removals(instance: Instance, misfits: list[int], most: int) -> list[int | None]:
@@ -163,10 +159,10 @@ def _least_removals(instance: Instance, misfits: list[int], most: int) -> list[i
         for column in np.array(
             [_needs(instance, kind) for kind in misfits for _ in instance.pods[kind]],
             dtype=np.int64,
-        ).reshape(-1, 4).T
+        ).reshape(-1, len(instance.axes) + 1).T
     ]  # fmt: skip
     state = instance.state
-    leaving: dict[int, list[tuple[int, int, int, int]]] = {}
+    leaving: dict[int, list[tuple[int, ...]]] = {}
     for uid, origin in instance.origin.items():
         row = state.row_of[origin.node]
         leaving.setdefault(row, []).append(_needs(instance, instance.kind_of[uid]))

@@ -28,6 +28,7 @@ from scheduler.core.neighbours import Neighbours
 from scheduler.core.omissions import NotConsidered, left_alone
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.planner.axes import Axis, axes_of
 from scheduler.planner.model import Kind, Problem
 
 __all__ = ["Instance", "Level", "Residual"]
@@ -55,7 +56,6 @@ class Residual:
 
     Attributes
     ----------
-    cpu, mem, pods : (N,) int64
     milli, memory, slots : (N, D) int64
         Per device, as in the state's columns of the same meaning.
     whole : (N,) int64
@@ -64,9 +64,6 @@ class Residual:
         Free replicas of time-sliced devices.
     """
 
-    cpu: IntArray
-    mem: IntArray
-    pods: IntArray
     milli: IntArray
     memory: IntArray
     slots: IntArray
@@ -232,6 +229,7 @@ class Instance:
         return (
             pod.gpu.kind not in (GpuKind.MIG, GpuKind.SHARED)
             and min(state.cpu_free[row], state.mem_free[row], state.pods_free[row]) >= 0
+            and not (state.counted.free[row] < 0).any()
             and len(placement.devices) == max(pod.gpu.count, pod.gpu.kind is GpuKind.FRACTION)
             and all(
                 share.index < state.device_count[row]
@@ -369,18 +367,22 @@ class Instance:
         return TypicalMix.from_requests([*self.problem.pending, *running])
 
     @cached_property
+    def axes(self) -> tuple[Axis, ...]:
+        """What pods take of a row by number alone, and what rows have of it without those in play.
+
+        Cpu, memory and pod slots first.
+        """
+        shapes = [kind.shape for kind in self.kinds]
+        return axes_of(self.state, shapes, list(self.origin.values()))
+
+    @cached_property
     def base(self) -> Residual:
-        """What every row has without the pods in play."""
+        """What the devices of every row have without the pods in play."""
         state = self.state
-        cpu, mem = state.cpu_free.astype(np.int64), state.mem_free.astype(np.int64)
-        pods = state.pods_free.astype(np.int64)
         milli = state.gpu_free.astype(np.int64)
         memory = state.device_mem_free.astype(np.int64)
         for placement in self.origin.values():
             row = state.row_of[placement.node]
-            cpu[row] += placement.pod.cpu_milli
-            mem[row] += placement.pod.memory_bytes
-            pods[row] += 1
             for share in placement.devices:
                 if state.device_code[row, share.index] == DeviceCode.PLAIN:
                     milli[row, share.index] += share.milli
@@ -388,9 +390,6 @@ class Instance:
         slots = state.slots_free.astype(np.int64)
         shared = state.device_code == DeviceCode.SHARED
         return Residual(
-            cpu,
-            mem,
-            pods,
             milli,
             memory,
             slots,
@@ -406,16 +405,13 @@ class Instance:
     @cached_property
     def most(self) -> IntArray:
         """Most pods of each kind alone that each row could host, no other being in play, (K, N)."""
-        base = self.base
         table = np.zeros(self.admissible.shape, dtype=np.int64)
-        for code, kind in enumerate(self.kinds):
+        for code, pods in enumerate(self.pods):
             rows = np.flatnonzero(self.admissible[code])
-            shape = kind.shape
-            most = np.minimum(base.pods[rows], len(self.pods[code]))
-            if shape.cpu_milli:
-                most = np.minimum(most, base.cpu[rows] // shape.cpu_milli)
-            if shape.memory_bytes:
-                most = np.minimum(most, base.mem[rows] // shape.memory_bytes)
+            most = np.full(len(rows), len(pods), dtype=np.int64)
+            for axis in self.axes:
+                if axis.need[code]:
+                    most = np.minimum(most, axis.room[rows] // axis.need[code])
             most = np.minimum(most, self._most_on_devices(code, rows, most))
             table[code, rows] = np.maximum(most, 0)
         return table

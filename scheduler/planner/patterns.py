@@ -258,7 +258,7 @@ class PatternBound:
         if not len(rows):
             return []
         columns = [
-            base.cpu[rows, None], base.mem[rows, None], base.pods[rows, None],
+            *(axis.room[rows, None] for axis in instance.axes),
             np.sort(base.milli[rows], axis=1), np.sort(base.memory[rows], axis=1),
             base.slots[rows], base.replicas[rows, None], state.device_code[rows],
             state.device_mem[rows], self._most[:, rows].T,
@@ -273,15 +273,15 @@ class PatternBound:
         ]
 
     def _class(self, rows: IntArray) -> _Class:
-        instance, base, row = self.instance, self.instance.base, int(rows[0])
-        shapes = [instance.kinds[kind].shape for kind in self._first]
+        instance, row = self.instance, int(rows[0])
         axes: list[tuple[int, Mapping[int, int]]] = [
-            (int(base.cpu[row]), {i: s.cpu_milli for i, s in enumerate(shapes)}),
-            (int(base.mem[row]), {i: s.memory_bytes for i, s in enumerate(shapes)}),
-            (int(base.pods[row]), dict.fromkeys(range(len(shapes)), 1)),
+            *(
+                (int(axis.room[row]), dict(enumerate(axis.need[self._first].tolist())))
+                for axis in instance.axes
+            ),
             *self._device_axes(row),
         ]
-        sizes = np.zeros((len(shapes), len(axes)), dtype=np.int64)
+        sizes = np.zeros((len(self._first), len(axes)), dtype=np.int64)
         for axis, (_, needs) in enumerate(axes):
             for item, need in needs.items():
                 sizes[item, axis] = need

@@ -26,6 +26,7 @@ __all__ = ["plan"]
 
 _SECOND_START = 5
 _FOR_REFINING = 0.1
+_MOST_NAMED = 4  # resources that one reason names
 
 
 def plan(problem: Problem, budget: Budget) -> Plan:
@@ -223,7 +224,14 @@ def _why(layout: Layout, pod: PodRequest) -> str:
         codes = np.where(codes == Reason.FITS.code, rules[rows], codes)
     if (codes == Reason.FITS.code).any():
         return "room is left, but other pods of the plan come first"
-    return f"no room: {_most_common([Reason.of(int(code)).text for code in codes])}"
+    return f"no room: {_most_common([_text(Reason.of(int(code)), pod) for code in codes])}"
+
+
+def _text(reason: Reason, pod: PodRequest) -> str:
+    """The reason, and which resources it may be about where it does not say so itself."""
+    if reason in (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE):
+        return f"{reason.text} ({', '.join(name for name, _ in pod.counted[:_MOST_NAMED])})"
+    return reason.text
 
 
 def _missing_text(layout: Layout, pod: PodRequest, missing: int) -> str:
@@ -248,7 +256,7 @@ def _static_texts(layout: Layout, pod: PodRequest) -> list[str]:
         rules = instance.settled.lasting(instance.settled.of(pod))
         codes = np.where(codes == Reason.FITS.code, rules, codes)
     return [
-        Reason.of(int(code)).text
+        _text(Reason.of(int(code)), pod)
         for code, node in zip(codes, layout.state.nodes, strict=True)
         if node is not None
     ]

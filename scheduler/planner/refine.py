@@ -21,6 +21,7 @@ from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.model import GpuKind, Placement, Release
 from scheduler.core.selection import selects
 from scheduler.core.state import ClusterState
+from scheduler.planner.axes import POD_SLOTS
 from scheduler.planner.budget import Budget
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
@@ -162,16 +163,13 @@ class Refiner:
         if instance.problem.objective != "pods":
             return least
         placed = sum(self.layout.placed(code) for code in range(len(instance.kinds)))
-        for room, attribute in (
-            (instance.base.cpu, "cpu_milli"),
-            (instance.base.mem, "memory_bytes"),
-        ):
+        for axis in instance.axes:
+            if axis.name == POD_SLOTS:
+                continue
             needs = sorted(
-                getattr(kind.shape, attribute)
-                for code, kind in enumerate(instance.kinds)
-                for _ in instance.pods[code]
+                int(axis.need[code]) for code, pods in enumerate(instance.pods) for _ in pods
             )
-            volume = np.cumsum(np.sort(np.maximum(room, 0))[::-1])
+            volume = np.cumsum(np.sort(np.maximum(axis.room, 0))[::-1])
             least = max(least, int(np.searchsorted(volume, sum(needs[:placed]))) + bool(placed))
         return least
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, Placement, PodRequest
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
 
-__all__ = ["is_simple", "relocate"]
+__all__ = ["is_simple", "needs_of_simple", "relocate"]
+
+IntArray = NDArray[np.int64]
 
 _SIMPLE = (GpuKind.NONE, GpuKind.WHOLE)
 
@@ -19,6 +22,12 @@ def is_simple(instance: Instance, kind: int) -> bool:
     """Whether columns alone say where a kind fits: no gang, no fraction, no partition."""
     described = instance.kinds[kind]
     return described.gang is None and described.shape.gpu.kind in _SIMPLE
+
+
+def needs_of_simple(instance: Instance) -> IntArray:
+    """What a pod of each kind takes of each axis of the instance, and of whole devices; (K, A)."""
+    whole = np.array([kind.shape.gpu.count for kind in instance.kinds], dtype=np.int64)
+    return np.stack([*(axis.need for axis in instance.axes), whole], axis=1)
 
 
 def relocate(

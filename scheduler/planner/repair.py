@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.planner.budget import Budget
 from scheduler.planner.layout import Layout
-from scheduler.planner.model import Kind
-from scheduler.planner.relocate import is_simple, relocate
+from scheduler.planner.relocate import is_simple, needs_of_simple, relocate
 from scheduler.planner.tabu import PENDING, Tabu, TabuItems
 
 __all__ = ["Repair"]
@@ -45,6 +44,7 @@ class Repair:
         ]
         self._uids = [uid for uid, kind in instance.kind_of.items() if self._usable[kind]]
         self._pods = {pod.uid: pod for pods in instance.pods for pod in pods}
+        self._needs = needs_of_simple(instance)
         self._axes = self._binding()
         self._items = self._make_items()
         self._types = self._interchangeable()
@@ -87,11 +87,11 @@ class Repair:
     # -- columns -----------------------------------------------------------------------------
 
     def _binding(self) -> IntArray:
-        """Axes (cpu, memory, pod slots, devices) of which some row has less than all need."""
-        base, total = self.instance.base, np.zeros(4, dtype=np.int64)
-        for kind, pods in zip(self.instance.kinds, self.instance.pods, strict=True):
-            total += len(pods) * np.array(_need(kind), dtype=np.int64)
-        rooms = (base.cpu, base.mem, base.pods, base.whole)
+        """Axes, the last of which are devices, of which some row has less than all need."""
+        instance = self.instance
+        pods = np.array([len(pods) for pods in instance.pods], dtype=np.int64)
+        total = pods @ self._needs
+        rooms = (*(axis.room for axis in instance.axes), instance.base.whole)
         return np.array(
             [axis for axis, room in enumerate(rooms) if len(room) and total[axis] > room.min()],
             dtype=np.int64,
@@ -105,12 +105,9 @@ class Repair:
         origins = [instance.origin.get(uid) for uid in self._uids]
         gains = [tuple(int(level.weights[code]) for level in instance.levels) for code in codes]
         worths = {gain: number for number, gain in enumerate(sorted(set(gains)))}
-        scale = np.array(
-            [state.cpu_alloc.max(initial=1), state.mem_alloc.max(initial=1),
-             state.pods_alloc.max(initial=1), 8], dtype=np.float64)  # fmt: skip
-        need = np.array([_need(kind) for kind in kinds], dtype=np.float64).reshape(-1, 4)
+        scale = np.array([*(axis.scale for axis in instance.axes), 8], dtype=np.float64)
         return TabuItems(
-            need[:, self._axes],
+            self._needs[np.array(codes, dtype=np.int64)][:, self._axes].astype(np.float64),
             np.array(codes, dtype=np.int64),
             instance.admissible,
             1.0 / np.maximum(scale, 1.0)[self._axes],
@@ -134,7 +131,8 @@ class Repair:
 
     def _read(self) -> None:
         state = self.layout.state
-        columns = (state.cpu_free, state.mem_free, state.pods_free, state.full_free)
+        columns: list[NDArray[np.signedinteger]] = [a.free(state) for a in self.instance.axes]
+        columns.append(state.full_free)
         # Integers this small are exact in floats.
         free = np.stack(columns, axis=1).astype(np.float64)
         # Rows that are over-full already are none of our business.
@@ -192,8 +190,3 @@ class Repair:
         return np.array(
             [state.row_of[state.placements[uid].node] if uid in state.placements else -1
              for uid in self._uids], dtype=np.int64)  # fmt: skip
-
-
-def _need(kind: Kind) -> tuple[int, int, int, int]:
-    shape = kind.shape
-    return (shape.cpu_milli, shape.memory_bytes, 1, shape.gpu.count)

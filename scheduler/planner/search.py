@@ -341,6 +341,9 @@ class Search:
             state.cpu_free[rows] / max(1, shape.cpu_milli),
             state.mem_free[rows] / max(1, shape.memory_bytes),
         )
+        for axis in instance.axes:
+            if axis.name in dict(shape.counted):
+                left = np.minimum(left, axis.free(state)[rows] / axis.need[kind])
         if shape.gpu.requested_milli:
             left = np.minimum(left, state.gpu_left[rows] / shape.gpu.requested_milli)
         noise = np.array([self._random.random() for _ in rows])

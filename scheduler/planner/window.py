@@ -112,15 +112,10 @@ class Window:
                 made.counts[kind] = model.new_int_var(0, most, "")
         base = instance.base
         shapes = {kind: instance.kinds[kind].shape for kind in made.counts}
-        for capacity, need in (
-            (int(base.cpu[row]), {k: s.cpu_milli for k, s in shapes.items()}),
-            (int(base.mem[row]), {k: s.memory_bytes for k, s in shapes.items()}),
-            (int(base.pods[row]), dict.fromkeys(shapes, 1)),
-        ):
-            # A row that is over-full without any pod in play hosts none.
-            model.add(
-                sum(n * made.counts[kind] for kind, n in need.items() if n) <= max(0, capacity)
-            )
+        for axis in instance.axes:
+            # A row that is over-full without any pod in play hosts none that asks for this.
+            taken = [n * made.counts[kind] for kind, n in axis.needs(shapes).items() if n]
+            model.add(sum(taken) <= max(0, int(axis.room[row])))
         by_way: dict[GpuKind, list[int]] = defaultdict(list)
         for kind, shape in shapes.items():
             by_way[shape.gpu.kind].append(kind)

@@ -357,7 +357,7 @@ def node_json(node: Node, names: ResourceNames | None = None) -> dict[str, Any]:
         "cpu": f"{node.cpu_milli}m",
         "memory": str(node.memory_bytes),
         "pods": str(node.pods),
-    }
+    } | {name: str(amount) for name, amount in node.counted.items()}
     capacity = dict(allocatable)
     if node.devices:
         device = node.devices[0]
@@ -461,11 +461,13 @@ def pod_json(
         wants[names.milli] = str(gpu.milli)
     if gpu.memory_mib:
         wants[names.memory] = str(gpu.memory_mib)
+    for name, amount in request.counted:
+        wants[name] = str(amount)
     for profile, count in gpu.mig:
         wants[names.mig_prefix + profile.replace("+me", ".me")] = str(count)
     if gpu.replicas:
         wants[names.shared] = str(gpu.replicas)
-    extended = {name: value for name, value in wants.items() if "/" in name}
+    extended = {n: value for n, value in wants.items() if "/" in n or n.startswith("hugepages-")}
     spec: dict[str, Any] = {
         "containers": [
             {

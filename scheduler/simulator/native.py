@@ -17,6 +17,7 @@ from scheduler.core.gangs import GangSpec, minimum_of
 from scheduler.core.mig import MigType
 from scheduler.core.model import (
     DEVICE_MILLI,
+    MAX_COUNTED,
     MAX_DEVICES,
     MAX_UNITS,
     Device,
@@ -59,6 +60,10 @@ _Operator = Annotated[str, msgspec.Meta(pattern="^(In|NotIn|Exists|DoesNotExist|
 _Tolerating = Annotated[str, msgspec.Meta(pattern="^(|Equal|Exists|Gt|Lt)$")]
 _Effect = Annotated[str, msgspec.Meta(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")]
 _AnyEffect = Annotated[str, msgspec.Meta(pattern="^(|NoSchedule|PreferNoSchedule|NoExecute)$")]
+_Counted = Annotated[
+    dict[_Name, Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]],
+    msgspec.Meta(max_length=MAX_COUNTED),
+]
 _LONGEST_NUMBER = 10
 
 
@@ -115,6 +120,7 @@ class _Pod(_Struct):
     duration_s: _Seconds | None = None
     node: str = ""
     devices: Annotated[list[str], msgspec.Meta(max_length=MAX_DEVICES)] | None = None
+    counted: _Counted = {}
 
 
 class _Device(_Struct):
@@ -150,6 +156,7 @@ class _Node(_Struct):
     unschedulable: bool = False
     ready: bool = True
     resource: str = "nvidia.com/gpu"
+    counted: _Counted = {}
 
 
 class _File(_Struct):
@@ -287,6 +294,7 @@ def _node(node: _Node) -> Node:
         _taints(node),
         node.unschedulable,
         node.resource,
+        counted=node.counted,
     )
 
 
@@ -335,6 +343,7 @@ def _request(pod: _Pod) -> PodRequest:
         selection=_selection(pod),
         gang=_gang(pod),
         owner=pod.owner,
+        counted=tuple(pod.counted.items()),
     )
 
 
@@ -430,6 +439,7 @@ def _pod_out(
         owner=request.owner,
         at_s=at_s,
         duration_s=duration_s,
+        counted=dict(request.counted),
     )
 
 
@@ -474,4 +484,5 @@ def _node_out(node: Node) -> _Node:
         taints=[_Taint(key=t.key, value=t.value, effect=t.effect) for t in node.taints],
         unschedulable=node.unschedulable,
         resource=node.resource,
+        counted=dict(node.counted),
     )

@@ -9,7 +9,8 @@ import pytest
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, Node, Taint
-from scheduler.kube.nodes import node_of
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject
 
 T4 = {"nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.memory": "15360"}
@@ -37,6 +38,43 @@ def test_a_node_that_states_no_room_for_pods_has_none(status: dict[str, Any] | N
     content = {"metadata": {"name": "n"}, "status": status}
     found = node_of(msgspec.json.decode(msgspec.json.encode(content), type=NodeObject))
     assert found.pods == 0
+
+
+def test_whatever_else_a_node_offers_is_counted() -> None:
+    offered = {"habana.ai/gaudi": "8", "hugepages-1Gi": "4Gi", "ephemeral-storage": "94371840Ki"}
+    found = _node({"cpu": "8", "nvidia.com/gpu": "2", "hugepages-2Mi": "0", **offered}, T4)
+    assert found.counted == {
+        "habana.ai/gaudi": 8,
+        "hugepages-1Gi": 4 << 30,
+        "hugepages-2Mi": 0,
+        "ephemeral-storage": 94371840 << 10,
+    }
+    assert len(found.devices) == 2
+
+
+@pytest.mark.parametrize(
+    "offered",
+    [
+        {"example.com/nic": "-1"},
+        {"hugepages-1Gi": "many"},
+        {f"example.com/r{number}": "1" for number in range(300)},
+    ],
+)
+def test_nonsense_in_counted_resources_costs_the_node_these_alone(offered: dict[str, str]) -> None:
+    content = {"metadata": {"name": "n"}, "status": {"allocatable": {"cpu": "8", **offered}}}
+    obj = msgspec.json.decode(msgspec.json.encode(content), type=NodeObject)
+    with pytest.raises(InvalidInput, match="allocatable"):
+        node_of(obj)
+    left = without_devices(obj, ResourceNames())
+    assert (left.cpu_milli, left.counted) == (8000, {})
+
+
+def test_a_node_whose_devices_are_nonsense_goes_on_offering_the_rest() -> None:
+    allocatable = {"cpu": "8", "nvidia.com/gpu": "-1", "example.com/nic": "2"}
+    content = {"metadata": {"name": "n"}, "status": {"allocatable": allocatable}}
+    obj = msgspec.json.decode(msgspec.json.encode(content), type=NodeObject)
+    left = without_devices(obj, ResourceNames())
+    assert (left.devices, left.cpu_milli, left.counted) == ((), 8000, {"example.com/nic": 2})
 
 
 def test_devices_that_are_not_offered_are_unhealthy() -> None:

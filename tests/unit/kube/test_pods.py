@@ -8,7 +8,14 @@ import msgspec
 import pytest
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DeviceShare, GangKey, GpuRequest, PodRequest, Toleration
+from scheduler.core.model import (
+    MAX_COUNTED,
+    DeviceShare,
+    GangKey,
+    GpuRequest,
+    PodRequest,
+    Toleration,
+)
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import PodObject
 from scheduler.kube.pods import pod_request, write_device_shares
@@ -35,6 +42,27 @@ def _init(requests: dict[str, Any], *, sidecar: bool = False) -> dict[str, Any]:
 def test_containers_add_up() -> None:
     request = _asks({"cpu": "500m", "memory": "1Gi"}, {"cpu": "1", "memory": "1"})
     assert (request.cpu_milli, request.memory_bytes) == (1500, (1 << 30) + 1)
+
+
+def test_what_is_no_device_is_counted() -> None:
+    request = _asks(
+        {"vpc.amazonaws.com/efa": "2", "hugepages-2Mi": "512Mi", "nvidia.com/gpu": "1"},
+        {"vpc.amazonaws.com/efa": "2", "ephemeral-storage": "1G", "nvidia.com/gpumem": "3000"},
+        initContainers=[_init({"ephemeral-storage": "3G", "google.com/tpu": "0"})],
+        overhead={"hugepages-2Mi": "2Mi"},
+    )
+    assert dict(request.counted) == {
+        "ephemeral-storage": 3 * 10**9,
+        "hugepages-2Mi": 514 << 20,
+        "vpc.amazonaws.com/efa": 4,
+    }
+    assert request.gpu.count == 1
+    assert _asks({"cpu": "1", "requests.example.com/quota": "1", "storage": "1Gi"}).counted == ()
+
+
+def test_a_pod_that_names_more_resources_than_any_node_has_keeps_too_many_of_them() -> None:
+    request = _asks({f"example.com/r{number}": "1" for number in range(5000)})
+    assert len(request.counted) == MAX_COUNTED + 1
 
 
 def test_an_init_container_counts_if_it_is_larger() -> None:

@@ -139,6 +139,10 @@ def _node_holds(node: Node, placed: list[Placement], new: list[PodRequest]) -> b
         or len(everyone) > node.pods
     ):
         return False
+    taken = [pair for pod in everyone for pair in pod.counted]
+    for name in {name for name, _ in taken}:
+        if sum(amount for n, amount in taken if n == name) > node.counted.get(name, 0):
+            return False
     if any(pod.gpu.products and node.product not in pod.gpu.products for pod in new):
         return False
     free = [0 if device.mig or not device.healthy else 1000 for device in node.devices]

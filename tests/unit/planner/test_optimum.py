@@ -30,6 +30,7 @@ _WISHES = (
     SelectorTerm(fields=(Requirement("metadata.name", "In", ("n0",)),)),
     SelectorTerm(fields=(Requirement("metadata.name", "NotIn", ("n0",)),)),
 )
+NIC = "example.com/nic"
 _GANGS = (gang_key("g2", 2), gang_key("g3", 3))
 
 
@@ -52,6 +53,7 @@ def nodes(draw) -> list[Node]:
                 memory=draw(st.integers(2, 8)) * 1024,
                 devices=devices,
                 pods=draw(st.integers(2, 6)),
+                counted=draw(st.sampled_from([{}, {}, *({NIC: n} for n in (1, 2, 4))])),
                 taints=taints,
             )
         )
@@ -83,6 +85,7 @@ def pods(draw, prefix: str, most: int) -> list:
                 cpu=draw(st.integers(0, 3)) * 1000,
                 memory=draw(st.integers(0, 3)) * 1024,
                 priority=draw(st.sampled_from([0, 0, 5])),
+                counted=draw(st.sampled_from([(), (), ((NIC, 1),), ((NIC, 2),)])),
                 gang=draw(st.sampled_from([None, None, None, *_GANGS])),
                 **gpu,
             )

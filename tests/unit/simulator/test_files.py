@@ -101,13 +101,27 @@ def _rich_workload() -> Workload:
         node("a", devices=(Device("T4", 15_360), Device("T4", 15_360, healthy=False))),
         node("b", devices=(Device("A100-SXM4-40GB", mig="A100-40", mig_layout=(("3g.20gb", 4),)),)),
         node("c", devices=(Device("T4", 15_360, replicas=4),) * 2, taints=(Taint("gpu", "x"),)),
-        node("d", unschedulable=True, taints=(Taint(NOT_READY),), labels={"zone": "z"}),
+        node(
+            "d",
+            unschedulable=True,
+            taints=(Taint(NOT_READY),),
+            labels={"zone": "z"},
+            counted={"example.com/nic": 8},
+        ),
     )
     arrivals = (
         Arrival(pod("p0", milli=250, products=("T4",)), 1.5, 60.0),
         Arrival(pod("p1", count=2, resource="nvidia.com/gpu", priority=5), 2.0),
         Arrival(pod("p2", mig=(("3g.20gb", 1),), gang=gang_key("g", 3)), 3.0, 9.0),
-        Arrival(pod("p3", replicas=2, selection=_RULES), 4.0),
+        Arrival(
+            pod(
+                "p3",
+                replicas=2,
+                selection=_RULES,
+                counted=(("example.com/nic", 2), ("hugepages-1Gi", 7)),
+            ),
+            4.0,
+        ),
         Arrival(pod("p4", milli=100, memory_mib=2000), 5.0),
     )
     bound = (
@@ -216,6 +230,8 @@ def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
             theirs.pods,
         )
     assert [p.gpu for p in found.requests] == [p.gpu for p in original.requests]
+    assert [p.counted for p in found.requests] == [p.counted for p in original.requests]
+    assert [n.counted for n in found.nodes] == [n.counted for n in original.nodes]
     assert found.requests[2].gang == original.requests[2].gang
     assert found.requests[3].selection == _RULES
     assert found.gangs == original.gangs
