@@ -8,7 +8,7 @@ JSON.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum, unique
 from typing import TYPE_CHECKING
 
@@ -247,25 +247,33 @@ class GangKey:
     """The gang a pod belongs to: whose convention names it, and how.
 
     How many members it needs is no part of its identity: :class:`scheduler.core.gangs.GangSpec`.
+    ``stage`` is empty where all of it starts together; else those of one stage do.
     """
 
     system: str
     namespace: str
     name: str
+    stage: str = ""
 
     @property
     def label(self) -> str:
-        """``namespace/name``, for people."""
-        return f"{self.namespace}/{self.name}"
+        """``namespace/name``, and the stage, for people."""
+        return f"{self.namespace}/{self.name}" + (f" ({self.stage})" if self.stage else "")
+
+    @property
+    def whole(self) -> GangKey:
+        """The gang with all its stages."""
+        return replace(self, stage="") if self.stage else self
 
 
 @dataclass(frozen=True, slots=True)
 class PodRequest:
     """A pod as the engine sees it.
 
-    ``uid`` identifies the pod; a new pod with an old name has a new uid. ``owner`` names the
-    controller, for reports only. ``counted`` are amounts of counted resources by name, see
-    :class:`scheduler.core.counted.CountedColumns`; none is 0.
+    ``uid`` identifies the pod; a new pod with an old name has a new uid. ``role`` is what it is in
+    its gang, where that is known; ``owner`` names the controller, for reports only. ``counted`` are
+    amounts of counted resources by name, see :class:`scheduler.core.counted.CountedColumns`; none
+    is 0.
     """
 
     uid: str
@@ -280,6 +288,7 @@ class PodRequest:
     owner: str = ""
     peer: Peer | None = field(default=None, repr=False)
     counted: tuple[tuple[str, int], ...] = ()
+    role: str = ""
     shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

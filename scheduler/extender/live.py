@@ -32,7 +32,6 @@ from scheduler.extender.service import ExtenderService
 from scheduler.kube.client import KubeClient
 from scheduler.kube.discovery import Served, find
 from scheduler.kube.disruption import budget_decoder
-from scheduler.kube.gangs import group_size
 from scheduler.kube.lease import LeaseHolder
 from scheduler.kube.mirror import Mirror, has_ended
 from scheduler.kube.objects import (
@@ -46,6 +45,7 @@ from scheduler.kube.pods import pod_request, pod_uid
 from scheduler.kube.recordpolicy import guarded_since, read_policy
 from scheduler.kube.salvage import InPart
 from scheduler.kube.watch import Reflector, WatchTiming
+from scheduler.kube.workloads import Stated, statements
 
 __all__ = ["LiveCluster", "LiveFigures"]
 
@@ -376,7 +376,7 @@ class LiveCluster:
                 kind.reflector.start()
 
     def _group_kind(self, name: str, served: Served) -> Kind:
-        sizes: dict[str, dict[GangKey, int]] = {}
+        stated: dict[str, dict[GangKey, Stated]] = {}
 
         def apply(obj: GroupObject) -> None:
             key = _key(obj)
@@ -386,12 +386,12 @@ class LiveCluster:
                 "metadata": {"name": obj.metadata.name, "namespace": obj.metadata.namespace},
                 "spec": obj.spec or {},
             }
-            sizes[key] = group_size(content)
-            if self.mirror.group(sizes[key]):
+            stated[key] = statements(content)
+            if self.mirror.group(stated[key]):
                 self._service.gangs_resized()
 
         def remove(key: str) -> None:
-            if self.mirror.group_gone(sizes.pop(key, {})):
+            if self.mirror.group_gone(stated.pop(key, {})):
                 self._service.gangs_resized()
 
         return self._kind(
@@ -399,9 +399,9 @@ class LiveCluster:
             apply=apply,
             remove_named=remove,
             identity=_key,
-            known=lambda: list(sizes),
+            known=lambda: list(stated),
             where=_split,
-            right=lambda obj: _key(obj) in sizes,
+            right=lambda obj: _key(obj) in stated,
         )  # fmt: skip
 
     def _kind(

@@ -6,20 +6,20 @@ pod, on a group object, or nowhere, and then the members that are seen have to d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from scheduler.core.model import GangKey
 from scheduler.kube.objects import PodObject
 
 __all__ = [
     "GANG_SOURCES",
+    "MOST_MEMBERS",
     "GangRef",
     "GangSource",
     "gang_key",
     "gang_ref",
-    "group_size",
+    "gang_refs",
     "shared_key",
     "stated_size",
 ]
@@ -32,10 +32,11 @@ _REPLICATED = "kubernetes-1.35"
 
 @dataclass(frozen=True, slots=True)
 class GangRef:
-    """A gang as a pod names it; ``size`` is 0 where the pod does not state it."""
+    """A gang as a pod names it; ``size`` is 0, ``role`` empty where the pod does not say."""
 
     key: GangKey
     size: int = 0
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +53,15 @@ class GangSource:
         Reads the number of members from a pod; 0 if it is not there.
     groups
         Kinds of the objects that state the number of members, as ``Kind.api-group``.
+    role
+        Reads from a pod which of the object's roles it plays; empty if it does not say.
     """
 
     system: str
     name: Callable[[PodObject], str]
     size: Callable[[PodObject], int] = lambda _pod: 0
     groups: tuple[str, ...] = ()
+    role: Callable[[PodObject], str] = lambda _pod: ""
 
 
 # Every label and annotation that may name a gang: most pods have none of them, and looking them up
@@ -85,7 +89,7 @@ def _annotation(*keys: str) -> Callable[[PodObject], str]:
     return read
 
 
-_MOST_MEMBERS = 10**9
+MOST_MEMBERS = 10**9
 """A larger size says the same: more than any cluster holds."""
 
 
@@ -94,7 +98,7 @@ def _number(read: Callable[[PodObject], str]) -> Callable[[PodObject], int]:
         text = read(pod)
         if not (text.isascii() and text.isdecimal()):
             return 0
-        return _MOST_MEMBERS if len(text) > _MOST_DIGITS else min(int(text), _MOST_MEMBERS)
+        return MOST_MEMBERS if len(text) > _MOST_DIGITS else min(int(text), MOST_MEMBERS)
 
     return parse
 
@@ -112,7 +116,11 @@ def _workload(pod: PodObject) -> str:
     return "/".join(part for part in (ref.name, ref.pod_group, ref.pod_group_replica_key) if part)
 
 
-_KEYS |= {"leaderworkerset.sigs.k8s.io/name", OPT_IN_ANNOTATION}
+_KEYS |= {
+    "leaderworkerset.sigs.k8s.io/name",
+    "kueue.x-k8s.io/pod-group-name",
+    OPT_IN_ANNOTATION,
+}
 
 
 def _leader_worker_set(pod: PodObject) -> str:
@@ -120,6 +128,19 @@ def _leader_worker_set(pod: PodObject) -> str:
     name = labels.get("leaderworkerset.sigs.k8s.io/name")
     index = labels.get("leaderworkerset.sigs.k8s.io/group-index")
     return f"{name}/{index}" if name and index else ""
+
+
+def _leader_or_worker(pod: PodObject) -> str:
+    index = (pod.metadata.labels or {}).get("leaderworkerset.sigs.k8s.io/worker-index", "")
+    return "leader" if index == "0" else "worker" if index else ""
+
+
+def _kueue(pod: PodObject) -> str:
+    """Pods of a group that is admitted fast come one by one, and are no gang for that."""
+    annotations = pod.metadata.annotations or {}
+    if annotations.get("kueue.x-k8s.io/pod-group-fast-admission") == "true":
+        return ""
+    return (pod.metadata.labels or {}).get("kueue.x-k8s.io/pod-group-name", "")
 
 
 def _indexed_job(pod: PodObject) -> str:
@@ -146,13 +167,15 @@ GANG_SOURCES = (
         _annotation("scheduling.k8s.io/group-name", "scheduling.volcano.sh/group-name"),
         _number(_annotation("scheduling.volcano.sh/group-min-member")),
         ("PodGroup.scheduling.volcano.sh",),
+        _annotation("volcano.sh/task-spec"),
     ),
     GangSource(
         "kueue",
-        _label("kueue.x-k8s.io/pod-group-name"),
+        _kueue,
         _number(_annotation("kueue.x-k8s.io/pod-group-total-count")),
     ),
-    GangSource("kai", _annotation("pod-group-name"), groups=("PodGroup.scheduling.run.ai",)),
+    GangSource("kai", _annotation("pod-group-name"), groups=("PodGroup.scheduling.run.ai",),
+               role=_label("kai.scheduler/subgroup-name")),
     GangSource(
         "koordinator",
         _annotation("gang.scheduling.koordinator.sh/name"),
@@ -162,18 +185,28 @@ GANG_SOURCES = (
         "leaderworkerset",
         _leader_worker_set,
         _number(_annotation("leaderworkerset.sigs.k8s.io/size")),
+        ("LeaderWorkerSet.leaderworkerset.x-k8s.io",),
+        _leader_or_worker,
     ),
     # Kubeflow Trainer v2 runs its TrainJobs as JobSets.
     GangSource(
         "jobset",
         _label("jobset.sigs.k8s.io/jobset-name"),
-        groups=("JobSet.jobset.x-k8s.io",),
+        groups=("JobSet.jobset.x-k8s.io", "TrainJob.trainer.kubeflow.org"),
+        role=_label("jobset.sigs.k8s.io/replicatedjob-name"),
     ),
     GangSource(
         "kubeflow",
         _label("training.kubeflow.org/job-name"),
         groups=tuple(f"{kind}.kubeflow.org" for kind in
                      ("PyTorchJob", "TFJob", "MPIJob", "XGBoostJob", "PaddleJob", "JAXJob")),
+        role=_label("training.kubeflow.org/replica-type", "training.kubeflow.org/job-role"),
+    ),
+    GangSource(
+        "volcano-job",
+        _label("volcano.sh/job-name"),
+        groups=("Job.batch.volcano.sh",),
+        role=_annotation("volcano.sh/task-spec"),
     ),
     GangSource("indexed-job", _indexed_job, groups=("Job.batch",)),
 )  # fmt: skip
@@ -183,8 +216,11 @@ GANG_SOURCES = (
 _stated = _number(_annotation(SIZE_ANNOTATION))
 
 
-def gang_ref(pod: PodObject) -> GangRef | None:
-    """The gang that a pod names, or None. ``snugfit.io/gang-size`` overrides the size."""
+def gang_refs(pod: PodObject) -> list[GangRef]:
+    """Every gang that a pod names; the first one is its own, the others may tell of its role.
+
+    ``snugfit.io/gang-size`` overrides the size that the pod states otherwise.
+    """
     metadata, spec = pod.metadata, pod.spec
     if (
         spec.scheduling_group is None
@@ -192,73 +228,22 @@ def gang_ref(pod: PodObject) -> GangRef | None:
         and (not metadata.labels or _KEYS.isdisjoint(metadata.labels))
         and (not metadata.annotations or _KEYS.isdisjoint(metadata.annotations))
     ):
-        return None
-    stated = _stated(pod)
-    for source in GANG_SOURCES:
-        name = source.name(pod)
-        if name:
-            namespace = pod.metadata.namespace or "default"
-            key = GangKey(source.system, namespace, name)
-            return GangRef(key, stated or source.size(pod))
-    return None
+        return []
+    stated, namespace = _stated(pod), pod.metadata.namespace or "default"
+    return [
+        GangRef(
+            GangKey(source.system, namespace, name),
+            stated or source.size(pod),
+            source.role(pod).lower(),
+        )
+        for source in GANG_SOURCES
+        if (name := source.name(pod))
+    ]
 
 
-def group_size(content: Mapping[str, Any]) -> dict[GangKey, int]:
-    """Sizes that a group object states, by gang.
-
-    Parameters
-    ----------
-    content
-        Any object as JSON; kinds that are no groups give nothing.
-    """
-    kind = f"{content.get('kind', '')}.{str(content.get('apiVersion', '')).split('/')[0]}"
-    source = next((s for s in GANG_SOURCES if kind in s.groups), None)
-    if source is None:
-        return {}
-    metadata = content.get("metadata") or {}
-    spec = content.get("spec") or {}
-    namespace, name = metadata.get("namespace") or "default", metadata.get("name") or ""
-    key = GangKey(source.system, namespace, name)
-    match content["kind"]:
-        case "Workload":
-            return {
-                replace(key, name=f"{name}/{group.get('name', '')}"): _gang_policy(
-                    group.get("policy")
-                )
-                for group in spec.get("podGroups") or ()
-            }
-        case "PodGroup":
-            size = _gang_policy(spec.get("schedulingPolicy")) or _positive(spec.get("minMember"))
-        case "JobSet":
-            size = sum(
-                _positive(job.get("replicas", 1))
-                * _positive(_at(job, "template", "spec").get("parallelism", 1))
-                for job in spec.get("replicatedJobs") or ()
-            )
-        case "Job":
-            size = _positive(spec.get("parallelism", 1))
-        case _:  # Kubeflow: one map of replica specs, whose key begins with the framework's name
-            size = sum(
-                _positive(replica.get("replicas", 1))
-                for name, replicas in spec.items()
-                if name.endswith("ReplicaSpecs") and isinstance(replicas, dict)
-                for replica in replicas.values()
-            )
-    return {key: size} if size else {}
-
-
-def _at(content: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    for step in path:
-        content = content.get(step) or {}
-    return content
-
-
-def _gang_policy(policy: Mapping[str, Any] | None) -> int:
-    return _positive(_at(policy or {}, "gang").get("minCount"))
-
-
-def _positive(value: object) -> int:
-    return min(value, _MOST_MEMBERS) if isinstance(value, int) and value > 0 else 0
+def gang_ref(pod: PodObject) -> GangRef | None:
+    """The gang that a pod is in, or None."""
+    return next(iter(gang_refs(pod)), None)
 
 
 def gang_key(pod: PodObject) -> GangKey | None:
@@ -274,10 +259,10 @@ def stated_size(pod: PodObject) -> int:
 
 
 def shared_key(key: GangKey) -> GangKey:
-    """Under which a group object states the size of this gang.
+    """Under which an object states what holds for this gang and for others like it.
 
-    A 1.35 Workload states it once for all replicas of a pod group.
+    A 1.35 Workload speaks for all replicas of a pod group, a LeaderWorkerSet for all its groups.
     """
-    if key.system != _REPLICATED or key.name.count("/") < 2:
-        return key
-    return replace(key, name="/".join(key.name.split("/")[:2]))
+    parts = key.name.split("/")
+    kept = len(parts) - (key.system == "leaderworkerset") if key.system != _REPLICATED else 2
+    return replace(key, name="/".join(parts[:kept]), stage="")

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -48,6 +48,7 @@ from scheduler.kube.protocols import (
     registered,
 )
 from scheduler.kube.records import Reading, Standing, own_record, read, standing
+from scheduler.kube.workloads import Stated
 
 __all__ = ["Mirror", "has_ended"]
 
@@ -236,10 +237,10 @@ class Mirror:
             self.pod_gone(older)
         if has_ended(obj):
             self.pod_gone(uid)
+            self._describe(self.groups.join(obj, uid))  # who has succeeded needs no place
             return
         self._by_name[key] = (uid, created)
-        left, joined = self.groups.gang_of(uid), self.groups.join(obj, uid)
-        self._describe(left, joined)
+        self._describe(self.groups.gang_of(uid), self.groups.join(obj, uid))
         if not obj.spec.node_name:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
                 charge = charge_of(obj, self._names, self.groups)
@@ -344,24 +345,35 @@ class Mirror:
 
     # -- groups and budgets ------------------------------------------------------------------
 
-    def group(self, sizes: Mapping[GangKey, int]) -> bool:
-        """Group objects state these sizes; True if that is news."""
-        return self._resize(self.groups.state(sizes))
+    def group(self, stated: Mapping[GangKey, Stated]) -> bool:
+        """Group objects state this; True if that is news."""
+        return self._regroup(self.groups.state(stated))
 
-    def group_gone(self, sizes: Mapping[GangKey, int]) -> bool:
-        """Group objects are gone: nobody states these sizes any more."""
-        return self._resize(self.groups.unstate(sizes))
+    def group_gone(self, stated: Iterable[GangKey]) -> bool:
+        """Group objects are gone: nobody states this any more."""
+        return self._regroup(self.groups.unstate(stated))
 
-    def _resize(self, groups: Iterable[GangKey]) -> bool:
-        """Gangs whose members were read before their group object was learn their size."""
-        news = False
-        for group in groups:
-            news = True
-            self._describe(*self.groups.gangs(group))
-        return news
+    def _regroup(self, stated: Sequence[GangKey]) -> bool:
+        """Members that were read before their group object was learn what it makes of them."""
+        concerned: set[GangKey | None] = set()
+        for key in stated:
+            for uid, (gang, role) in self.groups.anew(key).items():
+                fact = self.facts.get(uid)
+                known = fact.request if fact is not None else self.pending.get(uid)
+                concerned |= {gang, known.gang if known else gang}
+                if known is None or (known.gang, known.role) == (gang, role):
+                    continue
+                self._adoption.gone(known)
+                now = replace(known, gang=gang, role=role)
+                if fact is not None:
+                    self._establish(replace(fact, request=now))
+                else:
+                    self._wait(now)
+        self._describe(*concerned)
+        return bool(stated)
 
     def _describe(self, *gangs: GangKey | None) -> None:
-        for key in gangs:
+        for key in dict.fromkeys(gangs):
             if key is not None:
                 self._adoption.describe(self.groups.spec(key))
 

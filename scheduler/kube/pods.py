@@ -183,6 +183,7 @@ def _stands_for_devices(name: str, names: ResourceNames) -> bool:
 
 
 def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
+    gang, role = groups.place(pod) if groups is not None else (gang_key(pod), "")
     return PodRequest(
         uid=pod_uid(pod),
         namespace=pod.metadata.namespace or "default",
@@ -192,9 +193,10 @@ def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
         gpu=_short_request(demand.gpu),
         priority=pod.spec.priority or 0,
         selection=_short_selection(demand.selection),
-        gang=groups.key(pod) if groups is not None else gang_key(pod),
+        gang=gang,
         owner=_owner(pod),
         counted=demand.counted,
+        role=role,
     )
 
 

@@ -129,7 +129,12 @@ def _check_gangs(problem: Problem, final: Mapping[str, Placement]) -> None:
     for uid, placement in problem.state.placements.items():
         if placement.pod.gang and uid not in final:
             lost[placement.pod.gang] += 1
+    least = problem.least_of_roles()
     for gang in {*added, *lost}:
         touched = added[gang] or lost[gang]
         if touched and 0 < running[gang] < problem.minimum(gang):
             raise SolverFault(f"gang {gang.label} runs {running[gang]} of {problem.minimum(gang)}")
+        for role, number in least.get(gang, {}).items() if touched and running[gang] else ():
+            there = sum(p.pod.gang == gang and p.pod.role == role for p in final.values())
+            if there < number:
+                raise SolverFault(f"gang {gang.label} runs {there} of {number} as {role}")

@@ -21,8 +21,13 @@ Size = tuple[int, int, int]
 def gang_missing(layout: Layout, gang: GangKey) -> int:
     """How many members a gang still needs before any of them may run."""
     instance = layout.instance
-    placed = sum(layout.placed(kind) for kind in instance.gang_kinds[gang])
-    return max(0, instance.problem.minimum(gang) - placed - instance.gang_fixed.get(gang, 0))
+    kinds = instance.gang_kinds[gang]
+    placed = sum(layout.placed(kind) for kind in kinds) + instance.fixed(gang)
+    of_roles = 0
+    for role, least in instance.gang_roles.get(gang, {}).items():
+        there = sum(layout.placed(kind) for kind in kinds if instance.kinds[kind].role == role)
+        of_roles += max(0, least - there - instance.fixed_in_role(gang, role))
+    return max(0, instance.problem.minimum(gang) - placed, of_roles)
 
 
 def fill(layout: Layout, *, by_size: bool = True) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -91,8 +91,10 @@ class Instance:
     levels : list of Level
     admissible : (K, N) bool
         Rows that a kind may use as far as the node itself is concerned.
-    gang_fixed : dict of GangKey to int
-        Running members that are not in play.
+    gang_fixed : dict of GangKey to Counter of str
+        Running members that are not in play, by role.
+    gang_roles : dict of GangKey to dict of str to int
+        Members of each role that a gang needs, besides as many as it needs in all.
     stay : list of PodRequest
         Running pods that might be moved, but not by what is modelled here.
     admission : Admission
@@ -120,6 +122,7 @@ class Instance:
         running = [(p.pod, self.state.row_of[p.node]) for p in self.state.placements.values()]
         everybody = [*problem.pending, *(pod for pod, _ in running)]
         self.neighbours = Neighbours.among(self.state.nodes, everybody, running)
+        self.gang_roles = problem.least_of_roles()
         self._collect()
         self.settled = None
         if self.neighbours is not None:
@@ -163,7 +166,7 @@ class Instance:
                 pod,
                 Kind(
                     pod.shape, pod.selection, pod.priority, pod.gang, None, (), names,
-                    problem.preferences.get(pod.uid, ()), self._standing(pod),
+                    problem.preferences.get(pod.uid, ()), self._standing(pod), self._role(pod),
                 ),
             )  # fmt: skip
         gangs = 0
@@ -186,7 +189,7 @@ class Instance:
                 pod,
                 Kind(
                     pod.shape, pod.selection, pod.priority, pod.gang, disruption, held, None,
-                    standing=self._standing(pod),
+                    standing=self._standing(pod), role=self._role(pod),
                 ),
             )  # fmt: skip
         if gangs:
@@ -351,12 +354,23 @@ class Instance:
                 fits[code] &= chosen
         return fits
 
-    def _gang_fixed(self) -> dict[GangKey, int]:
-        fixed: dict[GangKey, int] = defaultdict(int)
+    def _gang_fixed(self) -> dict[GangKey, Counter[str]]:
+        fixed: dict[GangKey, Counter[str]] = defaultdict(Counter)
         for uid, placement in self.state.placements.items():
             if placement.pod.gang and uid not in self.kind_of:
-                fixed[placement.pod.gang] += 1
+                fixed[placement.pod.gang][self._role(placement.pod)] += 1
         return fixed
+
+    def fixed(self, gang: GangKey) -> int:
+        """Running members that are not in play."""
+        return self.gang_fixed[gang].total() if gang in self.gang_fixed else 0
+
+    def fixed_in_role(self, gang: GangKey, role: str) -> int:
+        """Running members of a role that are not in play."""
+        return self.gang_fixed[gang][role] if gang in self.gang_fixed else 0
+
+    def _role(self, pod: PodRequest) -> str:
+        return pod.role if pod.gang in self.gang_roles else ""
 
     # -- rows --------------------------------------------------------------------------------
 

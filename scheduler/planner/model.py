@@ -8,7 +8,7 @@ from enum import Enum, unique
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.gangs import GangSpec, minimum_of
+from scheduler.core.gangs import GangSpec, least_of_roles, minimum_of
 from scheduler.core.model import GangKey, NodeSelection, Placement, PodRequest, Shape
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
@@ -134,6 +134,11 @@ class Problem:
         """Members of a gang that must start together."""
         return minimum_of(self.gangs, gang)
 
+    def least_of_roles(self) -> dict[GangKey, dict[str, int]]:
+        """Members of each role that a gang needs, besides as many as it needs in all."""
+        running = (placement.pod for placement in self.state.placements.values())
+        return least_of_roles(self.gangs, (*self.pending, *running))
+
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InvalidInput("objective", f"is {self.objective!r}", "use pods or gpu")
@@ -157,6 +162,7 @@ class Kind:
 
     ``disruption`` is None for pending pods. ``budgets`` are positions in the problem's list.
     ``standing`` is what rules between pods make of them: :class:`Rulebook`.
+    ``role`` is stated where its gang needs so many of each.
     """
 
     shape: Shape
@@ -168,6 +174,7 @@ class Kind:
     candidates: frozenset[str] | None
     preferences: tuple[tuple[NodeSelection, int], ...] = ()
     standing: int = 0
+    role: str = ""
 
 
 @dataclass(frozen=True, slots=True)

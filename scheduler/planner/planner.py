@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
-from scheduler.core.model import PodRequest, Reason
+from scheduler.core.groups import units_free
+from scheduler.core.model import GangKey, PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
 from scheduler.planner.budget import Budget
 from scheduler.planner.check import check
@@ -214,7 +215,7 @@ def _why(layout: Layout, pod: PodRequest) -> str:
     if pod.uid in instance.problem.unmet:
         return instance.problem.unmet[pod.uid]
     if gang and gang_missing(layout, gang):
-        return f"gang does not fit: {_missing_text(layout, pod, gang_missing(layout, gang))}"
+        return f"gang does not fit: {_missing_text(layout, pod, gang)}"
     if not instance.admissible[kind].any():
         return f"no node may host it: {_most_common(_static_texts(layout, pod))}"
     rows = np.flatnonzero(instance.admissible[kind])
@@ -234,16 +235,36 @@ def _text(reason: Reason, pod: PodRequest) -> str:
     return reason.text
 
 
-def _missing_text(layout: Layout, pod: PodRequest, missing: int) -> str:
-    gpu = pod.gpu
-    if not gpu.count:
-        return f"{missing} more members need a place"
-    model = " or ".join(gpu.products) if gpu.products else "any model"
-    kind = layout.instance.kind_of[pod.uid]
-    rows = layout.instance.admissible[kind]
-    free = layout.state.full_free[rows] // gpu.count
-    short = max(0, missing - int(free.sum()))
-    return f"needs {max(1, short) * gpu.count} more devices of {model}"
+def _missing_text(layout: Layout, pod: PodRequest, gang: GangKey) -> str:
+    """What a gang lacks: pods that are not there yet, devices, or a place of whatever kind."""
+    absent = _absent_text(layout.instance, gang)
+    if absent:
+        return absent
+    missing, gpu = gang_missing(layout, gang), pod.gpu
+    if gpu.count:
+        rows = layout.instance.admissible[layout.instance.kind_of[pod.uid]]
+        free = units_free(layout.state, gpu, np.flatnonzero(rows)) // gpu.count
+        short = missing - int(free.sum())
+        if short > 0:
+            model = " or ".join(gpu.products) if gpu.products else "any model"
+            return f"needs {short * gpu.count} more devices of {model}"
+    return f"{missing} more members need a place"
+
+
+def _absent_text(instance: Instance, gang: GangKey) -> str:
+    kinds, minimum = instance.gang_kinds[gang], instance.problem.minimum(gang)
+    spec = instance.problem.gangs.get(gang)
+    gated = spec.gated if spec is not None else 0
+    waiting_for = f"; {gated} more wait for a scheduling gate" if gated else ""
+    there = sum(len(instance.pods[kind]) for kind in kinds) + instance.fixed(gang)
+    if there < minimum:
+        return f"{there} of {minimum} pods exist{waiting_for}"
+    for role, least in instance.gang_roles.get(gang, {}).items():
+        of_role = sum(len(instance.pods[k]) for k in kinds if instance.kinds[k].role == role)
+        of_role += instance.fixed_in_role(gang, role)
+        if of_role < least:
+            return f"{of_role} of {least} pods of role {role} exist{waiting_for}"
+    return ""
 
 
 def _static_texts(layout: Layout, pod: PodRequest) -> list[str]:

@@ -216,14 +216,29 @@ class Window:
                 for kind in self.instance.gang_kinds[gang]
             )
             inside = sum(self._total[kind] for kind in kinds)
-            fixed = self.instance.gang_fixed.get(gang, 0)
+            fixed = self.instance.fixed(gang)
             minimum = self.instance.problem.minimum(gang)
             most = sum(len(self._pool[kind]) for kind in kinds)
-            if outside + fixed >= minimum:
+            roles = self._roles(gang, kinds)
+            if outside + fixed >= minimum and all(there >= least for _, there, least in roles):
                 continue  # whole without anybody in the window
             present = self.model.new_bool_var("")
             self.model.add(inside + outside <= (most + outside) * present)
             self.model.add(inside + outside + fixed >= minimum * present)
+            for of_role, there, least in roles:
+                self.model.add(of_role + there >= least * present)
+
+    def _roles(self, gang: GangKey, kinds: list[int]) -> list[tuple[Expr, int, int]]:
+        """Per role that the gang needs some of: members inside, those elsewhere, how many."""
+        instance = self.instance
+        found: list[tuple[Expr, int, int]] = []
+        for role, least in instance.gang_roles.get(gang, {}).items():
+            ours = [k for k in instance.gang_kinds[gang] if instance.kinds[k].role == role]
+            here = sum(on_row[kind] for on_row in self._here.values() for kind in ours)
+            there = sum(self.layout.placed(kind) for kind in ours) - here
+            inside = sum(self._total[kind] for kind in kinds if kind in ours)
+            found.append((inside, there + instance.fixed_in_role(gang, role), least))
+        return found
 
     def _disruptions(self) -> Expr:
         """Cost of the running pods of the window that end up disturbed."""

@@ -36,7 +36,6 @@ from scheduler.kube.disruption import (
     held_by_several,
     move_cost,
 )
-from scheduler.kube.gangs import group_size
 from scheduler.kube.groups import Groups
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
@@ -53,6 +52,7 @@ from scheduler.kube.pods import Charge, charge_of, pod_uid, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
 from scheduler.kube.surroundings import Surroundings
+from scheduler.kube.workloads import Stated, statements
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
 
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
@@ -127,7 +127,7 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     alive = [pod for pod in found.pods if not _gone(pod)]
     groups = Groups(count_members=True)
     groups.state(found.groups)
-    for pod in alive:
+    for pod in found.pods:  # one that has succeeded needs no place any more
         groups.join(pod, pod_uid(pod))
     models, devices = _understood(found.nodes, alive, names)
     listed = _Listed({model.name for model in models})
@@ -267,7 +267,7 @@ class _Items:
     nodes: list[tuple[NodeObject, Node]] = field(default_factory=list)
     pods: list[PodObject] = field(default_factory=list)
     budgets: list[BudgetObject] = field(default_factory=list)
-    groups: dict[GangKey, int] = field(default_factory=dict)
+    groups: dict[GangKey, Stated] = field(default_factory=dict)
     surroundings: Surroundings = field(default_factory=Surroundings)
     left_out: list[str] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
@@ -291,10 +291,10 @@ class _Items:
             self.groups.update(_group(mapping_decoder.decode(item)))
 
 
-def _group(content: dict[str, Any]) -> dict[GangKey, int]:
-    """As :func:`group_size`; an object of the kind but not of its shape is refused."""
+def _group(content: dict[str, Any]) -> dict[GangKey, Stated]:
+    """As :func:`statements`; an object of the kind but not of its shape is refused."""
     try:
-        return group_size(content)
+        return statements(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InvalidInput(str(content.get("kind")), "is not of the shape of its kind") from error
 

@@ -11,11 +11,13 @@ import pytest
 import yaml
 
 from scheduler.core.model import GpuRequest
-from scheduler.kube.gangs import gang_ref, group_size
+from scheduler.kube.gangs import gang_ref
+from scheduler.kube.groups import Groups
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import PodObject
 from scheduler.kube.pods import pod_request
 from scheduler.kube.schedulerconfig import managed_resources
+from scheduler.kube.workloads import statements
 
 EXAMPLES = Path(__file__).parents[3] / "deploy/examples"
 NAMES = ResourceNames()
@@ -113,7 +115,7 @@ def test_a_gang_is_as_large_as_its_object_makes_it(name: str) -> None:
     assert len(refs) == 1
     (ref,) = refs
     assert ref is not None
-    stated = [size for document in _documents(name) for size in group_size(document).values()]
-    if name == "trainjob":  # the runtime says how many nodes, and so does the job
-        stated = [document["spec"]["trainer"]["numNodes"] for document in _documents(name)[1:]]
-    assert [ref.size] == stated
+    groups = Groups()
+    for document in _documents(name):
+        groups.state(statements(document))
+    assert groups.spec(ref.key).minimum == ref.size

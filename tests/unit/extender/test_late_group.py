@@ -12,8 +12,8 @@ from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import decode_filter
-from scheduler.kube.gangs import group_size
 from scheduler.kube.objects import PodObject
+from scheduler.kube.workloads import statements
 from tests.builders import node
 
 GROUP = {
@@ -52,7 +52,7 @@ class Late:
 
     def group(self) -> None:
         with self.service.exclusive():
-            assert self.mirror.group(group_size(GROUP))
+            assert self.mirror.group(statements(GROUP))
             self.service.gangs_resized()
 
     def ask(self, name: str) -> None:

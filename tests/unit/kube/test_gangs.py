@@ -9,9 +9,10 @@ import pytest
 
 from scheduler.core.gangs import GangSpec
 from scheduler.core.model import GangKey
-from scheduler.kube.gangs import GANG_SOURCES, gang_key, gang_ref, group_size, stated_size
+from scheduler.kube.gangs import GANG_SOURCES, gang_key, gang_ref, stated_size
 from scheduler.kube.groups import Groups
 from scheduler.kube.objects import PodObject
+from scheduler.kube.workloads import Stated, statements
 
 
 def _pod(
@@ -120,6 +121,11 @@ CASES = {
         _group("PyTorchJob", "kubeflow.org/v1", "train", pytorchReplicaSpecs=_PYTORCH_REPLICAS),
         ("train", 4),
     ),
+    "volcano-job": (
+        _pod(labels={"volcano.sh/job-name": "v"}),
+        _group("Job", "batch.volcano.sh/v1alpha1", "v", tasks=[{"name": "t", "replicas": 5}]),
+        ("v", 5),
+    ),
     "indexed-job": (
         _pod(
             labels={"batch.kubernetes.io/job-name": "j"},
@@ -144,7 +150,7 @@ def test_membership_and_size(system: str) -> None:
     ref = gang_ref(pod)
     assert ref is not None and ref.key == GangKey(system, "team", name)
     groups = Groups()
-    groups.state(group_size(group) if group else {})
+    groups.state(statements(group) if group else {})
     assert groups.join(pod, "uid") == ref.key
     assert groups.spec(ref.key).minimum == size
 
@@ -156,7 +162,8 @@ def test_without_the_group_object_the_members_seen_have_to_do(system: str) -> No
         groups = Groups(count_members=count_members)
         groups.join(pod, "one")
         groups.join(pod, "two")
-        assert groups.specs() == {(key := GangKey(system, "team", name)): GangSpec(key, size)}
+        key = GangKey(system, "team", name)
+        assert groups.specs() == {key: GangSpec(key, size)}
 
 
 def _stating(size: str) -> PodObject:
@@ -179,7 +186,7 @@ def test_members_that_disagree_are_one_gang_of_the_largest_size(caplog) -> None:
     groups.leave("of 4")
     assert groups.spec(key).minimum == 3
     groups.leave("of 3")
-    assert groups.specs() == {} and groups.gangs(key) == []
+    assert groups.specs() == {}
     assert caplog.text.count("different") == 1
 
 
@@ -187,8 +194,8 @@ def test_what_a_group_object_states_counts_before_its_members() -> None:
     groups = Groups()
     label = {"scheduling.x-k8s.io/pod-group": "g"}
     key = groups.join(_pod(labels=label, annotations={"snugfit.io/gang-size": "9"}), "p")
-    assert key is not None and groups.state({key: 2}) == [key] and groups.gangs(key) == [key]
-    assert groups.spec(key).minimum == 2 and groups.state({key: 2}) == []
+    assert key is not None and groups.state({key: Stated(2)}) == [key]
+    assert groups.spec(key).minimum == 2 and groups.state({key: Stated(2)}) == []
     assert groups.unstate([key]) == [key] and groups.spec(key).minimum == 9
 
 
@@ -209,4 +216,4 @@ def test_a_pod_of_no_gang() -> None:
     ],
 )
 def test_what_states_no_size_gives_none(group: dict[str, Any]) -> None:
-    assert group_size(group) == {}
+    assert statements(group) == {}

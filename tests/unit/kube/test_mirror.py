@@ -21,6 +21,7 @@ from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import pod_request
+from scheduler.kube.workloads import Stated
 from tests.builders import pod
 from tests.depth import examples
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
@@ -405,9 +406,9 @@ def test_a_gang_learns_its_size_whenever_it_is_stated(cluster) -> None:
         return [cluster.service._adoption.members.minimum(request.gang) for request in found]
 
     assert sizes() == [5, 5, 5]  # what one of them states holds for all
-    assert cluster.mirror.group({GROUP: 3}) and sizes() == [3, 3, 3]
-    assert not cluster.mirror.group({GROUP: 3})
-    assert cluster.mirror.group_gone({GROUP: 3}) and sizes() == [5, 5, 5]
+    assert cluster.mirror.group({GROUP: Stated(3)}) and sizes() == [3, 3, 3]
+    assert not cluster.mirror.group({GROUP: Stated(3)})
+    assert cluster.mirror.group_gone([GROUP]) and sizes() == [5, 5, 5]
     cluster.mirror.pod_gone("uid-r")
     assert cluster.service._adoption.members.minimum(GROUP) == 1
 
@@ -575,9 +576,9 @@ class AnyOrder(RuleBasedStateMachine):
     def group_is_resized(self, size: int) -> None:
         self.group = size
         if size:
-            self.cluster.mirror.group({GROUP: size})
+            self.cluster.mirror.group({GROUP: Stated(size)})
         else:
-            self.cluster.mirror.group_gone({GROUP: 1})
+            self.cluster.mirror.group_gone([GROUP])
 
     @precondition(lambda self: self.cluster.mirror.pending and self.nodes)
     @rule(data=st.data(), kind=st.sampled_from(("hold", "reserve", "ask")))
@@ -628,7 +629,7 @@ class AnyOrder(RuleBasedStateMachine):
         """As told of what exists now alone, in another order."""
         fresh = Cluster()
         if self.group:
-            fresh.mirror.group({GROUP: self.group})
+            fresh.mirror.group({GROUP: Stated(self.group)})
         for uid in sorted(self.pods, reverse=True):
             fresh.mirror.pod(msgspec.convert(self.pods[uid], PodObject))
         for name in self.nodes:
