@@ -137,7 +137,9 @@ def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, i
 def _by_devices(state: ClusterState, gpu: GpuRequest, enough: int) -> IntArray:
     """Pods that the devices of each row could have, were they free, (N,)."""
     found = np.where(
-        allowed_products(state.products, gpu)[state.product], _of_all(state, gpu, enough), 0
+        allowed_products(state.products, gpu)[state.product] & (not gpu.also),
+        _of_all(state, gpu, enough),
+        0,
     )
     every = np.arange(len(state))
     odd = odd_rows(state, gpu, every)

@@ -103,6 +103,8 @@ def _static(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
         if state.serves_known:
             others = Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS
             codes[state.serves == others] = Reason.DEVICE_KIND_MISSING.code
+        if gpu.also:  # devices of several resources: a usual row has those of one
+            codes[:] = Reason.DEVICE_KIND_MISSING.code
     codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
     return codes
 

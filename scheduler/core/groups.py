@@ -3,7 +3,8 @@
 See :mod:`scheduler.core.makes`. A request is judged on an odd row in the terms of what it gets
 there: as a request for replicas, say, on a copy of the row that has only the devices it accepts.
 Requests for devices of several resources are judged likewise, one resource after another, as
-devices of different resources are different devices. Usual rows cost nothing of this.
+devices of different resources are different devices; no usual row has any for them. Usual rows
+cost nothing of this.
 """
 
 from __future__ import annotations
@@ -47,18 +48,12 @@ class View:
 
 def is_odd(state: ClusterState, gpu: GpuRequest, row: int) -> bool:
     """Whether the request has to be seen in the row's own terms."""
-    if gpu.kind is GpuKind.NONE:
-        return False
-    return bool(gpu.also) or bool(state.odd_known and state.make[row])
+    return state.odd_known and gpu.kind is not GpuKind.NONE and bool(state.make[row])
 
 
 def odd_rows(state: ClusterState, gpu: GpuRequest, rows: IntArray) -> BoolArray | None:
     """For which of these rows that is so, (R,); None if for none."""
-    if gpu.kind is GpuKind.NONE or not len(rows):
-        return None
-    if gpu.also:
-        return np.array([state.nodes[row] is not None for row in rows.tolist()], dtype=bool)
-    if not state.odd_known:
+    if not state.odd_known or gpu.kind is GpuKind.NONE or not len(rows):
         return None
     odd: BoolArray = state.make[rows] > 0
     return odd if odd.any() else None
@@ -143,10 +138,8 @@ def _excerpt(state: ClusterState, rows: IntArray, asks: dict[int, Ask]) -> Clust
     copy.make[:] = 0
     copy.odd_known = False
     for code, ask in asks.items():
-        if code:
-            _keep(copy, np.flatnonzero(makes == code), ask)
-    if any(asks):
-        _derive(copy)
+        _keep(copy, np.flatnonzero(makes == code), ask)
+    _derive(copy)
     return copy
 
 

@@ -1,7 +1,8 @@
 """What the devices of a node are, as requests see them: who may have which, and as what.
 
 Nearly every node has devices of one resource, one model and one way of sharing; it is *usual*, and
-has no make. Others are *odd*: a GPU beside one of another vendor, or units that are no devices. A
+has no make. Others are *odd*: a GPU beside one of another vendor, or a partitioned one; or units
+that are no devices. A
 node that offers ``nvidia.com/gpu: 16`` may have four devices, each shared by four pods, or
 partitioned ones; who asks for one ``nvidia.com/gpu`` gets a replica or an instance there.
 """
@@ -51,7 +52,7 @@ class Ask:
     Parameters
     ----------
     devices
-        Which of the node's devices it accepts, one by one; empty for all of them.
+        Which of the node's devices it accepts, one by one.
     gpu
         What it asks of them.
     model
@@ -69,8 +70,11 @@ class Ask:
 def make_of(node: Node) -> Make:
     """The make of a node, :data:`USUAL` for most."""
     devices = node.devices
-    if not any(
-        device.units or device.resource or device.product != devices[0].product
+    if not devices or not any(
+        device.units
+        or device.resource
+        or device.product != devices[0].product
+        or device.kind is not devices[0].kind
         for device in devices
     ):
         return USUAL
@@ -93,10 +97,7 @@ def meaning(make: Make, gpu: GpuRequest) -> tuple[Ask, ...]:
 
 @lru_cache(maxsize=16_384)
 def _meaning(make: Make, gpu: GpuRequest, _by_label: bool) -> tuple[Ask, ...]:  # noqa: FBT001
-    alone = replace(gpu, also=()) if gpu.also else gpu
-    asks = (alone, *gpu.also)
-    if make == USUAL:
-        return tuple(Ask((), ask) for ask in asks)
+    asks = (replace(gpu, also=()), *gpu.also) if gpu.also else (gpu,)
     return tuple(one for ask in asks for one in _meanings(make, ask))
 
 

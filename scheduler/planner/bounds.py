@@ -161,6 +161,8 @@ class Relaxation:
 
     def _on_devices(self, group: int, rows: IntArray, kinds: Sequence[int]) -> list[_Constraint]:
         instance, base = self.instance, self.instance.base
+        if instance.odd[rows].any():
+            return self._on_odd_rows(group, rows, kinds)
         whole: dict[int, int] = {}
         milli: dict[int, int] = {}
         replicas: dict[int, int] = {}
@@ -198,6 +200,32 @@ class Relaxation:
         if slots:
             made.append(_Constraint({(k, group): n for k, n in slots.items()}, free_slots))
         return made
+
+    def _on_odd_rows(self, group: int, rows: IntArray, kinds: Sequence[int]) -> list[_Constraint]:
+        """Units by resource, and what fractions and replicas could take at most."""
+        base, terms = self.instance.base, defaultdict[str, dict[tuple[int, int], int]](dict)
+        for kind in kinds:
+            gpu = self.instance.kinds[kind].shape.gpu
+            for ask in (gpu, *gpu.also):
+                if ask.kind is GpuKind.WHOLE:
+                    terms[ask.resource][kind, group] = ask.count
+        made = [
+            _Constraint(needs, int(self._unit_room(resource)[rows].sum()))
+            for resource, needs in terms.items()
+        ]
+        milli = {
+            (kind, group): min(self.instance.fraction(kind, row)[0] for row in rows.tolist())
+            for kind in kinds
+            if self.instance.kinds[kind].shape.gpu.kind is GpuKind.FRACTION
+        }
+        if milli:
+            made.append(_Constraint(milli, int(np.maximum(base.milli[rows], 0).sum())))
+        return made
+
+    def _unit_room(self, resource: str) -> IntArray:
+        """Units of a resource on each row, at most: on usual rows, entirely free devices. (N,)"""
+        instance = self.instance
+        return np.where(instance.odd, instance.unit_room(resource), instance.base.whole)
 
     def _least_slots(self, wanted: tuple[tuple[str, int], ...], rows: IntArray) -> int:
         """Fewest slots that the instances take on any device type of these rows."""

@@ -96,7 +96,7 @@ class Chains:
     def _fits(self, kind: int) -> BoolArray:
         """Rows that could take one more pod of a kind, (N,)."""
         fits: BoolArray = (self._free >= self._need[kind]).all(axis=1)
-        admissible: BoolArray = self.instance.admissible[kind]
+        admissible: BoolArray = self.instance.simple[kind]
         return self.layout.open(self.instance.pods[kind][0], fits & admissible)
 
     def _tightest(self, kind: int, rows: IntArray) -> int:
@@ -118,7 +118,7 @@ class Chains:
         """Rows for a pod of the kind, with the moves that make room there, cheap ones first."""
         need = self._need[kind]
         after = self._free[self._row] + self._need[self._kind]
-        helps = (after >= need).all(axis=1) & self.instance.admissible[kind, self._row]
+        helps = (after >= need).all(axis=1) & self.instance.simple[kind, self._row]
         helpers = np.flatnonzero(helps)
         waste = ((after[helpers] - need) / self._scale).sum(axis=1)
         helpers = helpers[np.lexsort((waste, self._disturbs[helpers]))]
@@ -166,7 +166,7 @@ class Chains:
             fits &= small[None, :, axis] <= room[:, None, axis]
             fits &= there[None, :, axis] >= big[:, None, axis]
         fits &= self._row[helpers][:, None] != self._row[None, :]
-        admissible = self.instance.admissible
+        admissible = self.instance.simple
         fits &= admissible[self._kind[helpers]][:, self._row]
         fits &= admissible[self._kind][:, self._row[helpers]].T
         pairs = np.argwhere(fits)

@@ -135,7 +135,8 @@ def prove_disruption(instance: Instance, value: Value, budget: Budget, limit: fl
 def _free(instance: Instance, row: int) -> tuple[int, ...]:
     state = instance.state
     left = [int(axis.free(state)[row]) for axis in instance.axes]
-    return tuple(max(0, amount) for amount in (*left, int(state.gpu_left[row])))
+    devices = _NEVER if instance.odd[row] else int(state.gpu_left[row])
+    return tuple(max(0, amount) for amount in (*left, devices))
 
 
 def _fits_nowhere(instance: Instance, kind: int) -> bool:

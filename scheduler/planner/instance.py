@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import static_reasons
+from scheduler.core.makes import Ask
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import (
     DEVICE_MILLI,
@@ -30,6 +31,7 @@ from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.axes import Axis, axes_of
 from scheduler.planner.model import Kind, Problem
+from scheduler.planner.odd import asks_of, most_alone, odd_rows, unit_room
 
 __all__ = ["Instance", "Level", "Residual"]
 
@@ -103,6 +105,9 @@ class Instance:
         Who is where at first, as rules between pods tell; None if there are no such rules.
     settled : Neighbours or None
         The same of those that are not in play.
+    odd : (N,) bool
+        Rows whose devices are not all alike, see :mod:`scheduler.planner.odd`. Pods that have
+        devices there stay.
     ways_chosen : bool
         Whether rows were closed to kinds by :meth:`settle_ways`.
     """
@@ -113,6 +118,7 @@ class Instance:
         self.kinds: list[Kind] = []
         self.pods: list[list[PodRequest]] = []
         self.kind_of: dict[str, int] = {}
+        self.odd = odd_rows(self.state)
         self.origin: dict[str, Placement] = {}
         self.relaxed: list[str] = []
         self.stay: list[PodRequest] = []
@@ -149,6 +155,7 @@ class Instance:
                 budgets[uid].append(position)
         codes: dict[Kind, int] = {}
         self._static: dict[Shape, NDArray[np.int8]] = {}
+        self._unit_rooms: dict[str, IntArray] = {}
 
         def add(pod: PodRequest, kind: Kind) -> None:
             code = codes.setdefault(kind, len(codes))
@@ -231,6 +238,7 @@ class Instance:
         row = state.row_of[placement.node]
         return (
             pod.gpu.kind not in (GpuKind.MIG, GpuKind.SHARED)
+            and not (placement.devices and self.odd[row])
             and min(state.cpu_free[row], state.mem_free[row], state.pods_free[row]) >= 0
             and not (state.counted.free[row] < 0).any()
             and len(placement.devices) == max(pod.gpu.count, pod.gpu.kind is GpuKind.FRACTION)
@@ -411,6 +419,29 @@ class Instance:
             np.where(shared, np.maximum(slots, 0), 0).sum(axis=1),
         )
 
+    @cached_property
+    def simple(self) -> BoolArray:
+        """Admissible rows whose columns alone say what a kind may have there, (K, N)."""
+        if not self.odd.any():
+            return self.admissible
+        bare = np.array([kind.shape.gpu.kind is GpuKind.NONE for kind in self.kinds], dtype=bool)
+        return np.asarray(self.admissible & (bare[:, None] | ~self.odd))
+
+    @property
+    def by_device(self) -> tuple[IntArray, IntArray, IntArray]:
+        """Milli-GPU, memory and slots of each device without the pods in play."""
+        return self.base.milli, self.base.memory, self.base.slots
+
+    def asks(self, kind: int, row: int) -> tuple[Ask, ...]:
+        """What a kind asks for on an odd row."""
+        return asks_of(self.state, self.kinds[kind].shape.gpu, row)
+
+    def unit_room(self, resource: str) -> IntArray:
+        """Units of a resource that are free on odd rows without the pods in play, (N,)."""
+        if resource not in self._unit_rooms:
+            self._unit_rooms[resource] = unit_room(self.state, resource, self.by_device)
+        return self._unit_rooms[resource]
+
     def fraction(self, kind: int, row: int) -> tuple[int, int]:
         """Milli-GPU and device memory that a fraction of this kind takes on a row."""
         milli, memory = fraction_need(self.state, self.kinds[kind].shape.gpu, np.array([row]))
@@ -431,6 +462,15 @@ class Instance:
         return table
 
     def _most_on_devices(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:
+        most = self._most_on_alike(kind, rows, otherwise)
+        if self.odd.any() and self.kinds[kind].shape.gpu.kind is not GpuKind.NONE:
+            most = most.astype(np.int64)
+            for at in np.flatnonzero(self.odd[rows]).tolist():
+                row = int(rows[at])
+                most[at] = most_alone(self.state, self.asks(kind, row), row, self.by_device)
+        return most
+
+    def _most_on_alike(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:
         base, gpu, state = self.base, self.kinds[kind].shape.gpu, self.state
         match gpu.kind:
             case GpuKind.NONE:

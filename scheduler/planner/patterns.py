@@ -258,6 +258,7 @@ class PatternBound:
         if not len(rows):
             return []
         columns = [
+            state.make[rows, None],
             *(axis.room[rows, None] for axis in instance.axes),
             np.sort(base.milli[rows], axis=1), np.sort(base.memory[rows], axis=1),
             base.slots[rows], base.replicas[rows, None], state.device_code[rows],
@@ -296,6 +297,8 @@ class PatternBound:
         under it than the device itself.
         """
         instance, base = self.instance, self.instance.base
+        if instance.odd[row]:
+            return self._unit_axes(row)
         milli: dict[int, int] = {}
         replicas: dict[int, int] = {}
         whole: dict[int, int] = {}
@@ -321,4 +324,23 @@ class PatternBound:
             axes.append((int((free // step).sum()), need))
         if replicas:
             axes.append((int(base.replicas[row]), replicas))
+        return axes
+
+    def _unit_axes(self, row: int) -> list[tuple[int, Mapping[int, int]]]:
+        """Units of an odd row by resource, and what fractions could take at most."""
+        instance = self.instance
+        needs: dict[str, dict[int, int]] = {}
+        milli: dict[int, int] = {}
+        for item, kind in enumerate(self._first):
+            gpu = instance.kinds[kind].shape.gpu
+            for ask in (gpu, *gpu.also):
+                if ask.kind is GpuKind.WHOLE:
+                    needs.setdefault(ask.resource, {})[item] = ask.count
+            if gpu.kind is GpuKind.FRACTION:
+                milli[item] = instance.fraction(kind, row)[0]
+        axes: list[tuple[int, Mapping[int, int]]] = [
+            (int(instance.unit_room(resource)[row]), need) for resource, need in needs.items()
+        ]
+        if milli:
+            axes.append((int(np.maximum(instance.base.milli[row], 0).sum()), milli))
         return axes

@@ -182,7 +182,7 @@ def _with_unseen(state: ClusterState, mix: TypicalMix, pods: float) -> TypicalMi
     if not weight:
         return mix
     cores = sum(shape.weight * shape.cpu_milli for shape in shapes if shape.gpu.kind)
-    plain = node_kinds(state, slice(None)) == DeviceCode.PLAIN
+    plain = (node_kinds(state, slice(None)) == DeviceCode.PLAIN) & (state.make == 0)
     more = []
     for code in sorted(range(len(state.products)), key=state.products.__getitem__):
         resource, product = state.products[code]
@@ -384,7 +384,7 @@ def _set_tables(
     full = np.arange(MAX_DEVICES + 1)[None, :]
     tables = np.zeros((classes, WORTH_SHAPE[0], MAX_DEVICES + 1))
     chances = np.zeros(classes)
-    several = [k for k in kinds if k.gpu.kind is GpuKind.WHOLE and k.gpu.count > 1]
+    several = [k for k in kinds if 1 < k.gpu.count <= MAX_DEVICES]
     # Pods of one number and one choice of models want the same sets, whatever cpu they ask for.
     together: dict[tuple[int, tuple[str, ...]], int] = {}
     for kind in several:

@@ -21,7 +21,8 @@ _SIMPLE = (GpuKind.NONE, GpuKind.WHOLE)
 def is_simple(instance: Instance, kind: int) -> bool:
     """Whether columns alone say where a kind fits: no gang, no fraction, no partition."""
     described = instance.kinds[kind]
-    return described.gang is None and described.shape.gpu.kind in _SIMPLE
+    gpu = described.shape.gpu
+    return described.gang is None and gpu.kind in _SIMPLE and not gpu.also
 
 
 def needs_of_simple(instance: Instance) -> IntArray:

@@ -61,7 +61,7 @@ class Repair:
         self._read()
         tabu = self._tabu
         waiting = np.flatnonzero((tabu.row < 0) & (self._items.kind == kind))
-        rows = np.flatnonzero(self.instance.admissible[kind] & self._open)
+        rows = np.flatnonzero(self.instance.simple[kind] & self._open)
         if not len(waiting) or not len(rows):
             return False
         pod = int(waiting[0])
@@ -109,7 +109,7 @@ class Repair:
         return TabuItems(
             self._needs[np.array(codes, dtype=np.int64)][:, self._axes].astype(np.float64),
             np.array(codes, dtype=np.int64),
-            instance.admissible,
+            instance.simple,
             1.0 / np.maximum(scale, 1.0)[self._axes],
             np.array([worths[gain] for gain in gains], dtype=np.int64),
             np.array([state.row_of[o.node] if o else PENDING for o in origins], dtype=np.int64),

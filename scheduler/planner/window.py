@@ -26,6 +26,7 @@ from scheduler.planner.handout import Handout
 from scheduler.planner.instance import Instance
 from scheduler.planner.joint import Joint
 from scheduler.planner.layout import Layout, Value
+from scheduler.planner.odd import OddRow
 from scheduler.planner.topology import gang_levels, torn
 
 __all__ = ["Window", "solver_for"]
@@ -47,6 +48,7 @@ class _Row:
     kept: dict[str, Var] = field(default_factory=dict)
     kept_fractions: dict[tuple[int, int], Var] = field(default_factory=dict)
     kept_counts: dict[int, Var] = field(default_factory=dict)
+    odd: OddRow | None = None
 
 
 class Window:
@@ -116,6 +118,10 @@ class Window:
             # A row that is over-full without any pod in play hosts none that asks for this.
             taken = [n * made.counts[kind] for kind, n in axis.needs(shapes).items() if n]
             model.add(sum(taken) <= max(0, int(axis.room[row])))
+        if instance.odd[row]:
+            asks = {kind: instance.asks(kind, row) for kind in made.counts}
+            made.odd = OddRow(model, instance.state, row, instance.by_device, asks, made.counts)
+            return made
         by_way: dict[GpuKind, list[int]] = defaultdict(list)
         for kind, shape in shapes.items():
             by_way[shape.gpu.kind].append(kind)
@@ -606,8 +612,15 @@ class Window:
         if made.whole:
             chosen = {device for device, var in made.whole.items() if solver.value(var)}
             devices.allow_whole(chosen)
+        placements: list[Placement] = []
+        if made.odd is not None:
+            for kind, var in made.counts.items():
+                hands = made.odd.shares(solver, kind)
+                for _ in range(solver.value(var) - stay[kind]):
+                    pod = left[kind].pop(self._next(left[kind], node.name))
+                    placements.append(Placement(pod, node.name, next(hands)))
+            return placements
         devices.allow_instances([key for key, var in made.instances.items() if solver.value(var)])
-        placements = []
         for kind, var in made.counts.items():
             gpu = instance.kinds[kind].shape.gpu
             where = [
