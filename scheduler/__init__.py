@@ -14,4 +14,9 @@ Rooms, from the ground up (imports point down only, checked by import-linter):
 
 from __future__ import annotations
 
+import logging
+
 __version__ = "0.1.0"
+
+# Who wants to read what is logged says where; a command that prints its own lines does not.
+logging.getLogger(__name__).addHandler(logging.NullHandler())

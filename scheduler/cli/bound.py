@@ -14,9 +14,11 @@ __all__ = ["command"]
     "--nodes",
     required=True,
     type=click.Path(path_type=Path),
-    help="openb node list (.csv), snugfit/v1 file or kubectl dump (.json).",
+    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder).",
 )
-@click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
+@click.option(
+    "--pods", type=click.Path(path_type=Path), help="openb pod list (.csv), or more objects."
+)
 @click.option("--budget", default="10s", show_default=True, help="For the integer plan.")
 @click.option("--below", type=float, help="Exit with 1 if the plan's gap is above this percent.")
 @click.option("--seed", default=0, show_default=True, help="Decides where the search looks.")
@@ -33,7 +35,7 @@ def command(
     from dataclasses import replace
 
     from scheduler.cli.console import print_json, print_table
-    from scheduler.cli.loading import read_workload
+    from scheduler.cli.loading import read_workload, said_of
     from scheduler.cli.plan import parse_budget
     from scheduler.core.state import ClusterState
     from scheduler.planner.budget import Budget
@@ -64,7 +66,7 @@ def command(
         "seconds": round(made.seconds, 3),
     }
     if as_json:
-        print_json(content)
+        print_json({**content, **said_of(workload)})
     else:
         print_table(f"Best GPU allocation of {workload.source}", ("", ""), list(content.items()))
     if below is not None and gap > below:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scheduler.core.prices import PriceWeights
     from scheduler.simulator.workload import Workload
 
-__all__ = ["read_weights", "read_workload", "remark"]
+__all__ = ["read_weights", "read_workload", "remark", "said_of"]
 
 _MOST_REMARKS = 10
 
@@ -20,18 +19,31 @@ def read_workload(nodes: Path, pods: Path | None = None) -> Workload:
     from scheduler.simulator.files import load_workload
 
     workload = load_workload(nodes, pods)
-    remark(nodes, workload.remarks)
+    remark(str(nodes), workload)
     return workload
 
 
-def remark(path: Path, left_out: Sequence[str]) -> None:
-    """Name what could not be read, and count it."""
+def remark(name: str, workload: Workload) -> None:
+    """Name what is not understood, and count it; then what else there is to say of a file."""
     from scheduler.cli.terminal import complain, one_line
 
-    for text in left_out[:_MOST_REMARKS]:
-        complain(one_line(f"{path}: left out: {text}"))
-    if left_out:
-        complain(f"{path}: {len(left_out)} objects could not be read as they are")
+    misread = workload.not_understood
+    for one in misread[:_MOST_REMARKS]:
+        complain(one_line(f"{name}: not understood: {one.text}"))
+    if len(misread) > _MOST_REMARKS:
+        complain(f"{name}: {len(misread)} objects in all are not understood (--json lists them)")
+    if not workload.nodes:
+        complain(f"{name}: lists no node")
+    for text in workload.remarks:
+        complain(one_line(f"{name}: {text}"))
+
+
+def said_of(workload: Workload) -> dict[str, Any]:
+    """For JSON: what of a file is not understood, and what of it nobody takes into account."""
+    return {
+        "not_understood": [one.to_json() for one in workload.not_understood],
+        "not_considered": [one.to_json() for one in workload.not_considered],
+    }
 
 
 def read_weights(path: Path) -> PriceWeights:

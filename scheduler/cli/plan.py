@@ -12,6 +12,7 @@ from scheduler.cli.terminal import say
 
 if TYPE_CHECKING:
     from scheduler.planner.model import Plan, Problem
+    from scheduler.simulator.kubedump import Dump
 
 __all__ = ["command", "parse_budget", "problem_of"]
 
@@ -34,8 +35,10 @@ def parse_budget(text: str) -> float:
 @click.option(
     "--snapshot",
     required=True,
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="kubectl get nodes,pods,... -A -o json (see below), or a snugfit/v1 file.",
+    help="kubectl get nodes,pods,... -A -o json (see below): a file of JSON or YAML, or a folder; "
+    "may be given several times. Or a snugfit/v1 file.",
 )
 @click.option("--budget", default="10s", show_default=True, help="500ms, 10s, 2m ...")
 @click.option(
@@ -61,7 +64,7 @@ def parse_budget(text: str) -> float:
 @click.option("--explain", is_flag=True, help="Say for each pod where it goes, or why nowhere.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
 def command(
-    snapshot: Path,
+    snapshot: tuple[Path, ...],
     budget: str,
     objective: str,
     moves: bool,
@@ -88,20 +91,23 @@ def command(
     from dataclasses import replace
 
     from scheduler.cli.console import print_json
+    from scheduler.cli.loading import remark
     from scheduler.core.errors import InvalidInput
     from scheduler.planner.budget import Budget
     from scheduler.planner.planner import plan
+    from scheduler.simulator.files import load_dump
 
     limit = parse_budget(budget)
     if not 0 <= seed < _MOST_SEED:
         raise InvalidInput("--seed", f"is {seed}", f"use 0..{_MOST_SEED - 1}")
     costs = _model_costs(model_costs) if model_costs else {}
-    problem = replace(
-        problem_of(snapshot, objective, moves=moves, topology=topology), model_costs=costs
-    )
+    dump = load_dump(snapshot)
+    remark(", ".join(map(str, snapshot)), dump.workload)
+    problem = replace(_problem(dump, objective, moves=moves, topology=topology), model_costs=costs)
     made = plan(problem, Budget(limit, deterministic=deterministic, seed=seed))
     if as_json:
-        print_json(made.to_json())
+        misread = [one.to_json() for one in dump.workload.not_understood]
+        print_json(made.to_json() | {"not_understood": misread})
     else:
         _print_plan(made, problem, explain=explain)
     if made.unplaced:
@@ -112,15 +118,17 @@ def problem_of(
     path: Path, objective: str = "pods", *, moves: bool = True, topology: str = ""
 ) -> Problem:
     """The problem that a file states; raises as the readers of files do."""
-    from scheduler.cli.loading import remark
+    from scheduler.simulator.files import load_dump
+
+    return _problem(load_dump(path), objective, moves=moves, topology=topology)
+
+
+def _problem(dump: Dump, objective: str, *, moves: bool, topology: str) -> Problem:
     from scheduler.core.engine import Engine
     from scheduler.core.state import ClusterState
     from scheduler.planner.model import Disruption, DisruptionBudget, Problem
-    from scheduler.simulator.files import load_dump
     from scheduler.simulator.workload import place_bound
 
-    dump = load_dump(path)
-    remark(path, dump.workload.remarks)
     engine = Engine(ClusterState(dump.workload.nodes), "best-fit")
     place_bound(engine, dump.workload)
     running = engine.state.placements

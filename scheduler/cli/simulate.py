@@ -28,9 +28,12 @@ __all__ = ["command"]
 @click.option(
     "--nodes",
     type=click.Path(path_type=Path),
-    help="openb node list (.csv), snugfit/v1 file or kubectl dump (.json). Default: synthetic.",
+    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder). "
+    "Default: synthetic.",
 )
-@click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
+@click.option(
+    "--pods", type=click.Path(path_type=Path), help="openb pod list (.csv), or more objects."
+)
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
 @click.option("--compare", default="", help="More policies for the same run, comma-separated.")
 @click.option("--seed", default=0, show_default=True, help="Decides everything random.")
@@ -105,7 +108,7 @@ def command(
     snugfit simulate --protocol replay --plan-every 60 --planner-lines --report report.html
     """
     from scheduler.cli.console import print_json
-    from scheduler.cli.loading import read_weights
+    from scheduler.cli.loading import read_weights, said_of
     from scheduler.core.errors import InvalidInput
     from scheduler.core.policies import policy_named
     from scheduler.simulator.inflation import Experiment
@@ -152,7 +155,8 @@ def command(
     outcomes = [outcome for outcome, _ in runs]
     if as_json:
         first, *others = (_json(*each) for each in runs)
-        print_json({**first, "compared": others} if others else first)
+        compared = {"compared": others} if others else {}
+        print_json({**first, **compared, **said_of(workload)})
     elif protocol == "replay":
         _print_replay(workload, runs)
     else:

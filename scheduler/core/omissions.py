@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["NotConsidered", "left_alone"]
+__all__ = ["NotConsidered", "NotUnderstood", "left_alone"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,56 @@ class NotConsidered:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         return {"rule": self.rule, "pods": list(self.pods), "effect": self.effect}
+
+
+@dataclass(frozen=True, slots=True)
+class NotUnderstood:
+    """An object that is not as it should be, and what has become of it.
+
+    Parameters
+    ----------
+    subject
+        Kind and name, or where it stands if it says neither.
+    field
+        Path of what is wrong; empty where it is not one field.
+    why
+        What is wrong with it.
+    effect
+        What has been done instead.
+    harmless
+        Whether everything that was asked could be answered all the same.
+    """
+
+    subject: str
+    field: str
+    why: str
+    effect: str
+    harmless: bool = False
+
+    @classmethod
+    def of(
+        cls, subject: str, problem: object, effect: str, *, harmless: bool = False
+    ) -> NotUnderstood:
+        """From an error, or its text ``field: what is wrong``."""
+        field, found, why = str(problem).partition(": ")
+        return cls(
+            subject, field if found else "", why if found else field, effect, harmless=harmless
+        )
+
+    @property
+    def text(self) -> str:
+        """One line for the user."""
+        where = f"{self.field}: " if self.field else ""
+        return f"{self.subject}: {where}{self.why}; {self.effect}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "object": self.subject,
+            "field": self.field,
+            "why": self.why,
+            "effect": self.effect,
+        }
 
 
 def left_alone(omissions: Iterable[NotConsidered]) -> dict[str, str]:

@@ -26,10 +26,14 @@ from scheduler.core.model import (
     Toleration,
 )
 
-__all__ = ["NOT_READY", "Admission", "admits", "selects", "tolerates"]
+__all__ = ["IN_DOUBT", "NOT_READY", "Admission", "admits", "selects", "tolerates"]
 
 NOT_READY = "node.kubernetes.io/not-ready"
 """Key of the taint on a node whose kubelet says that it is not ready."""
+
+IN_DOUBT = Taint("snugfit.io/not-understood")
+"""What an offline cluster's node has where something runs that nobody can count: no pod tolerates
+it."""
 
 _UNREACHABLE = "node.kubernetes.io/unreachable"
 _CORDONED = Taint("node.kubernetes.io/unschedulable")
@@ -190,6 +194,8 @@ def _obstacle(
     taints: tuple[Taint, ...], tolerations: tuple[Toleration, ...], *, cordoned: bool
 ) -> Reason:
     """What of a node keeps out a pod with these tolerations, or ``FITS``."""
+    if IN_DOUBT in taints:
+        return Reason.NODE_TAINTED
     if cordoned and not any(tolerates(one, _CORDONED) for one in tolerations):
         return Reason.NODE_UNSCHEDULABLE
     found = Reason.FITS

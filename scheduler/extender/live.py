@@ -43,7 +43,7 @@ from scheduler.kube.objects import (
 )
 from scheduler.kube.pods import pod_request, pod_uid
 from scheduler.kube.recordpolicy import guarded_since, read_policy
-from scheduler.kube.salvage import InPart
+from scheduler.kube.salvage import REQUEST, InPart
 from scheduler.kube.watch import Reflector, WatchTiming
 from scheduler.kube.workloads import Stated, statements
 
@@ -58,19 +58,6 @@ _TURN_S = 1.0
 _TOLD_EVERY_S = 3600.0
 _MOST_NAMED = 10
 _LONGEST_TEXT = 300
-
-_REQUEST = (
-    "spec.containers",
-    "spec.initContainers",
-    "spec.overhead",
-    "spec.resources",
-    "status.containerStatuses",
-    "status.initContainerStatuses",
-    "status.allocatedResources",
-    "status.resources",
-    "metadata.annotations",
-)
-"""Where a pod says what it asks for."""
 
 Item = tuple[str, str, Any]
 
@@ -471,7 +458,7 @@ class LiveCluster:
         fact = self.mirror.facts.get(pod_uid(obj))
         if fact is not None and fact.node == obj.spec.node_name and not has_ended(obj):
             return
-        if part.lacks(*_REQUEST):
+        if part.lacks(*REQUEST):
             self.mirror.pod_in_part(obj)
         else:
             self.mirror.pod(obj)

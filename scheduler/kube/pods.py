@@ -51,6 +51,7 @@ __all__ = [
     "Charge",
     "binding_annotations",
     "charge_of",
+    "is_counted",
     "pod_request",
     "pod_uid",
     "write_device_shares",
@@ -135,6 +136,17 @@ def charge_of(
     gpu = ways[0] if len(ways) == 1 else GpuRequest()
     demand = _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
     return Charge(_made(pod, demand, groups), ways if len(ways) > 1 else (), problem)
+
+
+def is_counted(pod: PodObject) -> bool:
+    """Whether everything can be read that the pod asks for, be it a contradiction or not."""
+    content = _template_decoder.decode(_template(pod))
+    seen = {one.path: one.seen for one in content.resized}
+    try:
+        _effective(content.spec, seen, infeasible=content.infeasible)
+    except InvalidInput:
+        return False
+    return True
 
 
 def _readable(spec: PodSpec, names: ResourceNames) -> PodSpec:

@@ -12,7 +12,20 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
-__all__ = ["InPart", "salvage"]
+__all__ = ["REQUEST", "InPart", "read_in_part", "salvage"]
+
+REQUEST = (
+    "spec.containers",
+    "spec.initContainers",
+    "spec.overhead",
+    "spec.resources",
+    "status.containerStatuses",
+    "status.initContainerStatuses",
+    "status.allocatedResources",
+    "status.resources",
+    "metadata.annotations",
+)
+"""Where a pod says what it asks for."""
 
 T = TypeVar("T")
 _UNREADABLE = (msgspec.MsgspecError, OverflowError, RecursionError, ValueError)
@@ -43,6 +56,14 @@ class InPart(Generic[T]):
             for path in paths
             for missing in self.missing
         )
+
+
+def read_in_part(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> InPart[T] | None:
+    """The object, or what :func:`salvage` can read of it; None if it is no JSON object."""
+    try:
+        return InPart(decoder.decode(raw), ())
+    except _UNREADABLE:
+        return salvage(decoder, raw)
 
 
 def salvage(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> InPart[T] | None:

@@ -13,18 +13,22 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from scheduler.core.errors import InvalidInput
 
-__all__ = ["Path", "YamlFile", "bounded_yaml", "yaml_files", "yaml_mapping"]
+__all__ = ["Path", "YamlFile", "bounded_yaml", "yaml_files", "yaml_mapping", "yaml_values"]
 
 Path = tuple[str | int, ...]
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MOST_VALUES = 100_000
+_MOST_LISTED = 20_000_000
+"""Values of a file that a program has written, such as all objects of a large cluster."""
+_LONG_VALUE = 64
+"""Characters beyond which a value counts as several, since an alias may repeat it."""
 _DEEPEST = 100
 _TOO_DEEP = f"is nested more than {_DEEPEST} deep"
 _LONGEST_NUMBER = 60
@@ -158,6 +162,31 @@ def yaml_mapping(text: str, name: str) -> Mapping[str, Any]:
     return content
 
 
+class _Plain(_Loader):  # type: ignore[misc]
+    """Builds plain values only; a time is the text that it is written as."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in found if tag != _TIME]
+        for first, found in _Loader.yaml_implicit_resolvers.items()
+    }
+
+
+def yaml_values(text: str, name: str) -> list[Any]:
+    """The values of all documents in a long text, without the lines where they stand.
+
+    Raises
+    ------
+    InvalidInput
+        It is no YAML, or unfolds into more than any cluster has.
+    """
+    try:
+        _measure(text, name, _MOST_LISTED)
+        found = yaml.load_all(text, Loader=_Plain)
+        return [value for value in found if value is not None]
+    except (yaml.YAMLError, RecursionError, UnicodeError, ValueError, OverflowError) as error:
+        raise _no_yaml(name, error) from error
+
+
 def _settings(node: yaml.Node | None, name: str) -> Any:  # noqa: ANN401 - YAML
     if node is None:
         return None
@@ -279,8 +308,9 @@ class _Extent:
 class _Measure:
     """Follows a text without building anything, and refuses what would unfold into too much."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, most: int) -> None:
         self._name = name
+        self._most = most
         self._total = 0
         self._known: dict[str | None, _Extent] = {}
         self._open: list[_Extent] = []
@@ -308,7 +338,7 @@ class _Measure:
         if isinstance(event, yaml.CollectionEndEvent):
             return self._open.pop()
         if isinstance(event, yaml.ScalarEvent):
-            return _Extent(event.anchor)
+            return _Extent(event.anchor, 1 + len(event.value) // _LONG_VALUE)
         if any(one.anchor == event.anchor for one in self._open):
             where = f"{self._name}:{event.start_mark.line + 1}"
             raise InvalidInput(where, f"*{event.anchor} holds itself", "write it out")
@@ -328,14 +358,12 @@ class _Measure:
         else:
             self._total += ended.values
             values = self._total
-        if values > _MOST_VALUES:
-            raise InvalidInput(
-                where, f"unfolds into more than {_MOST_VALUES:,} values", "write less"
-            )
+        if values > self._most:
+            raise InvalidInput(where, f"unfolds into more than {self._most:,} values", "write less")
 
 
-def _measure(text: str, name: str) -> None:
-    measure = _Measure(name)
+def _measure(text: str, name: str, most: int = _MOST_VALUES) -> None:
+    measure = _Measure(name, most)
     for event in yaml.parse(text, Loader=_Loader):
         measure.take(event)
 

@@ -1,16 +1,18 @@
-"""Reader and writer of ``kubectl get nodes,pods -A -o json``.
+"""Reader and writer of ``kubectl get nodes,pods -A -o json``, and of its other usual forms.
 
 Pods that have ended are left out. A pod with a node runs there, whoever scheduled it; any other
 arrives. Creation timestamps become arrival times, counted from the earliest one. Which devices the
 running pods have is understood as beside a live cluster, by the same code.
 
-One object that cannot be read stops no other: it is left out and named. A running pod is charged
-what it asks for, whatever else of it contradicts itself.
+One object that is not as it should be stops no other: what can be read of it counts, as beside a
+live cluster, and it is named with what has become of it. A running pod is charged what it asks for,
+whatever else of it contradicts itself; if that cannot be told, its node takes nothing new. A pod on
+a node that is not listed holds nothing that is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -24,10 +26,10 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs import GangSpec, minimum_of
 from scheduler.core.model import DeviceShare, GangKey, Node, PodRequest, Requirement
-from scheduler.core.omissions import left_alone
-from scheduler.core.reading import read_bytes
-from scheduler.core.selection import NOT_READY
+from scheduler.core.omissions import NotConsidered, NotUnderstood, left_alone
+from scheduler.core.selection import IN_DOUBT, NOT_READY
 from scheduler.core.state import ClusterState
+from scheduler.kube.complaints import cut
 from scheduler.kube.disruption import (
     Budget,
     BudgetObject,
@@ -37,20 +39,22 @@ from scheduler.kube.disruption import (
     move_cost,
 )
 from scheduler.kube.groups import Groups
+from scheduler.kube.manifests import Manifest, manifests, refuse_strangers
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.nodes import node_of
+from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import (
     NodeObject,
     PodObject,
+    group_decoder,
     mapping_decoder,
     node_decoder,
-    object_list_decoder,
     pod_decoder,
 )
-from scheduler.kube.pods import Charge, charge_of, pod_uid, write_device_shares
+from scheduler.kube.pods import Charge, charge_of, is_counted, pod_uid, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
+from scheduler.kube.salvage import REQUEST, read_in_part
 from scheduler.kube.surroundings import Surroundings
 from scheduler.kube.workloads import Stated, statements
 from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
@@ -58,12 +62,13 @@ from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPo
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
 
 
-class _Kind(msgspec.Struct):
-    kind: str = ""
-
-
-_kind_decoder = msgspec.json.Decoder(_Kind)
 _ENDED = ("Succeeded", "Failed")
+_WANTED = {"Node", "Pod"}
+_SHOWN = 5
+_COUNTED = "it runs, and is charged what it asks for"
+_CLOSED = "its node takes nothing new"
+_WAITS = "it gets no node"
+_NO_DEVICES = "none of its devices are handed out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +102,9 @@ class Dump:
     unmet: Mapping[str, str] = field(default_factory=dict)
 
 
-def read(path: Path, names: ResourceNames | None = None) -> Workload:
+def read(paths: Path | Sequence[Path], names: ResourceNames | None = None) -> Workload:
     """Nodes and pods of a dump; gated pods arrive like others. Raises as :func:`read_dump`."""
-    dump = read_dump(path, names)
+    dump = read_dump(paths, names)
     workload = _without(dump.workload, left_alone(dump.workload.not_considered))
     gated = tuple(Arrival(request) for request in dump.gated)
     return replace(workload, arrivals=workload.arrivals + gated) if gated else workload
@@ -114,38 +119,36 @@ def _without(workload: Workload, alone: Mapping[str, str]) -> Workload:
     return replace(workload, arrivals=arrivals, remarks=workload.remarks + said)
 
 
-def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
+def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) -> Dump:
     """Read a dump of nodes and pods, and of podgroups, jobs and pdb where they are listed.
+
+    Parameters
+    ----------
+    paths
+        Files and folders that list the cluster together: :mod:`scheduler.kube.manifests`.
+    names
+        Resource names and labels.
 
     Raises
     ------
     InvalidInput
-        Names the file, the item and the field.
+        A file cannot be read, or lists nothing of the kind.
     """
+    paths = [paths] if isinstance(paths, Path) else list(paths)
     names = names or ResourceNames()
-    found = _items(path, names)
+    found = _items(paths, names)
     alive = [pod for pod in found.pods if not _gone(pod)]
     groups = Groups(count_members=True)
     groups.state(found.groups)
     for pod in found.pods:  # one that has succeeded needs no place any more
         groups.join(pod, pod_uid(pod))
-    models, devices = _understood(found.nodes, alive, names)
-    listed = _Listed({model.name for model in models})
+    models, devices = _understood(found, alive, names)
+    listed = _Listed({model.name for model in models}, found)
     for pod in alive:
-        where = f"pod {pod.metadata.namespace}/{pod.metadata.name}"
-        try:
-            charge = charge_of(pod, names, groups)
-            request = found.surroundings.ruled(charge.request)
-            listed.add(pod, replace(charge, request=request), devices)
-            if charge.problem:
-                found.left_out.append(f"{where}: {charge.problem}; it runs, and is charged for it")
-        except InvalidInput as error:
-            found.left_out.append(f"{where}: {error}")
-            listed.uncertain.add(pod.spec.node_name or "")
-    if found.left_out and not (listed.pods or models):
-        raise InvalidInput(f"{path}: {found.left_out[0]}", "nothing else could be read")
+        listed.add(pod, charge_of(pod, names, groups), devices)
+    listed.name_orphans()
     closed = tuple(
-        replace(model, unschedulable=True) if model.name in listed.uncertain else model
+        replace(model, taints=(IN_DOUBT,)) if model.name in found.closed else model
         for model in models
     )
     around = found.surroundings
@@ -153,10 +156,10 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
         closed,
         listed.in_order(),
         tuple(listed.bound),
-        path.name,
+        ", ".join(path.name for path in paths),
         groups.specs(),
-        tuple(found.left_out),
-        around.omissions(),
+        not_understood=tuple(found.misread),
+        not_considered=(*around.omissions(), *_partial(found.misread)),
     )
     budgets = tuple(budgets_of(found.budgets, alive))
     several = held_by_several(found.budgets, alive)
@@ -173,6 +176,14 @@ def read_dump(path: Path, names: ResourceNames | None = None) -> Dump:
     )
 
 
+def _partial(misread: Sequence[NotUnderstood]) -> tuple[NotConsidered, ...]:
+    """That an answer cannot be about the whole cluster, where it cannot."""
+    concerned = tuple(one.subject for one in misread if not one.harmless)
+    if not concerned:
+        return ()
+    return (NotConsidered("objects that are not understood", concerned, "see not_understood"),)
+
+
 def _gone(pod: PodObject) -> bool:
     """Whether a pod takes nothing and waits for nothing: it has ended, or is deleted unbound."""
     ended = pod.status is not None and pod.status.phase in _ENDED
@@ -182,16 +193,15 @@ def _gone(pod: PodObject) -> bool:
 class _Listed:
     """Pods of a dump, each as what it is: running, gated or arriving."""
 
-    def __init__(self, nodes: AbstractSet[str]) -> None:
-        self._nodes = nodes
+    def __init__(self, nodes: AbstractSet[str], found: _Items) -> None:
+        self._nodes, self._found = nodes, found
         self._arriving: list[tuple[float | None, PodRequest]] = []
         self._times: list[float | None] = []
-        self.pods: set[str] = set()
+        self._orphans: list[PodObject] = []
         self.bound: list[BoundPod] = []
         self.gated: list[PodRequest] = []
         self.costs: dict[str, int] = {}
         self.preferences: dict[str, tuple[Preference, ...]] = {}
-        self.uncertain: set[str] = set()
 
     def add(
         self,
@@ -199,18 +209,26 @@ class _Listed:
         charge: Charge,
         devices: Mapping[str, tuple[DeviceShare, ...]],
     ) -> None:
-        """One more pod; :class:`InvalidInput` if it cannot be, and then nothing is kept of it."""
-        created, node, request = _created(pod), pod.spec.node_name, charge.request
+        """One more pod; what is wrong with it is noted."""
+        node = pod.spec.node_name
+        if node and node not in self._nodes:
+            self._orphans.append(pod)
+            return
         if charge.problem and not node:
-            raise InvalidInput("spec", charge.problem)
-        if request.uid in self.pods:
-            raise InvalidInput("metadata.uid", f"{request.uid!r} is that of another pod too")
+            self._found.note(_named(pod), charge.problem, _WAITS)
+            return
+        if charge.problem and node:
+            counted = is_counted(pod)
+            self._found.note(_named(pod), charge.problem, _COUNTED if counted else _CLOSED,
+                             harmless=counted)  # fmt: skip
+            if not counted:
+                self._found.closed.add(node)
+        created = self._created(pod)
+        request = self._found.surroundings.ruled(charge.request)
         if node:
-            if node not in self._nodes:
-                raise InvalidInput("spec.nodeName", f"{node!r} is not listed", "list that node too")
             cost = move_cost(pod)
             self.bound.append(BoundPod(request, node, devices.get(request.uid)))
-            if cost is not None:
+            if cost is not None and not self._found.unguarded & {"", request.namespace}:
                 self.costs[request.uid] = cost
         elif pod.spec.scheduling_gates:
             self.gated.append(request)
@@ -219,8 +237,35 @@ class _Listed:
             self._arriving.append((created, request))
             if wishes:
                 self.preferences[request.uid] = wishes
-        self.pods.add(request.uid)
         self._times.append(created)
+
+    def _created(self, pod: PodObject) -> float | None:
+        text = pod.metadata.creation_timestamp
+        if not text:
+            return None
+        try:
+            return datetime.fromisoformat(text).timestamp()
+        except (ValueError, OverflowError, OSError):
+            why = f"metadata.creationTimestamp: {cut(repr(text))} is no time"
+            self._found.note(_named(pod), why, "it counts as the oldest", harmless=True)
+            return None
+
+    def name_orphans(self) -> None:
+        """Note pods on nodes that are not listed, all together: there may be very many."""
+        if not self._orphans:
+            return
+        shown = ", ".join(
+            f"{p.metadata.namespace}/{p.metadata.name}" for p in self._orphans[:_SHOWN]
+        )
+        more = len(self._orphans) - _SHOWN
+        nodes = sorted({pod.spec.node_name or "" for pod in self._orphans})
+        named = ", ".join(map(repr, nodes[:_SHOWN])) + (", ..." if len(nodes) > _SHOWN else "")
+        self._found.note(
+            f"Pod {shown}" + (f" and {more} more" if more > 0 else ""),
+            f"spec.nodeName: no Node is listed for {cut(named)}",
+            "left out: nothing that is listed is held",
+            harmless=True,
+        )
 
     def in_order(self) -> tuple[Arrival, ...]:
         """Arriving pods by creation, counted from the earliest of all pods."""
@@ -232,26 +277,38 @@ class _Listed:
         return tuple(sorted(arrivals, key=lambda arrival: arrival.at_s))
 
 
+def _named(pod: PodObject) -> str:
+    return f"Pod {pod.metadata.namespace or 'default'}/{pod.metadata.name}"
+
+
 def _understood(
-    nodes: list[tuple[NodeObject, Node]], pods: list[PodObject], names: ResourceNames
+    found: _Items, pods: list[PodObject], names: ResourceNames
 ) -> tuple[tuple[Node, ...], dict[str, tuple[DeviceShare, ...]]]:
     """Nodes, and by uid the devices of pods on nodes where any pod has a record or several ways.
 
     Such nodes are understood by a mirror, as beside a live cluster.
     """
     running = [pod for pod in pods if pod.spec.node_name]
-    shared = {pod.spec.node_name for pod in running if _recorded(pod, names)}
+    shared = {pod.spec.node_name for pod in running if _recorded(pod, names)} - found.closed
     engine = Engine(ClusterState())
     mirror = Mirror(engine, Adoption(engine, ttl_s=1.0), names)
-    for obj, _ in nodes:
+    for obj, _ in found.nodes:
         if obj.metadata.name in shared:
             mirror.node(obj)
     for pod in running:
         if pod.spec.node_name in shared:
             mirror.pod(pod)
     effective = mirror.image().nodes
+    problems = {_named(pod): charge_of(pod, names).problem for pod in running}
+    for subject, problem in mirror.unreadable.items():
+        if subject.startswith("Pod ") and problem != problems.get(subject):
+            found.note(subject, problem, _COUNTED, harmless=True)
+    for name in sorted(mirror.uncertain_nodes):
+        found.note(f"Node {name}", "which of its devices are free cannot be told", _NO_DEVICES)
+    for name, why in sorted(mirror.ambiguous_nodes.items()):
+        found.note(f"Node {name}", why, "each counts as its own record says")
     devices = {uid: placed.devices for uid, placed in engine.state.placements.items()}
-    return tuple(effective.get(model.name, model) for _, model in nodes), devices
+    return tuple(effective.get(model.name, model) for _, model in found.nodes), devices
 
 
 def _recorded(pod: PodObject, names: ResourceNames) -> bool:
@@ -262,73 +319,151 @@ def _recorded(pod: PodObject, names: ResourceNames) -> bool:
 
 @dataclass(slots=True)
 class _Items:
-    """Nodes as they are and as we read them, and the rest, in order; what could not be read."""
+    """Nodes as they are and as we read them, and the rest, in order; what could not be read.
+
+    Attributes
+    ----------
+    closed : set of str
+        Nodes where something runs that nobody can count.
+    unguarded : set of str
+        Namespaces with a budget that cannot be read; empty for one whose namespace cannot.
+    """
 
     nodes: list[tuple[NodeObject, Node]] = field(default_factory=list)
     pods: list[PodObject] = field(default_factory=list)
     budgets: list[BudgetObject] = field(default_factory=list)
     groups: dict[GangKey, Stated] = field(default_factory=dict)
     surroundings: Surroundings = field(default_factory=Surroundings)
-    left_out: list[str] = field(default_factory=list)
-    _names: set[str] = field(default_factory=set)
+    misread: list[NotUnderstood] = field(default_factory=list)
+    closed: set[str] = field(default_factory=set)
+    unguarded: set[str] = field(default_factory=set)
+    _names: dict[str, Node] = field(default_factory=dict)
+    _uids: dict[str, str] = field(default_factory=dict)
+    _pods: set[tuple[str, str]] = field(default_factory=set)
 
-    def add(self, item: msgspec.Raw, names: ResourceNames) -> None:
-        kind = _kind_decoder.decode(item).kind
-        if kind == "Node":
-            obj = node_decoder.decode(item)
-            node = node_of(obj, names)
-            if node.name in self._names:
-                raise InvalidInput("metadata.name", f"{node.name!r} is that of another node too")
-            self._names.add(node.name)
+    def note(self, subject: str, problem: object, effect: str, *, harmless: bool = False) -> None:
+        """An object is not as it should be."""
+        self.misread.append(NotUnderstood.of(subject, problem, effect, harmless=harmless))
+
+    def add(self, item: Manifest, names: ResourceNames) -> None:
+        """One more object of any kind."""
+        match item.kind, item.group:
+            case "Node", "":
+                self._add_node(item, names)
+            case "Pod", "":
+                self._add_pod(item)
+            case "PodDisruptionBudget", _:
+                self._add_budget(item)
+            case _:
+                self._add_other(item)
+
+    def _add_node(self, item: Manifest, names: ResourceNames) -> None:
+        part = read_in_part(node_decoder, item.raw)
+        if part is None or not part.obj.metadata.name:
+            self.note(item.where, "metadata.name: is missing", "left out")
+            return
+        obj = part.obj
+        subject = f"Node {obj.metadata.name}"
+        if part.missing:
+            node = Node(obj.metadata.name, 0, 0, 0)
+            self.closed.add(node.name)
+            self.note(subject, f"{', '.join(part.missing)}: cannot be read", "it takes nothing new")
+        else:
+            try:
+                node = node_of(obj, names)
+            except InvalidInput as error:
+                node = without_devices(obj, names)
+                self.note(subject, error, _NO_DEVICES if node.pods else "it takes nothing new")
+        known = self._names.setdefault(node.name, node)
+        if known is node:
             self.nodes.append((obj, node))
-        elif kind == "Pod":
-            pod = pod_decoder.decode(item)
+        elif known != node:
+            self.note(subject, "metadata.name: is listed twice", "the first one counts")
+
+    def _add_pod(self, item: Manifest) -> None:
+        part = read_in_part(pod_decoder, item.raw)
+        if part is None:
+            self.note(item.where, "is no object", "left out")
+            return
+        pod, node = part.obj, part.obj.spec.node_name
+        if not self._is_new(pod):
+            return
+        self.surroundings.add_pod(pod_uid(pod), item.raw)
+        subject = _named(pod) if pod.metadata.name else item.where
+        problem = f"{', '.join(part.missing)}: cannot be read"
+        if part.lacks("spec.nodeName"):
+            self.note(subject, problem, "left out: nobody can tell where it runs")
+        elif part.lacks(*REQUEST) and node and not _gone(pod):
+            self.note(subject, problem, _CLOSED)
+            self.closed.add(node)
             self.pods.append(pod)
-            self.surroundings.add_pod(pod_uid(pod), item)
-        elif kind == "PodDisruptionBudget":
-            self.budgets.append(budget_decoder.decode(item))
-        elif not self.surroundings.add(kind, item):
-            self.groups.update(_group(mapping_decoder.decode(item)))
+        elif not node and part.lacks("spec", "metadata"):
+            self.note(subject, problem, _WAITS)
+        else:
+            self.pods.append(pod)
+            if part.missing:
+                self.note(subject, problem, "the rest of it counts", harmless=True)
+
+    def _is_new(self, pod: PodObject) -> bool:
+        """Whether the pod is not listed yet; if another one has its uid, its name becomes it."""
+        key = f"{pod.metadata.namespace or 'default'}/{pod.metadata.name}"
+        other = self._uids.setdefault(pod_uid(pod), key)
+        if other == key:
+            known = (key, pod_uid(pod)) in self._pods
+            self._pods.add((key, pod_uid(pod)))
+            return not known  # files that were written apart may list it twice
+        why = f"metadata.uid: {cut(repr(pod.metadata.uid))} is that of Pod {other} too"
+        self.note(f"Pod {key}", why, "its name tells it apart", harmless=True)
+        pod.metadata.uid = key
+        return self._is_new(pod)
+
+    def _add_other(self, item: Manifest) -> None:
+        """A group, or something that says where pods may go; anything else says nothing here."""
+        try:
+            if self.surroundings.add(item.kind, item.raw):
+                return
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            self.note(item.where, f"{item.kind}: {error}", "left out")
+            return
+        try:
+            self.groups.update(_group(item))
+        except InvalidInput as error:
+            self.note(item.where, error, "the pods of its gang are counted instead")
+
+    def _add_budget(self, item: Manifest) -> None:
+        try:
+            self.budgets.append(budget_decoder.decode(item.raw))
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+            part = read_in_part(group_decoder, item.raw)
+            namespace = part.obj.metadata.namespace if part else ""
+            self.unguarded.add(namespace)
+            effect = f"no pod of {namespace or 'any namespace'} is moved"
+            self.note(f"PodDisruptionBudget at {item.where}", f"spec: {error}", effect)
 
 
-def _group(content: dict[str, Any]) -> dict[GangKey, Stated]:
+def _group(item: Manifest) -> dict[GangKey, Stated]:
     """As :func:`statements`; an object of the kind but not of its shape is refused."""
     try:
-        return statements(content)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InvalidInput(str(content.get("kind")), "is not of the shape of its kind") from error
+        content = mapping_decoder.decode(item.raw)
+        version = content.get("apiVersion") or f"{item.group}/"
+        return statements({**content, "kind": item.kind, "apiVersion": version})
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(item.kind, "is not of the shape of its kind") from error
 
 
-def _items(path: Path, names: ResourceNames) -> _Items:
-    try:
-        listed = object_list_decoder.decode(read_bytes(path)).items
-    except msgspec.DecodeError as error:
-        raise InvalidInput(str(path), f"is no kubectl list: {error}") from error
-    except RecursionError as error:
-        raise InvalidInput(str(path), "is nested too deeply") from error
-    if listed is None:
-        raise InvalidInput(str(path), "is no kubectl list: it has no items", "see --help")
-    if len(listed) > MOST_NODES + MOST_PODS:
-        raise InvalidInput(f"{path}: items", f"are more than {MOST_NODES + MOST_PODS:,}")
+def _items(paths: Sequence[Path], names: ResourceNames) -> _Items:
+    listed = manifests(paths)
+    refuse_strangers(paths, listed, _WANTED)
+    for kind, most in (("Node", MOST_NODES), ("Pod", MOST_PODS)):
+        if sum(one.kind == kind for one in listed) > most:
+            raise InvalidInput(f"{paths[0]}: {kind} objects", f"are more than {most:,}")
     found = _Items()
-    for index, item in enumerate(listed):
-        try:
+    for item in listed:
+        if item.problem:
+            found.note(item.where, item.problem, "left out")
+        else:
             found.add(item, names)
-        except (InvalidInput, msgspec.DecodeError, RecursionError) as error:
-            found.left_out.append(f"items[{index}]: {error}")
     return found
-
-
-def _created(pod: PodObject) -> float | None:
-    text = pod.metadata.creation_timestamp
-    if not text:
-        return None
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError) as error:
-        raise InvalidInput(
-            "metadata.creationTimestamp", f"{text!r} is no time", "use RFC 3339"
-        ) from error
 
 
 def write(workload: Workload, path: Path, names: ResourceNames | None = None) -> None:

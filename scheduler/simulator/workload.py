@@ -12,7 +12,7 @@ from scheduler.core.gangs import GangSpec
 from scheduler.core.model import DeviceShare, GangKey, Node, PodRequest
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.occupancy import running
-from scheduler.core.omissions import NotConsidered
+from scheduler.core.omissions import NotConsidered, NotUnderstood
 
 __all__ = ["MOST_NODES", "MOST_PODS", "Arrival", "BoundPod", "Workload", "meet", "place_bound"]
 
@@ -50,7 +50,9 @@ class Workload:
     source: str = ""
     gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
     remarks: tuple[str, ...] = field(default=(), compare=False)
-    """What had to be left out, in words for a user."""
+    """What else a user should know of what was read."""
+    not_understood: tuple[NotUnderstood, ...] = field(default=(), compare=False)
+    """Objects that are not as they should be."""
     not_considered: tuple[NotConsidered, ...] = field(default=(), compare=False)
     """Rules that nobody can take into account here, with the pods that are left alone for them."""
 
