@@ -18,7 +18,7 @@ from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import charge_of, pod_uid
-from scheduler.kube.protocols import OWN, record_of
+from scheduler.kube.protocols import HAMI_REGISTER, OWN, abandoned_register, record_of
 from scheduler.kube.recordpolicy import RECORD_POLICY, gap
 from scheduler.kube.records import Standing, standing
 
@@ -256,9 +256,16 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
     name = node.metadata.name
     try:
         understood = node_of(node, names)
+        abandoned = abandoned_register(node, names)
     except InvalidInput as error:
         return NodeReport(name, "", protocols, State.FAILED, f"gets no pods: {error}")
     words = _words(understood.devices)
+    if abandoned:
+        remark = (
+            "HAMi's register is passed over: its device plugin offers no slots here; remove the "
+            f"annotation {HAMI_REGISTER}, or bring the plugin back"
+        )
+        return NodeReport(name, words, protocols, State.WARNING, remark)
     if understood.serves is Serves.ONE_AT_A_TIME:
         remark = (
             "serves whole GPUs or fractions, one at a time: the kubelet could pick a device of "

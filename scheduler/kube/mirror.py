@@ -43,6 +43,7 @@ from scheduler.kube.protocols import (
     Record,
     ambiguity,
     hami_slots,
+    indices_of,
     protocol_of,
     record_of,
     registered,
@@ -135,7 +136,7 @@ class Mirror:
             model = node_of(obj, self._names)
             foreign = registered(obj, self._names)
             if foreign is not None:
-                indices = {one.name: index for index, one in enumerate(foreign[0])}
+                indices = indices_of(foreign[0])
             self.unreadable.pop(key, None)
         except InvalidInput as error:
             self._note(key, str(error))

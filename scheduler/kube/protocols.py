@@ -7,7 +7,8 @@ protocol   the node's devices                             a pod's part of them
 =========  =============================================  =========================================
 HAMi       ``hami.io/node-nvidia-register``: UUID,        ``hami.io/vgpu-devices-allocated``:
            memory, model, health, index; JSON, or         ``uuid,type,MiB,cores:`` per device, a
-           seven or nine fields per device                ``;`` after each container
+           seven or nine fields per device; nothing       ``;`` after each container; no uuid is no
+           once its device plugin is gone                 device, ``uuid[i-j]`` a MIG instance
 KAI        those of the device plugin                     nothing of its own: a pod in KAI's
                                                           reservation namespace has the whole
                                                           device that its group shares
@@ -28,7 +29,7 @@ How far a record is believed, and what a pod is charged: :mod:`scheduler.kube.re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import zip_longest
@@ -49,20 +50,24 @@ from scheduler.core.model import (
 )
 from scheduler.core.model import GpuRequest as _Request
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.objects import Container, Metadata, NodeObject, PodObject, Quantities
+from scheduler.kube.objects import Container, Metadata, NodeObject, NodeStatus, PodObject
 from scheduler.kube.quantity import bounded, parse, whole
 
 __all__ = [
+    "HAMI_REGISTER",
     "OWN",
     "PROTOCOLS",
     "Claim",
+    "Part",
     "Protocol",
     "Record",
     "Registered",
     "Slot",
+    "abandoned_register",
     "ambiguity",
     "gpushare_annotations",
     "hami_slots",
+    "indices_of",
     "protocol_of",
     "record_of",
     "registered",
@@ -72,11 +77,15 @@ __all__ = [
 OWN = "Snugfit"
 
 HAMI_REGISTER = "hami.io/node-nvidia-register"
+_HAMI_HANDSHAKES = ("hami.io/node-handshake", "hami.io/node-handshake-nvidia")
+_HAMI_WAITING = ("Requesting", "Deleted")
+_HAMI_INSTANCE = "["
 HAMI_ALLOCATED = ("hami.io/vgpu-devices-allocated", "hami.io/vgpu-devices-to-allocate")
 KAI_GROUP = "runai-gpu-group"
 _LONGEST_REGISTER = 1 << 16
 _GPUSHARE = "ALIYUN_COM_GPU_MEM_"
 _MOST_INDEX = 1 << 10
+_MOST_SLOTS = 1 << 16
 _MOST_CLAIMS = 1 << 10
 _SHOWN = 40
 _PLUGIN = "the device plugin"
@@ -98,6 +107,12 @@ class Claim:
     memory_mib: int = 0
     cores_percent: int = 0
     milli: int = 0
+
+    @property
+    def instance_of(self) -> str:
+        """Beginning of the name, where it is that of an instance; empty if it is a device's."""
+        name, bracket, _ = self.device.partition(_HAMI_INSTANCE)
+        return name + bracket if bracket else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +174,26 @@ class Slot:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """What one container asks for, and what is recorded of it.
+
+    Parameters
+    ----------
+    slots
+        One per device that it asks for.
+    claims
+        Devices that were recorded for it.
+    before, throughout
+        Whether it runs before the containers of the pod and ends; whether it is a sidecar.
+    """
+
+    slots: tuple[Slot, ...]
+    claims: tuple[Claim, ...]
+    before: bool = False
+    throughout: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What a pod's metadata say of its devices.
 
@@ -174,6 +209,8 @@ class Record:
         Why it cannot be read; empty if it can.
     bound_here
         Whether this process has bound the pod, so that nobody has to be believed.
+    parts
+        The claims by container, where init containers have some that others may use after them.
     """
 
     protocol: str
@@ -181,14 +218,36 @@ class Record:
     pod_uid: str = ""
     problem: str = ""
     bound_here: bool = False
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A device as a node's own protocol describes it."""
+    """A device as a node's own protocol describes it.
+
+    Parameters
+    ----------
+    name
+        How the protocol calls it.
+    device
+        What it is.
+    divided
+        Whether the protocol divides it into MIG instances, which have names of their own.
+    """
 
     name: str
     device: Device
+    divided: bool = False
+
+
+def indices_of(found: Sequence[Registered]) -> dict[str, int]:
+    """Index of each device by the name that a claim may give it.
+
+    A claim of an instance, ``uuid[1-0]``, is found by its beginning.
+    """
+    indices = {one.name: index for index, one in enumerate(found)}
+    instances = {one.name + _HAMI_INSTANCE: i for i, one in enumerate(found) if one.divided}
+    return indices | instances
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +271,7 @@ class Protocol:
     name: str
     asked_for: Callable[[_Request, ResourceNames], bool]
     of_pod: Callable[[PodObject, ResourceNames], Record | None]
-    of_node: Callable[[Metadata, Quantities, ResourceNames], list[Registered] | None]
+    of_node: Callable[[NodeObject, ResourceNames], list[Registered] | None]
     resource: Callable[[ResourceNames], str]
 
 
@@ -225,16 +284,32 @@ class _HamiDevice(msgspec.Struct):
     devmem: int = 0
     type: str = ""
     health: bool = False
+    count: int = 0
+    mode: str = ""
 
 
 _hami_decoder = msgspec.json.Decoder(list[_HamiDevice])
 
 
-def _hami_node(
-    metadata: Metadata, _allocatable: Quantities, names: ResourceNames
-) -> list[Registered] | None:
+def _hami_node(obj: NodeObject, names: ResourceNames) -> list[Registered] | None:
+    """Devices of the register, unless nobody stands behind it any more.
+
+    Its device plugin offers ``nvidia.com/gpu``, so many slots per device. A node that has none of
+    them has no such plugin. One whose handshake nobody has answered has another plugin if what it
+    offers cannot be slots of the register.
+    """
+    metadata = obj.metadata
     text = (metadata.annotations or {}).get(HAMI_REGISTER)
     if not text:
+        return None
+    path = f"node[{metadata.name}].status"
+    status = obj.status or NodeStatus()
+    resource = names.whole[0]
+    slots, ever = (
+        whole((stated or {}).get(resource, 0), f"{path}.{field}[{resource}]")
+        for field, stated in (("allocatable", status.allocatable), ("capacity", status.capacity))
+    )
+    if slots <= 0 and ever <= 0:
         return None
     field = f"metadata.annotations[{HAMI_REGISTER}]"
     if len(text) > _LONGEST_REGISTER:
@@ -252,7 +327,10 @@ def _hami_node(
         raise InvalidInput(field, "has two devices of one UUID")
     for device in found:
         bounded(device.index, f"{field}.index", _MOST_INDEX)
+        bounded(device.count, f"{field}.count", _MOST_SLOTS)
         bounded(device.devmem, f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
+    if _unanswered(metadata) and slots not in _sums([device.count for device in found]):
+        return None
     if len({device.index for device in found}) == len(found):  # older ones state no index
         found.sort(key=lambda device: device.index)
     product = _product(metadata, names)
@@ -260,11 +338,42 @@ def _hami_node(
         Registered(
             device.id,
             Device(
-                product or device.type.removeprefix("NVIDIA-"), device.devmem, healthy=device.health
+                product or device.type.removeprefix("NVIDIA-"),
+                device.devmem,
+                # Without slots the kubelet admits nobody until the plugin is back.
+                healthy=device.health and slots > 0,
             ),
+            divided=device.mode == "mig",
         )
         for device in found
     ]
+
+
+def abandoned_register(obj: NodeObject, names: ResourceNames) -> bool:
+    """Whether a node has a register of HAMi's behind which nobody stands any more.
+
+    Raises
+    ------
+    InvalidInput
+        The register cannot be read.
+    """
+    written = (obj.metadata.annotations or {}).get(HAMI_REGISTER)
+    return bool(written) and _hami_node(obj, names) is None
+
+
+def _unanswered(metadata: Metadata) -> bool:
+    """Whether HAMi's scheduler waits for a sign of life, or has given the node up."""
+    annotations = metadata.annotations or {}
+    said = next((annotations[key] for key in _HAMI_HANDSHAKES if key in annotations), "")
+    return said.startswith(_HAMI_WAITING)
+
+
+def _sums(counts: list[int]) -> set[int]:
+    """So many slots can be offered, whichever devices are sick; a register without counts: any."""
+    sums = {0}
+    for count in counts:
+        sums |= {min(each + count, _MOST_SLOTS) for each in sums}
+    return sums
 
 
 def _hami_fields(fields: list[str], field: str) -> _HamiDevice:
@@ -272,30 +381,60 @@ def _hami_fields(fields: list[str], field: str) -> _HamiDevice:
         raise ValueError(f"{','.join(fields)[:80]!r} has {len(fields)} fields, not 7 or 9")
     index = bounded(fields[7], f"{field}.index", _MOST_INDEX) if len(fields) == 9 else 0
     memory = bounded(fields[2], f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
-    return _HamiDevice(fields[0], index, memory, fields[4], fields[6] == "true")
+    count = bounded(fields[1], f"{field}.count", _MOST_SLOTS)
+    mode = fields[8] if len(fields) == 9 else ""
+    return _HamiDevice(fields[0], index, memory, fields[4], fields[6] == "true", count, mode)
 
 
-def _hami_pod(pod: PodObject, _names: ResourceNames) -> Record | None:
+def _hami_pod(pod: PodObject, names: ResourceNames) -> Record | None:
     annotations = pod.metadata.annotations or {}
     key = next((key for key in HAMI_ALLOCATED if annotations.get(key)), None)
     if key is None:
         return None
     field = f"metadata.annotations[{key}]"
-    claims: list[Claim] = []
-    for part in annotations[key].replace(";", ":").split(":"):
+    containers = annotations[key].split(";", _MOST_CLAIMS)
+    by_container = [_hami_claims(text, field) for text in containers]
+    claims = tuple(claim for each in by_container for claim in each)
+    if len(claims) > _MOST_CLAIMS:
+        raise InvalidInput(field, f"has {len(claims)} devices")
+    if not containers[-1]:
+        del by_container[-1]
+    return Record("HAMi", claims, parts=_hami_parts(pod, by_container, names))
+
+
+def _hami_claims(text: str, field: str) -> tuple[Claim, ...]:
+    """Devices of one container; one that has none may be written as a device without a name."""
+    claims = []
+    for part in text.split(":", _MOST_CLAIMS):
         fields = part.split(",")
         if not part:
             continue
-        if len(fields) < 4 or len(claims) >= _MOST_CLAIMS:
+        if len(fields) < 4:
             raise InvalidInput(field, f"{part[:_SHOWN]!r} is no uuid,type,MiB,cores")
-        claims.append(
-            Claim(
-                fields[0],
-                bounded(fields[2], field, MAX_DEVICE_MEMORY_MIB),
-                bounded(fields[3], field, 100),
-            )
-        )
-    return Record("HAMi", tuple(claims))
+        memory = bounded(fields[2], field, MAX_DEVICE_MEMORY_MIB)
+        cores = bounded(fields[3], field, 100)
+        if fields[0]:
+            claims.append(Claim(fields[0], memory, cores))
+    return tuple(claims)
+
+
+def _hami_parts(
+    pod: PodObject, by_container: Sequence[tuple[Claim, ...]], names: ResourceNames
+) -> tuple[Part, ...]:
+    """Claims beside what each container asks for, if init containers ask for devices, too.
+
+    HAMi lists init containers first. A record of another length does not say whose its claims are.
+    """
+    init = pod.spec.init_containers or ()
+    containers = (*init, *(pod.spec.containers or ()))
+    if not init or len(by_container) != len(containers):
+        return ()
+    parts = []
+    for at, (container, claims) in enumerate(zip(containers, by_container, strict=True)):
+        always = at < len(init) and container.restart_policy == "Always"
+        before = at < len(init) and not always
+        parts.append(Part(tuple(_container_slots(container, names)), claims, before, always))
+    return tuple(parts) if any(part.before and part.slots for part in parts) else ()
 
 
 def hami_slots(pod: PodObject, gpu: _Request, names: ResourceNames) -> tuple[Slot, ...]:
@@ -369,9 +508,9 @@ def _kai_pod(pod: PodObject, names: ResourceNames) -> Record | None:
 # -- gpushare ----------------------------------------------------------------------------------
 
 
-def _gpushare_node(
-    metadata: Metadata, allocatable: Quantities, names: ResourceNames
-) -> list[Registered] | None:
+def _gpushare_node(obj: NodeObject, names: ResourceNames) -> list[Registered] | None:
+    metadata = obj.metadata
+    allocatable = (obj.status.allocatable if obj.status else None) or {}
     path = f"node[{metadata.name}].status.allocatable"
     total = whole(allocatable.get(names.share_memory, 0), f"{path}[{names.share_memory}]")
     if not total:
@@ -464,9 +603,7 @@ def _by_plugin(gpu: _Request, names: ResourceNames) -> bool:
     return gpu.kind is GpuKind.WHOLE and gpu.resource == names.whole[0]
 
 
-def _no_node(
-    _metadata: Metadata, _allocatable: Quantities, _names: ResourceNames
-) -> list[Registered] | None:
+def _no_node(_obj: NodeObject, _names: ResourceNames) -> list[Registered] | None:
     return None
 
 
@@ -515,9 +652,8 @@ def registered(obj: NodeObject, names: ResourceNames) -> tuple[list[Registered],
     InvalidInput
         The description cannot be read.
     """
-    allocatable = (obj.status.allocatable if obj.status else None) or {}
     for row in PROTOCOLS:
-        found = row.of_node(obj.metadata, allocatable, names)
+        found = row.of_node(obj, names)
         if found is not None:
             return found, row.resource(names)
     return None

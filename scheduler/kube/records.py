@@ -16,6 +16,9 @@ asks for                   its record                                  counts on
 Any other annotation is ignored, neither believed nor doubted. A record that contradicts the request
 costs what the request says, on devices that nobody can name.
 
+Of HAMi's MIG instances the record says the size, too, which is that of a profile and not what was
+asked for. It is believed where it is no less than that, up to the one device.
+
 Our own record is *protected* where nobody but us can have written it: we have just bound the pod,
 or an admission policy keeps the annotations and the pod was created after it. Elsewhere a record
 that agrees with the request is believed as far as its devices have room.
@@ -30,7 +33,7 @@ from enum import Enum, auto
 
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest, Node, Placement
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.protocols import OWN, Claim, Record, Slot
+from scheduler.kube.protocols import OWN, Claim, Part, Record, Slot
 
 __all__ = ["Reading", "Standing", "own_record", "read", "standing"]
 
@@ -205,25 +208,94 @@ def _hami(
 
     Several slots on one device need room for all of them there.
     """
-    left = list(record.claims)
+    if record.parts:
+        shares = _in_turn(record.parts, node, index_of)
+        if shares is not None:
+            return Reading(tuple(shares[index] for index in sorted(shares)))
+    taken = _matched(slots, record.claims, node, index_of)
+    if taken is not None:
+        return Reading(tuple(taken[index] for index in sorted(taken)))
+    if any(_index(claim, index_of) < 0 for claim in record.claims):
+        return Reading(None, "it has a device that the node does not offer any more")
+    return Reading(None, "the record of its devices says something else than its request")
+
+
+def _in_turn(
+    parts: Sequence[Part], node: Node, index_of: Mapping[str, int]
+) -> dict[int, DeviceShare] | None:
+    """The most that is had of each device at any time, as containers run; None if one has not all.
+
+    Init containers run one by one, beside the sidecars started before them.
+    """
+    throughout: dict[int, DeviceShare] = {}
+    together: dict[int, DeviceShare] = {}
+    most: dict[int, DeviceShare] = {}
+    for part in parts:
+        own = _matched(part.slots, part.claims, node, index_of)
+        if own is None:
+            return None
+        if part.before:
+            found = _sum(throughout, own, node)
+        elif part.throughout:
+            found = throughout = _sum(throughout, own, node) or {}
+        else:
+            together = _sum(together, own, node) or {}
+            found = _sum(throughout, together, node)
+        if found is None or (own and not found):
+            return None
+        for index, share in found.items():
+            had = most.get(index, share)
+            milli, memory = max(had.milli, share.milli), max(had.memory_mib, share.memory_mib)
+            most[index] = DeviceShare(index, milli, memory)
+    return most
+
+
+def _sum(
+    one: Mapping[int, DeviceShare], other: Mapping[int, DeviceShare], node: Node
+) -> dict[int, DeviceShare] | None:
+    """Both together; None where a device has less."""
+    shares = dict(one)
+    fits = [_take(shares, more, node.devices[i].memory_mib) for i, more in other.items()]
+    return shares if all(fits) else None
+
+
+def _matched(
+    slots: Sequence[Slot], claims: Sequence[Claim], node: Node, index_of: Mapping[str, int]
+) -> dict[int, DeviceShare] | None:
+    """What the slots take of each device, each by a claim of its own; None if one has no claim."""
+    left = sorted(claims, key=lambda claim: claim.memory_mib)  # an instance may be larger
     shares: dict[int, DeviceShare] = {}
     for slot in sorted(slots, key=lambda slot: (slot.memory_mib, slot.memory_percent, slot.cores)):
         for at, claim in enumerate(left):
-            index = index_of.get(claim.device, -1)
+            index = _index(claim, index_of)
             if index < 0:
                 continue
             size = node.devices[index].memory_mib
-            more = slot.share(index, size)
-            agrees = claim.memory_mib == slot.memory_of(size) and claim.cores_percent >= slot.cores
-            if agrees and _take(shares, more, size):
+            more = _had(slot, claim, index, size)
+            if more is not None and _take(shares, more, size):
                 del left[at]
                 break
         else:
-            gone = [claim.device for claim in left if claim.device not in index_of]
-            if gone:
-                return Reading(None, "it has a device that the node does not offer any more")
-            return Reading(None, "the record of its devices says something else than its request")
-    return Reading(tuple(shares[index] for index in sorted(shares)))
+            return None
+    return shares
+
+
+def _index(claim: Claim, index_of: Mapping[str, int]) -> int:
+    """Index of the device that a claim is about; -1 for one that the node does not have."""
+    return index_of.get(claim.instance_of or claim.device, -1)
+
+
+def _had(slot: Slot, claim: Claim, index: int, size: int) -> DeviceShare | None:
+    """What a claim gives a slot of a device, None if it is not what was asked for."""
+    share, asked = slot.share(index, size), slot.memory_of(size)
+    if claim.cores_percent < slot.cores:
+        return None
+    if not claim.instance_of:
+        return share if claim.memory_mib == asked else None
+    if not asked <= claim.memory_mib <= size:
+        return None
+    part = claim.memory_mib * DEVICE_MILLI // size if size else DEVICE_MILLI
+    return DeviceShare(index, max(share.milli, part), claim.memory_mib)
 
 
 def _take(shares: dict[int, DeviceShare], more: DeviceShare, size: int) -> bool:

@@ -9,6 +9,7 @@ call are for our own entry only: what another extender serves is its own affair.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
@@ -186,7 +187,11 @@ def _no_extender(checked: Checked) -> Iterator[Trap]:
         if key != "extenders" or content is not checked.file.content
     )
     if not listed and not misplaced:
-        yield Trap(("extenders",), "lists none: nobody is ever asked", "add one")
+        yield Trap(
+            ("extenders",),
+            "lists none: nobody is ever asked",
+            "add one; `snugfit config kube-scheduler` prints it",
+        )
     elif listed and checked.url:
         yield Trap(("extenders",), f"none calls {checked.url}: we are never asked", "add our entry")
     elif listed:
@@ -444,7 +449,7 @@ def _not_served(checked: Checked) -> Iterator[Trap]:
     for entry in checked.ours:
         yield from misses(entry, checked.prefix)
     for entry in checked.doubtful:
-        for trap in misses(entry, checked.prefix):
+        for trap in islice(misses(entry, checked.prefix), 1):
             yield Trap(
                 trap.path,
                 f"if this entry is ours, {trap.problem}; if it is not, we are never asked",

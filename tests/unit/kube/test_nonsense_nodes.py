@@ -25,11 +25,14 @@ A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
 def _register(*devices: dict[str, Any]) -> dict[str, Any]:
     usual = {"index": 0, "devmem": 40960, "type": "T4", "health": True}
     listed = [usual | {"id": f"GPU-{at}", "index": at} | own for at, own in enumerate(devices)]
-    return {"annotations": {REGISTER: json.dumps(listed)}}
+    return {"gpus": 20, "annotations": {REGISTER: json.dumps(listed)}}
 
 
 def _fields(memory: str = "40960", index: str = "0") -> dict[str, Any]:
-    return {"annotations": {REGISTER: f"GPU-0,10,{memory},100,T4,0,true,{index},hami-core:"}}
+    return {
+        "gpus": 20,
+        "annotations": {REGISTER: f"GPU-0,10,{memory},100,T4,0,true,{index},hami-core:"},
+    }
 
 
 def _mig(**counts: str) -> dict[str, Any]:
