@@ -14,11 +14,12 @@ from typing import Any
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, Serves
+from scheduler.kube.hami import HAMI_REGISTER, abandoned_register
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import charge_of, pod_uid
-from scheduler.kube.protocols import HAMI_REGISTER, OWN, abandoned_register, record_of
+from scheduler.kube.protocols import OWN, record_of
 from scheduler.kube.recordpolicy import RECORD_POLICY, gap
 from scheduler.kube.records import Standing, standing
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 from scheduler.core.model import DeviceShare, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.kube.protocols import Record, Slot
+from scheduler.kube.claims import Record, Slot
 
 __all__ = ["Fact", "Image", "shared_labels"]
 

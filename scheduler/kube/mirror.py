@@ -31,23 +31,17 @@ from scheduler.core.engine import Engine, Hold
 from scheduler.core.errors import CapacityConflict, InvalidInput
 from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
 from scheduler.core.occupancy import running
+from scheduler.kube.claims import Record, indices_of
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image, shared_labels
 from scheduler.kube.groups import Groups
+from scheduler.kube.hami import hami_slots
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import charge_of, pod_uid
-from scheduler.kube.protocols import (
-    Record,
-    ambiguity,
-    hami_slots,
-    indices_of,
-    protocol_of,
-    record_of,
-    registered,
-)
+from scheduler.kube.protocols import ambiguity, protocol_of, record_of, registered
 from scheduler.kube.records import Reading, Standing, own_record, read, standing
 from scheduler.kube.workloads import Stated
 

@@ -32,8 +32,9 @@ from datetime import datetime
 from enum import Enum, auto
 
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest, Node, Placement
+from scheduler.kube.claims import Claim, Part, Record, Slot
 from scheduler.kube.names import ResourceNames
-from scheduler.kube.protocols import OWN, Claim, Part, Record, Slot
+from scheduler.kube.protocols import OWN
 
 __all__ = ["Reading", "Standing", "own_record", "read", "standing"]
 
