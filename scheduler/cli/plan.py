@@ -85,7 +85,7 @@ def command(
     Exit code 0: every pending pod has a place. 1: some have none.
 
     \b
-    kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc -A -o json > dump.json
+    kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc,csinodes -A -o json > dump.json
     snugfit plan --snapshot dump.json --budget 10s --explain
     """
     from dataclasses import replace
@@ -144,6 +144,7 @@ def _problem(dump: Dump, objective: str, *, moves: bool, topology: str) -> Probl
         preferences=dump.preferences,
         not_considered=dump.workload.not_considered,
         gangs=dump.workload.gangs,
+        provisos=dump.provisos,
         patient=dump.patient,
         unmet=dump.unmet,
     )

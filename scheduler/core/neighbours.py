@@ -96,7 +96,8 @@ class Rulebook:
     nodes
         A node per row; None for an empty row.
     pods
-        Everybody who may be asked about, running or not.
+        Everybody who may be asked about, running or not; further ones have to have the same rules
+        and labels as one of these.
 
     Attributes
     ----------
@@ -123,6 +124,7 @@ class Rulebook:
         self._eligible: dict[tuple[NodeSelection, bool, bool], BoolArray] = {}
         self._shown: dict[object, tuple[int, ...]] = {}
         self._known: dict[object, int] = {}
+        self._by_uid: dict[str, int] = {}
         self._same: dict[object, int] = {}
         self.standings: list[Standing] = [Standing(())]
         self.readers: dict[int, list[int]] = defaultdict(list)
@@ -179,11 +181,15 @@ class Rulebook:
         peer = pod.peer
         if peer is None:
             return 0
+        seen = self._by_uid.get(pod.uid)
+        if seen is not None:
+            return seen
         selection = pod.selection if peer.spread else None
         known = (pod.namespace, peer, selection)
         number = self._known.get(known)
         if number is None:
             number = self._known[known] = self._made(pod, peer)
+        self._by_uid[pod.uid] = number
         return number
 
     # -- working out -------------------------------------------------------------------------

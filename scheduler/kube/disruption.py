@@ -59,14 +59,21 @@ class BudgetStatus(msgspec.Struct, rename="camel"):
     """What the disruption controller has worked out."""
 
     disruptions_allowed: int = 0
+    observed_generation: int = 0
     current_healthy: int = 0
     desired_healthy: int = 0
+
+
+class BudgetMetadata(Metadata):
+    """Metadata with the number of changes of the spec."""
+
+    generation: int = 0
 
 
 class BudgetObject(msgspec.Struct, rename="camel"):
     """A PodDisruptionBudget."""
 
-    metadata: Metadata
+    metadata: BudgetMetadata
     spec: BudgetSpec | None = None
     status: BudgetStatus | None = None
 
@@ -142,8 +149,10 @@ def budgets_of(budgets: Iterable[BudgetObject], pods: Iterable[PodObject]) -> li
             if covers(budget, pod.metadata.namespace or "default", pod.metadata.labels or {})
             and not _let_go(budget, pod)
         )
-        allowed = budget.status.disruptions_allowed if budget.status else 0
-        made.append(Budget(budget.key, uids, allowed))
+        status = budget.status or BudgetStatus()
+        current = status.observed_generation >= budget.metadata.generation
+        # Until its controller has seen a change, nobody is evicted by what it said before.
+        made.append(Budget(budget.key, uids, status.disruptions_allowed if current else 0))
     return made
 
 

@@ -51,6 +51,7 @@ class Surroundings:
         self._unreadable: set[str] = set()
         self.unmet: dict[str, str] = {}
         self.patient: set[str] = set()
+        self._attaching: list[PodRequest] = []
 
     def add(self, kind: str, item: msgspec.Raw) -> bool:
         """Keep an object; False if it is of no kind that matters here."""
@@ -85,6 +86,8 @@ class Surroundings:
             reach = self._storage.reach(pod)
             if reach.unknown:
                 self._unsure[reach.unknown].append(request)
+            if reach.attaches:
+                self._attaching.append(request)
             if reach.unmet:
                 self.unmet[uid] = reach.unmet
                 reach.nodes.append(())
@@ -101,6 +104,19 @@ class Surroundings:
             exclusive = self._storage.reach(pod).exclusive if pod.spec.volumes else []
             peers[uid] = peer_of(pod, self._namespaces, tuple(sorted(set(exclusive))))
         return peers if any(peer.ruled for peer in peers.values()) else {}
+
+    def provisos(self) -> tuple[NotConsidered, ...]:
+        """Rules that are not looked at, of pods that were asked about and may be placed."""
+        if not self._attaching:
+            return ()
+        return (
+            NotConsidered(
+                "limits of storage drivers: volumes attached to a node, capacity left to provision",
+                tuple(request.key for request in self._attaching),
+                "places are chosen as if there were none",
+                frozenset(request.uid for request in self._attaching),
+            ),
+        )
 
     def omissions(self) -> tuple[NotConsidered, ...]:
         """What could not be told, of the pods that were asked about."""

@@ -34,7 +34,7 @@ _ZONES = {
 _NO_ZONES = SelectorTerm(
     tuple(Requirement(key, "DoesNotExist") for pair in _ZONES.items() for key in pair)
 )
-_KINDS = ("PersistentVolumeClaim", "PersistentVolume", "StorageClass")
+_KINDS = ("PersistentVolumeClaim", "PersistentVolume", "StorageClass", "CSINode")
 
 
 class _Struct(msgspec.Struct, rename="camel", kw_only=True):
@@ -70,8 +70,13 @@ class _NodeAffinity(_Struct):
     required: _Selector | None = None
 
 
+class _Driver(_Struct):
+    driver: str = ""
+
+
 class _VolumeSpec(_Struct):
     node_affinity: _NodeAffinity | None = None
+    csi: _Driver | None = None
 
 
 class _Volume(_Struct):
@@ -95,9 +100,26 @@ class _Class(_Struct):
     allowed_topologies: list[_Topology] | None = None
 
 
+class _Count(_Struct):
+    count: int | None = None
+
+
+class _NodeDriver(_Struct):
+    allocatable: _Count | None = None
+
+
+class _NodeDrivers(_Struct):
+    drivers: list[_NodeDriver] | None = None
+
+
+class _StorageNode(_Struct):
+    spec: _NodeDrivers = msgspec.field(default_factory=_NodeDrivers)
+
+
 _claim_decoder = msgspec.json.Decoder(_Claim)
 _volume_decoder = msgspec.json.Decoder(_Volume)
 _class_decoder = msgspec.json.Decoder(_Class)
+_node_decoder = msgspec.json.Decoder(_StorageNode)
 
 
 @dataclass(slots=True)
@@ -114,12 +136,15 @@ class Reach:
         Why the pod has to wait wherever it goes; empty if it has not.
     unknown
         What would have to be known; empty if all is.
+    attaches
+        Whether a driver has to attach or make a volume, and may be short of either.
     """
 
     nodes: list[Alternatives] = field(default_factory=list)
     exclusive: list[str] = field(default_factory=list)
     unmet: str = ""
     unknown: str = ""
+    attaches: bool = False
 
 
 class Storage:
@@ -129,6 +154,7 @@ class Storage:
         self._claims: dict[tuple[str, str], _Claim] = {}
         self._volumes: dict[str, _Volume] = {}
         self._classes: dict[str, _Class] = {}
+        self._limits: list[bool] = []
 
     def add(self, kind: str, item: msgspec.Raw) -> bool:
         """Keep an object; False if it is of no kind that matters here."""
@@ -140,6 +166,10 @@ class Storage:
         elif kind == "PersistentVolume":
             volume = _volume_decoder.decode(item)
             self._volumes[volume.metadata.name] = volume
+        elif kind == "CSINode":
+            drivers = _node_decoder.decode(item).spec.drivers or ()
+            counts = [one.allocatable.count for one in drivers if one.allocatable]
+            self._limits.append(any(count is not None for count in counts))
         else:
             made = _class_decoder.decode(item)
             self._classes[made.metadata.name] = made
@@ -187,6 +217,9 @@ class Storage:
         if volume is None:
             reach.unmet = f"volume {name} of claim {key} does not exist"
             return
+        # Drivers that state no limit on any node have none.
+        limited = any(self._limits) or not self._limits
+        reach.attaches |= volume.spec.csi is not None and limited
         affinity = volume.spec.node_affinity
         if affinity is not None and affinity.required is not None:
             reach.nodes.append(tuple(_terms(affinity.required)))
@@ -208,18 +241,19 @@ class Storage:
             reach.nodes.append((SelectorTerm(fields=(chosen,)),))
         elif kind.provisioner == _NO_PROVISIONER:
             reach.unknown = f"which volume of class {name} a claim is going to be bound to"
-        elif kind.allowed_topologies:
-            reach.nodes.append(
-                tuple(
-                    SelectorTerm(
-                        tuple(
-                            Requirement(rule.key, "In", tuple(rule.values or ()))
-                            for rule in term.match_label_expressions or ()
-                        )
-                    )
-                    for term in kind.allowed_topologies
-                )
-            )
+        else:
+            reach.attaches = True
+            if kind.allowed_topologies:
+                reach.nodes.append(tuple(map(_allowed, kind.allowed_topologies)))
+
+
+def _allowed(topology: _Topology) -> SelectorTerm:
+    return SelectorTerm(
+        tuple(
+            Requirement(rule.key, "In", tuple(rule.values or ()))
+            for rule in topology.match_label_expressions or ()
+        )
+    )
 
 
 def _terms(selector: _Selector) -> Iterator[SelectorTerm]:

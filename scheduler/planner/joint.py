@@ -103,11 +103,13 @@ class Joint:
         return counts
 
     def _by_domain(self, key: str, counts: IntArray) -> dict[int, int]:
-        found: dict[int, int] = defaultdict(int)
+        """Sums of the domains that have any; rows without the label are in none."""
         domain = self._there.rules.domain(key)
-        for row in np.flatnonzero(counts).tolist():
-            found[int(domain[row])] += int(counts[row])
-        return found
+        rows = np.flatnonzero((counts > 0) & (domain >= 0))
+        if not len(rows):
+            return {}
+        sums = np.bincount(domain[rows], counts[rows])
+        return {int(one): int(sums[one]) for one in np.flatnonzero(sums)}
 
     def _sums(
         self, key: str, kinds: Iterable[int], rows: NDArray[np.bool_] | None = None
@@ -154,9 +156,7 @@ class Joint:
         others = [kind for kind in self._with_trait[rule.trait] if kind not in first]
         outside = self._by_domain(key, self._outside(rule.trait))
         theirs = self._sums(key, others)
-        certain = any(
-            self._by_domain(one, self._settled.count(rule.trait)).keys() - {-1} for one in rule.keys
-        )
+        certain = any(self._by_domain(one, self._settled.count(rule.trait)) for one in rule.keys)
         begins = []
         for domain, terms in self._sums(key, kinds).items():
             if not terms or outside.get(domain):

@@ -109,6 +109,8 @@ class Problem:
         node, or get none.
     gangs
         How many members of each gang must start together; others count alone.
+    provisos
+        Rules that matter only to pods that the plan puts somewhere; they are placed all the same.
     patient
         Uids of pending pods for which nobody may be evicted (``preemptionPolicy: Never``).
     unmet
@@ -127,6 +129,7 @@ class Problem:
     model_costs: Mapping[str, int] = field(default_factory=dict)
     not_considered: tuple[NotConsidered, ...] = ()
     gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
+    provisos: tuple[NotConsidered, ...] = ()
     patient: frozenset[str] = frozenset()
     unmet: Mapping[str, str] = field(default_factory=dict)
 

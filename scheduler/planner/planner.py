@@ -20,7 +20,7 @@ from scheduler.planner.model import Move, Objective, Plan, Problem, Status, Tier
 from scheduler.planner.patience import patiently
 from scheduler.planner.refine import Refiner
 from scheduler.planner.search import Search
-from scheduler.planner.sequence import settle
+from scheduler.planner.sequence import arrivals, settle
 from scheduler.planner.topology import widened
 
 __all__ = ["plan"]
@@ -161,7 +161,14 @@ def _omissions(layout: Layout) -> tuple[NotConsidered, ...]:
     """What the plan could not take into account: nothing more where no pod lacks anything."""
     problem = layout.instance.problem
     lacks = bool(waiting(layout)) or layout.disruption() > 0
-    return (*problem.not_considered, *(layout.instance.omissions() if lacks else ()))
+    coming = {pod.uid: pod.key for pod, _ in arrivals(layout)} if problem.provisos else {}
+    provisos = tuple(
+        NotConsidered(one.rule, tuple(coming[uid] for uid in coming if uid in one.uids), one.effect)
+        for one in problem.provisos
+        if not one.uids.isdisjoint(coming)
+    )
+    own = layout.instance.omissions() if lacks else ()
+    return (*problem.not_considered, *provisos, *own)
 
 
 def _status(search: Search, greedy: Value, *, whole: bool) -> Status:
@@ -211,7 +218,7 @@ def _why(layout: Layout, pod: PodRequest) -> str:
     kind = instance.kind_of[pod.uid]
     gang = pod.gang
     if pod.uid in instance.left_alone:
-        return f"left alone: {instance.left_alone[pod.uid]} is not considered"
+        return f"left alone, as this is not considered: {instance.left_alone[pod.uid]}"
     if pod.uid in instance.problem.unmet:
         return instance.problem.unmet[pod.uid]
     if gang and gang_missing(layout, gang):

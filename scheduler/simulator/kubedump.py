@@ -87,6 +87,8 @@ class Dump:
         PodDisruptionBudgets.
     preferences
         Soft node affinity by uid, for the pending pods that state any.
+    provisos
+        Rules that are not looked at where pods are placed that they are about.
     patient
         Uids of pods for which nobody may be evicted.
     unmet
@@ -98,6 +100,7 @@ class Dump:
     move_costs: Mapping[str, int]
     budgets: tuple[Budget, ...]
     preferences: Mapping[str, tuple[Preference, ...]] = field(default_factory=dict)
+    provisos: tuple[NotConsidered, ...] = ()
     patient: frozenset[str] = frozenset()
     unmet: Mapping[str, str] = field(default_factory=dict)
 
@@ -171,6 +174,7 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
         costs,
         budgets,
         listed.preferences,
+        around.provisos(),
         frozenset(around.patient),
         around.unmet,
     )

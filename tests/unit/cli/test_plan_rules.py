@@ -91,6 +91,55 @@ def test_nobody_is_evicted_for_a_pod_that_preempts_nobody(planned: Any) -> None:
     assert [(move.pod.name, move.target) for move in made.moves] == [("web", "b")]
 
 
+def _volume(name: str, **spec: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    claim = {
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": "ns"},
+        "spec": {"volumeName": f"pv-{name}"},
+        "status": {"phase": "Bound"},
+    }
+    return claim, {"kind": "PersistentVolume", "metadata": {"name": f"pv-{name}"}, "spec": spec}
+
+
+def _using(claim: str) -> dict[str, Any]:
+    return {"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": claim}}]}
+
+
+def _only_on(name: str) -> dict[str, Any]:
+    terms = [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}]
+    return {"nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}
+
+
+def test_pods_follow_their_volumes_and_stay_beside_them(planned: Any) -> None:
+    local = _volume("local", **_only_on("b"))
+    made = planned(*_TWO_NODES, *local, pod_json("w", requests=_GPU, spec=_using("local")))
+    assert _places(made) == {"w": "b"} and made.status is Status.PROVED
+    home = _volume("home", **_only_on("a"))
+    made = planned(*_TWO_NODES, *home, _OTHER, _LARGE, _web(spec=_using("home")))
+    assert not made.moves and [one.pod.name for one in made.unplaced] == ["large"]
+    made = planned(*_TWO_NODES, *home, pod_json("w", requests=_GPU, spec=_using("lost")))
+    assert "ns/lost does not exist" in made.unplaced[0].reason
+
+
+def test_what_drivers_may_be_short_of_is_said_of_pods_that_are_placed(planned: Any) -> None:
+    disk = _volume("disk", csi={"driver": "d"})
+    made = planned(*_TWO_NODES, *disk, pod_json("w", requests=_GPU, spec=_using("disk")))
+    assert list(_places(made)) == ["w"] and made.status is Status.PROVED_IN_PART
+    assert [one.pods for one in made.not_considered] == [("ns/w",)]
+    running = _web(spec=_using("disk"))
+    made = planned(*_TWO_NODES, *disk, running, pod_json("w", requests=_GPU))
+    assert made.status is Status.PROVED and not made.not_considered
+
+
+def test_claims_that_nobody_listed_are_named_and_their_pods_left_alone(planned: Any) -> None:
+    waiting = pod_json("w", requests=_GPU, spec=_using("c"))
+    made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(spec=_using("c")), waiting)
+    assert not made.moves and not made.placements
+    (left_out,) = made.not_considered
+    assert left_out.pods == ("ns/web", "ns/w") and "PersistentVolumeClaims" in left_out.rule
+    assert made.status is Status.PROVED_IN_PART
+
+
 def test_system_critical_pods_stay(planned: Any) -> None:
     critical = {"priority": 2_000_000_000, "priorityClassName": "system-cluster-critical"}
     made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(spec=critical))

@@ -100,6 +100,14 @@ def test_pods_that_are_not_ready_go_where_the_eviction_api_lets_them(
     assert made.uids == guarded
 
 
+@pytest.mark.parametrize(("seen", "allowed"), [(2, 0), (3, 1), (4, 1)])
+def test_a_budget_whose_controller_is_behind_allows_nothing(seen: int, allowed: int) -> None:
+    budget = _budget({}, observedGeneration=seen)
+    budget.metadata.generation = 3
+    (made,) = budgets_of([budget], [])
+    assert made.allowed == allowed
+
+
 def test_nobody_evicts_a_pod_that_several_budgets_cover() -> None:
     pods = [
         _as(_pod("web", labels={"app": "web"}), ready=True),

@@ -234,6 +234,37 @@ def test_where_a_claim_lets_a_pod_go(objects: tuple[Any, ...], says: str) -> Non
         assert " ".join(found) == says
 
 
+@pytest.mark.parametrize(
+    ("objects", "attaches"),
+    [
+        ((), False),
+        ((_object("PersistentVolume", "pv", spec=_on("a")),), False),
+        ((_object("PersistentVolume", "pv", spec={"csi": {"driver": "d"}}),), True),
+        (
+            (
+                _object("PersistentVolume", "pv", spec={"csi": {"driver": "d"}}),
+                _object("CSINode", "a", spec={"drivers": [{"name": "d"}]}),
+            ),
+            False,
+        ),
+        (
+            (
+                _object("PersistentVolume", "pv", spec={"csi": {"driver": "d"}}),
+                _object("CSINode", "a", spec={"drivers": [{"allocatable": {"count": 25}}]}),
+            ),
+            True,
+        ),
+    ],
+)
+def test_whether_a_driver_may_be_short_of_attachments(
+    objects: tuple[Any, ...], attaches: bool
+) -> None:
+    storage = Storage()
+    for kind, item in (_claim(volumeName="pv"), *objects):
+        storage.add(kind, item)
+    assert storage.reach(_pod(**_USES)).attaches == attaches
+
+
 def test_a_claim_for_one_pod_and_a_claim_of_an_ephemeral_volume() -> None:
     storage = Storage()
     storage.add(*_claim(volumeName="pv", accessModes=["ReadWriteOncePod"]))
