@@ -65,6 +65,9 @@ def running(
     if devices is not None:
         return Placement(request, node, devices)
     row = engine.state.row(node)
+    if request.gpu.also and not is_odd(engine.state, request.gpu, row):
+        parts = _parts_here(engine.state, request.gpu, row)
+        return Placement(request, node, _together(engine, request, row, parts))
     if parts:
         return Placement(request, node, _together(engine, request, row, parts))
     if request.gpu.kind is not GpuKind.FRACTION:  # only that is a choice of the policy
@@ -75,6 +78,14 @@ def running(
     if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
         return engine.choose(request, node)
     return Placement(request, node, _claimed(engine.state, request.gpu, row))
+
+
+def _parts_here(state: ClusterState, gpu: GpuRequest, row: int) -> list[GpuRequest]:
+    """Of a request for devices of several resources, what is asked of those that the node has."""
+    node = state.nodes[row]
+    assert node is not None  # callers name an occupied row
+    parts = (replace(gpu, also=()), *gpu.also)
+    return [part for part in parts if not part.resource or part.resource in node.resources]
 
 
 def _together(

@@ -13,10 +13,13 @@ from enum import StrEnum
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import DEVICE_MILLI, MAX_DEVICE_MEMORY_MIB, MAX_DEVICES
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICE_MEMORY_MIB, MAX_DEVICES, GpuKind
+from scheduler.kube.advertised import Advert as Offer
+from scheduler.kube.advertised import devices_of
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject
-from scheduler.kube.quantity import bounded, parse, whole
+from scheduler.kube.protocols import registered
+from scheduler.kube.quantity import bounded, parse
 
 __all__ = ["Action", "Advert", "adverts", "withdrawals"]
 
@@ -110,29 +113,43 @@ def _advert(node: NodeObject, names: ResourceNames) -> Advert:
 
 def _gpus(node: NodeObject, names: ResourceNames) -> tuple[int, str]:
     """Devices of a node, and a remark; none if fractions make no sense there."""
-    allocatable = (node.status.allocatable if node.status else None) or {}
-    labels = node.metadata.labels or {}
+    if registered(node, names) is not None:
+        return 0, "another system describes its devices and shares them"
+    status, labels = node.status, node.metadata.labels or {}
     path = f"node[{node.metadata.name}].status.allocatable"
-    offered = {
-        r: count
-        for r in (*names.whole, names.shared)
-        if (count := whole(allocatable.get(r, 0), f"{path}[{r}]"))
-    }
-    if any(r.startswith(names.mig_prefix) and str(q) != "0" for r, q in allocatable.items()):
+    offered, capacity = (
+        {n: q for n, q in stated.items() if n not in (names.milli, names.memory)}
+        for stated in ((status.allocatable if status else None) or {},
+                       (status.capacity if status else None) or {})
+    )  # fmt: skip
+    advert = Offer(path, offered, capacity, labels, names)
+    devices, own = devices_of(advert)
+    there = [device for device in devices if device.healthy]
+    resources = sorted({device.resource or own for device in there})
+    if any(device.kind is GpuKind.MIG or device.mig for device in there):
         return 0, "its devices are partitioned by MIG"
-    if names.shared in offered or labels.get(names.replicas_label, "1") not in ("0", "1", ""):
-        return 0, "its devices are time-sliced by the device plugin"
-    if len(offered) > 1:
-        return 0, f"it offers {' and '.join(sorted(offered))}: which are these devices?"
-    if offered:
-        ((resource, count),) = offered.items()
-        return count, (
-            f"the device plugin hands out {resource} by itself: let pods of this node ask for "
+    if any(device.kind is not GpuKind.WHOLE for device in there):
+        name = resources[0]
+        traced = advert.physical or advert.replicas(name) or advert.devices_stated(name)
+        if len(there) == 1 and there[0].units and not traced:
+            return 0, f"its {name} are no devices, and no label says of how many they are"
+        return 0, "its devices are time-sliced by the device plugin, or partitioned"
+    if len(resources) > 1:
+        return 0, f"it offers {' and '.join(resources)}: which are these devices?"
+    if there and resources[0] in _MAY_BE_SHARES and not advert.devices_stated(resources[0]):
+        return 0, f"its {resources[0]} may be shares of fewer devices: no label says how many"
+    if there:
+        return len(there), (
+            f"the device plugin hands out {resources[0]} by itself: let pods of this node ask for "
             f"{names.milli} only, whole devices too"
         )
     if labelled := _stated(node, COUNT_LABEL, MAX_DEVICES):
         return labelled, ""
     return 0, "no GPU: neither a whole-device resource nor the label " + COUNT_LABEL
+
+
+_MAY_BE_SHARES = ("gpu.intel.com/i915", "gpu.intel.com/xe")
+"""Their device plugin offers each device as often as it was told to, and says so nowhere."""
 
 
 def _stated(node: NodeObject, label: str, most: int) -> int:

@@ -13,13 +13,13 @@ from enum import StrEnum
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Device, Serves
+from scheduler.core.model import Device, GpuKind, Node, Serves
 from scheduler.kube.hami import HAMI_REGISTER, abandoned_register
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import charge_of, pod_uid
-from scheduler.kube.protocols import OWN, record_of
+from scheduler.kube.protocols import OWN, record_of, registered
 from scheduler.kube.recordpolicy import RECORD_POLICY, gap
 from scheduler.kube.records import Standing, standing
 
@@ -274,12 +274,15 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
             f"{names.milli}: 1000"
         )
         return NodeReport(name, words, protocols, State.WARNING, remark)
-    if len(protocols) > 1 and understood.serves is Serves.BOTH:
+    foreign = any(protocol.startswith(FOREIGN_PREFIXES) for protocol in protocols)
+    if foreign and len(protocols) > 1 and understood.serves is Serves.BOTH:
         remark = (
             "devices are offered in several ways that do not know of each other; we count those "
             "of one only"
         )
         return NodeReport(name, words, protocols, State.WARNING, remark)
+    if problem := _stale(node, understood, names):
+        return NodeReport(name, words, protocols, State.WARNING, problem)
     if protocols and not words:
         remark = f"{protocols[0]} is not understood: its devices are invisible to us"
         return NodeReport(name, words, protocols, State.WARNING, remark)
@@ -289,6 +292,30 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
     return NodeReport(name, words, protocols, State.OK)
 
 
+def _stale(node: NodeObject, understood: Node, names: ResourceNames) -> str:
+    """What a node offers that none of its devices can be; empty if there is nothing."""
+    offered = (node.status.allocatable if node.status else None) or {}
+    if registered(node, names) is not None:
+        return ""
+    plain = [d for d in understood.devices if d.kind is GpuKind.WHOLE and not d.units]
+    if str(offered.get(names.milli, "0")) != "0" and not plain:
+        return (
+            f"offers {names.milli}, and has no device that can be cut: pods that ask for it are "
+            "not placed here; take it back with `snugfit advertise --undo`"
+        )
+    whole = names.whole[0]
+    by_name = {understood.resource_of(device) for device in plain}
+    units = any(d.units and understood.resource_of(d) == whole for d in understood.devices)
+    if str(offered.get(whole, "0")) == "0" or units or whole in by_name:
+        return ""
+    if not any(device.kind is GpuKind.MIG for device in understood.devices):
+        return ""
+    return (
+        f"offers {whole} beside MIG instances on all of its devices ({names.count_label}): that "
+        "count is a stale one, and nobody gets a device for it"
+    )
+
+
 def _protocols(node: NodeObject, names: ResourceNames) -> tuple[str, ...]:
     status = node.status
     offered = [
@@ -296,8 +323,8 @@ def _protocols(node: NodeObject, names: ResourceNames) -> tuple[str, ...]:
         for resource, quantity in ((status.allocatable if status else None) or {}).items()
         if str(quantity) != "0"
     ]
-    found = [resource for resource in offered if resource in (*names.whole, names.shared)]
-    if any(resource.startswith(names.mig_prefix) for resource in offered):
+    found = [r for r in offered if r == names.shared or names.counts_units(r)]
+    if any(r.startswith(names.mig_prefix) and not names.counts_units(r) for r in offered):
         found.append(names.mig_prefix + "*")
     if names.milli in offered or names.memory in offered:
         found.append(names.milli)
@@ -316,10 +343,14 @@ def _kind(device: Device) -> str:
     parts = [device.product or "unknown model"]
     if device.memory_mib:
         parts.append(f"{device.memory_mib / 1024:.0f} GiB")
-    if device.mig:
+    if device.resource:
+        parts.append(f"({device.resource})")
+    if device.mig_layout:
         parts.append("MIG " + "+".join(profile for profile, _ in device.mig_layout))
+    elif device.mig:
+        parts.append(f"MIG {device.mig}")
     if device.replicas > 1:
-        parts.append(f"{device.replicas} replicas")
+        parts.append(f"{device.replicas} {'units' if device.units else 'replicas'}")
     if not device.healthy:
         parts.append("unhealthy")
     return " ".join(parts)

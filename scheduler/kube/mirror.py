@@ -508,8 +508,9 @@ class Mirror:
             self._recorded[uid] = reading.shares
         devices = chosen if reading.shares is None else reading.shares
         ours, resource = model.resources | {""}, fact.request.gpu.resource
+        asked = {resource, *(part.resource for part in fact.request.gpu.also)}
         parts = tuple(part for part in fact.parts if part.resource in ours)
-        if resource not in ours or (fact.parts and not parts):
+        if not asked & ours or (fact.parts and not parts):
             devices = ()  # the node has no such devices, and the kubelet gives it none
         elif self._indices.get(name) and resource and fact.slots and model.devices:
             parts = tuple(slot.request(model.devices[0].memory_mib) for slot in fact.slots)

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["ResourceNames", "plain_product"]
+__all__ = ["ResourceNames", "plain_product", "profile_of"]
+
+_PARTITIONS = re.compile(r"amd\.com/[sdtqc]px_nps[0-9]{1,2}")
+_ATTRIBUTE = re.compile(r"\.(?=(?:me|gfx)\b)")
 
 
 def plain_product(label: str) -> str:
     """Device model of a label, without what feature discovery appends for sharing and MIG."""
     return label.removesuffix("-SHARED").split("-MIG-")[0]
+
+
+def profile_of(written: str) -> str:
+    """MIG profile of what stands in resource names and labels, where ``.me`` is ``+me``."""
+    return _ATTRIBUTE.sub("+", written)
 
 
 @dataclass(frozen=True)
@@ -31,8 +40,15 @@ class ResourceNames:
         whole devices) and MiB of device memory.
     product_labels
         Node labels that state the device model, in order of precedence.
-    memory_label, replicas_label
-        Node labels that state MiB per device, and replicas per device.
+    memory_label, replicas_label, count_label
+        Node labels that state MiB per device, replicas per device, and devices.
+    strategy_label
+        Node label with the MIG strategy: under ``single`` all devices are partitioned alike, and
+        the first of the whole-device resources counts instances.
+    cloud_count_label, cloud_clients_label, cloud_partition_label
+        Node labels of GKE: devices, pods that share each, and the MIG profile of all of them.
+    partition_label
+        Node label with the partition mode of AMD devices.
     devices_annotation
         Pod annotation that records assigned devices as ``index:milli:memory:slots,...``.
     visible_annotation
@@ -74,6 +90,12 @@ class ResourceNames:
     )
     memory_label: str = "nvidia.com/gpu.memory"
     replicas_label: str = "nvidia.com/gpu.replicas"
+    count_label: str = "nvidia.com/gpu.count"
+    strategy_label: str = "nvidia.com/mig.strategy"
+    cloud_count_label: str = "cloud.google.com/gke-accelerator-count"
+    cloud_clients_label: str = "cloud.google.com/gke-max-shared-clients-per-gpu"
+    cloud_partition_label: str = "cloud.google.com/gke-gpu-partition-size"
+    partition_label: str = "amd.com/compute-memory-partition"
     devices_annotation: str = "snugfit.io/devices"
     visible_annotation: str = "snugfit.io/visible-devices"
     serves_label: str = "snugfit.io/serves"
@@ -91,7 +113,11 @@ class ResourceNames:
 
     def is_of_devices(self, name: str) -> bool:
         """Whether a resource stands for devices, or says how a pod wants them."""
-        return name.startswith(self.mig_prefix) or name in self._of_devices
+        return (
+            self.counts_units(name)
+            or name.startswith(self.mig_prefix)
+            or (name in self._of_devices)
+        )
 
     @cached_property
     def _of_devices(self) -> frozenset[str]:
@@ -102,3 +128,15 @@ class ResourceNames:
                 self.hami_priority,
             )
         )  # fmt: skip
+
+    def counts_units(self, name: str) -> bool:
+        """Whether a resource counts units of devices that are handed out one by one.
+
+        Devices themselves, partitions that are named by their mode, and time-sliced MIG instances
+        with a name of their own.
+        """
+        if name in self.whole:
+            return True
+        if name.startswith(self.mig_prefix):
+            return name.endswith(".shared")
+        return name.startswith("amd.com/") and _PARTITIONS.fullmatch(name) is not None

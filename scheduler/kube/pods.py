@@ -23,7 +23,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.mig import KNOWN_PROFILES
 from scheduler.core.model import (
     DEVICE_MILLI,
-    MAX_DEVICES,
+    MAX_UNITS,
     DeviceShare,
     GpuRequest,
     NodeSelection,
@@ -36,7 +36,7 @@ from scheduler.core.model import (
 from scheduler.kube.counted import counted_by
 from scheduler.kube.gangs import gang_key
 from scheduler.kube.groups import Groups
-from scheduler.kube.names import ResourceNames, plain_product
+from scheduler.kube.names import ResourceNames, plain_product, profile_of
 from scheduler.kube.objects import (
     Container,
     ContainerStatus,
@@ -190,8 +190,8 @@ def _clipped(name: str, quantity: str | float, names: ResourceNames) -> str | fl
 
 
 def _stands_for_devices(name: str, names: ResourceNames) -> bool:
-    known = (*names.whole, names.shared, names.milli, names.memory, names.share_memory)
-    return name in known or name.startswith(names.mig_prefix)
+    known = (names.shared, names.milli, names.memory, names.share_memory)
+    return name in known or name.startswith(names.mig_prefix) or names.counts_units(name)
 
 
 def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
@@ -481,34 +481,39 @@ def _gpu(totals: Totals, selection: NodeSelection, names: ResourceNames) -> GpuR
     wanted = {name: _count(name, value) for name, value in totals.items() if value}
     products = _wanted_products(selection, names.product_labels)
     asks = partial(GpuRequest, products=products, by_label=True)
-    whole = {name: wanted[name] for name in names.whole if name in wanted}
-    mig = _instances(wanted, names)
+    mig, shared = _instances(wanted, names), min(wanted.get(names.shared, 0), _MOST_INSTANCES)
     milli, memory = wanted.get(names.milli, 0), wanted.get(names.memory, 0)
-    shared = min(wanted.get(names.shared, 0), _MOST_INSTANCES)
     share = wanted.get(names.share_memory, 0)
-    ways = [
-        *whole,
-        *((names.share_memory,) if share else ()),
-        *((names.milli,) if milli or memory else ()),
-        *((names.shared,) if shared else ()),
-    ]
-    if mig:
-        ways.append(names.mig_prefix + "*")
-    if len(ways) > 1:
+    plugin = [asks(count=count, resource=name) for name, count in _whole(wanted, names)]
+    plugin += [asks(mig=mig)] if mig else []
+    plugin += [asks(replicas=shared)] if shared else []
+    ours = [name for name, asked in ((names.share_memory, share), (names.milli, milli or memory))
+            if asked]  # fmt: skip
+    if len(ours) > 1 or (ours and plugin):
+        ways = [*ours, *(gpu.resource or names.mig_prefix + "*" for gpu in plugin)]
         raise InvalidInput(
-            "spec.containers", f"ask for {' and '.join(sorted(ways))}", "one pod uses one of them"
+            "spec.containers",
+            f"ask for {' and '.join(sorted(ways))}",
+            "devices are chosen by the scheduler or by the device plugin, not by both",
         )
-    if whole:
-        ((resource, count),) = whole.items()
-        return asks(count=count, resource=resource)
+    if plugin:  # each is of devices of its own, and kube-scheduler counts each by itself
+        first, *others = plugin
+        return replace(first, also=tuple(others)) if others else first
     if share:
         mebibytes = min(share * names.share_unit_mib, _MOST_MEMORY)
         return asks(memory_mib=mebibytes, resource=names.share_memory)
     if milli or memory:
         return _fraction(milli, memory, products, names)
-    if mig or shared:
-        return asks(mig=mig, replicas=shared)
     return GpuRequest()
+
+
+def _whole(wanted: Mapping[str, int], names: ResourceNames) -> list[tuple[str, int]]:
+    """Resources that count units of devices, and how many, those of the first vendor first."""
+    listed = [name for name in names.whole if wanted.get(name)]
+    listed += sorted(
+        n for n, c in wanted.items() if c and n not in listed and names.counts_units(n)
+    )
+    return [(name, wanted[name]) for name in listed]
 
 
 def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tuple[GpuRequest, ...]:
@@ -521,16 +526,14 @@ def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tup
     products = _wanted_products(selection, names.product_labels)
     asks = partial(GpuRequest, products=products, by_label=True)
     found = [
-        asks(count=min(wanted[name], MAX_DEVICES), resource=name)
-        for name in names.whole
-        if name in wanted
+        asks(count=min(count, MAX_UNITS), resource=name) for name, count in _whole(wanted, names)
     ]
     if share := wanted.get(names.share_memory, 0) * names.share_unit_mib:
         memory = min(share, _MOST_MEMORY)
         found.append(asks(memory_mib=memory, resource=names.share_memory))
     count, rest = divmod(wanted.get(names.milli, 0), DEVICE_MILLI)
     if count:
-        found.append(asks(count=min(count, MAX_DEVICES)))
+        found.append(asks(count=min(count, MAX_UNITS)))
     if rest or names.memory in wanted:
         memory = wanted.get(names.memory, 0)
         found.append(asks(milli=rest, memory_mib=memory))
@@ -545,15 +548,10 @@ def _instances(wanted: Mapping[str, int], names: ResourceNames) -> tuple[tuple[s
     """MIG instances by profile. Several resources may stand for one: their counts add up."""
     found: dict[str, int] = {}
     for name, count in wanted.items():
-        if name.startswith(names.mig_prefix):
-            profile = _profile(name, names)
+        if name.startswith(names.mig_prefix) and not names.counts_units(name):
+            profile = profile_of(name.removeprefix(names.mig_prefix))
             found[profile] = found.get(profile, 0) + count
     return tuple((profile, min(count, _MOST_INSTANCES)) for profile, count in found.items())
-
-
-def _profile(name: str, names: ResourceNames) -> str:
-    """MIG profile of a resource: ``1g.5gb.me`` stands for ``1g.5gb+me``."""
-    return name[len(names.mig_prefix) :].removesuffix(".shared").replace(".me", "+me")
 
 
 def _count(name: str, value: Fraction) -> int:

@@ -531,7 +531,7 @@ def _advertise(
     healthy = [d for d in node.devices if d.healthy]
     if device.mig:
         for profile, count in _instances(node).items():
-            allocatable[names.mig_prefix + profile.replace("+me", ".me")] = str(count)
+            allocatable[names.mig_prefix + profile.replace("+", ".")] = str(count)
     elif device.replicas > 1:
         labels[names.replicas_label] = str(device.replicas)
         allocatable[names.shared] = str(len(node.devices) * device.replicas)
@@ -603,7 +603,7 @@ def pod_json(
     for name, amount in request.counted:
         wants[name] = str(amount)
     for profile, count in gpu.mig:
-        wants[names.mig_prefix + profile.replace("+me", ".me")] = str(count)
+        wants[names.mig_prefix + profile.replace("+", ".")] = str(count)
     if gpu.replicas:
         wants[names.shared] = str(gpu.replicas)
     extended = {n: value for n, value in wants.items() if "/" in n or n.startswith("hugepages-")}

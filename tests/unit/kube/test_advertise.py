@@ -93,6 +93,27 @@ def test_a_device_plugin_beside_it_is_worth_a_warning() -> None:
         ({}, {"nvidia.com/mig-1g.5gb": "7"}, "MIG"),
         ({"nvidia.com/gpu.replicas": "4"}, {"nvidia.com/gpu": "8"}, "time-sliced"),
         ({}, {"nvidia.com/gpu.shared": "8"}, "time-sliced"),
+        (
+            {
+                "cloud.google.com/gke-accelerator-count": "2",
+                "cloud.google.com/gke-max-shared-clients-per-gpu": "8",
+            },
+            {"nvidia.com/gpu": "16"},
+            "time-sliced",
+        ),
+        (
+            {"nvidia.com/mig.strategy": "single", "nvidia.com/gpu.product": "A100-MIG-1g.5gb"},
+            {"nvidia.com/gpu": "7"},
+            "MIG",
+        ),
+        ({}, {"nvidia.com/gpu": "70"}, "no label says of how many"),
+        ({}, {"gpu.intel.com/i915": "10"}, "may be shares"),
+        ({"gpu.intel.com/device.count": "1"}, {"gpu.intel.com/i915": "10"}, "time-sliced"),
+        (
+            {"amd.com/compute-memory-partition": "cpx_nps4"},
+            {"amd.com/gpu": "64"},
+            "partitioned",
+        ),
         ({}, {"nvidia.com/gpu": "1", "amd.com/gpu": "1"}, "which are these devices"),
         ({}, {"nvidia.com/gpu": "1.5"}, "not whole"),
     ],
@@ -100,6 +121,23 @@ def test_a_device_plugin_beside_it_is_worth_a_warning() -> None:
 def test_nodes_where_fractions_make_no_sense_are_left_alone(labels, resources, why: str) -> None:
     (advert,) = adverts([_object(_node(labels, **resources))])
     assert advert.action is Action.SKIP and not advert.patch and why in advert.note
+
+
+def test_a_node_that_another_system_describes_is_left_alone() -> None:
+    node = _node(None, **{"nvidia.com/gpu": "20"})
+    register = "GPU-0,10,16384,100,T4,0,true,0,hami-core:GPU-1,10,16384,100,T4,0,true,1,hami-core:"
+    node["metadata"]["annotations"] = {"hami.io/node-nvidia-register": register}
+    (advert,) = adverts([_object(node)])
+    assert advert.action is Action.SKIP and "another system" in advert.note
+
+
+def test_what_was_advertised_once_says_nothing_about_the_devices() -> None:
+    """Sixteen thousand on a node of two devices is what an earlier version wrote."""
+    labels = {"nvidia.com/gpu.replicas": "8", "nvidia.com/gpu.count": "2"}
+    offered = {"nvidia.com/gpu": "16", "snugfit.io/gpu-milli": "16000"}
+    (advert,) = adverts([_object(_node(labels, **offered))])
+    assert advert.action is Action.SKIP and "time-sliced" in advert.note
+    assert len(node_of(_object(_node(labels, **offered))).devices) == 2
 
 
 class _Pages:

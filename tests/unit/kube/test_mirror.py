@@ -292,7 +292,7 @@ def test_a_change_of_geometry_or_replicas_keeps_what_runs_there(cluster) -> None
 
 
 def test_a_node_that_cannot_be_understood_has_no_devices_to_give(cluster) -> None:
-    shared, labels = {"nvidia.com/gpu.shared": "7"}, {"nvidia.com/gpu.replicas": "4"}
+    shared, labels = {"nvidia.com/gpu.shared": "-7"}, {"nvidia.com/gpu.replicas": "4"}
     cluster.mirror.node(node_object("a", allocatable=shared, labels=labels))
     assert "Node a" in cluster.mirror.unreadable
     assert cluster.verdict("a") is Reason.FITS

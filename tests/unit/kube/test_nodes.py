@@ -88,25 +88,6 @@ def test_fraction_protocol_advertises_thousands() -> None:
         _node({"snugfit.io/gpu-milli": "4500"}, T4)
 
 
-def test_time_slicing_by_renamed_resource_and_by_label() -> None:
-    renamed = _node({"nvidia.com/gpu.shared": 8}, {**T4, "nvidia.com/gpu.replicas": "4"})
-    assert renamed.devices == (Device("Tesla-T4", 15360, replicas=4),) * 2
-    labels = {"nvidia.com/gpu.product": "Tesla-T4-SHARED", "nvidia.com/gpu.replicas": "4"}
-    counted = _node({"nvidia.com/gpu": 8}, labels)
-    assert counted.devices == (Device("Tesla-T4", 0, replicas=4),) * 2
-    with pytest.raises(InvalidInput, match="replicas"):
-        _node({"nvidia.com/gpu": 7}, labels)
-
-
-def test_mig_instances_become_partitioned_devices() -> None:
-    labels = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
-    found = _node({"nvidia.com/mig-3g.20gb": 2, "nvidia.com/mig-1g.5gb": 7}, labels)
-    assert [len(d.mig_layout) for d in found.devices] == [2, 7]
-    assert {d.mig for d in found.devices} == {"A100-40"}
-    with pytest.raises(InvalidInput, match="no known device"):
-        _node({"nvidia.com/mig-9g.1gb": 1}, labels)
-
-
 def test_mig_single_strategy_label_is_stripped() -> None:
     labels = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb"}
     found = _node({"nvidia.com/mig-1g.10gb": 7}, labels)

@@ -125,6 +125,28 @@ def test_a_limit_stands_in_for_a_missing_request() -> None:
             GpuRequest(mig=(("1g.5gb", 1), ("2g.10gb", 1))),
         ),
         ({"nvidia.com/gpu.shared": 3}, GpuRequest(replicas=3)),
+        ({"nvidia.com/mig-1g.24gb.me.all": 1}, GpuRequest(mig=(("1g.24gb+me.all", 1),))),
+        ({"nvidia.com/mig-1g.24gb.gfx": 1}, GpuRequest(mig=(("1g.24gb+gfx", 1),))),
+        ({"nvidia.com/mig-1g.24gb-me": 1}, GpuRequest(mig=(("1g.24gb-me", 1),))),
+        ({"amd.com/cpx_nps4": 2}, GpuRequest(2, resource="amd.com/cpx_nps4")),
+        (
+            {"nvidia.com/mig-1g.5gb.shared": 2},
+            GpuRequest(2, resource="nvidia.com/mig-1g.5gb.shared"),
+        ),
+        (
+            {"gpu.intel.com/i915": 2, "nvidia.com/gpu": 1},
+            GpuRequest(
+                1, resource="nvidia.com/gpu", also=(GpuRequest(2, resource="gpu.intel.com/i915"),)
+            ),
+        ),
+        (
+            {"nvidia.com/mig-1g.5gb": 1, "nvidia.com/gpu": 1, "nvidia.com/gpu.shared": 2},
+            GpuRequest(
+                1,
+                resource="nvidia.com/gpu",
+                also=(GpuRequest(mig=(("1g.5gb", 1),)), GpuRequest(replicas=2)),
+            ),
+        ),
         ({"nvidia.com/gpu": "0"}, GpuRequest()),
         ({"example.com/fpga": "1", "cpu": "1500m"}, GpuRequest()),
     ],
@@ -137,14 +159,14 @@ def test_ways_to_ask_for_devices(wants: dict[str, Any], gpu: GpuRequest) -> None
     ("wants", "word"),
     [
         ({"snugfit.io/gpu-milli": "1500"}, "neither part of one GPU nor whole GPUs"),
-        ({"snugfit.io/gpu-milli": "500", "nvidia.com/gpu": "1"}, "one pod uses one of them"),
-        ({"nvidia.com/gpu": 1, "amd.com/gpu": 1}, "one pod uses one of them"),
-        ({"nvidia.com/gpu": 1, "nvidia.com/mig-1g.5gb": 1}, "one pod uses one of them"),
+        ({"snugfit.io/gpu-milli": "500", "nvidia.com/gpu": "1"}, "not by both"),
+        ({"snugfit.io/gpu-milli": "500", "nvidia.com/mig-1g.5gb": "1"}, "not by both"),
+        ({"snugfit.io/gpu-milli": "500", "aliyun.com/gpu-mem": "1"}, "not by both"),
         ({"snugfit.io/gpu-milli": 1000, "snugfit.io/gpu-memory-mib": 1}, "part of one GPU only"),
         ({"nvidia.com/gpu": "-1"}, "negative"),
         ({"nvidia.com/gpu": "500m"}, "not whole"),
         ({"nvidia.com/gpu": "many"}, "no quantity"),
-        ({"nvidia.com/gpu": 64}, "more than any node"),
+        ({"nvidia.com/gpu": 1 << 15}, "more than any node"),
     ],
 )
 def test_contradictions_are_refused(wants: dict[str, Any], word: str) -> None:
