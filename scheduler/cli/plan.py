@@ -195,6 +195,8 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
     for move in made.moves:
         where = move.target or "nowhere (evicted)"
         say(f"move  {move.pod.key}: {move.source} -> {where}")
+    for gang, pods in made.restarts:
+        say(f"note: gang {gang.label} restarts as a whole, {pods} pods")
     if explain:
         moved = {move.pod.uid for move in made.moves}
         for placement in made.placements:

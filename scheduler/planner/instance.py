@@ -95,6 +95,8 @@ class Instance:
         Rows that a kind may use as far as the node itself is concerned.
     gang_fixed : dict of GangKey to Counter of str
         Running members that are not in play, by role.
+    units : dict of GangKey to tuple of str
+        Running members in play, by uid, of gangs that restart as a whole if one member is moved.
     gang_roles : dict of GangKey to dict of str to int
         Members of each role that a gang needs, besides as many as it needs in all.
     stay : list of PodRequest
@@ -130,6 +132,7 @@ class Instance:
         self.neighbours = Neighbours.among(self.state.nodes, everybody, running)
         self.gang_roles = problem.least_of_roles()
         self._collect()
+        self.units = self._units()
         self.settled = None
         if self.neighbours is not None:
             self.settled = Neighbours(self.neighbours.rules)
@@ -217,20 +220,37 @@ class Instance:
             ),
         )
 
+    def _units(self) -> dict[GangKey, tuple[str, ...]]:
+        """Running members in play of gangs that are stopped as a whole, if one of them is."""
+        joint = {key.whole for key, spec in self.problem.gangs.items() if spec.joint}
+        found: dict[GangKey, list[str]] = defaultdict(list)
+        for uid, placement in self.origin.items() if joint else ():
+            gang = placement.pod.gang
+            if gang is not None and gang.whole in joint:
+                found[gang.whole].append(uid)
+        return {unit: tuple(uids) for unit, uids in found.items() if len(uids) > 1}
+
+    def unit_of(self, kind: int) -> GangKey | None:
+        """The unit that pods of a kind are stopped with, where they run in one."""
+        described = self.kinds[kind]
+        unit = described.gang.whole if described.gang and described.disruption else None
+        return unit if unit in self.units else None
+
     def _gangs_that_stay(self) -> set[GangKey]:
         """Gangs whose running members cannot be decided about together."""
         running: dict[GangKey, int] = defaultdict(int)
         broken: set[GangKey] = set()
+        stages: dict[GangKey, set[GangKey]] = defaultdict(set)
         for uid, placement in self.state.placements.items():
             gang = placement.pod.gang
             if gang:
                 running[gang] += 1
+                stages[gang.whole].add(gang)
                 stays = uid not in self.problem.movable or uid in self.left_alone
                 if stays or not self._may_move(placement):
                     broken.add(gang)
-        return broken | {
-            gang for gang, count in running.items() if count < self.problem.minimum(gang)
-        }
+        broken |= {gang for gang, count in running.items() if count < self.problem.minimum(gang)}
+        return {other for gang in broken for other in stages[gang.whole]}
 
     def _may_move(self, placement: Placement) -> bool:
         """Whether the model can express that this running pod stays where it is."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import CapacityConflict
-from scheduler.core.model import Placement, PodRequest, Release
+from scheduler.core.model import GangKey, Placement, PodRequest, Release
 from scheduler.planner.instance import Instance
 
 __all__ = ["Layout", "Value"]
@@ -68,7 +68,11 @@ class Layout:
         return (*levels, -self.disruption())
 
     def disruption(self) -> int:
-        """Total cost of the running pods that are not where they were."""
+        """Total cost of the running pods that are not where they were, or whose gang restarts.
+
+        A member that is itself moved costs 1 more than the others: no more are moved than need be.
+        """
+        stopped = {uid for unit in self.stopped() for uid in self.instance.units[unit]}
         total = 0
         for uid in self.instance.origin:
             costs = self.instance.kinds[self.instance.kind_of[uid]].disruption
@@ -76,9 +80,16 @@ class Layout:
             target = self.state.placements.get(uid)
             if target is None:
                 total += costs.evict or 0
+            elif uid in stopped:
+                total += costs.move + self.moved(uid)
             elif self.moved(uid):
                 total += costs.move
         return total
+
+    def stopped(self) -> set[GangKey]:
+        """Units of which somebody is moved or evicted, so that all of them restart."""
+        units = self.instance.units
+        return {unit for unit, uids in units.items() if any(map(self.moved, uids))}
 
     def moved(self, uid: str) -> bool:
         """Whether a running pod in play has to be restarted: other node, or other devices."""

@@ -254,6 +254,8 @@ class Plan:
         is evicted, rules between pods let them in one after another in this order.
     moves
         Running pods that are disturbed.
+    restarts
+        Gangs that restart as a whole for that, and how many of their pods run.
     tiers
         Highest priority first.
     disruption, disruption_bound
@@ -285,6 +287,7 @@ class Plan:
     nodes_used: int
     objectives: tuple[Objective, ...]
     relaxed: tuple[str, ...] = ()
+    restarts: tuple[tuple[GangKey, int], ...] = ()
     not_considered: tuple[NotConsidered, ...] = ()
     statistics: Mapping[str, float] = field(default_factory=dict)
     seconds: float = 0.0
@@ -328,6 +331,10 @@ class Plan:
                     "to": move.target,
                 }
                 for move in self.moves
+            ],
+            "restarts": [
+                {"namespace": gang.namespace, "gang": gang.name, "pods": count}
+                for gang, count in self.restarts
             ],
             "unplaced": [
                 {"namespace": one.pod.namespace, "name": one.pod.name, "reason": one.reason}

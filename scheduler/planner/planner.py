@@ -122,6 +122,10 @@ def _plan(
         generation=problem.state.generation_now,
         placements=tuple(state.placements[uid] for uid in order),
         moves=moves,
+        restarts=tuple(
+            (unit, len(instance.units[unit]))
+            for unit in sorted(layout.stopped(), key=lambda unit: (unit.namespace, unit.name))
+        ),
         tiers=_tiers(search),
         disruption=layout.disruption(),
         disruption_bound=search.disruption_bound,

@@ -252,6 +252,10 @@ class Window:
         cost: Expr = 0
         disturbed: dict[int, list[Expr]] = defaultdict(list)
         offers: dict[int, int] = defaultdict(int)
+        stopped: dict[GangKey, Expr] = {}
+        for unit, (elsewhere, already) in self._elsewhere().items():
+            stopped[unit] = 1 if already else model.new_bool_var("")
+            cost += elsewhere * stopped[unit]
         for kind, pods in self._pool.items():
             costs = instance.kinds[kind].disruption
             if costs is None:
@@ -260,7 +264,13 @@ class Window:
             total = self._total[kind]
             if costs.evict is None:
                 model.add(total == len(pods))
-            cost += costs.move * (total - kept) + (costs.evict or 0) * (len(pods) - total)
+            cost += (costs.evict or 0) * (len(pods) - total)
+            gang = instance.unit_of(kind)
+            if gang is None:
+                cost += costs.move * (total - kept)
+            else:
+                restarted = self._restarted(total, kept, len(pods), stopped[gang])
+                cost += costs.move * restarted + (total - kept)
             for budget in instance.kinds[kind].budgets:
                 disturbed[budget].append(len(pods) - kept)
                 offers[budget] += sum(self.layout.moved(pod.uid) for pod in pods)
@@ -269,6 +279,27 @@ class Window:
             allowed = instance.problem.budgets[budget].allowed
             model.add(sum(counts) + outside <= max(allowed, 0))
         return cost
+
+    def _restarted(self, total: Expr, kept: Expr, most: int, stopped: Expr) -> Var:
+        """How many of these placed pods start again: those moved, or all if their gang stops."""
+        var = self.model.new_int_var(0, most, "")
+        self.model.add(most - kept <= most * stopped)
+        self.model.add(var >= total - kept)
+        self.model.add(var >= total - most * (1 - stopped))
+        return var
+
+    def _elsewhere(self) -> dict[GangKey, tuple[int, bool]]:
+        """Per unit with members here: cost of restarting the others, and whether they do anyway."""
+        instance, layout = self.instance, self.layout
+        here = {pod.uid for kind, pods in self._pool.items() for pod in pods}
+        found = {}
+        units = {unit for kind in self._pool if (unit := instance.unit_of(kind)) is not None}
+        for unit in sorted(units, key=lambda unit: (unit.namespace, unit.name)):
+            others = [uid for uid in instance.units[unit] if uid not in here]
+            costs = (instance.kinds[instance.kind_of[uid]].disruption for uid in others)
+            already = any(layout.moved(uid) for uid in others)
+            found[unit] = (0 if already else sum(c.move for c in costs if c), already)
+        return found
 
     def _kept(self, kind: int, pods: Sequence[PodRequest]) -> Expr:
         """How many of these running pods stay exactly where they are."""
@@ -449,15 +480,17 @@ class Window:
 
     def _disruption_now(self) -> int:
         """Disruption of the running pods of this window at present."""
-        total = 0
+        stopped = self.layout.stopped()
+        total = sum(cost for unit, (cost, _) in self._elsewhere().items() if unit in stopped)
         for kind, pods in self._pool.items():
             costs = self.instance.kinds[kind].disruption
+            restarts = self.instance.unit_of(kind) in stopped
             for pod in pods if costs else ():
                 assert costs is not None
                 if pod.uid not in self.layout.state.placements:
                     total += costs.evict or 0
-                elif self.layout.moved(pod.uid):
-                    total += costs.move
+                elif restarts or self.layout.moved(pod.uid):
+                    total += costs.move + (restarts and self.layout.moved(pod.uid))
         return total
 
     def _maximize(
@@ -503,11 +536,11 @@ class Window:
                     sum(w * len(self._pool[kind]) for kind, w in weights.items()),
                 )
             )
-        worst = 0
+        worst = sum(cost for cost, _ in self._elsewhere().values())
         for kind, pods in self._pool.items():
             costs = self.instance.kinds[kind].disruption
             if costs:
-                worst += max(costs.move, costs.evict or 0) * len(pods)
+                worst += max(costs.move + 1, costs.evict or 0) * len(pods)
         terms.append((-self._disruption, worst))
         return terms
 

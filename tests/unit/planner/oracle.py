@@ -89,10 +89,17 @@ def _value(
         for tier in tiers
     ]
     cost = 0
-    for pod, where in zip(pods, choice, strict=True):
-        if pod.uid in problem.movable and where != "stay":
+    running = [pod.uid in problem.movable for pod in pods]
+    stopped = {
+        pod.gang
+        for pod, where, runs in zip(pods, choice, running, strict=True)
+        if runs and where != "stay" and pod.gang and problem.minimum(pod.gang) > 1
+    }
+    for pod, where, runs in zip(pods, choice, running, strict=True):
+        if runs and (where != "stay" or pod.gang in stopped):
             costs = problem.movable[pod.uid]
-            cost += costs.move if where else costs.evict or 0
+            moved = where != "stay" and pod.gang in stopped
+            cost += costs.move + moved if where else costs.evict or 0
     return (*placed, -cost)
 
 

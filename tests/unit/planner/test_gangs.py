@@ -13,7 +13,7 @@ from scheduler.core.model import GangKey, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
 from scheduler.planner.check import check
-from scheduler.planner.model import Plan, Problem, Status
+from scheduler.planner.model import Disruption, Plan, Problem, Status
 from scheduler.planner.planner import plan
 from tests.builders import node, pod
 
@@ -97,3 +97,55 @@ def test_the_reason_counts_what_is_missing(
 def test_a_gang_of_one_holds_nobody_back() -> None:
     made = _plan(_members(3), 2, GangSpec(KEY, 1))
     assert len(made.placements) == 2 and isinstance(made.placements[0], Placement)
+
+
+def _moved(spec: GangSpec, *, spare: bool = False) -> Plan:
+    """A pod of two devices waits; on b a gang has three of four, and one of it runs on a."""
+    nodes = [node("a", gpus=2), node("b", gpus=4), *([node("c", gpus=2)] if spare else [])]
+    engine = Engine(ClusterState(nodes), "first-fit")
+    members = _members(4)
+    for member, where in zip(members, "abbb", strict=True):
+        engine.reserve(member, where)
+    single = pod("single", count=1)
+    if spare:
+        engine.reserve(single, "c")
+    movable = {one.uid: Disruption(3) for one in (*members, *([single] if spare else []))}
+    pending = (pod("waits", count=2),)
+    problem = Problem(engine.state.snapshot(), pending, movable, gangs={spec.key: spec})
+    return plan(problem, Budget(2.0, deterministic=True))
+
+
+def test_whoever_moves_one_member_restarts_all() -> None:
+    made = _moved(GangSpec(KEY, 4))
+    assert len(made.moves) == 1 and made.restarts == ((KEY, 4),)
+    assert (made.disruption, made.disruption_bound, made.status) == (13, 13, Status.PROVED)
+    assert made.to_json()["restarts"] == [{"namespace": "default", "gang": "g", "pods": 4}]
+
+
+def test_a_single_pod_is_moved_sooner_than_a_member() -> None:
+    made = _moved(GangSpec(KEY, 4), spare=True)
+    assert [move.pod.name for move in made.moves] == ["single"]
+    assert made.restarts == () and made.disruption == 3
+
+
+def test_members_that_count_alone_are_moved_alone() -> None:
+    made = _moved(GangSpec(KEY, 1))
+    assert len(made.moves) == 1 and made.restarts == () and made.disruption == 3
+
+
+def test_a_gang_with_a_member_that_has_to_stay_stays() -> None:
+    """One of another stage of it does: all of them would restart with it."""
+    stage = replace(KEY, stage="driver")
+    engine = Engine(ClusterState([node("a", gpus=2), node("b", gpus=4)]), "first-fit")
+    workers = [replace(one, gang=replace(KEY, stage="worker")) for one in _members(3)]
+    for member, where in zip(workers, "bbb", strict=True):
+        engine.reserve(member, where)
+    engine.reserve(pod("driver", count=1, gang=stage), "a")
+    specs = {key: GangSpec(key, 1) for key in (stage, workers[0].gang)}
+    for movable, moves in ((("driver", *(w.uid for w in workers)), 1), (workers[0].uid, 0)):
+        uids = movable if isinstance(movable, tuple) else (movable,)
+        costs = {uid: Disruption(3) for uid in uids}
+        pending = (pod("x", count=2), pod("y", count=2))
+        problem = Problem(engine.state.snapshot(), pending, costs, gangs=specs)
+        made = plan(problem, Budget(2.0, deterministic=True))
+        assert len(made.moves) == moves and made.disruption == 13 * moves

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -10,6 +12,7 @@ from scheduler.core.model import (
     Device,
     Node,
     NodeSelection,
+    Release,
     Requirement,
     SelectorTerm,
     Taint,
@@ -31,7 +34,7 @@ _WISHES = (
     SelectorTerm(fields=(Requirement("metadata.name", "NotIn", ("n0",)),)),
 )
 NIC = "example.com/nic"
-_GANGS = (gang_key("g2", 2), gang_key("g3", 3))
+_GANGS = (gang_key("g2", 2), gang_key("g3", 3), gang_key("running", 2))
 
 
 @st.composite
@@ -86,7 +89,7 @@ def pods(draw, prefix: str, most: int) -> list:
                 memory=draw(st.integers(0, 3)) * 1024,
                 priority=draw(st.sampled_from([0, 0, 5])),
                 counted=draw(st.sampled_from([(), (), ((NIC, 1),), ((NIC, 2),)])),
-                gang=draw(st.sampled_from([None, None, None, *_GANGS])),
+                gang=draw(st.sampled_from([None, None, None, *_GANGS[:2]])),
                 **gpu,
             )
         )
@@ -108,6 +111,11 @@ def problems(draw) -> Problem:
     for uid, placement in state.placements.items():
         if not placement.pod.gpu.mig and draw(st.booleans()):
             movable[uid] = Disruption(draw(st.integers(1, 3)), draw(st.sampled_from([None, 1, 2])))
+    if len(movable) > 1 and draw(st.booleans()):  # they run as one gang
+        for uid in movable:
+            placed = state.placements[uid]
+            member = replace(placed.pod, gang=_GANGS[2])
+            state.apply([Release(uid), replace(placed, pod=member)])
     budgets = ()
     if movable and draw(st.booleans()):
         budgets = (DisruptionBudget("pdb", frozenset(movable), draw(st.integers(0, 1))),)
@@ -127,7 +135,7 @@ def problems(draw) -> Problem:
         budgets,
         candidates,
         preferences=preferences,
-        gangs=gangs_of(*pending),
+        gangs=gangs_of(*pending, *(placed.pod for placed in state.placements.values())),
         model_costs=draw(st.sampled_from([{}, {"A10": 3}, {"A10": 1, "T4": 2}])),
     )
 
