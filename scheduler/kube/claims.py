@@ -33,10 +33,14 @@ class Claim:
     milli: int = 0
 
     @property
+    def of_instances(self) -> str:
+        """What the names of the device's instances begin with, if it is divided into some."""
+        return self.device.partition(_INSTANCE)[0] + _INSTANCE
+
+    @property
     def instance_of(self) -> str:
-        """Beginning of the name, where it is that of an instance; empty if it is a device's."""
-        name, bracket, _ = self.device.partition(_INSTANCE)
-        return name + bracket if bracket else ""
+        """The same where the claim names an instance; empty if it names a device."""
+        return self.of_instances if _INSTANCE in self.device else ""
 
 
 @dataclass(frozen=True, slots=True)

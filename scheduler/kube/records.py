@@ -17,7 +17,8 @@ Any other annotation is ignored, neither believed nor doubted. A record that con
 costs what the request says, on devices that nobody can name.
 
 Of HAMi's MIG instances the record says the size, too, which is that of a profile and not what was
-asked for. It is believed where it is no less than that, up to the one device.
+asked for. On a device that is divided it is believed where it is no less than that, up to all of
+the device.
 
 Our own record is *protected* where nobody but us can have written it: we have just bound the pod,
 or an admission policy keeps the annotations and the pod was created after it. Elsewhere a record
@@ -272,7 +273,8 @@ def _matched(
             if index < 0:
                 continue
             size = node.devices[index].memory_mib
-            more = _had(slot, claim, index, size)
+            divided = claim.of_instances in index_of
+            more = _had(slot, claim, index, size, divided=divided)
             if more is not None and _take(shares, more, size):
                 del left[at]
                 break
@@ -286,17 +288,17 @@ def _index(claim: Claim, index_of: Mapping[str, int]) -> int:
     return index_of.get(claim.instance_of or claim.device, -1)
 
 
-def _had(slot: Slot, claim: Claim, index: int, size: int) -> DeviceShare | None:
+def _had(slot: Slot, claim: Claim, index: int, size: int, *, divided: bool) -> DeviceShare | None:
     """What a claim gives a slot of a device, None if it is not what was asked for."""
     share, asked = slot.share(index, size), slot.memory_of(size)
     if claim.cores_percent < slot.cores:
         return None
-    if not claim.instance_of:
+    if not divided:
         return share if claim.memory_mib == asked else None
     if not asked <= claim.memory_mib <= size:
         return None
-    part = claim.memory_mib * DEVICE_MILLI // size if size else DEVICE_MILLI
-    return DeviceShare(index, max(share.milli, part), claim.memory_mib)
+    parts = (claim.memory_mib * DEVICE_MILLI // size if size else 0, 10 * claim.cores_percent)
+    return DeviceShare(index, max(share.milli, *parts), claim.memory_mib)
 
 
 def _take(shares: dict[int, DeviceShare], more: DeviceShare, size: int) -> bool:

@@ -173,6 +173,13 @@ def _never_read(checked: Checked) -> Iterator[Trap]:
             "put it into a file of its own",
             Level.NOTE,
         )
+    if checked.file.behind:
+        yield Trap(
+            (),
+            f"what follows it {checked.file.behind}; kube-scheduler reads the first document alone",
+            "drop what follows",
+            Level.NOTE,
+        )
 
 
 def _no_extender(checked: Checked) -> Iterator[Trap]:

@@ -165,6 +165,14 @@ _SINCE: Mapping[tuple[str, str], str] = MappingProxyType(
 )
 """Fields that kube-schedulers of this decade refuse before some version."""
 
+_GATED: Mapping[tuple[str, str], tuple[str, str]] = MappingProxyType(
+    {
+        ("DynamicResourcesArgs", "bindingTimeout"): ("1.36", "DRADeviceBindingConditions"),
+        ("VolumeBindingArgs", "shape"): ("1.37", "StorageCapacityScoring"),
+    }
+)
+"""Fields that are refused while a feature gate is off, and since when it is on."""
+
 _GONE: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         (KIND, "healthzBindAddress"): "use the flags --bind-address and --secure-port",
@@ -246,6 +254,16 @@ def _struct(file: YamlFile, path: Path, value: Any, owner: str) -> Iterator[Odd]
                     where,
                     f"is a field since {since}: an older kube-scheduler refuses the file",
                     "leave it away for those",
+                    Level.NOTE,
+                ),
+            )
+        if gated := _GATED.get((owner, key)):
+            yield (
+                "newer-field",
+                Trap(
+                    where,
+                    f"needs the feature gate {gated[1]}, which is off before {gated[0]}",
+                    "leave it away for those, or turn the gate on",
                     Level.NOTE,
                 ),
             )

@@ -78,6 +78,8 @@ class YamlFile:
         The text begins with a brace: kube-scheduler reads it as JSON, not as YAML.
     fault
         Why it is no JSON then, and on which line.
+    behind
+        Why the text behind this document cannot be read; kube-scheduler does not read it either.
     """
 
     def __init__(
@@ -89,12 +91,14 @@ class YamlFile:
         ordinal: int = 0,
         is_json: bool = False,
         fault: tuple[str, int] | None = None,
+        behind: str = "",
     ) -> None:
         self.content = content
         self.repeated = repeated
         self.ordinal = ordinal
         self.is_json = is_json
         self.fault = fault
+        self.behind = behind
         self._lines = lines
 
     def get(self, path: Path) -> Any:  # noqa: ANN401 - YAML
@@ -112,6 +116,18 @@ class YamlFile:
         while path not in self._lines:
             path = path[:-1]
         return self._lines[path]
+
+    def on_line(self, line: int) -> YamlFile:
+        """The same document where all of it stands on one line of the file, in quotes."""
+        return YamlFile(
+            self.content,
+            dict.fromkeys(self._lines, line),
+            repeated=tuple((path, line) for path, _ in self.repeated),
+            ordinal=self.ordinal,
+            is_json=self.is_json,
+            fault=(self.fault[0], line) if self.fault else None,
+            behind=self.behind,
+        )
 
     @staticmethod
     def written(path: Path) -> str:
@@ -209,8 +225,10 @@ def _nodes(text: str, name: str) -> list[yaml.Node | None]:
 def _scheduler_files(text: str, name: str, before: int) -> Iterator[YamlFile]:
     """Documents of a text that begins ``before`` lines after the file does."""
     fault = _json_fault(text, before)
-    nodes = [(i, node) for i, node in enumerate(_nodes(text, name)) if node is not None]
-    for ordinal, node in nodes:
+    nodes, behind = _readable(text, name)
+    for ordinal, node in enumerate(nodes):
+        if node is None:
+            continue
         reader = _Reader(name, before, scheduler=True)
         content = reader.value(node, ())
         inner = list(_unwrapped(node, content, reader, name, before))
@@ -224,7 +242,24 @@ def _scheduler_files(text: str, name: str, before: int) -> Iterator[YamlFile]:
             ordinal=ordinal,
             is_json=_begins_json(text),
             fault=fault,
+            behind=behind,
         )
+
+
+def _readable(text: str, name: str) -> tuple[list[yaml.Node | None], str]:
+    """Documents before the first mistake, and what that is; a text that begins with it is none."""
+    try:
+        return _nodes(text, name), ""
+    except InvalidInput as error:
+        if not isinstance(error.__cause__, yaml.YAMLError):
+            raise
+        found: list[yaml.Node | None] = []
+        try:
+            found.extend(yaml.compose_all(text, Loader=_Loader))  # keeps those before the mistake
+        except yaml.YAMLError:
+            if not any(node is not None for node in found):
+                raise error from error.__cause__
+        return found, error.problem
 
 
 def _begins_json(text: str) -> bool:
@@ -265,18 +300,15 @@ def _unwrapped(
         return
     if kind == "ConfigMap":
         for value in _texts(node):
-            yield from _scheduler_files(value.value, name, before + _first_line(value))
+            block = value.style in ("|", ">")  # its text begins on the line after its mark
+            start = before + value.start_mark.line + block
+            for file in _scheduler_files(value.value, name, start):
+                yield file if block else file.on_line(start + 1)
     elif kind.endswith("List"):
         for index, item in enumerate(_items(node)):
             inner = content["items"][index]
             found = list(_unwrapped(item, inner, reader, name, before, kind.removesuffix("List")))
             yield from found or [reader.part(("items", index), inner)]
-
-
-def _first_line(value: yaml.Node) -> int:
-    """Lines before a text: that of a block begins on the line after its mark."""
-    line: int = value.start_mark.line
-    return line + 1 if getattr(value, "style", None) in ("|", ">") else line
 
 
 def _under(node: yaml.MappingNode, key: str) -> Iterator[yaml.Node]:

@@ -72,6 +72,10 @@ class Seen:
         row = self.state.row("a")
         return self.state.device_mem_free[row, : int(self.state.device_count[row])].tolist()
 
+    def free_milli(self) -> list[int]:
+        row = self.state.row("a")
+        return self.state.gpu_free[row, : int(self.state.device_count[row])].tolist()
+
     @property
     def problem(self) -> str:
         return self.mirror.unreadable.get("Pod ns/p", "")
@@ -112,6 +116,13 @@ def test_a_mig_instance_takes_what_its_profile_has(slot: str, *, text: bool) -> 
     assert seen.free_mib() == [SIZE, SIZE - 9856] and not seen.problem
 
 
+def test_an_instance_may_have_the_name_of_its_device_and_cores_beside() -> None:
+    """As newer versions write it; its profile has 28 of 100 cores, more than its memory is."""
+    seen = _seen(_node(_register("mig")), _pod("GPU-1,NVIDIA,9856,28:;", 8000))
+    assert seen.free_mib() == [SIZE, SIZE - 9856] and not seen.problem
+    assert seen.free_milli() == [1000, 720]
+
+
 def test_two_instances_of_one_device_add_up() -> None:
     record = "GPU-0[1-0],NVIDIA,9856,0:;GPU-0[1-1],NVIDIA,4864,0:;"
     seen = _seen(_node(_register("mig")), _pod(record, 8000, 4000))
@@ -123,7 +134,7 @@ def test_two_instances_of_one_device_add_up() -> None:
     [
         ("mig", "GPU-0[1-0],NVIDIA,7999,0:;"),  # less than is asked for
         ("mig", f"GPU-0[1-0],NVIDIA,{SIZE + 1},0:;"),  # more than there is
-        ("mig", "GPU-0,NVIDIA,9856,0:;"),  # no instance
+        ("hami-core", "GPU-0,NVIDIA,9856,0:;"),
         ("hami-core", "GPU-0[1-0],NVIDIA,9856,0:;"),  # of a device that is not divided
         ("mps", "GPU-0[1-0],NVIDIA,8000,0:;"),
         ("mig", "GPU-7[1-0],NVIDIA,9856,0:;"),

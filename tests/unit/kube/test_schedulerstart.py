@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 
 import pytest
@@ -102,8 +103,9 @@ def test_plugins_of_another_build_are_notes() -> None:
 
 def test_fields_of_newer_versions_are_notes() -> None:
     text = args("DynamicResources", "{bindingTimeout: 60s}")
-    (note,) = (f for f in _found(text) if f.rule == "newer-field")
-    assert note.level is Level.NOTE and "since 1.35" in note.problem
+    notes = [f for f in _found(text) if f.rule == "newer-field"]
+    assert [note.level for note in notes] == [Level.NOTE] * 2
+    assert "since 1.35" in notes[0].problem and "off before 1.36" in notes[1].problem
 
 
 def test_old_versions_are_said_to_be_gone() -> None:
@@ -236,6 +238,25 @@ def test_a_configuration_behind_another_document_is_never_read() -> None:
     assert [f.rule for f in check(first)] == ["version", "version"]
     found = {f.rule: f for f in check(second)}
     assert found["never-read"].level is Level.NOTE and found["unknown-field"].line == 6
+
+
+def test_a_text_in_quotes_stands_on_its_one_line() -> None:
+    """As ``kubectl get configmap -o json`` prints it."""
+    data = {"config.yaml": HEAD + "parallelism: 4\nparallelism: 0\nx: 1\n"}
+    text = json.dumps({"kind": "ConfigMap", "data": data}, indent=2)
+    found = _refused(text)
+    assert {f.rule for f in found.values()} == {"key-twice", "unknown-field"}
+    assert {f.line for f in found.values()} == {4} and "config.yaml" in text.splitlines()[3]
+
+
+def test_what_kube_scheduler_does_not_read_may_be_broken() -> None:
+    found = _found(HEAD + "x: 1\n---\n[}\n")
+    assert [(f.rule, f.level) for f in found if f.rule != "no-extender"] == [
+        ("never-read", Level.NOTE),
+        ("unknown-field", Level.REFUSED),
+    ]
+    with pytest.raises(InvalidInput, match="no YAML"):
+        _found("x: 1\ny: [}\n---\n" + HEAD)
 
 
 def test_all_rules_have_names_of_their_own() -> None:
