@@ -34,7 +34,7 @@ test: $(VENV)/dev.done ## Run the tests that need nothing but Python (minutes)
 	$(BIN)/python -m pytest $(WORKERS) -m "not e2e and not deep"
 
 deep: $(VENV)/dev.done ## Try the properties with many more examples, others each time
-	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest $(WORKERS) --timeout 1800 -m "hypothesis and not e2e"
+	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest $(WORKERS) --timeout 1800 -m "(hypothesis or scaled) and not e2e"
 
 kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (20 minutes, once; Go)
 	$(BIN)/python -m tests.e2e.harness.assets

@@ -1,4 +1,4 @@
-"""Ten thousand concurrent operations against the running server: nothing is over-committed."""
+"""Thousands of concurrent operations against the running server: nothing is over-committed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from scheduler.core.verify import verify
 from scheduler.simulator.client import ExtenderClient
 from scheduler.simulator.kubedump import pod_json
 from tests.builders import node, pod
+from tests.depth import examples
 
 pytestmark = pytest.mark.server
 
-THREADS, OPERATIONS = 4, 2500
+THREADS, OPERATIONS = 4, examples(500, 2500)
 KINDS = (
     {"count": 1},
     {"count": 2},
@@ -92,7 +93,8 @@ class Worker(threading.Thread):
             self.bound[request.uid] = request
 
 
-def test_ten_thousand_random_operations(start) -> None:
+@pytest.mark.scaled
+def test_thousands_of_random_operations(start) -> None:
     nodes = _nodes()
     server = start(nodes, hold_ttl_s=0.2, threads=8, relearn_every=100)
     bound: dict[str, PodRequest] = {}

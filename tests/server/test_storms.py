@@ -23,6 +23,7 @@ from scheduler.core.model import PodRequest
 from scheduler.simulator.client import ExtenderClient
 from scheduler.simulator.kubedump import pod_json
 from tests.builders import gang_key, gangs_of, node, pod
+from tests.depth import examples
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server
@@ -151,13 +152,14 @@ def server(start: Callable[..., Running]) -> Running:
 GANGS = [_gang(f"gang{letter}") for letter in "abcd"]
 
 
+@pytest.mark.scaled
 @pytest.mark.parametrize("seed", range(3))
 def test_the_same_question_has_the_same_answer(server, seed: int) -> None:
     names, rng = _names(server), random.Random(seed)
     placements = [names, names[:3], names[3:]]
     members = _gang("gang")
     answers: dict[tuple[str, int], list[str]] = {}
-    for _ in range(300):
+    for _ in range(examples(100, 1000)):
         member, which = rng.choice(members), rng.randrange(3)
         offered = rng.sample(placements[which], len(placements[which]))
         passing = _ask(server.client, member, offered)

@@ -655,8 +655,8 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(
-    max_examples=examples(12, 100),
-    stateful_step_count=40,
+    max_examples=examples(8, 100),
+    stateful_step_count=30,
     deadline=None,
     phases=(
         Phase.explicit,
