@@ -14,6 +14,7 @@ from typing import Any
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, GpuKind, Node, Serves
+from scheduler.kube.foreign import sharing_resources, system_of, unread
 from scheduler.kube.hami import HAMI_REGISTER, abandoned_register
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
@@ -39,17 +40,6 @@ __all__ = [
 ]
 
 OLDEST_MINOR = 34
-FOREIGN_PREFIXES = (
-    "aliyun.com/gpu-",
-    "nvidia.com/gpumem",
-    "nvidia.com/gpucores",
-    "nvidia.com/vgpu-",
-    "volcano.sh/gpu-",
-    "volcano.sh/vgpu-",
-    "koordinator.sh/gpu",
-    "tencent.com/vcuda-",
-)
-"""Resources of other sharing protocols."""
 
 
 class State(StrEnum):
@@ -274,7 +264,14 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
             f"{names.milli}: 1000"
         )
         return NodeReport(name, words, protocols, State.WARNING, remark)
-    foreign = any(protocol.startswith(FOREIGN_PREFIXES) for protocol in protocols)
+    system = unread(offered for offered, amount in understood.counted.items() if amount)
+    if system and words:
+        remark = (
+            f"{system} shares its devices, and its records are not read: as many devices as its "
+            "pods may be on are withheld"
+        )
+        return NodeReport(name, words, protocols, State.WARNING, remark)
+    foreign = any(system_of(protocol) for protocol in protocols)
     if foreign and len(protocols) > 1 and understood.serves is Serves.BOTH:
         remark = (
             "devices are offered in several ways that do not know of each other; we count those "
@@ -328,9 +325,9 @@ def _protocols(node: NodeObject, names: ResourceNames) -> tuple[str, ...]:
         found.append(names.mig_prefix + "*")
     if names.milli in offered or names.memory in offered:
         found.append(names.milli)
-    foreign = [r for r in offered if r.startswith(FOREIGN_PREFIXES)]
+    foreign = sharing_resources(offered)
     if foreign:
-        found.append(" + ".join(sorted(foreign)))
+        found.append(" + ".join(foreign))
     return tuple(sorted(found))
 
 

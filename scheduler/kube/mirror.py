@@ -35,6 +35,7 @@ from scheduler.kube.claims import Record, indices_of
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.drift import Fact, Image, shared_labels
+from scheduler.kube.foreign import foreign_share
 from scheduler.kube.groups import Groups
 from scheduler.kube.hami import hami_slots
 from scheduler.kube.names import ResourceNames
@@ -143,7 +144,8 @@ class Mirror:
         self._indices[name] = indices
         if not indices:
             del self._indices[name]
-        if known is None or known.devices != model.devices or renamed:
+        same = (model.devices, model.counted)  # what decides about the devices of its pods
+        if known is None or (known.devices, known.counted) != same or renamed:
             self._refurnish(name)
         else:
             self._engine.state.update_node(self._effective(name))
@@ -172,8 +174,7 @@ class Mirror:
     @property
     def ambiguous_nodes(self) -> dict[str, str]:
         """Nodes whose pods have devices by protocols that do not know of each other, and why."""
-        found = {name: ambiguity(used) for name, used in self._protocols.items() if len(used) > 1}
-        return {name: why for name, why in found.items() if why}
+        return {name: why for name, has in self._protocols.items() if (why := ambiguity(has))}
 
     def node_names(self) -> list[str]:
         """Nodes that exist."""
@@ -503,13 +504,14 @@ class Mirror:
         reading: Reading,
         chosen: tuple[DeviceShare, ...] | None,
     ) -> None:
-        name, uid = fact.node, fact.request.uid
+        name, uid, gpu = fact.node, fact.request.uid, fact.request.gpu
         if reading.shares is not None:
             self._recorded[uid] = reading.shares
         devices = chosen if reading.shares is None else reading.shares
-        ours, resource = model.resources | {""}, fact.request.gpu.resource
-        asked = {resource, *(part.resource for part in fact.request.gpu.also)}
-        parts = tuple(part for part in fact.parts if part.resource in ours)
+        ours, resource = model.resources | {""}, gpu.resource
+        asked = {resource, *(part.resource for part in gpu.also)}
+        system, withheld = foreign_share(fact.request, model)
+        parts = tuple(part for part in fact.parts if part.resource in ours) or withheld
         if not asked & ours or (fact.parts and not parts):
             devices = ()  # the node has no such devices, and the kubelet gives it none
         elif self._indices.get(name) and resource and fact.slots and model.devices:
@@ -518,8 +520,10 @@ class Mirror:
         self._engine.state.apply([placement], enforce=False)
         self._adoption.bound(fact.request)
         by_hami = reading.shares is not None or fact.record is None or fact.record.protocol == "KAI"
-        protocol = protocol_of(fact.request.gpu, self._names, fact.record if by_hami else None)
-        if protocol and placement.devices:
+        found = protocol_of(gpu, self._names, fact.record if by_hami else None)
+        if system and model.devices and not placement.devices:
+            self._doubt(name, uid, f"{system} shares devices, and its records are not read")
+        if (protocol := system or found) and placement.devices:
             self._has_by[uid] = protocol
             self._protocols.setdefault(name, Counter())[protocol] += 1
         self._name_problem(fact.request.key, fact.problem or reading.problem)

@@ -105,6 +105,10 @@ class Volume(_Struct):
     rbd: _Disk | None = None
 
 
+class _Claim(_Struct):
+    name: str = ""
+
+
 class _Spec(_Struct):
     affinity: _Affinity | None = None
     topology_spread_constraints: list[_SpreadConstraint] | None = None
@@ -113,6 +117,7 @@ class _Spec(_Struct):
     host_network: bool | None = None
     volumes: list[Volume] | None = None
     preemption_policy: str | None = None
+    resource_claims: list[_Claim] | None = None
 
 
 class RuledPod(_Struct):

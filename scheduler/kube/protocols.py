@@ -41,6 +41,7 @@ from scheduler.core.model import (
 )
 from scheduler.core.model import GpuRequest as _Request
 from scheduler.kube.claims import Claim, Record, Registered, product_of
+from scheduler.kube.foreign import UNREAD_SYSTEMS
 from scheduler.kube.hami import by_plugin, hami_node, hami_pod
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, PodObject
@@ -280,6 +281,12 @@ def ambiguity(protocols: Iterable[str]) -> str:
     KAI reserves its devices through the device plugin, so that these two go together.
     """
     found = sorted(set(protocols))
+    unread = [name for name in found if name in UNREAD_SYSTEMS]
+    if unread:
+        return (
+            f"pods share devices by {' and '.join(unread)}, whose records are not read; as many "
+            "devices as they may be on are withheld"
+        )
     if len(found) < 2 or found == sorted(("KAI", _PLUGIN)):
         return ""
     text = f"pods have their devices by {' and '.join(found)}"

@@ -15,6 +15,7 @@ import msgspec
 from scheduler.core.model import PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.peers import Peer
+from scheduler.kube.foreign import unread
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
 from scheduler.kube.volumes import Storage
@@ -40,6 +41,8 @@ class Surroundings:
         Why pods have to wait wherever they go, by uid.
     patient : set of str
         Uids of pods for which nobody may be evicted (``preemptionPolicy: Never``).
+    offered : set of str
+        Resources that nodes offer.
     """
 
     def __init__(self) -> None:
@@ -52,6 +55,7 @@ class Surroundings:
         self.unmet: dict[str, str] = {}
         self.patient: set[str] = set()
         self._attaching: list[PodRequest] = []
+        self.offered: set[str] = set()
 
     def add(self, kind: str, item: msgspec.Raw) -> bool:
         """Keep an object; False if it is of no kind that matters here."""
@@ -74,6 +78,7 @@ class Surroundings:
         if uid in self._unreadable:
             self._unsure["affinity, spread, ports or volumes that cannot be read"].append(request)
         pod = self._pods.get(uid)
+        self._note_devices(request, pod)
         if pod is None:
             return request
         if self._peers is None:
@@ -96,6 +101,15 @@ class Surroundings:
                 request = replace(request, selection=selection)
         peer = self._peers.get(uid)
         return request if peer is None else replace(request, peer=peer)
+
+    def _note_devices(self, request: PodRequest, pod: RuledPod | None) -> None:
+        """Devices that the pod has in a way that is not modelled."""
+        system = unread(name for name, _ in request.counted if name in self.offered)
+        if system:
+            rule = f"devices shared by {system}, whose records are not read"
+            self._unsure[rule].append(request)
+        if pod is not None and pod.spec.resource_claims:
+            self._unsure["ResourceClaims (DRA)"].append(request)
 
     def _all_peers(self) -> dict[str, Peer]:
         """Every pod as rules see it; empty if nobody has any."""

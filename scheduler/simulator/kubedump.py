@@ -38,6 +38,7 @@ from scheduler.kube.disruption import (
     held_by_several,
     move_cost,
 )
+from scheduler.kube.foreign import unread
 from scheduler.kube.groups import Groups
 from scheduler.kube.manifests import Manifest, manifests, refuse_strangers
 from scheduler.kube.mirror import Mirror
@@ -69,6 +70,8 @@ _COUNTED = "it runs, and is charged what it asks for"
 _CLOSED = "its node takes nothing new"
 _WAITS = "it gets no node"
 _NO_DEVICES = "none of its devices are handed out"
+_BY_RECORD = "each counts as its own record says"
+_WITHHELD = "its other devices are free"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +150,9 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
         groups.join(pod, pod_uid(pod))
     models, devices = _understood(found, alive, names)
     listed = _Listed({model.name for model in models}, found)
+    found.surroundings.offered = {
+        name for model in models for name, amount in model.counted.items() if amount
+    }
     for pod in alive:
         listed.add(pod, charge_of(pod, names, groups), devices)
     listed.name_orphans()
@@ -310,7 +316,8 @@ def _understood(
     for name in sorted(mirror.uncertain_nodes):
         found.note(f"Node {name}", "which of its devices are free cannot be told", _NO_DEVICES)
     for name, why in sorted(mirror.ambiguous_nodes.items()):
-        found.note(f"Node {name}", why, "each counts as its own record says")
+        withheld = "records are not read" in why
+        found.note(f"Node {name}", why, _WITHHELD if withheld else _BY_RECORD)
     devices = {uid: placed.devices for uid, placed in engine.state.placements.items()}
     return tuple(effective.get(model.name, model) for _, model in found.nodes), devices
 
@@ -318,6 +325,8 @@ def _understood(
 def _recorded(pod: PodObject, names: ResourceNames) -> bool:
     """Whether more than its request decides which devices the pod has."""
     charge = charge_of(pod, names)
+    if unread(name for name, _ in charge.request.counted):
+        return True
     return bool(charge.parts) or record_of(pod, charge.request.gpu, names) is not None
 
 
