@@ -33,10 +33,16 @@ class Chains:
 
     Each success is applied to the layout at once and makes it better: the pod's tier gains, no
     other one loses.
+
+    Attributes
+    ----------
+    failed : set of int
+        Kinds for which no chain was found.
     """
 
     def __init__(self, layout: Layout, budget: Budget) -> None:
         self.layout, self.budget = layout, budget
+        self.failed: set[int] = set()
         instance = layout.instance
         self.instance = instance
         kinds = range(len(instance.kinds))
@@ -57,6 +63,7 @@ class Chains:
                     return placed
                 self.budget.charge(0.0)
                 if not self._insert(pod, kind):
+                    self.failed.add(kind)
                     break  # the next of its kind is as large
                 placed += 1
         return placed

@@ -233,10 +233,14 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Unplaced:
-    """A pending pod without a node in the plan, and why."""
+    """A pending pod without a node in the plan, and why.
+
+    ``untried`` says that the budget was over before anybody looked for room beyond what is free.
+    """
 
     pod: PodRequest
     reason: str
+    untried: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +341,12 @@ class Plan:
                 for gang, count in self.restarts
             ],
             "unplaced": [
-                {"namespace": one.pod.namespace, "name": one.pod.name, "reason": one.reason}
+                {
+                    "namespace": one.pod.namespace,
+                    "name": one.pod.name,
+                    "reason": one.reason,
+                    "untried": one.untried,
+                }
                 for one in self.unplaced
             ],
             "nodes_used": self.nodes_used,

@@ -5,19 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-import numpy as np
-
-from scheduler.core.feasibility import dynamic_reasons, static_reasons
-from scheduler.core.groups import units_free
-from scheduler.core.model import GangKey, PodRequest, Reason
+from scheduler.core.model import PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.planner.budget import Budget
 from scheduler.planner.check import check
-from scheduler.planner.greedy import fill, gang_missing, waiting
+from scheduler.planner.greedy import fill, waiting
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout, Value
-from scheduler.planner.model import Move, Objective, Plan, Problem, Status, Tier, Unplaced
+from scheduler.planner.model import Move, Objective, Plan, Problem, Status, Tier
 from scheduler.planner.patience import patiently
+from scheduler.planner.reasons import Reasons
 from scheduler.planner.refine import Refiner
 from scheduler.planner.search import Search
 from scheduler.planner.sequence import arrivals, settle
@@ -27,7 +24,6 @@ __all__ = ["plan"]
 
 _SECOND_START = 5
 _FOR_REFINING = 0.1
-_MOST_NAMED = 4  # resources that one reason names
 
 
 def plan(problem: Problem, budget: Budget) -> Plan:
@@ -116,7 +112,9 @@ def _plan(
         )
         for uid in moved
     )
-    omissions = _omissions(layout)
+    tiers = _tiers(search)
+    reasons = Reasons(layout, search.tried, {t.priority for t in tiers if t.value == t.bound})
+    omissions = (*_omissions(layout), *reasons.omissions())
     return Plan(
         status=_status(search, greedy, whole=not omissions),
         generation=problem.state.generation_now,
@@ -126,10 +124,10 @@ def _plan(
             (unit, len(instance.units[unit]))
             for unit in sorted(layout.stopped(), key=lambda unit: (unit.namespace, unit.name))
         ),
-        tiers=_tiers(search),
+        tiers=tiers,
         disruption=layout.disruption(),
         disruption_bound=search.disruption_bound,
-        unplaced=tuple(Unplaced(pod, _why(layout, pod)) for pod in waiting(layout)),
+        unplaced=reasons.unplaced(),
         nodes_used=len({placement.node for placement in state.placements.values()}),
         objectives=_objectives(search, refiner),
         relaxed=(*instance.relaxed, *widened(layout), *search.scope()),
@@ -214,92 +212,3 @@ def _tiers(search: Search) -> tuple[Tier, ...]:
             )
         )
     return tuple(tiers)
-
-
-def _why(layout: Layout, pod: PodRequest) -> str:
-    """One line for the user: why a pending pod stays pending."""
-    instance, state = layout.instance, layout.state
-    kind = instance.kind_of[pod.uid]
-    gang = pod.gang
-    if pod.uid in instance.left_alone:
-        return f"left alone, as this is not considered: {instance.left_alone[pod.uid]}"
-    if pod.uid in instance.problem.unmet:
-        return instance.problem.unmet[pod.uid]
-    if gang and gang_missing(layout, gang):
-        return f"gang does not fit: {_missing_text(layout, pod, gang)}"
-    if not instance.admissible[kind].any():
-        return f"no node may host it: {_most_common(_static_texts(layout, pod))}"
-    rows = np.flatnonzero(instance.admissible[kind])
-    codes = dynamic_reasons(state, pod.shape, rows)
-    rules = None if layout.neighbours is None else layout.neighbours.codes(pod)
-    if rules is not None:
-        codes = np.where(codes == Reason.FITS.code, rules[rows], codes)
-    if (codes == Reason.FITS.code).any():
-        return "room is left, but other pods of the plan come first"
-    return f"no room: {_most_common([_text(Reason.of(int(code)), pod) for code in codes])}"
-
-
-def _text(reason: Reason, pod: PodRequest) -> str:
-    """The reason, and which resources it may be about where it does not say so itself."""
-    if reason in (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE):
-        return f"{reason.text} ({', '.join(name for name, _ in pod.counted[:_MOST_NAMED])})"
-    return reason.text
-
-
-def _missing_text(layout: Layout, pod: PodRequest, gang: GangKey) -> str:
-    """What a gang lacks: pods that are not there yet, devices, or a place of whatever kind."""
-    absent = _absent_text(layout.instance, gang)
-    if absent:
-        return absent
-    missing, gpu = gang_missing(layout, gang), pod.gpu
-    if gpu.count:
-        rows = layout.instance.admissible[layout.instance.kind_of[pod.uid]]
-        free = units_free(layout.state, gpu, np.flatnonzero(rows)) // gpu.count
-        short = missing - int(free.sum())
-        if short > 0:
-            model = " or ".join(gpu.products) if gpu.products else "any model"
-            return f"needs {short * gpu.count} more devices of {model}"
-    return f"{missing} more members need a place"
-
-
-def _absent_text(instance: Instance, gang: GangKey) -> str:
-    kinds, minimum = instance.gang_kinds[gang], instance.problem.minimum(gang)
-    spec = instance.problem.gangs.get(gang)
-    gated = spec.gated if spec is not None else 0
-    waiting_for = f"; {gated} more wait for a scheduling gate" if gated else ""
-    there = sum(len(instance.pods[kind]) for kind in kinds) + instance.fixed(gang)
-    if there < minimum:
-        return f"{there} of {minimum} pods exist{waiting_for}"
-    for role, least in instance.gang_roles.get(gang, {}).items():
-        of_role = sum(len(instance.pods[k]) for k in kinds if instance.kinds[k].role == role)
-        of_role += instance.fixed_in_role(gang, role)
-        if of_role < least:
-            return f"{of_role} of {least} pods of role {role} exist{waiting_for}"
-    return ""
-
-
-def _static_texts(layout: Layout, pod: PodRequest) -> list[str]:
-    codes = static_reasons(layout.state, pod.shape)
-    instance = layout.instance
-    admitted = instance.admission.codes(pod.selection)
-    if admitted is not None:
-        codes = np.where(admitted == Reason.FITS.code, codes, admitted)
-    if instance.settled is not None:
-        rules = instance.settled.lasting(instance.settled.of(pod))
-        codes = np.where(codes == Reason.FITS.code, rules, codes)
-    return [
-        _text(Reason.of(int(code)), pod)
-        for code, node in zip(codes, layout.state.nodes, strict=True)
-        if node is not None
-    ]
-
-
-def _most_common(texts: Sequence[str]) -> str:
-    """``n of m nodes: reason``, most frequent first, at most three."""
-    if not texts:
-        return "the cluster has no node"
-    counts: dict[str, int] = {}
-    for text in texts:
-        counts[text] = counts.get(text, 0) + 1
-    ordered = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))[:3]
-    return ", ".join(f"{count} of {len(texts)} nodes: {text}" for text, count in ordered)

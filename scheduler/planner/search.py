@@ -55,6 +55,9 @@ class Search:
         Per level, a proved upper bound for the values of the levels before it.
     disruption_bound : int
         Least disruption for the values of all levels, as far as proved.
+    tried : set of int
+        Kinds for which room was looked for beyond what is free until nothing more was found; none
+        if the budget was over before.
     windows, improved : int
         How many windows were solved, and how many of them helped.
     """
@@ -70,6 +73,7 @@ class Search:
     repaired: int = 0
     calmed: int = 0
     attempts: int = 0
+    tried: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.instance = self.layout.instance
@@ -147,6 +151,8 @@ class Search:
             if not self._finished and whole <= _WHOLE_PROBLEM:
                 self._solve_whole(0.5)
             idle = 0 if self.layout.value() > before else idle + 1
+        if self.budget.over:
+            self.tried.clear()
 
     @property
     def _finished(self) -> bool:
@@ -170,6 +176,7 @@ class Search:
                 self.refresh_bounds()
             else:
                 failures += 1
+                self.tried.add(kind)
 
     def _run_calm(self) -> None:
         """Disturb fewer pods, until many attempts in a row have failed."""
@@ -224,7 +231,9 @@ class Search:
         instance = self.instance
         kinds = [kind for kind, pods in enumerate(self.layout.unplaced) if pods]
         kinds.sort(key=lambda k: (-instance.kinds[k].priority, -instance.gpu_milli(k), k))
-        placed = Chains(self.layout, self.budget).run(kinds)
+        chains = Chains(self.layout, self.budget)
+        placed = chains.run(kinds)
+        self.tried |= chains.failed
         self.chained += placed
         if placed:
             self.refresh_bounds()
@@ -248,6 +257,7 @@ class Search:
         if not rows:
             return
         self.whole_solves += 1
+        self.tried.update(offered)
         settled = [v == b for v, b in zip(self.layout.value(), self.bounds, strict=False)]
         improved, bounds = Window(self.layout, rows, offered).prove(
             self.budget, settled, share * self.budget.left
@@ -277,7 +287,9 @@ class Search:
         first = [kind for kind in wanted if tier_of[instance.kinds[kind].priority] == best]
         target = self._random.choice(first if self._random.random() < 0.8 else wanted)
         rows = self._rows_for(target, width)
-        return Window(self.layout, rows, self._offers(target, rows))
+        offers = self._offers(target, rows)
+        self.tried.update(offers)
+        return Window(self.layout, rows, offers)
 
     def _open_kinds(self) -> list[int]:
         """Unplaced kinds of the tiers that do not meet their bounds."""

@@ -65,6 +65,7 @@ def test_plan_prints_one_object_and_says_no(tmp_path: Path) -> None:
             "namespace": "default",
             "name": "x",
             "reason": "no node may host it: 2 of 2 nodes: pod is larger than the whole node",
+            "untried": False,
         }
     ]
     assert made["nodes_used"] == 2 and made["seconds"] > 0
