@@ -66,7 +66,7 @@ def called(file: YamlFile, *, url: str, prefix: str) -> Checked:
         The configuration.
     url
         Where we are called: ours are the entries with this scheme, host and port. If empty, ours
-        are those that call port 10262 or a host named ``snugfit``, or manage resources of
+        are those that call port 10262 or a host of our name, or manage resources of
         snugfit.io, or manage our resources only and call nothing that we do not serve.
     prefix
         Path under which we answer verbs.
@@ -172,7 +172,7 @@ def _at_home(entry: dict[str, Any]) -> bool:
     _, host, port = place(entry.get("urlPrefix"))
     return (
         port == _PORT
-        or host.split(".")[0] == _HOST
+        or _HOST in host.split(".")[0].split("-")
         or any(name.startswith(_DOMAIN) for _, name, _ in resources_of(entry))
     )
 

@@ -224,8 +224,8 @@ def _nodes(text: str, name: str) -> list[yaml.Node | None]:
 
 def _scheduler_files(text: str, name: str, before: int) -> Iterator[YamlFile]:
     """Documents of a text that begins ``before`` lines after the file does."""
-    fault = _json_fault(text, before)
     nodes, behind = _readable(text, name)
+    fault = _json_fault(text, before)  # what is nested too deeply has been refused by now
     for ordinal, node in enumerate(nodes):
         if node is None:
             continue

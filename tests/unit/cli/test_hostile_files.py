@@ -298,6 +298,8 @@ def _unfolding(levels: int, width: int, line: str) -> str:
         ("a: " + "[" * 101 + "]" * 101 + "\n", ("deep",)),
         ("".join(" " * i + "- \n" for i in range(150)), ("deep",)),
         ("a: " + "{a: " * 100_000, ("deep",)),
+        ('{"a": ' * 100_000, ("deep",)),
+        ('{"a": ' * 50 + "1" + "}" * 50, ("no kind",)),
         ("weight: " + "1" * 61 + "\n", ("61 characters",)),
         ("weight: 0x" + "f" * 5000 + "\n", ("5002 characters",)),
         ("a: !!binary QUJD\n", ("tag",)),

@@ -131,6 +131,9 @@ STORAGE = (
     [
         f"urlPrefix: 'http://127.0.0.1:10262', {CALLS}",
         f"urlPrefix: 'http://127.0.0.1:8080', {CALLS}",
+        f"urlPrefix: 'http://localhost:80', bindVerb: bind, {CALLS}".replace(
+            "nvidia.com", "snugfit.io"
+        ),
     ],
 )
 def test_the_extender_of_somebody_else_is_left_alone(ours: str) -> None:
@@ -140,6 +143,13 @@ def test_the_extender_of_somebody_else_is_left_alone(ours: str) -> None:
     ]
     assert "127.0.0.1:9251" in behind[0].problem
     assert _found(_two(ours, STORAGE)) == []
+
+
+@pytest.mark.parametrize("host", ["snugfit", "snugfit.gpus.svc", "one-snugfit.gpus.svc"])
+def test_our_name_says_that_it_is_us(host: str) -> None:
+    entry = f"urlPrefix: 'https://{host}', filterVerb: filter, managedResources: [{{name: a.b/c}}]"
+    found = _found(f"{OURS}extenders: [{{{entry}}}]\n")
+    assert "whole-nodes" in {f.rule for f in found} and "no-extender" not in {f.rule for f in found}
 
 
 def test_an_ignorable_extender_is_asked_after_ours() -> None:
