@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, PodRequest
+from scheduler.planner.company import begin, beginnings
 from scheduler.planner.layout import Layout
 from scheduler.planner.topology import domains
 
@@ -92,7 +94,8 @@ def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:
             continue
         among = rows[kind]
         if ruled:
-            among = np.flatnonzero(layout.open(pod, layout.instance.admissible[kind]))
+            let_in = layout.open(pod, layout.instance.admissible[kind])
+            among = np.flatnonzero(begin(layout, kind, let_in))
         row = engine.best(pod, among)
         node = layout.state.nodes[row] if row >= 0 else None
         if node is None:
@@ -109,7 +112,7 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
     placed = []
     for pod in list(layout.unplaced[kind].values()):
         if ruled:
-            rows = np.flatnonzero(layout.open(pod, allowed))
+            rows = np.flatnonzero(begin(layout, kind, layout.open(pod, allowed)))
             everywhere = False
         row = engine.best(pod, None if everywhere else rows)
         if row < 0:
@@ -122,9 +125,10 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
 
 
 def _fill_gang(layout: Layout, engine: Engine, gang: GangKey) -> None:
-    for rows in domains(layout, gang):
+    kinds = layout.instance.gang_kinds[gang]
+    for rows in itertools.chain(domains(layout, gang), beginnings(layout, kinds)):
         placed = []
-        for kind in sorted(layout.instance.gang_kinds[gang], key=lambda k: (_size(layout, k), k)):
+        for kind in sorted(kinds, key=lambda k: (_size(layout, k), k)):
             allowed = layout.instance.admissible[kind] & rows
             placed += _fill_kind(layout, engine, kind, allowed)
         if not gang_missing(layout, gang):

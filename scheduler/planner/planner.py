@@ -71,6 +71,8 @@ def _made(problem: Problem, budget: Budget) -> Plan:
         budget.hold_back(_FOR_REFINING)
     search = Search(layout, budget)
     search.run()
+    if layout.neighbours is not None and waiting(layout):
+        fill(layout)  # what the search has changed may let in some that nobody looked at again
     budget.hold_back(0.0)
     refiner = Refiner(layout)
     refiner.run(budget)

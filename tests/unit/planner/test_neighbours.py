@@ -9,7 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
-from scheduler.core.model import Node, NodeSelection, PodRequest, Reason, Requirement, Taint
+from scheduler.core.gangs import GangSpec
+from scheduler.core.model import (
+    GangKey,
+    Node,
+    NodeSelection,
+    PodRequest,
+    Reason,
+    Requirement,
+    Taint,
+)
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.peers import HostPort, Peer, PeerTerm, PodSelector, Spread
 from scheduler.core.state import ClusterState
@@ -17,7 +26,7 @@ from scheduler.planner.budget import Budget
 from scheduler.planner.instance import Instance
 from scheduler.planner.model import Disruption, Plan, Problem, Status
 from scheduler.planner.planner import plan
-from tests.builders import node
+from tests.builders import node, pod
 from tests.depth import examples
 from tests.unit.planner.referee import executable, joins
 
@@ -228,3 +237,20 @@ def test_plans_can_be_carried_out_and_what_is_proved_is_the_best_there_is(
         assert best[0] <= bounds[0]
     if made.status in (Status.PROVED, Status.INFEASIBLE_PROVED):
         assert value == best
+
+
+def test_pods_that_have_to_be_together_begin_where_most_of_them_have_room() -> None:
+    nodes = [
+        node("a", cpu=1000, labels={_ZONE: "z0"}),
+        *(node(f"b{i}", cpu=2000, labels={_ZONE: "z1"}) for i in range(2)),
+        node("c", cpu=3000, labels={_ZONE: "z2"}),
+    ]
+    together = Peer(_labels("web"), affinity=(PeerTerm(_app("web"), _ZONE),))
+    gang = GangKey("podgroup", "default", "g")
+    for group in (None, gang):
+        waiting = tuple(pod(f"p{i}", cpu=1000, peer=together, gang=group) for i in range(4))
+        specs = {gang: GangSpec(gang, 4)}
+        problem = Problem(ClusterState(nodes).snapshot(), waiting, gangs=specs)
+        made = plan(problem, Budget(1e-3, deterministic=True))
+        assert {placed.node for placed in made.placements} == {"b0", "b1"}
+        assert made.status is Status.PROVED and not made.unplaced
