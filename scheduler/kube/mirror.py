@@ -357,14 +357,12 @@ class Mirror:
                 fact = self.facts.get(uid)
                 known = fact.request if fact is not None else self.pending.get(uid)
                 concerned |= {gang, known.gang if known else gang}
-                if known is None or (known.gang, known.role) == (gang, role):
-                    continue
-                self._adoption.gone(known)
-                now = replace(known, gang=gang, role=role)
-                if fact is not None:
-                    self._establish(replace(fact, request=now))
-                else:
-                    self._wait(now)
+                if known is not None and (known.gang, known.role) != (gang, role):
+                    now = replace(known, gang=gang, role=role)
+                    if fact is not None:
+                        self._establish(replace(fact, request=now))
+                    else:
+                        self._wait(now)
         self._describe(*concerned)
         return bool(stated)
 
@@ -438,6 +436,8 @@ class Mirror:
             chosen = believed.devices
         if known is not None:
             self._unsettle(known)
+            if known.request.gang != fact.request.gang:
+                self._adoption.gone(known.request)
         else:
             self._withdraw(uid)
         self.facts[uid] = fact

@@ -129,6 +129,10 @@ def _check_gangs(problem: Problem, final: Mapping[str, Placement]) -> None:
     for uid, placement in problem.state.placements.items():
         if placement.pod.gang and uid not in final:
             lost[placement.pod.gang] += 1
+    left = {gang.whole for gang in lost if gang.stage and lost[gang]}
+    for gang in added:
+        if added[gang] and gang.whole in left:
+            raise SolverFault(f"gang {gang.label} starts as others of it are evicted")
     least = problem.least_of_roles()
     for gang in {*added, *lost}:
         touched = added[gang] or lost[gang]

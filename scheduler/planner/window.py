@@ -27,6 +27,7 @@ from scheduler.planner.instance import Instance
 from scheduler.planner.joint import Joint
 from scheduler.planner.layout import Layout, Value
 from scheduler.planner.odd import OddRow
+from scheduler.planner.together import Together
 from scheduler.planner.topology import gang_levels, torn
 
 __all__ = ["Window", "solver_for"]
@@ -83,7 +84,8 @@ class Window:
         }
         for kind, pods in self._pool.items():
             self.model.add(self._total[kind] <= len(pods))
-        self._gangs()
+        self._together = Together(self.model, layout, self._pool, self._total, self._here)
+        self._together.constrain()
         if layout.neighbours is not None:
             counts = {row: made.counts for row, made in self._vars.items()}
             pool = {kind: len(pods) for kind, pods in self._pool.items()}
@@ -209,43 +211,6 @@ class Window:
 
     # -- gangs and disruption ----------------------------------------------------------------
 
-    def _gangs(self) -> None:
-        """A gang is whole or absent."""
-        groups: dict[GangKey, list[int]] = defaultdict(list)
-        for kind in self._pool:
-            gang = self.instance.kinds[kind].gang
-            if gang:
-                groups[gang].append(kind)
-        for gang, kinds in groups.items():
-            outside = sum(
-                self.layout.placed(kind) - sum(here[kind] for here in self._here.values())
-                for kind in self.instance.gang_kinds[gang]
-            )
-            inside = sum(self._total[kind] for kind in kinds)
-            fixed = self.instance.fixed(gang)
-            minimum = self.instance.problem.minimum(gang)
-            most = sum(len(self._pool[kind]) for kind in kinds)
-            roles = self._roles(gang, kinds)
-            if outside + fixed >= minimum and all(there >= least for _, there, least in roles):
-                continue  # whole without anybody in the window
-            present = self.model.new_bool_var("")
-            self.model.add(inside + outside <= (most + outside) * present)
-            self.model.add(inside + outside + fixed >= minimum * present)
-            for of_role, there, least in roles:
-                self.model.add(of_role + there >= least * present)
-
-    def _roles(self, gang: GangKey, kinds: list[int]) -> list[tuple[Expr, int, int]]:
-        """Per role that the gang needs some of: members inside, those elsewhere, how many."""
-        instance = self.instance
-        found: list[tuple[Expr, int, int]] = []
-        for role, least in instance.gang_roles.get(gang, {}).items():
-            ours = [k for k in instance.gang_kinds[gang] if instance.kinds[k].role == role]
-            here = sum(on_row[kind] for on_row in self._here.values() for kind in ours)
-            there = sum(self.layout.placed(kind) for kind in ours) - here
-            inside = sum(self._total[kind] for kind in kinds if kind in ours)
-            found.append((inside, there + instance.fixed_in_role(gang, role), least))
-        return found
-
     def _disruptions(self) -> Expr:
         """Cost of the running pods of the window that end up disturbed."""
         model, instance = self.model, self.instance
@@ -253,7 +218,7 @@ class Window:
         disturbed: dict[int, list[Expr]] = defaultdict(list)
         offers: dict[int, int] = defaultdict(int)
         stopped: dict[GangKey, Expr] = {}
-        for unit, (elsewhere, already) in self._elsewhere().items():
+        for unit, (elsewhere, already) in self._together.elsewhere().items():
             stopped[unit] = 1 if already else model.new_bool_var("")
             cost += elsewhere * stopped[unit]
         for kind, pods in self._pool.items():
@@ -269,7 +234,7 @@ class Window:
             if gang is None:
                 cost += costs.move * (total - kept)
             else:
-                restarted = self._restarted(total, kept, len(pods), stopped[gang])
+                restarted = self._together.restarted(total, kept, len(pods), stopped[gang])
                 cost += costs.move * restarted + (total - kept)
             for budget in instance.kinds[kind].budgets:
                 disturbed[budget].append(len(pods) - kept)
@@ -279,27 +244,6 @@ class Window:
             allowed = instance.problem.budgets[budget].allowed
             model.add(sum(counts) + outside <= max(allowed, 0))
         return cost
-
-    def _restarted(self, total: Expr, kept: Expr, most: int, stopped: Expr) -> Var:
-        """How many of these placed pods start again: those moved, or all if their gang stops."""
-        var = self.model.new_int_var(0, most, "")
-        self.model.add(most - kept <= most * stopped)
-        self.model.add(var >= total - kept)
-        self.model.add(var >= total - most * (1 - stopped))
-        return var
-
-    def _elsewhere(self) -> dict[GangKey, tuple[int, bool]]:
-        """Per unit with members here: cost of restarting the others, and whether they do anyway."""
-        instance, layout = self.instance, self.layout
-        here = {pod.uid for kind, pods in self._pool.items() for pod in pods}
-        found = {}
-        units = {unit for kind in self._pool if (unit := instance.unit_of(kind)) is not None}
-        for unit in sorted(units, key=lambda unit: (unit.namespace, unit.name)):
-            others = [uid for uid in instance.units[unit] if uid not in here]
-            costs = (instance.kinds[instance.kind_of[uid]].disruption for uid in others)
-            already = any(layout.moved(uid) for uid in others)
-            found[unit] = (0 if already else sum(c.move for c in costs if c), already)
-        return found
 
     def _kept(self, kind: int, pods: Sequence[PodRequest]) -> Expr:
         """How many of these running pods stay exactly where they are."""
@@ -481,7 +425,9 @@ class Window:
     def _disruption_now(self) -> int:
         """Disruption of the running pods of this window at present."""
         stopped = self.layout.stopped()
-        total = sum(cost for unit, (cost, _) in self._elsewhere().items() if unit in stopped)
+        total = sum(
+            cost for unit, (cost, _) in self._together.elsewhere().items() if unit in stopped
+        )
         for kind, pods in self._pool.items():
             costs = self.instance.kinds[kind].disruption
             restarts = self.instance.unit_of(kind) in stopped
@@ -536,7 +482,7 @@ class Window:
                     sum(w * len(self._pool[kind]) for kind, w in weights.items()),
                 )
             )
-        worst = sum(cost for cost, _ in self._elsewhere().values())
+        worst = sum(cost for cost, _ in self._together.elsewhere().values())
         for kind, pods in self._pool.items():
             costs = self.instance.kinds[kind].disruption
             if costs:

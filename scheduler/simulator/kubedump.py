@@ -634,7 +634,8 @@ def pod_json(
         "uid": request.uid,
     }
     if request.gang:
-        spec["schedulingGroup"] = {"podGroupName": request.gang.name}
+        parts = filter(None, (request.gang.name, request.gang.stage))
+        spec["schedulingGroup"] = {"podGroupName": "-".join(parts)}
         size = minimum_of(gangs or {}, request.gang)
         metadata["annotations"] = {"snugfit.io/gang-size": str(size)}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

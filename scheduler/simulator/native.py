@@ -115,6 +115,7 @@ class _Pod(_Struct):
     gang: str = ""
     gang_size: _Members = 1
     gang_system: str = "kubernetes"
+    gang_stage: str = ""
     owner: str = ""
     at_s: _Seconds = 0.0
     duration_s: _Seconds | None = None
@@ -218,7 +219,9 @@ def read(path: Path) -> Workload:
 
 
 def _gang(pod: _Pod) -> GangKey | None:
-    return GangKey(pod.gang_system, pod.namespace, pod.gang) if pod.gang else None
+    if not pod.gang:
+        return None
+    return GangKey(pod.gang_system, pod.namespace, pod.gang, pod.gang_stage)
 
 
 def _gangs(pods: Sequence[_Pod]) -> dict[GangKey, GangSpec]:
@@ -436,6 +439,7 @@ def _pod_out(
         gang=gang.name if gang else "",
         gang_size=minimum_of(gangs, gang) if gang else 1,
         gang_system=gang.system if gang else "kubernetes",
+        gang_stage=gang.stage if gang else "",
         owner=request.owner,
         at_s=at_s,
         duration_s=duration_s,

@@ -149,3 +149,23 @@ def test_a_gang_with_a_member_that_has_to_stay_stays() -> None:
         problem = Problem(engine.state.snapshot(), pending, costs, gangs=specs)
         made = plan(problem, Budget(2.0, deterministic=True))
         assert len(made.moves) == moves and made.disruption == 13 * moves
+
+
+def test_nobody_is_evicted_for_a_later_stage_of_his_own_gang() -> None:
+    """The workers would fit in place of their driver; another gang's do go there."""
+    driver = pod("driver", count=1, gang=replace(KEY, stage="driver"))
+    worker, other = replace(KEY, stage="worker"), replace(KEY, name="other")
+    workers = tuple(replace(one, gang=worker) for one in _members(4))
+    specs = {driver.gang: GangSpec(driver.gang), worker: GangSpec(worker, 4)}
+    specs[other] = GangSpec(other, 4)
+    engine = Engine(ClusterState([node("a", gpus=4)]), "first-fit")
+    engine.reserve(driver, "a")
+    movable = {"driver": Disruption(2, 1)}
+    problem = Problem(engine.state.snapshot(), workers, movable, gangs=specs)
+    assert plan(problem, Budget(2.0, deterministic=True)).placements == ()
+    others = tuple(replace(one, gang=other) for one in workers)
+    made = plan(replace(problem, pending=others), Budget(2.0, deterministic=True))
+    assert len(made.placements) == 4 and [move.target for move in made.moves] == [None]
+    final = {p.pod.uid: replace(p, pod=replace(p.pod, gang=worker)) for p in made.placements}
+    with pytest.raises(SolverFault, match="starts as others of it are evicted"):
+        check(problem, final)
