@@ -93,7 +93,8 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
             client = plain_client(url)
             if flags[1] == "priced":
                 _await_prices(url)
-            loop = SchedulingLoop(client, names, seed=1)
+            models = {node.name: node.product for node in workload.nodes}
+            loop = SchedulingLoop(client, names, seed=1, models=models)
             cycles, rejected, empty = [], [], []
             body = pod_json(impossible)
             body["metadata"]["annotations"] = {"padding": "x" * _ANNOTATION_BYTES}

@@ -170,7 +170,11 @@ def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_S
         with running_server(cluster, "--policy", policy) as url:
             client = ExtenderClient(url)
             loop = SchedulingLoop(
-                client, [node.name for node in workload.nodes], seed, workload.gangs
+                client,
+                [node.name for node in workload.nodes],
+                seed,
+                workload.gangs,
+                {node.name: node.product for node in workload.nodes},
             )
             placed = 0
             with progress("webhook") as bar:

@@ -8,13 +8,14 @@ the way of the shape: its model, its cpu, its memory, or the shape of what is fr
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import suited
+from scheduler.core.groups import odd_rows, views
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.power import PowerModel
@@ -78,14 +79,16 @@ def cluster_metrics(
     for shape in shapes:
         _blame(state, shape, shape.weight / total, wasted)
     fragmented = wasted.sum(axis=0)
-    by_product = {}
+    by_product: dict[str, ProductMetrics] = {}
     for code, (_, product) in enumerate(state.products):
         rows = state.product == code
         if capacity[rows].any():
-            by_product[product or "unknown"] = ProductMetrics(
-                int(capacity[rows].sum()),
-                int(state.gpu_used[rows].sum()),
-                float(fragmented[rows].sum()),
+            name = product or "unknown"
+            before = by_product.get(name, ProductMetrics(0, 0, 0.0))
+            by_product[name] = ProductMetrics(
+                before.capacity_milli + int(capacity[rows].sum()),
+                before.allocated_milli + int(state.gpu_used[rows].sum()),
+                before.fragmentation_milli + float(fragmented[rows].sum()),
             )
     return ClusterMetrics(
         nodes=sum(node is not None for node in state.nodes),
@@ -140,7 +143,7 @@ def _blame(
     usable = _usable_milli(state, shape)
     open_rows = np.ones(len(state), dtype=bool)
     blocked = (
-        ~suited(state.products, shape.gpu)[state.product],
+        ~suited(state.products, shape.gpu)[state.product] & (state.make == 0),
         state.cpu_free < shape.cpu_milli,
         state.mem_free < shape.memory_bytes,
     )
@@ -153,6 +156,16 @@ def _blame(
 
 def _usable_milli(state: ClusterState, shape: TypicalShape) -> NDArray[np.float64]:
     """(N,) milli-GPU on devices that could take a part of this shape, were nothing else short."""
+    usable = _usable_of_all(state, shape)
+    every = np.arange(len(state))
+    odd = odd_rows(state, shape.gpu, every)
+    for view in views(state, shape.gpu, every, odd) if odd is not None else ():
+        parts = [_usable_of_all(seen, replace(shape, gpu=gpu)) for seen, gpu in view.asks]
+        usable[view.at] = np.min(parts, axis=0)
+    return usable
+
+
+def _usable_of_all(state: ClusterState, shape: TypicalShape) -> NDArray[np.float64]:
     gpu, rows = shape.gpu, np.arange(len(state))
     free = np.maximum(state.gpu_free, 0).astype(np.float64)
     match gpu.kind:

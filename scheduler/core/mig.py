@@ -29,6 +29,7 @@ __all__ = [
     "GEOMETRIES",
     "KNOWN_PROFILES",
     "MEDIA_BIT",
+    "RECENT_PROFILES",
     "SLOT_MASKS",
     "UNIT",
     "Geometry",
@@ -263,6 +264,32 @@ KNOWN_PROFILES = frozenset(
     profile.name for geometry in GEOMETRIES.values() for profile in geometry.profiles
 )
 """Of the models in the table."""
+
+
+_RECENT = (
+    "8x12,24,47,94",  # H100 NVL
+    "8x18,36,72,144",  # GH200 of 144 GB
+    "8x23,47,93,186",  # GB200, early
+    "8x24,47,95,189",  # GB200
+    "8x34,67,135,269",  # B300
+    "8x35,70,139,278",  # GB300
+    "4x24,48,96",  # RTX PRO 6000
+)
+RECENT_PROFILES = frozenset(
+    name
+    for derived in _RECENT
+    if (geometry := geometry_named(derived))
+    for profile in geometry.profiles
+    for name in (
+        profile.name,
+        *(
+            f"{profile.name}{attribute}"
+            for attribute in ("+gfx", "+me", "+me.all", "-me")
+            if geometry.slots == 4 and (profile.size < 4 or attribute == "+gfx")
+        ),
+    )
+)
+"""Profiles of models whose geometry is derived, for lists that have to name each profile."""
 
 
 def geometry_for(product: str, memory_mib: int) -> str:

@@ -6,8 +6,16 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["ResourceNames", "plain_product", "profile_of"]
+__all__ = ["PARTITIONS", "ResourceNames", "plain_product", "profile_of"]
 
+PARTITIONS = tuple(
+    f"amd.com/{mode}"
+    for mode in (
+        "spx_nps1", "dpx_nps1", "dpx_nps2", "tpx_nps1", "qpx_nps1", "qpx_nps4", "cpx_nps1",
+        "cpx_nps2", "cpx_nps4",
+    )
+)  # fmt: skip
+"""Partitions of AMD devices that are named by their mode, as far as there are such modes."""
 _PARTITIONS = re.compile(r"amd\.com/[sdtqc]px_nps[0-9]{1,2}")
 _ATTRIBUTE = re.compile(r"\.(?=(?:me|gfx)\b)")
 

@@ -14,8 +14,8 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mig import GEOMETRIES
-from scheduler.kube.names import ResourceNames
+from scheduler.core.mig import KNOWN_PROFILES, RECENT_PROFILES
+from scheduler.kube.names import PARTITIONS, ResourceNames
 
 __all__ = [
     "API_VERSION",
@@ -61,14 +61,17 @@ def managed_resources(names: ResourceNames | None = None) -> tuple[str, ...]:
     kube-scheduler knows no wildcards here, so that each MIG profile is listed.
     """
     names = names or ResourceNames()
-    profiles = {p.name for geometry in GEOMETRIES.values() for p in geometry.profiles}
     return (
         *names.whole,
+        *PARTITIONS,
         names.milli,
         names.memory,
         names.share_memory,
         names.shared,
-        *(names.mig_prefix + name.replace("+", ".") for name in sorted(profiles)),
+        *(
+            names.mig_prefix + name.replace("+", ".")
+            for name in sorted(KNOWN_PROFILES | RECENT_PROFILES)
+        ),
     )
 
 

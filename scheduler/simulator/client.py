@@ -171,6 +171,9 @@ class SchedulingLoop:
 
     Attributes
     ----------
+    models : mapping of str to str
+        Product label of each node: a pod that selects some is offered those nodes alone. Without
+        it all are offered.
     latencies_ms : mapping of verb to list of float
         Client-side times.
     """
@@ -179,6 +182,7 @@ class SchedulingLoop:
     nodes: list[str]
     seed: int = 0
     gangs: Mapping[GangKey, GangSpec] = field(default_factory=dict)
+    models: Mapping[str, str] = field(default_factory=dict)
     latencies_ms: dict[str, list[float]] = field(default_factory=dict)
     _start: int = 0
 
@@ -190,7 +194,9 @@ class SchedulingLoop:
         pod = msgspec.json.encode(pod_json(request, gangs=self.gangs))
         names = self.nodes[self._start :] + self.nodes[: self._start]
         self._start = (self._start + 1) % len(self.nodes)
-        passing, _ = self._timed("filter", self.client.filter, pod, names)
+        if self.models and (wanted := request.gpu.products):
+            names = [name for name in names if self.models[name] in wanted]
+        passing, _ = self._timed("filter", self.client.filter, pod, names) if names else ((), {})
         if not passing:
             return ""
         node: str = passing[0]

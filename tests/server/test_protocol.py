@@ -90,7 +90,7 @@ class TestFilter:
         ("requests", "word"),
         [
             ({"snugfit.io/gpu-milli": "1500"}, "1500"),
-            ({"snugfit.io/gpu-milli": "500", "nvidia.com/gpu": "1"}, "one pod uses one of them"),
+            ({"snugfit.io/gpu-milli": "500", "nvidia.com/gpu": "1"}, "not by both"),
             ({"nvidia.com/gpu": "-1"}, "negative"),
             ({"cpu": "lots"}, "no quantity"),
         ],
@@ -103,10 +103,12 @@ class TestFilter:
         (message,) = set(answer["FailedAndUnresolvableNodes"].values())
         assert set(answer["FailedAndUnresolvableNodes"]) == set(ALL) and word in message
 
-    def test_models_follow_from_affinity(self, server) -> None:
+    def test_labels_of_models_are_left_to_kube_scheduler(self, server) -> None:
+        """Nodes that are named have passed its filters, whatever our labels of them say."""
         spec = {"nodeSelector": {"nvidia.com/gpu.product": "A10"}}
         args = {"Pod": _raw({"nvidia.com/gpu": "1"}, **spec), "NodeNames": ALL}
-        assert _post(server, "filter", args)["NodeNames"] == ["a10"]
+        assert sorted(_post(server, "filter", args)["NodeNames"]) == sorted(ALL)
+        assert _post(server, "filter-dryrun", args)["NodeNames"] == []
 
     def test_shortages_that_only_we_see_are_unresolvable(self, start) -> None:
         """Two devices half used: in-tree still counts 1000 milli free for a 600 milli pod."""
@@ -297,7 +299,7 @@ class TestPreempt:
         server.engine.reserve(pod("equal", count=1, priority=10), "t4-0")
         urgent = pod("urgent", count=1, priority=10)
         assert self._victims(server, urgent, **{"t4-0": [], "ghost": ["x"]}) == {}
-        picky = pod("picky", count=1, priority=99, products=("A10",))
+        picky = pod("picky", count=1, priority=99, resource="amd.com/gpu")
         assert self._victims(server, picky, **{"t4-0": ["equal"]}) == {}
 
     def test_empty_candidates_pass_or_get_victims(self, server) -> None:

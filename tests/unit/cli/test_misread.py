@@ -53,7 +53,7 @@ def test_pods_of_nodes_that_are_not_listed_hold_nothing(dump) -> None:
 
 
 def test_a_running_pod_that_contradicts_itself_is_charged(dump) -> None:
-    both = GPU | {"amd.com/gpu": "1"}
+    both = GPU | {"snugfit.io/gpu-milli": "5"}
     said = dump(
         node_json("n", gpus=1),
         node_json("m", gpus=1),
