@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
@@ -14,6 +16,7 @@ from scheduler.extender.service import ExtenderService
 from scheduler.kube.doctor import node_reports
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.nodes import node_of
+from tests.depth import examples
 from tests.kube_objects import node_object, pod_object
 
 ALLOCATED = "hami.io/vgpu-devices-allocated"
@@ -188,6 +191,46 @@ def test_containers_that_together_have_more_than_a_device_are_not_believed() -> 
     record = "GPU-0,NVIDIA,1000,0:;" + "GPU-0,NVIDIA,30000,0:;" * 2
     seen = _seen(_node(), _pod(record, 30_000, 30_000, init=(_container("i", 1000),)))
     assert seen.free_mib() == [SIZE - 30_000] * 2 and seen.problem
+
+
+_MEMORY = st.sampled_from([0, 0, 500, 1000, 3000])
+_ENTRY = st.builds(
+    "{}{},NVIDIA,{},0:".format,
+    st.sampled_from(["GPU-0", "GPU-1", "GPU-1", "GPU-9", ""]),
+    st.sampled_from(["", "", "[0-1]", "["]),
+    st.sampled_from([0, 500, 999, 1000, 3000, 9000]),
+)
+
+
+@given(
+    init=st.lists(st.tuples(_MEMORY, st.booleans()), max_size=3),
+    main=st.lists(_MEMORY, min_size=1, max_size=3),
+    entries=st.lists(st.lists(_ENTRY, max_size=2).map("".join), max_size=6),
+    honest=st.booleans(),
+    mode=st.sampled_from(["hami-core", "mig"]),
+)
+@settings(max_examples=examples(60, 600), deadline=None)
+def test_whatever_is_recorded_a_pod_costs_what_it_asks_for(
+    init, main, entries, *, honest: bool, mode: str
+) -> None:
+    before = tuple(
+        _container(f"i{at}", memory, always=always) for at, (memory, always) in enumerate(init)
+    )
+    every = [memory for memory, _ in init] + main
+    if honest:
+        entries = [f"GPU-{at % 2},NVIDIA,{m},0:" if m else "" for at, m in enumerate(every)]
+    pod = _pod("".join(f"{entry};" for entry in entries) or ";", *main, init=before)
+    seen = _seen(_node(_register(mode)), pod)
+    used = 2 * SIZE - sum(seen.free_mib())
+    sidecars, at_once = 0, [0]
+    for memory, always in init:
+        at_once.append(sidecars + memory)
+        sidecars += memory if always else 0
+    assert used >= max(*at_once, sidecars + sum(main))
+    if mode == "hami-core":
+        assert used <= sum(every)
+    if honest:
+        assert not seen.problem
 
 
 # -- registers that nobody stands behind -------------------------------------------------------
