@@ -296,3 +296,13 @@ def test_a_pod_refused_by_a_late_watch_is_scheduled_all_the_same(cluster, system
         assert set(cluster.all_bound(1)) == {"second"}
         assert system.metric("snugfit_wakeups_total") == 1
         system.verify()
+
+
+def test_verbs_under_a_path(system, cluster):
+    """Bound by us and by kube-scheduler: each of the four verbs is found where it is."""
+    cluster.create([gpu_node("whole", 2), fraction_node("part", 2)])
+    extender = system.add_extender(url_prefix="/scheduler/v1")
+    system.add_scheduler(f"{extender.url}/scheduler/v1")
+    cluster.create([gpu_pod("p0", 1), fraction_pod("p1", 500)])
+    cluster.all_bound(2)
+    system.verify()

@@ -187,8 +187,9 @@ class System:
 
 
 def _at(shipped: str, url: str) -> str:
-    """The shipped address with the host and port of another one."""
-    return urlsplit(shipped)._replace(netloc=urlsplit(url).netloc).geturl()
+    """The shipped address with the host and port of another one, and its path if it has any."""
+    parts, other = urlsplit(shipped), urlsplit(url)
+    return parts._replace(netloc=other.netloc, path=other.path or parts.path).geturl()
 
 
 def _alive(pod: Json) -> bool:
