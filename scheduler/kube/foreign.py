@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from scheduler.core.model import GpuRequest, Node, PodRequest
+from scheduler.kube.names import ResourceNames
+from scheduler.kube.objects import PodObject
 
-__all__ = ["foreign_share", "sharing_resources", "system_of", "unread"]
+__all__ = ["awaited_scheduler", "foreign_share", "sharing_resources", "system_of", "unread"]
 
 _READ = (
     ("aliyun.com/gpu-", "gpushare"),
@@ -31,6 +33,9 @@ _UNREAD = (
 _NUMBERS = ("number", "count", "num", "shared", "pgpu")
 """Last words of resources that count devices, each of which is another one."""
 
+_KAI_WISHES = frozenset({"gpu-fraction", "gpu-memory", "gpu-fraction-num-devices"})
+_PASS_OVER = ("", "default-scheduler", "snugfit")
+
 UNREAD_SYSTEMS = frozenset(system for _, system in _UNREAD)
 
 
@@ -48,6 +53,24 @@ def unread(resources: Iterable[str]) -> str:
     """The first system among these resources whose records are not read; empty if there is none."""
     found = (system_of(resource) for resource in sorted(resources))
     return next((system for system in found if system in UNREAD_SYSTEMS), "")
+
+
+def awaited_scheduler(pod: PodObject, names: ResourceNames) -> str:
+    """The sharing system whose own scheduler alone can place a pod; empty if there is none.
+
+    What a pod asks KAI for stands in annotations, which any other scheduler passes over, so that
+    they count only where another one is to place it. HAMi's resources are offered by no node.
+    """
+    spec, annotations = pod.spec, pod.metadata.annotations or {}
+    if not _KAI_WISHES.isdisjoint(annotations) and (spec.scheduler_name or "") not in _PASS_OVER:
+        return "KAI Scheduler"
+    wishes = (names.hami_memory, names.hami_percent, names.hami_cores)
+    for container in (*(spec.containers or ()), *(spec.init_containers or ())):
+        asked = container.resources
+        for stated in (asked.requests, asked.limits) if asked else ():
+            if any(str((stated or {}).get(name, 0)) != "0" for name in wishes):
+                return "HAMi"
+    return ""
 
 
 def foreign_share(request: PodRequest, node: Node) -> tuple[str, tuple[GpuRequest, ...]]:

@@ -102,6 +102,10 @@ class Surroundings:
         peer = self._peers.get(uid)
         return request if peer is None else replace(request, peer=peer)
 
+    def leave(self, request: PodRequest, rule: str) -> None:
+        """Leave a pod alone, as nobody takes this into account."""
+        self._unsure[rule].append(request)
+
     def _note_devices(self, request: PodRequest, pod: RuledPod | None) -> None:
         """Devices that the pod has in a way that is not modelled."""
         system = unread(name for name, _ in request.counted if name in self.offered)

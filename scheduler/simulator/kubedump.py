@@ -38,7 +38,7 @@ from scheduler.kube.disruption import (
     held_by_several,
     move_cost,
 )
-from scheduler.kube.foreign import unread
+from scheduler.kube.foreign import awaited_scheduler, unread
 from scheduler.kube.groups import Groups
 from scheduler.kube.manifests import Manifest, manifests, refuse_strangers
 from scheduler.kube.mirror import Mirror
@@ -149,7 +149,7 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
     for pod in found.pods:  # one that has succeeded needs no place any more
         groups.join(pod, pod_uid(pod))
     models, devices = _understood(found, alive, names)
-    listed = _Listed({model.name for model in models}, found)
+    listed = _Listed({model.name for model in models}, found, names)
     found.surroundings.offered = {
         name for model in models for name, amount in model.counted.items() if amount
     }
@@ -203,8 +203,8 @@ def _gone(pod: PodObject) -> bool:
 class _Listed:
     """Pods of a dump, each as what it is: running, gated or arriving."""
 
-    def __init__(self, nodes: AbstractSet[str], found: _Items) -> None:
-        self._nodes, self._found = nodes, found
+    def __init__(self, nodes: AbstractSet[str], found: _Items, names: ResourceNames) -> None:
+        self._nodes, self._found, self._names = nodes, found, names
         self._arriving: list[tuple[float | None, PodRequest]] = []
         self._times: list[float | None] = []
         self._orphans: list[PodObject] = []
@@ -235,8 +235,12 @@ class _Listed:
                 self._found.closed.add(node)
         created = self._created(pod)
         request = self._found.surroundings.ruled(charge.request)
+        elsewhere = awaited_scheduler(pod, self._names)
+        if elsewhere and not node:
+            rule = f"shares of devices that {elsewhere} hands out by its own scheduler"
+            self._found.surroundings.leave(request, rule)
         if node:
-            cost = move_cost(pod)
+            cost = None if elsewhere else move_cost(pod)
             self.bound.append(BoundPod(request, node, devices.get(request.uid)))
             if cost is not None and not self._found.unguarded & {"", request.namespace}:
                 self.costs[request.uid] = cost

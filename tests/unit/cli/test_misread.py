@@ -174,6 +174,37 @@ def test_several_files_are_one_cluster(tmp_path: Path, snugfit, monkeypatch) -> 
     assert done.code == 2 and "snugfit/v1" in done.err
 
 
+@pytest.mark.parametrize("where", ["gpu", "cpu"])
+@pytest.mark.parametrize(
+    ("wish", "system"),
+    [
+        ({"annotations": {"gpu-fraction": "0.3"}}, "KAI Scheduler"),
+        ({"annotations": {"gpu-memory": "4000"}}, "KAI Scheduler"),
+        ({"requests": GPU | {"nvidia.com/gpumem": "3000"}}, "HAMi"),
+        ({"requests": GPU | {"nvidia.com/gpumem-percentage": "30"}}, "HAMi"),
+    ],
+)
+def test_shares_that_another_scheduler_hands_out_are_left_to_it(
+    dump, wish: dict, system: str, where: str
+) -> None:
+    cluster = node_json(where, gpus=2 if where == "gpu" else 0)
+    theirs = pod_json("q", spec={"schedulerName": "theirs"}, **wish)
+    said = dump(cluster, pod_json("p"), theirs, code=1)
+    assert list(_where(said)) == ["p"] and said["status"] == "PROVED_IN_PART"
+    (rule,) = said["not_considered"]
+    assert rule["pods"] == ["ns/q"] and system in rule["rule"]
+    assert "left alone" in said["unplaced"][0]["reason"]
+    assert dump(cluster, pod_json("p"), theirs, command="simulate")["placed"] == 1
+
+
+def test_what_is_written_for_a_scheduler_that_is_not_asked_means_nothing(dump) -> None:
+    """kube-scheduler passes over KAI's annotations."""
+    for scheduler in ({}, {"schedulerName": "default-scheduler"}):
+        pending = pod_json("p", annotations={"gpu-fraction": "0.5"}, spec=scheduler)
+        said = dump(node_json("n"), pending)
+        assert said["status"] == "PROVED" and _where(said) == {"p": "n"}
+
+
 def test_objects_of_other_kinds_are_not_taken_for_nodes(dump) -> None:
     """Longhorn has Nodes of its own, for example; they are no nodes of Kubernetes."""
     theirs = {"apiVersion": "storage.example/v1", "kind": "Node", "metadata": {"name": "n"}}
