@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need, slots_after
 from scheduler.core.groups import odd_rows, views
+from scheduler.core.makes import wants_those
 from scheduler.core.model import GpuKind, GpuRequest, Reason, Serves, Shape
 from scheduler.core.state import ClusterState, DeviceCode
 
@@ -68,10 +69,24 @@ def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
         found = [_static(seen, replace(shape, gpu=gpu)) for seen, gpu in view.asks]
         refused = (view.refused != 0) & (_first(found) == Reason.DEVICE_KIND_MISSING.code)
         codes[view.at] = np.where(refused, view.refused, _first(found))
+    if state.serves_known and shape.gpu.kind is not GpuKind.NONE:
+        others = Serves.WHOLE if shape.gpu.chosen_by_us else Serves.FRACTIONS
+        served = (state.serves == others) & _concerned(state, shape.gpu, every)
+        codes[served] = Reason.DEVICE_KIND_MISSING.code
     if shape.counted:
         lacking = state.counted.too_small(shape.counted, len(state))
         codes[lacking & (codes == Reason.FITS.code)] = Reason.RESOURCE_MISSING.code
     return codes
+
+
+def _concerned(state: ClusterState, gpu: GpuRequest, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether what a request would get on each row is offered in two ways there, (R,)."""
+    concerned = np.ones(len(rows), dtype=bool)
+    if state.odd_known:
+        makes = state.make[rows]
+        for code in np.unique(makes[makes > 0]).tolist():
+            concerned[makes == code] = wants_those(state.makes[code], gpu)
+    return concerned
 
 
 def _first(codes: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
@@ -100,9 +115,6 @@ def _static(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
     codes[too_small & (codes != Reason.DEVICE_KIND_MISSING.code)] = Reason.NODE_TOO_SMALL.code
     if gpu.kind is not GpuKind.NONE:
         _refuse_models(state, gpu, codes)
-        if state.serves_known:
-            others = Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS
-            codes[state.serves == others] = Reason.DEVICE_KIND_MISSING.code
         if gpu.also:  # devices of several resources: a usual row has those of one
             codes[:] = Reason.DEVICE_KIND_MISSING.code
     codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
@@ -153,7 +165,11 @@ def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) 
     (R,) int8
         The device reason if there is one, else cpu, memory, pods, counted resources, or ``FITS``.
     """
-    codes = _all_but_counted(state, shape, rows)
+    codes, gpu = _all_but_counted(state, shape, rows), shape.gpu
+    if state.serves_known and gpu.kind is not GpuKind.NONE:
+        others = state.plugin_pods if gpu.chosen_by_us else state.chosen_pods
+        taken = (state.serves[rows] == Serves.ONE_AT_A_TIME) & (others[rows] > 0)
+        codes[taken & _concerned(state, gpu, rows)] = Reason.GPUS_SERVED_OTHERWISE.code
     if shape.counted:
         short = state.counted.short(shape.counted, rows)
         codes[short & (codes == Reason.FITS.code)] = Reason.INSUFFICIENT_RESOURCE.code
@@ -194,10 +210,6 @@ def _dynamic(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) -> NDAr
             _fraction_reasons(state, gpu, rows, codes)
         case GpuKind.MIG | GpuKind.SHARED:
             _slot_reasons(state, gpu, rows, codes)
-    if state.serves_known and gpu.kind is not GpuKind.NONE:
-        others = state.plugin_pods if gpu.chosen_by_us else state.chosen_pods
-        taken = (state.serves[rows] == Serves.ONE_AT_A_TIME) & (others[rows] > 0)
-        codes[taken] = Reason.GPUS_SERVED_OTHERWISE.code
     return codes
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 from scheduler.core.mig import UNIT
 from scheduler.core.model import GpuKind, GpuRequest, Node, Reason
 
-__all__ = ["USUAL", "Ask", "Make", "Part", "make_of", "meaning"]
+__all__ = ["USUAL", "Ask", "Make", "Part", "make_of", "meaning", "offered_twice", "wants_those"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +101,23 @@ def _meaning(make: Make, gpu: GpuRequest, _by_label: bool) -> tuple[Ask, ...]:  
     return tuple(one for ask in asks for one in _meanings(make, ask))
 
 
+@lru_cache(maxsize=4096)
+def offered_twice(make: Make) -> frozenset[int]:
+    """Devices that may be offered both whole and in parts: the node's own ones that are entire."""
+    entire = [i for i, p in enumerate(make) if p.kind is GpuKind.WHOLE and not p.units]
+    return frozenset(i for i in entire if make[i].resource == make[entire[0]].resource)
+
+
+def wants_those(make: Make, gpu: GpuRequest) -> bool:
+    """Whether a request would get devices that may be offered twice."""
+    twice = offered_twice(make)
+    return gpu.chosen_by_us or any(
+        accepted and index in twice
+        for ask in meaning(make, gpu)
+        for index, accepted in enumerate(ask.devices)
+    )
+
+
 def _meanings(make: Make, gpu: GpuRequest) -> list[Ask]:
     """Usually one; instances of several profiles, some of them shared, are handed out apart."""
     pooled = {part.profile for part in make if part.profile}
@@ -149,8 +166,7 @@ def _accepts(make: Make, part: Part, gpu: GpuRequest) -> bool:
             return part.units or part.kind is GpuKind.WHOLE
         case GpuKind.WHOLE | GpuKind.FRACTION:
             # Devices that we hand out are the node's own ones, not those of another vendor.
-            plain = [p.resource for p in make if p.kind is GpuKind.WHOLE and not p.units]
-            return part.kind is GpuKind.WHOLE and not part.units and part.resource == plain[0]
+            return make.index(part) in offered_twice(make)
         case kind:
             return part.kind is kind and not part.units
 

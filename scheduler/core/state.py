@@ -33,7 +33,7 @@ from scheduler.core.columns import (
 )
 from scheduler.core.counted import CountedColumns, amounts
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
-from scheduler.core.makes import USUAL, Make, make_of
+from scheduler.core.makes import USUAL, Make, make_of, offered_twice, wants_those
 from scheduler.core.mig import MigType
 from scheduler.core.misfits import misfit, share_misfit
 from scheduler.core.model import (
@@ -207,7 +207,9 @@ class ClusterState:
 
     def otherwise_served(self, row: int, gpu: GpuRequest) -> bool:
         """Whether the row's devices go to pods that ask for them in the other way."""
-        serves = int(self.serves[row])
+        serves, make = int(self.serves[row]), self.makes[self.make[row]]
+        if make != USUAL and not wants_those(make, gpu):
+            return False
         if serves == Serves.ONE_AT_A_TIME:
             return bool((self.plugin_pods if gpu.chosen_by_us else self.chosen_pods)[row])
         return serves == (Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS)
@@ -504,7 +506,7 @@ class ClusterState:
             self.affinity[row, kind] += sign
         if pod.gpu.chosen_by_us:
             self.chosen_pods[row] += sign
-        elif shares:
+        elif shares and (not self.make[row] or self._twice(row, shares)):
             self.plugin_pods[row] += sign
         count = int(self.device_count[row])
         for share in shares:
@@ -519,6 +521,11 @@ class ClusterState:
                 self.slots_free[row, share.index] -= sign * counted(share.slots)
             elif code >= DeviceCode.MIG:
                 self._charge_slots(row, pod.uid, share, sign)
+
+    def _twice(self, row: int, shares: Iterable[DeviceShare]) -> bool:
+        """Whether some of these devices of an odd row may be offered in two ways."""
+        twice = offered_twice(self.makes[self.make[row]])
+        return any(share.index in twice for share in shares)
 
     def _charge_slots(self, row: int, uid: str, share: DeviceShare, sign: int) -> None:
         """Take or return MIG slots; on return, slots that another pod also claims stay taken."""

@@ -106,7 +106,7 @@ class Referee:
         if admitted is not Reason.FITS:
             raise Violation(f"{pod.key} may not go to {placement.node}: {admitted.text}")
         _check_request(pod, placement.devices, ledger.node)
-        _check_way(ledger, pod)
+        _check_way(ledger, placement)
         _charge_node(ledger, pod, 1)
         over = _overdrawn(ledger, pod)
         if over:
@@ -114,7 +114,7 @@ class Referee:
             raise Violation(f"{pod.key} over-commits {over} of {placement.node}")
         for share in placement.devices:
             _take(ledger, share, pod)
-        ledger.ways[_way(pod)] += 1
+        ledger.ways[_way(placement, ledger.node)] += 1
         self._placed[pod.uid] = placement
 
     def release(self, uid: str) -> None:
@@ -124,7 +124,7 @@ class Referee:
             raise Violation(f"pod uid {uid} ends without having been placed")
         ledger = self._ledgers[placement.node]
         _charge_node(ledger, placement.pod, -1)
-        ledger.ways[_way(placement.pod)] -= 1
+        ledger.ways[_way(placement, ledger.node)] -= 1
         for share in placement.devices:
             device = ledger.devices[share.index]
             device.milli -= share.milli
@@ -192,18 +192,33 @@ def _take(ledger: _NodeLedger, share: DeviceShare, pod: PodRequest) -> None:
         raise Violation(f"{pod.key} over-commits {where}: {device.memory_mib} MiB")
 
 
-def _way(pod: PodRequest) -> str:
-    """Who chooses the pod's devices: nobody, the device plugin, or the scheduler."""
-    gpu = pod.gpu
+def _way(placement: Placement, node: Node) -> str:
+    """Who chooses the pod's devices among those that both may choose from.
+
+    Nobody, the device plugin, or the scheduler.
+    """
+    gpu = placement.pod.gpu
     if not (gpu.count or gpu.milli or gpu.memory_mib or gpu.mig or gpu.replicas):
         return ""
-    plugin = gpu.mig or gpu.replicas or (gpu.count and gpu.resource)
-    return "plugin" if plugin else "chosen"
+    if not (gpu.mig or gpu.replicas or (gpu.count and gpu.resource)):
+        return "chosen"
+    own = _own(node)
+    return "" if own and not any(share.index in own for share in placement.devices) else "plugin"
 
 
-def _check_way(ledger: _NodeLedger, pod: PodRequest) -> None:
+def _own(node: Node) -> list[int]:
+    """Entire devices of the node's first resource of such: those that we hand out as well."""
+    entire = [
+        (index, device.resource or node.resource)
+        for index, device in enumerate(node.devices)
+        if not device.mig and device.replicas == 1 and not device.units
+    ]
+    return [index for index, resource in entire if resource == entire[0][1]]
+
+
+def _check_way(ledger: _NodeLedger, placement: Placement) -> None:
     """Where devices are offered twice, the kubelet must not pick among those we have chosen."""
-    way, serves = _way(pod), ledger.node.serves
+    pod, way, serves = placement.pod, _way(placement, ledger.node), ledger.node.serves
     other = {"plugin": "chosen", "chosen": "plugin"}.get(way, "")
     if (
         (serves is Serves.ONE_AT_A_TIME and other and ledger.ways[other])
@@ -264,8 +279,7 @@ def _is_of(ask: GpuRequest, device: DeviceModel, node: Node) -> bool:
     elif ask.count and ask.resource:
         fits = plain or device.units
     else:
-        own = [d for d in node.devices if not d.mig and d.replicas == 1 and not d.units]
-        fits = plain and resource == (own[0].resource or node.resource)
+        fits = any(device is node.devices[index] for index in _own(node))
     if not fits or not ask.products:
         return fits
     blind = replace(ask, products=())

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from scheduler.core.capacity import empty_room, room
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict
-from scheduler.core.model import Device, GpuKind, GpuRequest, Node, PodRequest, Reason, Shape
+from scheduler.core.model import (
+    Device,
+    GpuKind,
+    GpuRequest,
+    Node,
+    PodRequest,
+    Reason,
+    Serves,
+    Shape,
+)
 from scheduler.core.policies import POLICIES
 from scheduler.core.state import ClusterState
 from scheduler.core.verify import verify
@@ -146,6 +155,23 @@ def test_a_pod_that_asks_for_devices_of_several_resources_gets_all_or_nothing() 
     assert verify([TWO_VENDORS], [placed]) == []
     engine.release("both")
     assert engine.state.check() == [] and engine.explain(_asking(*asks), "two") is Reason.FITS
+
+
+def test_devices_of_another_vendor_are_not_offered_twice() -> None:
+    """Who has an Intel device by its plugin keeps nobody from the parts of the NVIDIA one."""
+    one = replace(TWO_VENDORS, serves=Serves.ONE_AT_A_TIME)
+    engine = Engine(ClusterState([one]))
+    for number, asked in enumerate(
+        (GpuRequest(milli=500), GpuRequest(1, resource=INTEL), GpuRequest(milli=500))
+    ):
+        engine.reserve(_asking(asked, name=f"p{number}"), "two")
+    whole = _asking(GpuRequest(1, resource=NVIDIA))
+    assert engine.explain(whole, "two") is Reason.GPUS_SERVED_OTHERWISE
+    assert verify([one], engine.state.placements.values()) == []
+    for number in (0, 2):
+        engine.release(f"p{number}")
+    assert engine.explain(whole, "two") is Reason.FITS
+    assert engine.state.check() == []
 
 
 def test_groups_of_a_node() -> None:
