@@ -27,6 +27,8 @@ class Role:
         Names of the roles after which these start.
     later
         Whether they are created once others run, so that the first members do not wait for them.
+    like
+        What each of them will ask for, where the workload object says so.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Role:
     minimum: int
     after: tuple[str, ...] = ()
     later: bool = False
+    like: PodRequest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import msgspec
+
+from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs import GangSpec, Role
-from scheduler.core.model import GangKey
+from scheduler.core.model import GangKey, PodRequest
 from scheduler.kube.gangs import GangRef, gang_refs, shared_key
-from scheduler.kube.objects import PodObject
+from scheduler.kube.objects import PodObject, pod_decoder
 from scheduler.kube.workloads import Part, Stated
 
 __all__ = ["Groups"]
@@ -44,11 +47,19 @@ class Groups:
     count_members
         Take a gang of which nobody states the size to be as large as there are members, where all
         of them are listed. Otherwise each of its members counts alone.
+    asked_by
+        What a pod asks for; with it the roles of a gang say what members to come will ask for.
     """
 
-    def __init__(self, *, count_members: bool = False) -> None:
-        self._count_members = count_members
+    def __init__(
+        self,
+        *,
+        count_members: bool = False,
+        asked_by: Callable[[PodObject], PodRequest] | None = None,
+    ) -> None:
+        self._count_members, self._asked_by = count_members, asked_by
         self._stated: dict[GangKey, Stated] = {}
+        self._said: dict[GangKey, Stated] = {}
         self._members: dict[str, _Member] = {}
         self._named: dict[GangKey, set[str]] = {}
         self._in: dict[str, tuple[GangKey, str]] = {}
@@ -95,13 +106,19 @@ class Groups:
 
     def state(self, stated: Mapping[GangKey, Stated]) -> list[GangKey]:
         """Objects state this; returns the keys of which that is news."""
-        news = [key for key, one in stated.items() if self._stated.get(key) != one]
-        self._stated.update(stated)
+        news = [key for key, one in stated.items() if self._said.get(key) != one]
+        self._said.update(stated)
+        for key in news:
+            parts = tuple(self._with_like(part, key.namespace) for part in stated[key].parts)
+            self._stated[key] = replace(stated[key], parts=parts)
         return news
 
     def unstate(self, keys: Iterable[GangKey]) -> list[GangKey]:
         """Objects are gone: nobody states this any more; returns the keys that were known."""
-        return [key for key in keys if self._stated.pop(key, None) is not None]
+        known = [key for key in keys if self._said.pop(key, None) is not None]
+        for key in known:
+            del self._stated[key]
+        return known
 
     def anew(self, stated: GangKey) -> dict[str, tuple[GangKey, str]]:
         """Work out again who is in which gang, once an object has changed what it states.
@@ -162,6 +179,19 @@ class Groups:
             if part is not None:
                 return replace(key, stage=part.stage), part.role.name
         return key, member.refs[0].role
+
+    def _with_like(self, part: Part, namespace: str) -> Part:
+        """The part with what its template asks for; the pods of one that cannot be read say why."""
+        if self._asked_by is None or part.template is None:
+            return part
+        try:
+            pod = pod_decoder.decode(msgspec.json.encode(part.template))
+            pod.metadata.name = pod.metadata.name or part.role.name or "member"
+            pod.metadata.namespace = namespace
+            like = self._asked_by(pod)
+        except (msgspec.ValidationError, InvalidInput):
+            return part
+        return replace(part, role=replace(part.role, like=replace(like, gang=None)))
 
     def _of(self, key: GangKey) -> Stated | None:
         """What is stated about a gang by the object of its system."""

@@ -41,7 +41,7 @@ from scheduler.kube.hami import hami_slots
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.kube.pods import charge_of, pod_uid
+from scheduler.kube.pods import charge_of, pod_request, pod_uid
 from scheduler.kube.protocols import ambiguity, protocol_of, record_of, registered
 from scheduler.kube.records import Reading, Standing, own_record, read, standing
 from scheduler.kube.workloads import Stated
@@ -104,7 +104,7 @@ class Mirror:
         self.facts: dict[str, Fact] = {}
         self.pending: dict[str, PodRequest] = {}
         self.budgets: dict[str, BudgetObject] = {}
-        self.groups = Groups()
+        self.groups = Groups(asked_by=lambda pod: pod_request(pod, self._names))
         self.unreadable: dict[str, str] = {}
         self._complaints = Complaints(log)
         self._models: dict[str, Node] = {}

@@ -32,11 +32,14 @@ class Part:
         Pods that have to succeed before the role has nothing more to start; 0 if unknown.
     stage
         With whom it starts; empty if all of the workload starts together.
+    template
+        Of its pods, as it stands in the object.
     """
 
     role: Role
     total: int = 0
     stage: str = ""
+    template: _Object | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +122,15 @@ def _job_set(spec: _Object) -> Stated:
             after = tuple(part.role.name for part in parts)
         name, members = str(job.get("name", "")).lower(), _bounded(replicas * at_once)
         role = Role(name, members, members, after, bool(after))
-        parts.append(Part(role, _bounded(replicas * total)))
+        template = _at(job, "template", "spec").get("template")
+        parts.append(Part(role, _bounded(replicas * total), template=template))
     return Stated(0, _staged(parts, steps))
 
 
 def _job(spec: _Object) -> Stated:
     at_once, total = _of_job(spec)
-    return Stated(0, (Part(Role("", at_once, at_once), total),) if at_once else ())
+    part = Part(Role("", at_once, at_once), total, template=spec.get("template"))
+    return Stated(0, (part,) if at_once else ())
 
 
 def _of_job(spec: _Object) -> tuple[int, int]:
@@ -154,9 +159,11 @@ def _leader_worker_set(spec: _Object) -> Stated:
     template = _at(spec, "leaderWorkerTemplate")
     workers = _positive(template.get("size", 1)) - 1
     after = ("leader",) if spec.get("startupPolicy") == "LeaderReady" else ()
-    parts = [Part(Role("leader", 1, 1))]
+    worker = template.get("workerTemplate")
+    parts = [Part(Role("leader", 1, 1), template=template.get("leaderTemplate") or worker)]
     if workers > 0:
-        parts.append(Part(Role("worker", workers, workers, after, bool(after))))
+        role = Role("worker", workers, workers, after, bool(after))
+        parts.append(Part(role, template=worker))
     return Stated(0, _staged(parts, set()))
 
 
@@ -168,7 +175,8 @@ def _volcano_job(spec: _Object) -> Stated:
         after = tuple(str(name).lower() for name in _at(task, "dependsOn").get("name") or ())
         name = str(task.get("name", "")).lower()
         minimum = replicas if least is None else min(_positive(least), replicas)
-        parts.append(Part(Role(name, replicas, minimum, after, bool(after)), replicas))
+        role = Role(name, replicas, minimum, after, bool(after))
+        parts.append(Part(role, replicas, template=task.get("template")))
     return _with_minimum(_positive(spec.get("minAvailable")), _staged(parts, set()))
 
 
@@ -185,7 +193,8 @@ def _kubeflow(spec: _Object) -> Stated:
             role, count = kind.lower(), _positive((replica or {}).get("replicas", 1))
             after = ("worker",) if later and role == "launcher" else ()
             minimum = min(count, elastic) if elastic and role == "worker" else count
-            parts.append(Part(Role(role, count, minimum, after, bool(after)), count))
+            described = Role(role, count, minimum, after, bool(after))
+            parts.append(Part(described, count, template=(replica or {}).get("template")))
     return _with_minimum(stated, _staged(parts, set()), any_will_do=True)
 
 

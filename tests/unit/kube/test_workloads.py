@@ -9,6 +9,7 @@ import pytest
 
 from scheduler.kube.groups import Groups
 from scheduler.kube.objects import PodObject
+from scheduler.kube.pods import pod_request
 from scheduler.kube.workloads import statements
 
 Pods = dict[str, dict[str, Any]]
@@ -332,3 +333,40 @@ def test_what_is_not_of_the_shape_of_its_kind_states_nothing_or_is_an_error() ->
     huge = _object("Job", "batch/v1", parallelism=10**30)
     (stated,) = statements(huge).values()
     assert stated.parts[0].role.replicas == 10**9
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "spec", "gpus"),
+    [
+        ("JobSet", "jobset.x-k8s.io/v1alpha2",
+         lambda of: {"replicatedJobs": [
+             {"name": "a", "template": {"spec": {"template": of(1)}}},
+             {"name": "b", "template": {"spec": {"template": of(8)}}},
+         ]}, {"a": 1, "b": 8}),
+        ("Job", "batch/v1", lambda of: {"template": of(2)}, {"": 2}),
+        ("MPIJob", "kubeflow.org/v2beta1",
+         lambda of: {"mpiReplicaSpecs": {"Launcher": {"template": of(0)}, "Worker": {}}},
+         {"launcher": 0, "worker": None}),
+        ("LeaderWorkerSet", "leaderworkerset.x-k8s.io/v1",
+         lambda of: {"leaderWorkerTemplate": {"size": 2, "workerTemplate": of(4)}},
+         {"leader": 4, "worker": 4}),
+        ("Job", "batch.volcano.sh/v1alpha1",
+         lambda of: {"tasks": [{"name": "t", "template": of(3)}]}, {"t": 3}),
+        ("Job", "batch/v1", lambda _: {"template": {"spec": {"containers": "none"}}}, {"": None}),
+    ],
+)  # fmt: skip
+def test_what_members_to_come_will_ask_for_stands_in_their_template(
+    kind: str, version: str, spec: Any, gpus: dict[str, int | None]
+) -> None:
+    def of(count: int) -> dict[str, Any]:
+        wants = {"requests": {"nvidia.com/gpu": str(count)}} if count else {}
+        return {"spec": {"containers": [{"resources": wants}]}}
+
+    groups = Groups(asked_by=pod_request)
+    (key,) = groups.state(statements(_object(kind, version, **spec(of))))
+    found = {role.name: role.like for role in groups.spec(key).roles}
+    assert {name: like and like.gpu.count for name, like in found.items()} == gpus
+    assert all(
+        like is None or (like.namespace, like.gang) == ("team", None) for like in found.values()
+    )
+    assert groups.state(statements(_object(kind, version, **spec(of)))) == []
