@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scheduler.kube.client import KubeClient
     from scheduler.kube.doctor import Check
+    from scheduler.kube.objects import PodObject
 
 __all__ = ["command"]
 
@@ -53,17 +56,29 @@ def command(
     """
     from scheduler.cli.console import message, print_json, print_table
     from scheduler.kube.client import KubeClient
-    from scheduler.kube.doctor import State, node_reports
-    from scheduler.kube.listing import list_objects
-    from scheduler.kube.objects import node_decoder
+    from scheduler.kube.doctor import NodeReport, State, node_reports, not_understood
+    from scheduler.kube.listing import list_in_part
+    from scheduler.kube.misread import misread_nodes, misread_pods
+    from scheduler.kube.names import ResourceNames
+    from scheduler.kube.objects import node_decoder, pod_decoder
 
     client = (
         KubeClient.in_cluster()
         if in_cluster
         else KubeClient.from_kubeconfig(kubeconfig, context_name)
     )
-    checks = _cluster_checks(client, account, record_policy)
-    reports = node_reports(list_objects(client, "/api/v1/nodes", node_decoder))
+    names = ResourceNames()
+    nodes = list_in_part(client, "/api/v1/nodes", node_decoder)
+    pods = list_in_part(client, "/api/v1/pods", pod_decoder)
+    misread = [*misread_nodes(nodes, names), *misread_pods(pods, names)]
+    checks = _cluster_checks(client, account, record_policy, [part.obj for part in pods])
+    checks.append(not_understood(misread))
+    reports = node_reports(part.obj for part in nodes if not part.missing)
+    reports += [
+        NodeReport(part.obj.metadata.name, "", (), State.FAILED, "cannot be read: gets no pods")
+        for part in nodes
+        if part.missing
+    ]
     if extender:
         checks += _extender_checks(client, extender, scheduler_name)
     failed = [check for check in checks if check.state is State.FAILED]
@@ -74,6 +89,7 @@ def command(
                 "server": client.server,
                 "checks": [asdict(check) for check in checks],
                 "nodes": [asdict(report) for report in reports],
+                "not_understood": [one.to_json() for one in misread],
             }
         )
     else:
@@ -94,7 +110,9 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _cluster_checks(client: KubeClient, account: str, record_policy: str) -> list[Check]:
+def _cluster_checks(
+    client: KubeClient, account: str, record_policy: str, all_pods: Sequence[PodObject]
+) -> list[Check]:
     """Reachability, versions, permissions."""
     import msgspec
 
@@ -126,18 +144,16 @@ def _cluster_checks(client: KubeClient, account: str, record_policy: str) -> lis
             r for r in rights if not client.allowed(r.verb, r.group, r.resource, name=r.name)
         ]
     checks.append(lacking(missing, account or "the user of this kubeconfig"))
-    checks += _record_checks(client, record_policy)
+    checks += _record_checks(client, record_policy, all_pods)
     return checks
 
 
-def _record_checks(client: KubeClient, name: str) -> list[Check]:
+def _record_checks(client: KubeClient, name: str, pods: Sequence[PodObject]) -> list[Check]:
     """Whether records of devices are guarded, as far as whoever asks may know, and which are."""
     from scheduler.core.errors import KubeApiError
     from scheduler.kube.doctor import Check, State, guarded, recorded
-    from scheduler.kube.listing import list_objects
     from scheduler.kube.mirror import has_ended
     from scheduler.kube.names import ResourceNames
-    from scheduler.kube.objects import pod_decoder
     from scheduler.kube.recordpolicy import guarded_since, read_policy
 
     try:
@@ -145,7 +161,6 @@ def _record_checks(client: KubeClient, name: str) -> list[Check]:
     except KubeApiError as error:
         question = "who may write which devices a pod has?"
         return [Check(question, State.WARNING, f"nobody knows: {error}")]
-    pods = list_objects(client, "/api/v1/pods", pod_decoder)
     running = (p for p in pods if p.spec.node_name and not has_ended(p))
     since = guarded_since(*policy, name)
     return [guarded(*policy, name), recorded(running, since, ResourceNames())]

@@ -53,6 +53,8 @@ class Kind:
         ``resourceVersion`` that was applied, by identity.
     unreadable : dict of str to str
         Keys of objects that could be read in part only, by identity.
+    missing : dict of str to str
+        What could not be read of these.
     unlisted : set of str
         Known objects that the list under way has not named yet.
     listed : bool
@@ -74,6 +76,7 @@ class Kind:
     reflector: Reflector[Any]
     versions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
     unlisted: set[str] = field(default_factory=set)
     listed: bool = False
 
@@ -82,6 +85,7 @@ class Kind:
         identity = self.identity(obj)
         self.versions.pop(identity, None)
         self.unreadable.pop(identity, None)
+        self.missing.pop(identity, None)
         self.apply(obj)
         self.versions[identity] = obj.metadata.resource_version
 
@@ -90,12 +94,14 @@ class Kind:
         identity, metadata = self.identity(part.obj), part.obj.metadata
         self.versions.pop(identity, None)
         self.unreadable[identity] = f"{metadata.namespace}/{metadata.name}".lstrip("/")
+        self.missing[identity] = ", ".join(part.missing)
         self.unread(part)
 
     def gone(self, identity: str) -> None:
         """The object does not exist any more, or is none that is followed."""
         self.versions.pop(identity, None)
         self.unreadable.pop(identity, None)
+        self.missing.pop(identity, None)
         self.remove_named(identity)
 
     def differs(self, identity: str, obj: Any | None) -> bool:  # noqa: ANN401 - of this kind

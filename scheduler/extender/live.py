@@ -22,6 +22,7 @@ import msgspec
 
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.core.model import GangKey
+from scheduler.core.omissions import NotUnderstood
 from scheduler.extender.audit import Audit
 from scheduler.extender.binding import Binder
 from scheduler.extender.caretaker import Caretaker, LiveFigures
@@ -30,10 +31,12 @@ from scheduler.extender.housekeeping import Sparingly
 from scheduler.extender.kinds import Kind
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.client import KubeClient
+from scheduler.kube.complaints import cut
 from scheduler.kube.discovery import Served, find
 from scheduler.kube.disruption import budget_decoder
 from scheduler.kube.lease import LeaseHolder
 from scheduler.kube.mirror import Mirror, has_ended
+from scheduler.kube.misread import in_part, named
 from scheduler.kube.objects import (
     GroupObject,
     PodObject,
@@ -58,6 +61,9 @@ _TURN_S = 1.0
 _TOLD_EVERY_S = 3600.0
 _MOST_NAMED = 10
 _LONGEST_TEXT = 300
+
+_IN_PART = (("Node", "nodes"), ("Pod", "pods"), ("PodDisruptionBudget", "poddisruptionbudgets"))
+"""Kinds of which more than the name counts where only a part could be read, as they are watched."""
 
 Item = tuple[str, str, Any]
 
@@ -220,7 +226,7 @@ class LiveCluster:
     def detail(self) -> dict[str, Any]:
         """For ``/readyz``."""
         with self._service.exclusive():
-            unreadable = len(self.mirror.unreadable) + sum(self.read_in_part().values())
+            misread = self._not_understood()
             uncertain = sorted(self.mirror.uncertain_nodes)
             ambiguous = self.mirror.ambiguous_nodes
             unprotected, guarded = self.mirror.unprotected, self.mirror.protected
@@ -228,7 +234,8 @@ class LiveCluster:
             "synced": self.synced,
             "watch_age_seconds": {label: round(age, 1) for label, age in self.ages().items()},
             "drift": self.figures.drift,
-            "unreadable_objects": unreadable,
+            "unreadable_objects": len(misread),
+            "not_understood": [one.to_json() for one in misread[:_MOST_NAMED]],
             "objects_in_doubt": self.audit.doubts,
             "nodes_with_unknown_devices": uncertain[:_MOST_NAMED],
             "records_of_devices": {"guarded_by_policy": guarded, "unprotected": unprotected},
@@ -238,12 +245,24 @@ class LiveCluster:
             content["lease"] = "held" if self.lease.held else "held by another replica"
         return content
 
+    def _not_understood(self) -> list[NotUnderstood]:
+        """Objects that are not as they should be. With the service's lock held."""
+        running = (fact.request.key for fact in self.mirror.facts.values())
+        found = named(self.mirror.unreadable, running)
+        for kind, label in _IN_PART:
+            watched = self._kinds.get(label)
+            if watched is not None:
+                found += [
+                    in_part(kind, key, cut(watched.missing.get(identity, "")))
+                    for identity, key in watched.unreadable.items()
+                ]
+        return found
+
     def read_in_part(self) -> dict[str, int]:
         """Objects of which only a part could be read, by kind. With the service's lock held."""
-        kinds = (("Node", "nodes"), ("Pod", "pods"))
         return {
             name: len(self._kinds[label].unreadable)
-            for name, label in kinds
+            for name, label in _IN_PART
             if label in self._kinds
         }
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, GpuKind, Node, Serves
+from scheduler.core.omissions import NotUnderstood
 from scheduler.kube.foreign import sharing_resources, system_of, unread
 from scheduler.kube.hami import HAMI_REGISTER, abandoned_register
 from scheduler.kube.names import ResourceNames
@@ -35,11 +36,13 @@ __all__ = [
     "guarded",
     "lacking",
     "node_reports",
+    "not_understood",
     "recorded",
     "versions",
 ]
 
 OLDEST_MINOR = 34
+_SHOWN = 5
 
 
 class State(StrEnum):
@@ -232,6 +235,16 @@ def recorded(pods: Iterable[PodObject], since: float | None, names: ResourceName
         return Check(question, State.OK, f"none of {found.total()}")
     remedy = "start these pods anew" if since else "serve the chart's policy (recordPolicy.enabled)"
     return Check(question, State.WARNING, answer, remedy)
+
+
+def not_understood(misread: Sequence[NotUnderstood]) -> Check:
+    """Whether every object is as it should be."""
+    question = "which objects are not understood?"
+    if not misread:
+        return Check(question, State.OK, "none")
+    shown = "; ".join(one.text for one in misread[:_SHOWN])
+    more = f"; and {len(misread) - _SHOWN} more" if len(misread) > _SHOWN else ""
+    return Check(question, State.WARNING, f"{len(misread)}: {shown}{more}", "see --json")
 
 
 def node_reports(

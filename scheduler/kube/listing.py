@@ -7,7 +7,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-__all__ = ["Reads", "list_objects", "pages"]
+from scheduler.kube.salvage import InPart, read_in_part
+
+__all__ = ["Reads", "list_in_part", "list_objects", "pages"]
 
 T = TypeVar("T")
 _PAGE = 500
@@ -44,6 +46,12 @@ def list_objects(
     """
     chosen = {"labelSelector": selector} if selector else {}
     return [decoder.decode(raw) for page in pages(client, path, chosen) for raw in page]
+
+
+def list_in_part(client: Reads, path: str, decoder: msgspec.json.Decoder[T]) -> list[InPart[T]]:
+    """Every object at a path as far as it can be read; raises as :func:`list_objects`."""
+    found = (read_in_part(decoder, raw) for page in pages(client, path, {}) for raw in page)
+    return [part for part in found if part is not None]
 
 
 def pages(client: Reads, path: str, params: Mapping[str, str]) -> Iterator[list[msgspec.Raw]]:

@@ -119,6 +119,19 @@ def test_doctor_fails_on_missing_rights_and_a_silent_extender(kubeconfig: str) -
     assert table.exit_code == 1 and "failed" in table.stdout
 
 
+def test_doctor_names_what_is_not_understood(kubeconfig: str, monkeypatch) -> None:
+    bad = {"metadata": {"name": "bad", "labels": 7}, "status": {"allocatable": {"cpu": "8"}}}
+    monkeypatch.setitem(NODES, "items", [*NODES["items"], bad])
+    done = _run("doctor", "--kubeconfig", kubeconfig, "--json")
+    assert done.exit_code == 1
+    said = json.loads(done.stdout)
+    (one,) = said["not_understood"]
+    assert (one["object"], one["field"]) == ("Node bad", "metadata.labels")
+    checks = {check["question"]: check for check in said["checks"]}
+    assert "Node bad" in checks["which objects are not understood?"]["answer"]
+    assert {report["node"]: report["state"] for report in said["nodes"]}["bad"] == "failed"
+
+
 @pytest.mark.parametrize("command", ["doctor", "advertise"])
 def test_without_a_cluster_it_is_bad_input(command: str, tmp_path: Path) -> None:
     done = _run(command, "--kubeconfig", str(tmp_path / "absent"))

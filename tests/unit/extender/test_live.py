@@ -70,6 +70,29 @@ def test_what_is_unreadable_in_a_list_keeps_its_room(api, follow) -> None:
         assert engine.explain(pod("x", count=1), "b").name == "INSUFFICIENT_DEVICES"
 
 
+def test_what_is_not_understood_is_named_with_its_effect(api, follow) -> None:
+    asked = {"nvidia.com/gpu": "1", "snugfit.io/gpu-milli": "5"}
+    api.put(PODS, pod_json("both", node="b", requests=asked))
+    api.put(PODS, pod_json("waits", requests=asked))
+    api.put(NODES, node_json("odd", gpus=1, allocatable={"nvidia.com/gpu": "-1"}))
+    following = follow().start()
+    with api.changed:
+        following.live.interrupt()
+        broken = pod_json("part", node="b")
+        broken["spec"]["containers"] = 5
+        api.put(PODS, broken)
+    eventually(lambda: following.live.detail()["unreadable_objects"] == 4)
+    misread = {one["object"]: one for one in following.live.detail()["not_understood"]}
+    assert set(misread) == {"Pod ns/both", "Pod ns/waits", "Pod ns/part", "Node odd"}
+    assert "is charged" in misread["Pod ns/both"]["effect"]
+    assert misread["Pod ns/waits"]["effect"] == "it fits nowhere"
+    assert misread["Pod ns/part"]["field"] == "spec.containers"
+    assert "withheld" in misread["Pod ns/part"]["effect"]
+    assert "allocatable" in misread["Node odd"]["field"] and misread["Node odd"]["why"]
+    api.put(PODS, pod_json("part", node="b"))
+    eventually(lambda: following.live.detail()["unreadable_objects"] == 3)
+
+
 def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypatch) -> None:
     """A fault of ours: told of, counted, and mended once it is gone."""
     following = follow()
