@@ -93,7 +93,7 @@ def hami_node(obj: NodeObject, names: ResourceNames) -> list[Registered] | None:
         bounded(device.index, f"{field}.index", _MOST_INDEX)
         bounded(device.count, f"{field}.count", _MOST_SLOTS)
         bounded(device.devmem, f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
-    if _unanswered(metadata) and slots not in _sums([device.count for device in found]):
+    if _unanswered(metadata) and not _offered_by([device.count for device in found], slots):
         return None
     if len({device.index for device in found}) == len(found):  # older ones state no index
         found.sort(key=lambda device: device.index)
@@ -132,12 +132,14 @@ def _unanswered(metadata: Metadata) -> bool:
     return said.startswith(_WAITING)
 
 
-def _sums(counts: list[int]) -> set[int]:
-    """So many slots can be offered, whichever devices are sick; a register without counts: any."""
-    sums = {0}
+def _offered_by(counts: list[int], slots: int) -> bool:
+    """Whether so many slots can be those of some of the devices, the others being sick."""
+    if not 0 <= slots <= sum(counts):
+        return False
+    reachable = 1  # bit n: n slots
     for count in counts:
-        sums |= {min(each + count, _MOST_SLOTS) for each in sums}
-    return sums
+        reachable |= reachable << count
+    return bool(reachable >> slots & 1)
 
 
 def _hami_fields(fields: list[str], field: str) -> _HamiDevice:

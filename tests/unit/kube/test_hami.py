@@ -276,6 +276,15 @@ def test_a_register_with_its_slots_is_alive(
     assert [d.healthy for d in node.devices] == [sick == 0, True]
 
 
+@pytest.mark.parametrize("slots", [-1, 1, 65_537, 10**9])
+def test_offers_that_cannot_be_slots_show_no_device_of_the_register(slots: int) -> None:
+    register = _register().replace('"count":10', '"count":65536')
+    node = _node(register, 0, f"Requesting_{LONG_AGO}")
+    assert node.status is not None
+    node.status.capacity = node.status.allocatable = {"nvidia.com/gpu": str(slots)}
+    assert SIZE not in Seen(node).free_mib()
+
+
 def test_while_the_device_plugin_is_away_its_devices_take_nobody_and_keep_their_pods() -> None:
     away = _node()
     assert away.status is not None and away.status.allocatable is not None
