@@ -23,6 +23,7 @@ from scheduler.kube.objects import Expression, Metadata, PodObject
 from scheduler.kube.pods import pod_uid
 
 __all__ = [
+    "CRITICAL",
     "Budget",
     "BudgetObject",
     "budget_decoder",
@@ -35,7 +36,7 @@ __all__ = [
 BASE_COST = 2
 _WORK_LOST = 8
 """What restarting a pod of a Job costs more: it begins again, and its Job counts a failure."""
-_CRITICAL = 2_000_000_000
+CRITICAL = 2_000_000_000
 """Priority of ``system-cluster-critical``; no PriorityClass of a user may have as much."""
 _MOST_EXTRA = 1000
 _BOUND_TO_NODE = frozenset({"DaemonSet", "Node"})
@@ -111,7 +112,7 @@ def move_cost(pod: PodObject) -> int | None:
         or annotations.get("karpenter.sh/do-not-disrupt") == "true"
         or annotations.get("cluster-autoscaler.kubernetes.io/safe-to-evict") == "false"
         or metadata.deletion_timestamp is not None
-        or (pod.spec.priority or 0) >= _CRITICAL
+        or (pod.spec.priority or 0) >= CRITICAL
     )
     if stays:
         return None

@@ -117,6 +117,8 @@ class _Spec(_Struct):
     host_network: bool | None = None
     volumes: list[Volume] | None = None
     preemption_policy: str | None = None
+    priority: int | None = None
+    priority_class_name: str | None = None
     resource_claims: list[_Claim] | None = None
 
 
@@ -135,11 +137,6 @@ class RuledPod(_Struct):
     def labels(self) -> dict[str, str]:
         """Its labels."""
         return self.metadata.labels or {}
-
-    @property
-    def patient(self) -> bool:
-        """Whether nobody may be evicted for it."""
-        return self.spec.preemption_policy == "Never"
 
 
 ruled_pod_decoder = msgspec.json.Decoder(RuledPod)

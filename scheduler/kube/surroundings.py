@@ -15,6 +15,7 @@ import msgspec
 from scheduler.core.model import PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.peers import Peer
+from scheduler.kube.disruption import CRITICAL
 from scheduler.kube.foreign import unread
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
@@ -30,6 +31,19 @@ class _Namespace(msgspec.Struct):
 
 
 _namespace_decoder = msgspec.json.Decoder(_Namespace)
+
+
+class _PriorityClass(msgspec.Struct, rename="camel"):
+    metadata: Metadata
+    value: int = 0
+    preemption_policy: str | None = None
+
+
+_class_decoder = msgspec.json.Decoder(_PriorityClass)
+_BUILT_IN = (
+    _PriorityClass(Metadata(name="system-cluster-critical"), CRITICAL),
+    _PriorityClass(Metadata(name="system-node-critical"), CRITICAL + 1000),
+)
 
 
 class Surroundings:
@@ -50,6 +64,7 @@ class Surroundings:
         self._peers: dict[str, Peer] | None = None
         self._namespaces: dict[str, dict[str, str]] = {}
         self._storage = Storage()
+        self._classes = {built_in.metadata.name: built_in for built_in in _BUILT_IN}
         self._unsure: dict[str, list[PodRequest]] = defaultdict(list)
         self._unreadable: set[str] = set()
         self.unmet: dict[str, str] = {}
@@ -59,6 +74,10 @@ class Surroundings:
 
     def add(self, kind: str, item: msgspec.Raw) -> bool:
         """Keep an object; False if it is of no kind that matters here."""
+        if kind == "PriorityClass":
+            made = _class_decoder.decode(item)
+            self._classes[made.metadata.name] = made
+            return True
         if kind != "Namespace":
             return self._storage.add(kind, item)
         metadata = _namespace_decoder.decode(item).metadata
@@ -83,8 +102,7 @@ class Surroundings:
             return request
         if self._peers is None:
             self._peers = self._all_peers()
-        if pod.patient:
-            self.patient.add(uid)
+        request = self._ranked(request, pod)
         if uncertain_namespaces(pod, self._namespaces):
             self._unsure["namespaceSelector, as no Namespaces are listed"].append(request)
         if pod.spec.volumes:
@@ -105,6 +123,16 @@ class Surroundings:
     def leave(self, request: PodRequest, rule: str) -> None:
         """Leave a pod alone, as nobody takes this into account."""
         self._unsure[rule].append(request)
+
+    def _ranked(self, request: PodRequest, pod: RuledPod) -> PodRequest:
+        """With the priority of its class, where admission has not written it into the pod."""
+        named = self._classes.get(pod.spec.priority_class_name or "")
+        policy = pod.spec.preemption_policy or (named.preemption_policy if named else None)
+        if policy == "Never":
+            self.patient.add(request.uid)
+        if named is None or pod.spec.priority is not None:
+            return request
+        return replace(request, priority=named.value)
 
     def _note_devices(self, request: PodRequest, pod: RuledPod | None) -> None:
         """Devices that the pod has in a way that is not modelled."""

@@ -31,6 +31,7 @@ from scheduler.core.selection import IN_DOUBT, NOT_READY
 from scheduler.core.state import ClusterState
 from scheduler.kube.complaints import cut
 from scheduler.kube.disruption import (
+    CRITICAL,
     Budget,
     BudgetObject,
     budget_decoder,
@@ -173,6 +174,7 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
     budgets = tuple(budgets_of(found.budgets, alive))
     several = held_by_several(found.budgets, alive)
     stay = {*several, *around.unmet, *left_alone(workload.not_considered)}
+    stay.update(b.request.uid for b in listed.bound if b.request.priority >= CRITICAL)
     costs = {uid: cost for uid, cost in listed.costs.items() if uid not in stay}
     return Dump(
         workload,

@@ -141,6 +141,16 @@ def test_claims_that_nobody_listed_are_named_and_their_pods_left_alone(planned: 
 
 
 def test_system_critical_pods_stay(planned: Any) -> None:
-    critical = {"priority": 2_000_000_000, "priorityClassName": "system-cluster-critical"}
-    made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(spec=critical))
+    critical = {"priorityClassName": "system-cluster-critical"}
+    for spec in (critical, critical | {"priority": 2_000_000_000}):
+        made = planned(*_TWO_NODES, _OTHER, _LARGE, _web(spec=spec))
+        assert not made.moves and not made.placements
+
+
+def test_a_class_that_is_listed_says_what_its_pods_do_not(planned: Any) -> None:
+    urgent = {"kind": "PriorityClass", "metadata": {"name": "urgent"}, "value": 100}
+    waiting = pod_json("w", requests=_GPU, spec={"priorityClassName": "urgent"})
+    made = planned(node_json("a", gpus=1), _web(), urgent, waiting)
+    assert [move.target for move in made.moves] == [None] and _places(made) == {"w": "a"}
+    made = planned(node_json("a", gpus=1), _web(), urgent | {"preemptionPolicy": "Never"}, waiting)
     assert not made.moves and not made.placements
