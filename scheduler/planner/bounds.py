@@ -61,6 +61,7 @@ class Relaxation:
         for kind, group in self.columns:
             self._by_kind[kind].append((kind, group))
         self.constraints = [c for group in range(len(self.groups)) for c in self._group(group)]
+        self.constraints += self._exclusions()
 
     def bound(self, level: Level, achieved: Sequence[tuple[Level, int]]) -> int:
         """Most that a level can reach if the levels before it reach at least what they have.
@@ -99,6 +100,22 @@ class Relaxation:
             if int(codes.max(initial=-1)) < _MOST_GROUPS:
                 return [rows[codes == code] for code in range(int(codes.max(initial=-1)) + 1)]
         return [rows]
+
+    def _exclusions(self) -> list[_Constraint]:
+        """Of pods that exclude each other from their domains there are no more than domains."""
+        instance, made = self.instance, list[_Constraint]()
+        together: dict[tuple[int, str], list[int]] = defaultdict(list)
+        for kind in self._by_kind:
+            for exclusion in instance.exclusions(kind):
+                together[exclusion].append(kind)
+        for (_, key), kinds in together.items():
+            assert instance.neighbours is not None
+            rows = instance.most[kinds].any(axis=0)
+            domains = np.unique(instance.neighbours.rules.domain(key)[rows])
+            if len(domains) and domains[0] >= 0:  # where nodes have no such label nothing excludes
+                terms = {column: 1 for kind in kinds for column in self._by_kind[kind]}
+                made.append(_Constraint(terms, len(domains)))
+        return made
 
     def _group(self, group: int) -> list[_Constraint]:
         instance, rows = self.instance, self.groups[group]

@@ -478,8 +478,22 @@ class Instance:
                 if axis.need[code]:
                     most = np.minimum(most, axis.room[rows] // axis.need[code])
             most = np.minimum(most, self._most_on_devices(code, rows, most))
+            if self.exclusions(code):
+                most = np.minimum(most, 1)
             table[code, rows] = np.maximum(most, 0)
         return table
+
+    def unbound(self, kind: int) -> bool:
+        """Whether no rule between pods closes any row to a kind."""
+        standing = self.kinds[kind].standing
+        return self.neighbours is None or self.neighbours.rules.standings[standing].free
+
+    def exclusions(self, kind: int) -> list[tuple[int, str]]:
+        """Traits of a kind and topology keys: of a domain, one pod with the trait may be of it."""
+        if self.neighbours is None or not self.kinds[kind].standing:
+            return []
+        standing = self.neighbours.rules.standings[self.kinds[kind].standing]
+        return [(one.trait, one.key) for one in standing.apart if one.trait in standing.traits]
 
     def _most_on_devices(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:
         most = self._most_on_alike(kind, rows, otherwise)

@@ -29,7 +29,7 @@ _CALM_CALMING = (0.004, 0.01, 0.02)
 
 
 class Repair:
-    """Tabu search over simple pods of a layout; pods under budgets or rules of others stay.
+    """Tabu search over simple pods of a layout; pods under budgets or rules between pods stay.
 
     Each success is written into the layout at once and makes it better.
     """
@@ -39,7 +39,7 @@ class Repair:
         self._random = random.Random(f"repair/{budget.seed}")  # noqa: S311 - reproducible
         instance = self.instance = layout.instance
         self._usable = [
-            is_simple(instance, code) and not kind.budgets and not kind.standing
+            is_simple(instance, code) and not kind.budgets and instance.unbound(code)
             for code, kind in enumerate(instance.kinds)
         ]
         self._uids = [uid for uid, kind in instance.kind_of.items() if self._usable[kind]]
@@ -125,7 +125,7 @@ class Repair:
         types: dict[object, list[int]] = {}
         for index, code in enumerate(self._items.kind.tolist()):
             kind = self.instance.kinds[code]
-            key = (kind.shape, kind.selection, kind.priority, kind.candidates)
+            key = (kind.shape, kind.selection, kind.priority, kind.candidates, kind.standing)
             types.setdefault(key, []).append(index)
         return types
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from dataclasses import replace
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,3 +255,15 @@ def test_pods_that_have_to_be_together_begin_where_most_of_them_have_room() -> N
         made = plan(problem, Budget(1e-3, deterministic=True))
         assert {placed.node for placed in made.placements} == {"b0", "b1"}
         assert made.status is Status.PROVED and not made.unplaced
+
+
+@pytest.mark.parametrize(("key", "most"), [(_HOST, 40), (_ZONE, 4)])
+def test_of_pods_that_exclude_each_other_it_is_proved_that_no_more_have_a_place(
+    key: str, most: int
+) -> None:
+    nodes = [node(f"n{i}", labels={_HOST: f"n{i}", _ZONE: f"z{i % 4}"}) for i in range(40)]
+    alone = Peer(_labels("web"), anti_affinity=(PeerTerm(_app("web"), key),))
+    waiting = tuple(pod(f"p{i}", cpu=1000 + i % 3, peer=alone) for i in range(60))
+    problem = Problem(ClusterState(nodes).snapshot(), waiting)
+    made = plan(problem, Budget(1e-3, deterministic=True))
+    assert len(made.placements) == most and made.status is Status.PROVED
