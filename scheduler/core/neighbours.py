@@ -18,12 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.model import Node, NodeSelection, PodRequest, Reason, Toleration
-from scheduler.core.peers import Peer, PeerTerm, PodSelector, Spread
+from scheduler.core.peers import HostPort, Peer, PeerTerm, PodSelector, Spread
 from scheduler.core.selection import selects, tolerates
 
 __all__ = ["Apart", "Evenly", "Neighbours", "Rulebook", "Standing", "Together"]
 
 IntArray = NDArray[np.int64]
+CountArray = NDArray[np.int32]
 BoolArray = NDArray[np.bool_]
 
 _NODE, _CLUSTER = "\0node", "\0cluster"
@@ -115,8 +116,11 @@ class Rulebook:
         peers = [peer for _, peer in self._pods]
         self._traits: dict[object, int] = {}
         self._anti: dict[int, list[PeerTerm]] = defaultdict(list)
-        self._ports = sorted({port for peer in peers for port in peer.ports})
+        self._ports: dict[tuple[int, str], list[HostPort]] = defaultdict(list)
+        for port in sorted({port for peer in peers for port in peer.ports}):
+            self._ports[port.port, port.protocol].append(port)
         self._selectors, self._spreading = self._all_selectors(peers)
+        self._by_label = self._indexed()
         self._label_keys = {
             rule.key for selectors in self._selectors for one in selectors for rule in one.rules
         }
@@ -146,6 +150,19 @@ class Rulebook:
             spreading.update((spread.selector, None) for spread in peer.spread)
         found.update(((selector,), None) for selector in spreading)
         return list(found), set(spreading)
+
+    def _indexed(self) -> dict[tuple[str, str] | None, list[int]]:
+        """Positions of sets of selectors by a label that a pod has to have; None if by none."""
+        found: dict[tuple[str, str] | None, list[int]] = defaultdict(list)
+        for position, selectors in enumerate(self._selectors):
+            rules = (rule for one in selectors for rule in one.rules if rule.operator == "In")
+            needed = next(rules, None)
+            if needed is None:
+                found[None].append(position)
+            else:
+                for value in set(needed.values):
+                    found[needed.key, value].append(position)
+        return found
 
     def _trait(self, *what: object) -> int:
         return self._traits.setdefault(what, len(self._traits))
@@ -228,7 +245,11 @@ class Rulebook:
         found = self._shown.get(shown)
         if found is None:
             matching: list[int] = []
-            for selectors in self._selectors:
+            positions = [*self._by_label.get(None, ())]
+            for pair in labels.items():
+                positions += self._by_label.get(pair, ())
+            for position in sorted(positions):
+                selectors = self._selectors[position]
                 if all(one.selects(namespace, labels) for one in selectors):
                     matching.append(self._trait("pods", selectors))
                     if not leaving and len(selectors) == 1 and selectors[0] in self._spreading:
@@ -246,7 +267,7 @@ class Rulebook:
                 owner = self._trait("owner", term)
                 found[Apart(owner, term.topology_key, Reason.POD_ANTI_AFFINITY)] = None
         for port in peer.ports:
-            for other in self._ports:
+            for other in self._ports[port.port, port.protocol]:
                 if port.conflicts(other):
                     trait = self._trait("port", other)
                     found[Apart(trait, _NODE, Reason.HOST_PORT_TAKEN)] = None
@@ -326,7 +347,8 @@ class Neighbours:
 
     def __init__(self, rules: Rulebook) -> None:
         self.rules = rules
-        self._counts: dict[int, IntArray] = {}
+        self._counts: dict[int, CountArray] = {}
+        self._shared: set[int] = set()  # with copies, until one of them changes it
         self._codes: dict[int, NDArray[np.int8]] = {}
 
     @classmethod
@@ -348,7 +370,8 @@ class Neighbours:
     def fork(self) -> Neighbours:
         """A copy that shares nothing that is written to."""
         twin = Neighbours(self.rules)
-        twin._counts = {trait: counts.copy() for trait, counts in self._counts.items()}
+        twin._counts, twin._shared = dict(self._counts), set(self._counts)
+        self._shared = set(self._counts)
         return twin
 
     # -- who is where ------------------------------------------------------------------------
@@ -365,7 +388,10 @@ class Neighbours:
         for trait in self.of(pod).traits:
             counts = self._counts.get(trait)
             if counts is None:
-                counts = self._counts[trait] = np.zeros(len(self.rules.nodes), dtype=np.int64)
+                counts = self._counts[trait] = np.zeros(len(self.rules.nodes), dtype=np.int32)
+            elif trait in self._shared:
+                counts = self._counts[trait] = counts.copy()
+                self._shared.discard(trait)
             counts[row] += sign
             for number in self.rules.readers.get(trait, ()):
                 self._codes.pop(number, None)
@@ -374,10 +400,10 @@ class Neighbours:
         """The pod's standing."""
         return self.rules.standings[self.rules.standing(pod)]
 
-    def count(self, trait: int) -> IntArray:
+    def count(self, trait: int) -> CountArray:
         """Pods of a trait by row, (N,); not to be written to."""
         found = self._counts.get(trait)
-        return np.zeros(len(self.rules.nodes), dtype=np.int64) if found is None else found
+        return np.zeros(len(self.rules.nodes), dtype=np.int32) if found is None else found
 
     # -- who may join ------------------------------------------------------------------------
 
@@ -431,7 +457,7 @@ class Neighbours:
     def _mark(codes: NDArray[np.int8], rows: BoolArray, reason: Reason) -> None:
         codes[rows & (codes == _FITS)] = reason.code
 
-    def _per_domain(self, key: str, counts: IntArray) -> IntArray:
+    def _per_domain(self, key: str, counts: NDArray[np.integer]) -> IntArray:
         """Sums by domain; the last entry, for rows without the label, is 0."""
         domain = self.rules.domain(key)
         size = int(domain.max(initial=-1)) + 2

@@ -8,6 +8,7 @@ network count as host ports, terms without namespaces are about the pod's own.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from scheduler.kube.objects import Expression, Metadata
 __all__ = ["RuledPod", "peer_of", "ruled_pod_decoder", "uncertain_namespaces"]
 
 _NAME_LABEL = "kubernetes.io/metadata.name"
+
+_MOST_RULES = 64
+"""Rules of one kind that are read of a pod; further ones would cost more than anybody means."""
 
 Namespaces = Mapping[str, Mapping[str, str]]
 """Labels of namespaces by name; empty where nobody has listed any."""
@@ -138,6 +142,16 @@ class RuledPod(_Struct):
         """Its labels."""
         return self.metadata.labels or {}
 
+    @property
+    def overlong(self) -> bool:
+        """Whether it has more rules of one kind than are read."""
+        affinity = self.spec.affinity or _Affinity()
+        kinds = (affinity.pod_affinity, affinity.pod_anti_affinity)
+        rules = [terms.required or () for terms in kinds if terms is not None]
+        listed = (*rules, self.spec.topology_spread_constraints or (), self.spec.volumes or ())
+        ports = sum(1 for _ in itertools.islice(_ports(self), _MOST_RULES + 1))
+        return any(len(one) > _MOST_RULES for one in listed) or ports > _MOST_RULES
+
 
 ruled_pod_decoder = msgspec.json.Decoder(RuledPod)
 
@@ -160,9 +174,9 @@ def peer_of(pod: RuledPod, namespaces: Namespaces, exclusive: tuple[str, ...] = 
         tuple(_terms(pod, affinity.pod_affinity, namespaces, unsure=())),
         tuple(_terms(pod, affinity.pod_anti_affinity, namespaces, unsure=None)),
         tuple(_spreads(pod)),
-        tuple(sorted(set(_ports(pod)))),
+        tuple(sorted(set(itertools.islice(_ports(pod), _MOST_RULES)))),
         exclusive,
-        tuple(sorted(set(_disks(pod)))),
+        tuple(sorted(set(itertools.islice(_disks(pod), _MOST_RULES)))),
         pod.metadata.deletion_timestamp is not None,
     )
 
@@ -187,7 +201,7 @@ def _terms(
     unsure: tuple[str, ...] | None,
 ) -> Iterator[PeerTerm]:
     """The required terms; ``unsure`` are the namespaces where nobody can tell which."""
-    for term in (listed.required or ()) if listed else ():
+    for term in (listed.required or ())[:_MOST_RULES] if listed else ():
         found = _resolved(term, namespaces)
         where: tuple[str, ...] | None = unsure
         if found is not None:
@@ -253,7 +267,7 @@ def rules_of(selector: LabelSelector | None) -> tuple[Requirement, ...] | None:
 
 
 def _spreads(pod: RuledPod) -> Iterator[Spread]:
-    for stated in pod.spec.topology_spread_constraints or ():
+    for stated in (pod.spec.topology_spread_constraints or ())[:_MOST_RULES]:
         if stated.when_unsatisfiable != "DoNotSchedule":
             continue
         rules = rules_of(stated.label_selector)

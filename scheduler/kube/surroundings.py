@@ -19,7 +19,7 @@ from scheduler.kube.disruption import CRITICAL
 from scheduler.kube.foreign import unread
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
-from scheduler.kube.volumes import Storage
+from scheduler.kube.volumes import Alternatives, Storage
 
 __all__ = ["Surroundings"]
 
@@ -67,6 +67,7 @@ class Surroundings:
         self._classes = {built_in.metadata.name: built_in for built_in in _BUILT_IN}
         self._unsure: dict[str, list[PodRequest]] = defaultdict(list)
         self._unreadable: set[str] = set()
+        self._alone: set[str] = set()
         self.unmet: dict[str, str] = {}
         self.patient: set[str] = set()
         self._attaching: list[PodRequest] = []
@@ -95,34 +96,45 @@ class Surroundings:
         """The request with what is known about its rules; once all objects have been added."""
         uid = request.uid
         if uid in self._unreadable:
-            self._unsure["affinity, spread, ports or volumes that cannot be read"].append(request)
+            self.leave(request, "affinity, spread, ports or volumes that cannot be read")
         pod = self._pods.get(uid)
         self._note_devices(request, pod)
         if pod is None:
-            return request
+            return self._closed(request, [])
         if self._peers is None:
             self._peers = self._all_peers()
         request = self._ranked(request, pod)
+        if pod.overlong:
+            self.leave(request, "rules of one kind beyond the first 64 of a pod")
         if uncertain_namespaces(pod, self._namespaces):
-            self._unsure["namespaceSelector, as no Namespaces are listed"].append(request)
+            self.leave(request, "namespaceSelector, as no Namespaces are listed")
+        nodes: list[Alternatives] = []
         if pod.spec.volumes:
             reach = self._storage.reach(pod)
             if reach.unknown:
-                self._unsure[reach.unknown].append(request)
+                self.leave(request, reach.unknown)
             if reach.attaches:
                 self._attaching.append(request)
             if reach.unmet:
                 self.unmet[uid] = reach.unmet
                 reach.nodes.append(())
-            if reach.nodes:
-                selection = replace(request.selection, volumes=tuple(reach.nodes))
-                request = replace(request, selection=selection)
+            nodes = reach.nodes
+        request = self._closed(request, nodes)
         peer = self._peers.get(uid)
         return request if peer is None else replace(request, peer=peer)
 
     def leave(self, request: PodRequest, rule: str) -> None:
         """Leave a pod alone, as nobody takes this into account."""
         self._unsure[rule].append(request)
+        self._alone.add(request.uid)
+
+    def _closed(self, request: PodRequest, nodes: list[Alternatives]) -> PodRequest:
+        """With where its volumes are; nowhere if the pod is left alone, whoever asks."""
+        if request.uid in self._alone:
+            nodes = [*nodes, ()]
+        if not nodes:
+            return request
+        return replace(request, selection=replace(request.selection, volumes=tuple(nodes)))
 
     def _ranked(self, request: PodRequest, pod: RuledPod) -> PodRequest:
         """With the priority of its class, where admission has not written it into the pod."""
@@ -139,9 +151,9 @@ class Surroundings:
         system = unread(name for name, _ in request.counted if name in self.offered)
         if system:
             rule = f"devices shared by {system}, whose records are not read"
-            self._unsure[rule].append(request)
+            self.leave(request, rule)
         if pod is not None and pod.spec.resource_claims:
-            self._unsure["ResourceClaims (DRA)"].append(request)
+            self.leave(request, "ResourceClaims (DRA)")
 
     def _all_peers(self) -> dict[str, Peer]:
         """Every pod as rules see it; empty if nobody has any."""

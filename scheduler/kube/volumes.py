@@ -17,7 +17,7 @@ from scheduler.core.model import Requirement, SelectorTerm
 from scheduler.kube.objects import Expression, Metadata
 from scheduler.kube.peers import RuledPod
 
-__all__ = ["Reach", "Storage"]
+__all__ = ["Alternatives", "Reach", "Storage"]
 
 Alternatives = tuple[SelectorTerm, ...]
 """Node selector terms of which any may match."""

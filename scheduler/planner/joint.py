@@ -95,14 +95,14 @@ class Joint:
 
     def _outside(self, trait: int) -> IntArray:
         """Pods of a trait by row about which the window does not decide."""
-        counts = self._there.count(trait).copy()
+        counts = self._there.count(trait).astype(np.int64)
         for row, here in self._here.items():
             for kind, count in here.items():
                 if trait in self._standing(kind).traits:
                     counts[row] -= count
         return counts
 
-    def _by_domain(self, key: str, counts: IntArray) -> dict[int, int]:
+    def _by_domain(self, key: str, counts: NDArray[np.integer]) -> dict[int, int]:
         """Sums of the domains that have any; rows without the label are in none."""
         domain = self._there.rules.domain(key)
         rows = np.flatnonzero((counts > 0) & (domain >= 0))

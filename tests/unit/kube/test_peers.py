@@ -289,9 +289,15 @@ def test_pods_of_unlisted_namespaces_or_unreadable_rules_are_named_and_others_ar
     pods = {"sure": _anti(), "unsure": _anti(**by_label)}
     for uid, pod in pods.items():
         around.add_pod(uid, _raw(msgspec.to_builtins(pod)))
+    many = [{"topologyKey": "zone", "labelSelector": {"matchLabels": {"n": str(i)}}}
+            for i in range(1000)]  # fmt: skip
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": many}
+    pods["long"] = _pod(affinity={"podAntiAffinity": required})
+    around.add_pod("long", _raw(msgspec.to_builtins(pods["long"])))
     around.add_pod("odd", _raw({"metadata": {"name": "odd"}, "spec": {"volumes": "none"}}))
     made = {uid: around.ruled(PodRequest(uid, "ns", uid)) for uid in (*pods, "odd")}
-    assert {uid for one in around.omissions() for uid in one.uids} == {"unsure", "odd"}
+    assert {uid for one in around.omissions() for uid in one.uids} == {"unsure", "odd", "long"}
+    assert len(made["long"].peer.anti_affinity) == 64
     (term,) = made["unsure"].peer.anti_affinity
     assert term.selector.namespaces is None  # whom it may be about is kept away from it
     assert made["sure"].peer is not None and made["odd"].peer is None
