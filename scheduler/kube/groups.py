@@ -165,9 +165,28 @@ class Groups:
             size = _possible(size, parts, gang)
         return GangSpec(key, max(1, size), roles, gang.gated)
 
-    def specs(self) -> dict[GangKey, GangSpec]:
-        """All gangs that have members."""
-        return {key: self.spec(key) for key in self._gangs}
+    def specs(self, elsewhere: Iterable[str] = ()) -> dict[GangKey, GangSpec]:
+        """All gangs that have members.
+
+        Parameters
+        ----------
+        elsewhere
+            Uids of pods that run on nodes that nobody knows: they are needed by nobody else.
+        """
+        found = {key: self.spec(key) for key in self._gangs}
+        for key, role in (self._in[uid] for uid in elsewhere if uid in self._in):
+            spec = found[key]
+            roles = tuple(
+                replace(one, minimum=max(0, one.minimum - (one.name == role))) for one in spec.roles
+            )
+            found[key] = replace(spec, minimum=max(1, spec.minimum - 1), roles=roles)
+        return found
+
+    def partners(self, uids: Iterable[str]) -> set[str]:
+        """Uids of all who stop if one of these pods does, these included if they are members."""
+        stopped = {self._in[uid][0].whole for uid in uids if uid in self._in}
+        joint = {key.whole for key in self._gangs if key.whole in stopped and self.spec(key).joint}
+        return {uid for uid, (key, _) in self._in.items() if joint and key.whole in joint}
 
     # -- inside ------------------------------------------------------------------------------
 

@@ -167,7 +167,7 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
         listed.in_order(),
         tuple(listed.bound),
         ", ".join(path.name for path in paths),
-        groups.specs(),
+        groups.specs(listed.orphans),
         not_understood=tuple(found.misread),
         not_considered=(*around.omissions(), *_partial(found.misread)),
     )
@@ -175,6 +175,7 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
     several = held_by_several(found.budgets, alive)
     stay = {*several, *around.unmet, *left_alone(workload.not_considered)}
     stay.update(b.request.uid for b in listed.bound if b.request.priority >= CRITICAL)
+    stay |= groups.partners(listed.orphans)
     costs = {uid: cost for uid, cost in listed.costs.items() if uid not in stay}
     return Dump(
         workload,
@@ -265,6 +266,11 @@ class _Listed:
             why = f"metadata.creationTimestamp: {cut(repr(text))} is no time"
             self._found.note(_named(pod), why, "it counts as the oldest", harmless=True)
             return None
+
+    @property
+    def orphans(self) -> list[str]:
+        """Uids of pods on nodes that are not listed."""
+        return [pod_uid(pod) for pod in self._orphans]
 
     def name_orphans(self) -> None:
         """Note pods on nodes that are not listed, all together: there may be very many."""

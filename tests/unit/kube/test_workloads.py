@@ -370,3 +370,14 @@ def test_what_members_to_come_will_ask_for_stands_in_their_template(
         like is None or (like.namespace, like.gang) == ("team", None) for like in found.values()
     )
     assert groups.state(statements(_object(kind, version, **spec(of)))) == []
+
+
+def test_members_on_nodes_that_nobody_lists_need_no_place_and_keep_their_partners_in_place() -> (
+    None
+):
+    jobset = _jobset(("driver", 1, []), ("w", 3, []))
+    groups = _groups([jobset], _of_jobset("job-driver-0-0", "job-w-0-0", "job-w-0-1", "job-w-0-2"))
+    (spec,) = groups.specs(["job-driver-0-0", "job-w-0-0", "no member"]).values()
+    assert spec.minimum == 2 and [role.minimum for role in spec.roles] == [0, 2]
+    assert groups.partners(["job-w-0-0"]) == {"job-driver-0-0", *(f"job-w-0-{n}" for n in range(3))}
+    assert groups.partners(["no member"]) == groups.partners([]) == set()
