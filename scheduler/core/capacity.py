@@ -121,6 +121,8 @@ def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, i
     if state.odd_known:  # a unit counts as much as it is asked for, whatever it is part of
         units = (d for node in state.nodes if node for d in node.devices if d.units and d.healthy)
         devices += sum(max(d.replicas, len(d.mig_layout)) for d in units) * DEVICE_MILLI
+    if state.odd_known and any(node.by_dra for node in state.nodes if node):
+        devices += DEVICE_MILLI * MAX_PODS * len(state)  # nobody here knows how many these are
     memory = sum(s.memory_bytes * n for s, n in wanted.items())
     asked: Counter[str] = Counter()
     for shape, count in wanted.items():

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.columns import counted_bytes
-from scheduler.core.model import PodRequest
+from scheduler.core.model import MAX_MEMORY_BYTES, Node, PodRequest
 
-__all__ = ["CountedColumns", "amounts"]
+__all__ = ["CountedColumns", "amounts", "offered_by"]
 
 IntArray = NDArray[np.int64]
 
@@ -29,6 +29,13 @@ _MOST_NAMES = 1 << 10  # of a cluster; those beyond are offered by nobody
 def amounts(pod: PodRequest) -> list[tuple[str, int]]:
     """What a pod counts for by name."""
     return [(name, counted_bytes(amount)) for name, amount in pod.counted]
+
+
+def offered_by(node: Node) -> Mapping[str, int]:
+    """What a node offers; of what others count there, as much as can be counted."""
+    if not node.by_dra:
+        return node.counted
+    return {**node.counted, **dict.fromkeys(node.by_dra, MAX_MEMORY_BYTES)}
 
 
 class CountedColumns:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scheduler.core.columns import COLUMNS, PER_DEVICE, DeviceCode
 from scheduler.core.makes import Ask, meaning
 from scheduler.core.mig import SLOT_MASKS, MigType
-from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest
+from scheduler.core.model import DEVICE_MILLI, MAX_PODS, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState
 
 __all__ = ["View", "asks_on", "is_odd", "odd_rows", "units_free", "views"]
@@ -105,6 +105,8 @@ def units_free(state: ClusterState, gpu: GpuRequest, rows: IntArray) -> IntArray
 def _units(state: ClusterState, gpu: GpuRequest) -> IntArray:
     every = np.arange(len(state))
     match gpu.kind:
+        case GpuKind.NONE:  # handed out by somebody else
+            return np.full(len(state), MAX_PODS, dtype=np.int64)
         case GpuKind.SHARED:
             shared = state.device_code == DeviceCode.SHARED
             return np.asarray(np.where(shared, np.maximum(state.slots_free, 0), 0).sum(axis=1))

@@ -27,7 +27,8 @@ class Part:
     resource, product
         Under which name it is advertised, and its model.
     kind
-        How it is handed out: whole (and in fractions), by MIG instances, or by replicas.
+        How it is handed out: whole (and in fractions), by MIG instances, or by replicas. No device
+        but a resource that kube-scheduler hands out by itself is none of these.
     units
         Whether a request for whole devices of the resource gets an instance or a replica.
     profile
@@ -70,7 +71,8 @@ class Ask:
 def make_of(node: Node) -> Make:
     """The make of a node, :data:`USUAL` for most."""
     devices = node.devices
-    if not devices or not any(
+    elsewhere = tuple(Part(name, "", GpuKind.NONE) for name in node.by_dra)
+    if not elsewhere and not any(
         device.units
         or device.resource
         or device.product != devices[0].product
@@ -78,15 +80,18 @@ def make_of(node: Node) -> Make:
         for device in devices
     ):
         return USUAL
-    return tuple(
-        Part(
-            node.resource_of(device),
-            device.product,
-            device.kind,
-            device.units,
-            device.mig if device.kind is GpuKind.SHARED else "",
+    return (
+        tuple(
+            Part(
+                node.resource_of(device),
+                device.product,
+                device.kind,
+                device.units,
+                device.mig if device.kind is GpuKind.SHARED else "",
+            )
+            for device in devices
         )
-        for device in devices
+        + elsewhere
     )
 
 
@@ -119,7 +124,14 @@ def wants_those(make: Make, gpu: GpuRequest) -> bool:
 
 
 def _meanings(make: Make, gpu: GpuRequest) -> list[Ask]:
-    """Usually one; instances of several profiles, some of them shared, are handed out apart."""
+    """Usually one; instances of several profiles, some of them shared, are handed out apart.
+
+    What kube-scheduler hands out by itself is nothing to ask for.
+    """
+    elsewhere = {part.resource for part in make if part.kind is GpuKind.NONE}
+    make = tuple(part for part in make if part.kind is not GpuKind.NONE)
+    if gpu.resource and gpu.resource in elsewhere:
+        return [Ask((False,) * len(make), GpuRequest())]
     pooled = {part.profile for part in make if part.profile}
     shared = [pair for pair in gpu.mig if pair[0] in pooled]
     if not shared:

@@ -443,6 +443,8 @@ class Node:
     resource: str = "nvidia.com/gpu"
     serves: Serves = Serves.BOTH
     counted: Mapping[str, int] = field(default_factory=dict)
+    by_dra: tuple[str, ...] = ()
+    """Resources that kube-scheduler hands out there by itself (DRA): they are not ours to count."""
 
     def __post_init__(self) -> None:
         if not self.name:

@@ -31,7 +31,7 @@ from scheduler.core.columns import (
     counted_bytes,
     counted_share,
 )
-from scheduler.core.counted import CountedColumns, amounts
+from scheduler.core.counted import CountedColumns, amounts, offered_by
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
 from scheduler.core.makes import USUAL, Make, make_of, offered_twice, wants_those
 from scheduler.core.mig import MigType
@@ -341,7 +341,7 @@ class ClusterState:
             for name, values in before.items():
                 self._stored[name][row] = values
             there = (placement.pod for placement in self._pods_on[row].values())
-            self.counted.describe(row, known.counted if known else {}, there)
+            self.counted.describe(row, offered_by(known) if known else {}, there)
             raise
         self.node_epoch += 1
         self._touch(row)
@@ -357,13 +357,13 @@ class ClusterState:
         self.cpu_alloc[row] = self.cpu_free[row] = counted(node.cpu_milli)
         self.mem_alloc[row] = self.mem_free[row] = counted_bytes(node.memory_bytes)
         self.pods_alloc[row] = self.pods_free[row] = counted(node.pods)
-        self.counted.describe(row, node.counted)
+        self.counted.describe(row, offered_by(node))
         self.device_count[row] = len(node.devices)
         self.serves[row] = node.serves
         self.serves_known |= node.serves is not Serves.BOTH
         if node.devices:
             self.product[row] = self.product_code((node.resource_of(node.devices[0]), node.product))
-            self._set_make(row, make_of(node))
+        self._set_make(row, make_of(node))
         for index, device in enumerate(node.devices):
             self._set_device(row, index, device)
         for placement in self._pods_on[row].values():

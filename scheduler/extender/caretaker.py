@@ -79,6 +79,8 @@ class Caretaker:
         Looks for kinds of gangs that are served by now.
     policy
         Looks whether records of devices are guarded.
+    classes
+        Looks which resources are handed out by DRA.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Caretaker:
         active: Callable[[], bool],
         groups: Callable[[], None],
         policy: Callable[[], None],
+        classes: Callable[[], None],
     ) -> None:
         self._service, self._mirror, self._binder = service, mirror, binder
         self._client, self._config, self._figures = client, config, figures
@@ -103,6 +106,7 @@ class Caretaker:
             Chore("learning", service.learn),
             Chore("groups", groups, _NEW_KINDS_EVERY_S),
             Chore("record policy", policy, _POLICY_EVERY_S),
+            Chore("device classes", classes, _NEW_KINDS_EVERY_S),
             Chore("holds", lambda: self._settle("holds", service.overdue())),
             Chore("bindings", lambda: self._settle("bindings", binder.overdue())),
         ]

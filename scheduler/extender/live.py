@@ -34,6 +34,7 @@ from scheduler.kube.client import KubeClient
 from scheduler.kube.complaints import cut
 from scheduler.kube.discovery import Served, find
 from scheduler.kube.disruption import budget_decoder
+from scheduler.kube.dra import read_mapped
 from scheduler.kube.lease import LeaseHolder
 from scheduler.kube.mirror import Mirror, has_ended
 from scheduler.kube.misread import in_part, named
@@ -165,7 +166,9 @@ class LiveCluster:
             active=lambda: self.lease is None or self.lease.held,
             groups=self.look_for_groups,
             policy=self.look_at_policy,
+            classes=self.look_at_classes,
         )
+        self._classes_refused = ""
         self._policy_refused = ""
         self._threads = [
             threading.Thread(target=self._begin, name="begin", daemon=True),
@@ -229,6 +232,7 @@ class LiveCluster:
             misread = self._not_understood()
             uncertain = sorted(self.mirror.uncertain_nodes)
             ambiguous = self.mirror.ambiguous_nodes
+            by_dra = self.mirror.dra.nodes
             unprotected, guarded = self.mirror.unprotected, self.mirror.protected
         content: dict[str, Any] = {
             "synced": self.synced,
@@ -240,6 +244,7 @@ class LiveCluster:
             "nodes_with_unknown_devices": uncertain[:_MOST_NAMED],
             "records_of_devices": {"guarded_by_policy": guarded, "unprotected": unprotected},
             "ambiguous_nodes": dict(sorted(ambiguous.items())[:_MOST_NAMED]),
+            "nodes_with_devices_by_dra": dict(sorted(by_dra.items())[:_MOST_NAMED]),
         }
         if self.lease:
             content["lease"] = "held" if self.lease.held else "held by another replica"
@@ -287,6 +292,7 @@ class LiveCluster:
         while not self._stop.is_set():
             try:
                 self._read_policy()  # before the first record is read
+                self._read_classes()
                 self._kinds = self._all_kinds()
             except KubeApiError as error:
                 log.warning("the API does not answer yet: %s", error)
@@ -320,6 +326,30 @@ class LiveCluster:
             self._policy_refused = str(error)
         with self._service.exclusive():
             self.mirror.protect(since)
+
+    def look_at_classes(self) -> None:
+        """Learn which resources DeviceClasses stand for, as it may have changed."""
+        try:
+            self._read_classes()
+        except KubeApiError as error:
+            log.warning("which resources are handed out by DRA is not known: %s", error)
+
+    def _read_classes(self) -> None:
+        """The same; :class:`KubeApiError` if the API does not say now."""
+        dra = self.mirror.dra
+        try:
+            mapped = read_mapped(self._client)
+        except KubeApiError as error:
+            if error.passing:
+                raise
+            mapped = frozenset()
+            if self._classes_refused != str(error):
+                log.warning("nodes whose devices come by DRA are refused: %s", error)
+            self._classes_refused = str(error)
+        with self._service.exclusive():
+            if mapped != dra.mapped:
+                before, dra.mapped = dra.nodes, mapped
+                self.mirror.redescribe(sorted({*before, *dra.nodes}))
 
     def _all_kinds(self) -> dict[str, Kind]:
         kinds: dict[str, Kind] = {}

@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from scheduler.core.gangs import GangSpec
@@ -352,7 +352,7 @@ def _serve(caller: Counterpart, memory_mib: int) -> None:
                 gone.update(content)  # or changed: then it comes again, and keeps its pods
             case "nodes":
                 for node in content:
-                    state.add_node(node)
+                    state.add_node(replace(node, by_dra=()) if node.by_dra else node)
                     gone.discard(node.name)
             case "no placements":
                 state.apply([Release(uid) for uid in content])

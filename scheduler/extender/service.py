@@ -75,6 +75,8 @@ _PLACES_AT_ONCE = 16
 _EXPIRE_AT_ONCE = 128
 _NO_CODES = np.zeros(0, dtype=np.int8)
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+_NOT_OFFERED = np.zeros(len(Reason), dtype=bool)
+_NOT_OFFERED[[Reason.DEVICE_KIND_MISSING.code, Reason.RESOURCE_MISSING.code]] = True
 
 
 class ExtenderService:
@@ -181,6 +183,11 @@ class ExtenderService:
         engine = self._prepare(request)
         nodes = self._names.listed(args)
         codes = engine.filter(request, nodes.rows)
+        if self._mirror and (claimed := self._mirror.dra.asked(request)):
+            lacking = nodes.rows[_NOT_OFFERED[codes]].tolist()
+            passed = (engine.state.nodes[row] for row in lacking)
+            self._mirror.redescribe(self._mirror.dra.passed(passed, claimed))
+            codes = engine.filter(request, nodes.rows)
         message = ""
         if self._joint(request):
             message = self._answer_member(request, nodes.rows, codes)

@@ -94,6 +94,9 @@ RIGHTS = (
     Right("patch", "", "pods/status", purpose="kube-scheduler is not told of pods that fit by now"),
     *(Right(verb, "policy", "poddisruptionbudgets") for verb in ("list", "watch")),
     *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("list", "watch")),
+    Right(
+        "list", "resource.k8s.io", "deviceclasses", purpose="nodes with devices by DRA are refused"
+    ),
     *(
         Right(
             "get",

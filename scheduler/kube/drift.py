@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from scheduler.core.model import DeviceShare, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.kube.claims import Record, Slot
 
-__all__ = ["Fact", "Image", "shared_labels"]
+__all__ = ["Fact", "Image", "shared_labels", "withheld"]
 
 _LONGEST_LABELS = 1 << 11
 
@@ -110,6 +110,11 @@ class Image:
                 yield f"pod {fact.request.key}: runs on {fact.node}, the state says {where}"
             elif placed.devices != self.recorded.get(uid, placed.devices):
                 yield f"pod {fact.request.key}: has other devices in the state"
+
+
+def withheld(node: Node) -> Node:
+    """The node with every device out of service."""
+    return replace(node, devices=tuple(replace(d, healthy=False) for d in node.devices))
 
 
 def shared_labels(labels: Mapping[str, str]) -> Mapping[str, str]:

@@ -34,14 +34,15 @@ from scheduler.core.occupancy import running
 from scheduler.kube.claims import Record, indices_of
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
-from scheduler.kube.drift import Fact, Image, shared_labels
+from scheduler.kube.dra import DynamicResources
+from scheduler.kube.drift import Fact, Image, shared_labels, withheld
 from scheduler.kube.foreign import foreign_share
 from scheduler.kube.groups import Groups
 from scheduler.kube.hami import hami_slots
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.kube.pods import charge_of, pod_request, pod_uid
+from scheduler.kube.pods import charge_of, has_ended, pod_request, pod_uid
 from scheduler.kube.protocols import ambiguity, protocol_of, record_of, registered
 from scheduler.kube.records import Reading, Standing, own_record, read, standing
 from scheduler.kube.workloads import Stated
@@ -51,11 +52,6 @@ __all__ = ["Mirror", "has_ended"]
 log = logging.getLogger(__name__)
 
 _MOST_BURIED = 4096
-
-
-def has_ended(pod: PodObject) -> bool:
-    """Whether the pod has run to its end; its room is free from then on."""
-    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
 
 
 class Mirror:
@@ -81,6 +77,8 @@ class Mirror:
         Pods that have none, by uid.
     budgets : dict of str to BudgetObject
         PodDisruptionBudgets by ``namespace/name``.
+    dra : DynamicResources
+        Nodes whose devices kube-scheduler hands out by itself.
     groups : Groups
         What group objects and pods say about gangs.
     unreadable : dict of str to str
@@ -106,6 +104,7 @@ class Mirror:
         self.budgets: dict[str, BudgetObject] = {}
         self.groups = Groups(asked_by=lambda pod: pod_request(pod, self._names))
         self.unreadable: dict[str, str] = {}
+        self.dra = DynamicResources()
         self._complaints = Complaints(log)
         self._models: dict[str, Node] = {}
         self._by_name: dict[str, tuple[str, str]] = {}  # uid, when created
@@ -157,6 +156,7 @@ class Mirror:
         self.unreadable.pop(f"Node {name}", None)
         self._doubts.pop(name, None)
         self._indices.pop(name, None)
+        self.dra.gone(name)
         facts, bindings, _ = self._vacate(name)
         self._engine.state.remove_node(name)
         if facts:
@@ -165,6 +165,11 @@ class Mirror:
             self._name_problem(self.facts[uid].request.key, self.facts[uid].problem)
         for placement in bindings:
             self._adoption.gone(placement.pod)
+
+    def redescribe(self, names: Iterable[str]) -> None:
+        """What is known beside the objects of these nodes has changed."""
+        for name in names:
+            self._engine.state.update_node(self._effective(name))
 
     @property
     def uncertain_nodes(self) -> frozenset[str]:
@@ -510,8 +515,8 @@ class Mirror:
         devices = chosen if reading.shares is None else reading.shares
         ours, resource = model.resources | {""}, gpu.resource
         asked = {resource, *(part.resource for part in gpu.also)}
-        system, withheld = foreign_share(fact.request, model)
-        parts = tuple(part for part in fact.parts if part.resource in ours) or withheld
+        system, foreign = foreign_share(fact.request, model)
+        parts = tuple(part for part in fact.parts if part.resource in ours) or foreign
         if not asked & ours or (fact.parts and not parts):
             devices = ()  # the node has no such devices, and the kubelet gives it none
         elif self._indices.get(name) and resource and fact.slots and model.devices:
@@ -601,7 +606,7 @@ class Mirror:
         state = self._engine.state
         facts, bindings, holds = self._vacate(name) if name in state.row_of else ([], [], [])
         self._doubts.pop(name, None)
-        state.add_node(self._models[name])
+        state.add_node(self._effective(name))
         state.apply(bindings, enforce=False)
         facts += sorted(self._homeless.pop(name, ()))
         faults: list[Exception] = []
@@ -667,8 +672,8 @@ class Mirror:
             self._engine.state.update_node(self._effective(name))
 
     def _effective(self, name: str) -> Node:
-        model = self._models[name]
-        return _withheld(model) if name in self._doubts else model
+        model = self.dra.of(self._models[name])
+        return withheld(model) if name in self._doubts else model
 
     def _fact(self, obj: PodObject, node: str) -> Fact:
         charge = charge_of(obj, self._names, self.groups)
@@ -693,8 +698,3 @@ class Mirror:
     def _note(self, key: str, problem: str) -> None:
         self.unreadable[key] = cut(problem)
         self._complaints.about(key, problem)
-
-
-def _withheld(node: Node) -> Node:
-    """The node with every device out of service."""
-    return replace(node, devices=tuple(replace(d, healthy=False) for d in node.devices))

@@ -51,6 +51,7 @@ __all__ = [
     "Charge",
     "binding_annotations",
     "charge_of",
+    "has_ended",
     "is_counted",
     "pod_request",
     "pod_uid",
@@ -63,6 +64,11 @@ _MOST = 1 << 53
 _MOST_INSTANCES = 1 << 16
 """MIG instances or replicas; more than all devices of a node may be divided into."""
 _MOST_MEMORY = 1 << 30
+
+
+def has_ended(pod: PodObject) -> bool:
+    """Whether the pod has run to its end; its room is free from then on."""
+    return pod.status is not None and pod.status.phase in ("Succeeded", "Failed")
 
 
 def pod_uid(pod: PodObject) -> str:

@@ -16,6 +16,7 @@ from scheduler.core.model import PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.peers import Peer
 from scheduler.kube.disruption import CRITICAL
+from scheduler.kube.dra import mapped_resources, resources_of
 from scheduler.kube.foreign import unread
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
@@ -72,12 +73,16 @@ class Surroundings:
         self.patient: set[str] = set()
         self._attaching: list[PodRequest] = []
         self.offered: set[str] = set()
+        self._mapped: set[str] = set()
 
     def add(self, kind: str, item: msgspec.Raw) -> bool:
         """Keep an object; False if it is of no kind that matters here."""
         if kind == "PriorityClass":
             made = _class_decoder.decode(item)
             self._classes[made.metadata.name] = made
+            return True
+        if kind == "DeviceClass":
+            self._mapped |= mapped_resources(item)
             return True
         if kind != "Namespace":
             return self._storage.add(kind, item)
@@ -154,6 +159,8 @@ class Surroundings:
             self.leave(request, rule)
         if pod is not None and pod.spec.resource_claims:
             self.leave(request, "ResourceClaims (DRA)")
+        if resources_of(request) & self._mapped:
+            self.leave(request, "devices of a DeviceClass (DRA)")
 
     def _all_peers(self) -> dict[str, Peer]:
         """Every pod as rules see it; empty if nobody has any."""

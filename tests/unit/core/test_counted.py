@@ -209,3 +209,32 @@ def test_what_is_left_is_what_is_offered_less_what_is_taken(offers, asks, later)
             asks_one = pod(cpu=0, memory=0, counted=((name, 1),))
             fits = _reasons(state, asks_one)[row] is Reason.FITS
             assert fits == (left >= 1), (name, left)
+
+
+GPU = "nvidia.com/gpu"
+
+
+def test_what_is_handed_out_elsewhere_on_a_node_is_not_asked_of_us() -> None:
+    by_dra = node("dra", cpu=8000, by_dra=(GPU, NIC))
+    state = ClusterState([node("plain"), node("plugin", gpus=2, counted={NIC: 1}), by_dra])
+    request = _asks(2, "wants", count=4, resource=GPU)
+    small, missing = Reason.NODE_TOO_SMALL, Reason.DEVICE_KIND_MISSING
+    assert _reasons(state, request) == [missing, small, Reason.FITS]
+    placed = Engine(state).reserve(request, "dra")
+    assert placed.devices == () and state.cpu_free[2] == 7000 and state.check() == []
+    assert _reasons(state, pod(milli=500))[2] is missing
+    assert _reasons(state, pod(count=1, resource="amd.com/gpu"))[2] is missing
+    assert _reasons(state, pod(cpu=7500, count=1, resource=GPU))[2] is Reason.INSUFFICIENT_CPU
+    members = [pod(f"m{i}", count=8, resource=GPU) for i in range(7)]
+    assert overmuch(Engine(state), members, 7, now_too=True) == ""
+    assert overmuch(Engine(state), members, 8, now_too=True) != ""
+
+
+def test_a_node_may_have_devices_of_its_own_beside_those_handed_out_elsewhere() -> None:
+    both = node("n0", gpus=2, by_dra=("amd.com/gpu",))
+    state = ClusterState([both])
+    assert _reasons(state, pod(count=9, resource="amd.com/gpu")) == [Reason.FITS]
+    engine = Engine(state)
+    assert len(engine.reserve(pod(count=2, resource=GPU), "n0").devices) == 2
+    assert _reasons(state, pod(count=1, resource=GPU)) == [Reason.INSUFFICIENT_DEVICES]
+    assert state.check() == []

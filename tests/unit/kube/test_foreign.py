@@ -128,3 +128,15 @@ def test_a_plan_leaves_pods_with_claims_alone(tmp_path: Path) -> None:
     (left_out,) = made["not_considered"]
     assert "ResourceClaims" in left_out["rule"] and left_out["pods"] == ["ns/there", "ns/claims"]
     assert made["status"] == "PROVED_IN_PART"
+
+
+def test_a_plan_leaves_pods_alone_whose_resource_a_device_class_stands_for(tmp_path: Path) -> None:
+    stands_for = {"extendedResourceName": "example.com/gpu"}
+    mapped = {"kind": "DeviceClass", "metadata": {"name": "gpu"}, "spec": stands_for}
+    claims = pod_json("claims", requests={"example.com/gpu": "1"})
+    made = _planned(tmp_path, node_json("a"), mapped, claims, pod_json("p"))
+    assert [p["name"] for p in made["placements"]] == ["p"]
+    (left_out,) = made["not_considered"]
+    assert "DeviceClass" in left_out["rule"] and left_out["pods"] == ["ns/claims"]
+    made = _planned(tmp_path, node_json("a"), claims)
+    assert not made["not_considered"] and "example.com/gpu" in made["unplaced"][0]["reason"]
