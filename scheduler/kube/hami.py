@@ -93,7 +93,9 @@ def hami_node(obj: NodeObject, names: ResourceNames) -> list[Registered] | None:
         bounded(device.index, f"{field}.index", _MOST_INDEX)
         bounded(device.count, f"{field}.count", _MOST_SLOTS)
         bounded(device.devmem, f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
-    if _unanswered(metadata) and not _offered_by([device.count for device in found], slots):
+    if not _offered_by([device.count for device in found], slots) and (
+        _unanswered(metadata) or _whole_devices(metadata, max(slots, ever), names)
+    ):
         return None
     if len({device.index for device in found}) == len(found):  # older ones state no index
         found.sort(key=lambda device: device.index)
@@ -130,6 +132,19 @@ def _unanswered(metadata: Metadata) -> bool:
     annotations = metadata.annotations or {}
     said = next((annotations[key] for key in _HANDSHAKES if key in annotations), "")
     return said.startswith(_WAITING)
+
+
+def _whole_devices(metadata: Metadata, offered: int, names: ResourceNames) -> bool:
+    """Whether feature discovery counts as many devices as are offered, or shares one from them."""
+    labels = metadata.labels or {}
+    field = f"node[{metadata.name}].metadata.labels"
+    if not labels.get(names.count_label):
+        return False
+    devices, shares = (
+        bounded(labels.get(key) or "1", f"{field}[{key}]", _MOST_SLOTS)
+        for key in (names.count_label, names.replicas_label)
+    )
+    return devices * max(1, shares) == offered
 
 
 def _offered_by(counts: list[int], slots: int) -> bool:

@@ -256,6 +256,20 @@ def test_the_device_plugin_of_somebody_else_counts(handshake: str) -> None:
     assert len(node.devices) == 8 and node.devices[0].memory_mib != SIZE
 
 
+@pytest.mark.parametrize(
+    ("labels", "devices"),
+    [
+        ({"nvidia.com/gpu.count": "8"}, 8),
+        ({"nvidia.com/gpu.count": "4", "nvidia.com/gpu.replicas": "2"}, 4),
+        ({"nvidia.com/gpu.count": "2"}, 2),  # slots, while the register is written anew
+        ({}, 2),
+    ],
+)
+def test_devices_that_have_been_counted_are_no_slots(labels: dict[str, str], devices: int) -> None:
+    node = _node(slots=8, handshake=f"Reported {LONG_AGO}", labels=labels)
+    assert len(node_of(node).devices) == devices
+
+
 @pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize(
     ("slots", "sick", "handshake"),
