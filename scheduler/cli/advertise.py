@@ -38,10 +38,11 @@ def command(
     named cannot advertise.
     """
     from scheduler.cli.console import message, print_json, print_table
+    from scheduler.cli.terminal import complain, one_line
     from scheduler.core.errors import InvalidInput
     from scheduler.kube.advertise import Action, adverts, withdrawals
     from scheduler.kube.client import KubeClient
-    from scheduler.kube.listing import list_objects
+    from scheduler.kube.listing import list_in_part
     from scheduler.kube.objects import node_decoder
 
     client = (
@@ -49,7 +50,12 @@ def command(
         if in_cluster
         else KubeClient.from_kubeconfig(kubeconfig, context_name)
     )
-    found = list_objects(client, "/api/v1/nodes", node_decoder, selector)
+    listed = list_in_part(client, "/api/v1/nodes", node_decoder, selector)
+    for part in listed:
+        if part.missing:
+            name = part.obj.metadata.name
+            complain(one_line(f"node {name} is left out: {', '.join(part.missing)} cannot be read"))
+    found = [part.obj for part in listed if not part.missing]
     if missing := set(nodes) - {node.metadata.name for node in found}:
         raise InvalidInput("NODES", f"no node {min(missing)!r}", "see kubectl get nodes")
     if nodes:

@@ -584,6 +584,7 @@ class Reason(Enum):
     VOLUME_IN_USE = (28, True, "volume is in use by another pod")
     RESOURCE_MISSING = (29, False, "node lacks an extended resource, hugepages or storage")
     INSUFFICIENT_RESOURCE = (30, True, "insufficient extended resource, hugepages or storage")
+    NODE_IN_DOUBT = (31, False, "what the node has, or what runs there, cannot be understood")
 
     def __init__(self, code: int, resolvable: bool, text: str) -> None:
         self.code = code

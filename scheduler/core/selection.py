@@ -55,8 +55,8 @@ def admits(node: Node, request: PodRequest) -> Reason:
     Returns
     -------
     Reason
-        ``FITS``, ``NODE_NOT_READY``, ``NODE_UNSCHEDULABLE``, ``NODE_TAINTED``,
-        ``NODE_NOT_SELECTED`` or ``VOLUME_ELSEWHERE``.
+        ``FITS``, ``NODE_IN_DOUBT``, ``NODE_NOT_READY``, ``NODE_UNSCHEDULABLE``,
+        ``NODE_TAINTED``, ``NODE_NOT_SELECTED`` or ``VOLUME_ELSEWHERE``.
     """
     selection = request.selection
     if node.taints or node.unschedulable:
@@ -195,7 +195,7 @@ def _obstacle(
 ) -> Reason:
     """What of a node keeps out a pod with these tolerations, or ``FITS``."""
     if IN_DOUBT in taints:
-        return Reason.NODE_TAINTED
+        return Reason.NODE_IN_DOUBT
     if cordoned and not any(tolerates(one, _CORDONED) for one in tolerations):
         return Reason.NODE_UNSCHEDULABLE
     found = Reason.FITS

@@ -48,9 +48,12 @@ def list_objects(
     return [decoder.decode(raw) for page in pages(client, path, chosen) for raw in page]
 
 
-def list_in_part(client: Reads, path: str, decoder: msgspec.json.Decoder[T]) -> list[InPart[T]]:
-    """Every object at a path as far as it can be read; raises as :func:`list_objects`."""
-    found = (read_in_part(decoder, raw) for page in pages(client, path, {}) for raw in page)
+def list_in_part(
+    client: Reads, path: str, decoder: msgspec.json.Decoder[T], selector: str = ""
+) -> list[InPart[T]]:
+    """As :func:`list_objects`, but every object as far as it can be read."""
+    chosen = {"labelSelector": selector} if selector else {}
+    found = (read_in_part(decoder, raw) for page in pages(client, path, chosen) for raw in page)
     return [part for part in found if part is not None]
 
 

@@ -89,7 +89,9 @@ class Reasons:
         if rules is not None:
             codes = np.where(codes == Reason.FITS.code, rules[rows], codes)
         if (codes == Reason.FITS.code).any():
-            return "room is left, but other pods of the plan come first", False
+            if pod.priority in self._settled:
+                return "room is left, but other pods of the plan come first", False
+            return "untried: room is left that the budget was over to use", True
         return self._qualified(pod, f"no room: {_most_common(codes, pod)}")
 
     def _qualified(self, pod: PodRequest, text: str) -> tuple[str, bool]:

@@ -321,8 +321,9 @@ def _understood(
         if pod.spec.node_name in shared:
             mirror.pod(pod)
     effective = mirror.image().nodes
-    problems = {_named(pod): charge_of(pod, names).problem for pod in running}
-    for subject, problem in mirror.unreadable.items():
+    noted = mirror.unreadable
+    problems = {_named(p): charge_of(p, names).problem for p in running if _named(p) in noted}
+    for subject, problem in noted.items():
         if subject.startswith("Pod ") and problem != problems.get(subject):
             found.note(subject, problem, _COUNTED, harmless=True)
     for name in sorted(mirror.uncertain_nodes):
@@ -399,6 +400,8 @@ class _Items:
             except InvalidInput as error:
                 node = without_devices(obj, names)
                 self.note(subject, error, _NO_DEVICES if node.pods else "it takes nothing new")
+                if not node.pods:
+                    self.closed.add(node.name)
         known = self._names.setdefault(node.name, node)
         if known is node:
             self.nodes.append((obj, node))
@@ -411,10 +414,14 @@ class _Items:
             self.note(item.where, "is no object", "left out")
             return
         pod, node = part.obj, part.obj.spec.node_name
+        if not pod.metadata.name:
+            self.note(item.where, "metadata.name: cannot be read", _CLOSED if node else "left out")
+            self.closed.add(node or "")
+            return
         if not self._is_new(pod):
             return
         self.surroundings.add_pod(pod_uid(pod), item.raw)
-        subject = _named(pod) if pod.metadata.name else item.where
+        subject = _named(pod)
         problem = f"{', '.join(part.missing)}: cannot be read"
         if part.lacks("spec.nodeName"):
             self.note(subject, problem, "left out: nobody can tell where it runs")

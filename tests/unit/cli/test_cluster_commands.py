@@ -95,6 +95,14 @@ def test_a_dry_run_shows_patches_and_writes_nothing(kubeconfig: str) -> None:
     assert table.exit_code == 0 and "Would be advertised" in table.stdout
 
 
+def test_a_node_that_cannot_be_read_stops_no_other(kubeconfig: str, monkeypatch) -> None:
+    bad = {"metadata": {"name": "bad", "labels": 7}, "status": {"allocatable": {"cpu": "8"}}}
+    monkeypatch.setitem(NODES, "items", [bad, *NODES["items"]])
+    done = _run("advertise", "--kubeconfig", kubeconfig, "--json")
+    assert done.exit_code == 0 and "node bad is left out: metadata.labels" in done.stderr
+    assert [one["node"] for one in json.loads(done.stdout)["nodes"]] == ["gpu", "cpu"]
+
+
 def test_a_named_node_that_cannot_is_an_answer_no(kubeconfig: str) -> None:
     assert _run("advertise", "cpu", "--kubeconfig", kubeconfig).exit_code == 1
     assert _run("advertise", "gpu", "--kubeconfig", kubeconfig).exit_code == 0

@@ -97,6 +97,7 @@ def test_where_a_pod_runs_that_cannot_be_counted_goes_nothing_new(dump, spec: di
     assert _effects(said) == {"Pod ns/r": "its node takes nothing new"}
     said = dump(node_json("n"), bad, free, code=1)
     assert not _where(said) and said["status"] != "INFEASIBLE_PROVED"
+    assert "what runs there, cannot be understood" in said["unplaced"][0]["reason"]
     assert dump(node_json("n"), bad, free, command="simulate")["placed"] == 0
 
 
@@ -105,6 +106,11 @@ def test_a_pod_that_may_run_anywhere_is_named(dump) -> None:
     said = dump(node_json("n"), bad, pod_json("p"))
     assert _where(said) == {"p": "n"}
     assert _effects(said) == {"Pod ns/r": "left out: nobody can tell where it runs"}
+
+
+def test_a_pod_without_a_name_is_left_out(dump) -> None:
+    said = dump(node_json("n"), {"kind": "Pod", "spec": {}}, pod_json("p"))
+    assert _where(said) == {"p": "n"} and _effects(said) == {"d.json: items[1]": "left out"}
 
 
 def test_what_does_not_matter_does_not_stop_a_pod(dump) -> None:
