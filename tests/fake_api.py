@@ -240,6 +240,8 @@ class Handler(BaseHTTPRequestHandler):
             self._list(everywhere, query, address.path.split("/")[-2])
         elif self.command == "POST" and address.path.endswith("/binding"):
             self._bind(address.path.split("/")[-2])
+        elif self.command == "POST" and address.path.endswith("/eviction"):
+            self._evict(address.path.split("/")[-2])
         elif self.command == "PATCH" and address.path.endswith("/status"):
             self._annotate(address.path.split("/")[-2])
         elif self.command == "POST":
@@ -313,6 +315,17 @@ class Handler(BaseHTTPRequestHandler):
             pod["metadata"]["annotations"] = annotations | binding["metadata"]["annotations"]
             pod["spec"]["nodeName"] = binding["target"]["name"]
             self.api.put(PODS, pod)
+            self.answer({"status": "Success"}, 201)
+
+    def _evict(self, name: str) -> None:
+        eviction = json.loads(self.body)
+        pod = self.api.objects[PODS].get(name)
+        if pod is None:
+            self.answer({"code": 404, "message": "not found"}, 404)
+        elif pod["metadata"]["uid"] != eviction["deleteOptions"]["preconditions"]["uid"]:
+            self.answer({"code": 409, "message": "uid precondition failed"}, 409)
+        else:
+            self.api.delete(PODS, name)
             self.answer({"status": "Success"}, 201)
 
     def _annotate(self, name: str) -> None:

@@ -35,6 +35,7 @@ __all__ = [
     "Excess",
     "empty_room",
     "excess",
+    "lacking",
     "overmuch",
     "promising",
     "reservable",
@@ -273,6 +274,12 @@ def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_t
         if found < count:
             return shortage(pods[shape], found, count)
     return ""
+
+
+def lacking(existing: int, minimum: int, absent: int) -> str:
+    """How many members there are of those that there have to be, in words."""
+    text = f"{Reason.GANG_DOES_NOT_FIT.text}: {existing} of {minimum} pods exist"
+    return text + (f", without {absent} that were never asked about" if absent else "")
 
 
 def shortage(request: PodRequest, found: int, missing: int) -> str:

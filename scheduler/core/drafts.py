@@ -1,4 +1,4 @@
-"""A gang and its plan; and plans of large gangs, made beside the cluster that others ask about.
+"""Where the members of a gang go; and plans of large gangs, made beside the cluster.
 
 A place costs a fraction of a millisecond, a thousand of them more than anybody may wait for. So a
 large gang is planned on a copy, step by step, by whoever has the time; only what comes of it is
@@ -10,85 +10,28 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
+from scheduler.core.ganglife import Question
 from scheduler.core.model import GangKey, NodeSelection, PodRequest, Reason, Shape
 
 __all__ = [
     "BEING_PLANNED",
     "Draft",
-    "Gang",
     "GangAnswer",
-    "Slot",
     "Wanted",
-    "give_up_holds",
     "offer",
     "places",
-    "stand_in",
-    "use_up",
 ]
 
 BEING_PLANNED = f"{Reason.GANG_DOES_NOT_FIT.text}: its places are still being planned"
 
 IntArray = NDArray[np.int64]
-Question = tuple[bytes, tuple[str, ...], bool]
-"""What was offered, who is missing, and whether what can be had may be kept."""
-
-
-def places(
-    engine: Engine, wanted: Sequence[PodRequest], request: PodRequest, known: IntArray
-) -> Iterator[tuple[PodRequest, str]]:
-    """A node for each member, the largest first; ends with the first that has none.
-
-    Whoever takes them places each member before it asks for the next.
-
-    Parameters
-    ----------
-    engine
-        Says what is best.
-    wanted
-        Who needs a place.
-    request
-        Who asks. What was offered is where its like may go, whatever is known here of labels and
-        taints; unlike ones are told of by the state alone.
-    known : (R,) int64
-        Rows that were offered.
-    """
-    for member in sorted(wanted, key=lambda member: -member.gpu.requested_milli):
-        where = known if member.shape == request.shape else None
-        asked = member
-        if member.uid in engine.state.placements:  # its own room is not its stand-in's
-            asked = replace(member, uid=f"place of {member.uid}")
-        alike = where is not None and member.selection == request.selection
-        row = engine.best(asked, where, selection=not alike)
-        node = engine.state.nodes[row] if row >= 0 else None
-        if node is None:
-            return
-        yield member, node.name
-
-
-def give_up_holds(engine: Engine, members: Iterable[PodRequest]) -> None:
-    """Who was held alone before it was known to be a member gets a place of its gang's instead."""
-    for member in members:
-        if member.uid in engine.holds:
-            engine.drop_hold(member.uid)
-
-
-def stand_in(key: GangKey, member: PodRequest, serial: int) -> PodRequest:
-    """What holds the place of a member until that is bound."""
-    uid = f"slot {serial} of gang {key.label}"
-    return replace(member, uid=uid, name=f"{key.name}-slot", gang=None)
-
-
-def offer(rows: IntArray) -> bytes:
-    """The same for the same rows in any order, and for no others."""
-    return hashlib.blake2b(np.sort(rows).tobytes(), digest_size=16).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,51 +42,88 @@ class GangAnswer:
     message: str = ""
 
 
-@dataclass(slots=True)
-class Slot:
-    """A place for one member. ``member`` is the uid that asked for it, empty while nobody has.
-
-    ``hold`` is the uid of the hold that keeps the place, empty while the gang rests.
-    """
-
-    hold: str
-    shape: Shape
-    selection: NodeSelection
-    node: str
-    member: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Who needs a place, as an answer to what; and whether what can be had may be kept."""
+    """Who needs a place.
 
-    members: list[PodRequest]
+    Attributes
+    ----------
+    needed
+        Members without whom the gang cannot start, and that have none yet.
+    extra
+        Members that exist besides.
+    question
+        As an answer to what.
+    missing
+        How many have to start in all.
+    minimum
+        How many the gang needs, running ones included.
+    reserve
+        Whether what can be had may be kept.
+    """
+
+    needed: list[PodRequest]
+    extra: list[PodRequest]
     question: Question
     missing: int
-    reserve: bool
     minimum: int
+    reserve: bool
+
+    @property
+    def everybody(self) -> list[PodRequest]:
+        """All that are to have a place if there is one."""
+        return self.needed + self.extra
 
 
-@dataclass(slots=True)
-class Gang:
-    """Everything known about one gang that is not whole yet."""
+def places(
+    engine: Engine, wanted: Wanted, request: PodRequest, known: IntArray
+) -> Iterator[tuple[PodRequest, str]]:
+    """A node for each member: those needed first, the largest of them first.
 
-    members: dict[str, PodRequest] = field(default_factory=dict)
-    slots: list[Slot] = field(default_factory=list)
-    complete: bool = False
-    waiting_since: float | None = None
-    refused: tuple[int, Question, str] | None = None
-    told: dict[bytes, dict[str, str]] = field(default_factory=dict)  # node by offered rows and uid
-    holds_end: float | None = None
-    rests_until: float = 0.0
+    Ends with the first needed one that has none; extra ones without are left out. Whoever takes
+    the places puts each member there before it asks for the next.
+
+    Parameters
+    ----------
+    engine
+        Says what is best.
+    wanted
+        Who needs a place.
+    request
+        Who asks. What was offered is where those may go that ask for the same by the same rules,
+        whatever is known of the nodes here; for the others their own rules tell.
+    known : (R,) int64
+        Rows that were offered.
+    """
+    for member in sorted(wanted.needed, key=_largest_first):
+        node = _place(engine, member, request, known)
+        if not node:
+            return
+        yield member, node
+    hopeless: set[tuple[Shape, NodeSelection]] = set()
+    for member in sorted(wanted.extra, key=_largest_first):
+        kind = (member.shape, member.selection)
+        node = "" if kind in hopeless else _place(engine, member, request, known)
+        if node:
+            yield member, node
+        else:
+            hopeless.add(kind)
 
 
-def use_up(kept: Counter[Shape], member: PodRequest) -> bool:
-    """Whether one of these places will do for the member; it is used up then."""
-    if not kept[member.shape]:
-        return False
-    kept[member.shape] -= 1
-    return True
+def _largest_first(member: PodRequest) -> int:
+    return -member.gpu.requested_milli
+
+
+def _place(engine: Engine, member: PodRequest, request: PodRequest, known: IntArray) -> str:
+    like = (member.shape, member.selection) == (request.shape, request.selection)
+    row = engine.best(member, known if like else None, selection=not like)
+    node = engine.state.nodes[row] if row >= 0 else None
+    return node.name if node is not None else ""
+
+
+def offer(rows: IntArray) -> bytes:
+    """The same for the same rows in any order, and for no others."""
+    return hashlib.blake2b(np.sort(rows).tobytes(), digest_size=16).digest()
 
 
 class Draft:
@@ -159,15 +139,13 @@ class Draft:
         Who needs a place.
     request, known
         As in :func:`places`.
-    serial
-        Stand-ins are numbered from here.
     kept
-        Places that the gang has already.
+        Who has a place already.
 
     Attributes
     ----------
-    places : list of (PodRequest, PodRequest, str)
-        Members that have a place so far, what stands for each, and its node.
+    places : list of (PodRequest, str)
+        Members that have a place so far, and its node.
     done, broken
         Whether it is finished; whether it has failed for a fault of ours.
     taken, touched
@@ -181,13 +159,11 @@ class Draft:
         wanted: Wanted,
         request: PodRequest,
         known: IntArray,
-        *,
-        serial: int,
-        kept: int,
+        kept: Sequence[str],
     ) -> None:
         self.key, self.wanted, self.request = key, wanted, request
-        self.serial, self.kept = serial, kept
-        self.places: list[tuple[PodRequest, PodRequest, str]] = []
+        self.kept = tuple(kept)
+        self.places: list[tuple[PodRequest, str]] = []
         self.done = self.taken = self.broken = False
         self.touched = 0.0
         self._engine, self._known = engine, known
@@ -203,10 +179,8 @@ class Draft:
         self.broken = not self.done
 
     def _made(self) -> Iterator[None]:
-        found = places(self._engine, self.wanted.members, self.request, self._known)
-        for serial, (member, node) in enumerate(found, self.serial):
-            substitute = stand_in(self.key, member, serial)
-            self._engine.hold(substitute, node, math.inf)
-            self.places.append((member, substitute, node))
+        for member, node in places(self._engine, self.wanted, self.request, self._known):
+            self._engine.hold(member, node, math.inf)
+            self.places.append((member, node))
             yield
         self.done = True

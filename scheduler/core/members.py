@@ -1,16 +1,19 @@
-"""Which members of each gang run, and which are known to wait."""
+"""Which members of each gang run, and which exist and wait.
+
+A member exists once it is seen or asks, as long as somebody may ask about it: not while it has
+scheduling gates or is being deleted, and only if its scheduler is one that asks us. One that nobody
+has asked about for as long as a place was kept for it counts as absent until somebody does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from types import MappingProxyType
+from collections import Counter
+from collections.abc import Iterable
 
 from scheduler.core.gangs import GangSpec, minimum_of
 from scheduler.core.model import GangKey, Placement, PodRequest
 
 __all__ = ["Members"]
-
-_NONE: Mapping[str, PodRequest] = MappingProxyType({})
 
 
 class Members:
@@ -23,16 +26,20 @@ class Members:
     """
 
     def __init__(self, placements: Iterable[Placement]) -> None:
-        self._running: dict[GangKey, set[str]] = {}
-        self._expected: dict[GangKey, dict[str, PodRequest]] = {}
         self._specs: dict[GangKey, GangSpec] = {}
+        self._key_of: dict[str, GangKey] = {}
+        self._known: Counter[GangKey] = Counter()
+        self._running: dict[GangKey, set[str]] = {}
+        self._waiting: dict[GangKey, dict[str, PodRequest]] = {}
+        self._absent: dict[GangKey, set[str]] = {}
+        self._leaving: set[str] = set()
+        self._asking: set[str] = set()
+        self._unheard: dict[str, dict[str, PodRequest]] = {}  # by scheduler
         for placement in placements:
             if placement.pod.gang:
-                self._running.setdefault(placement.pod.gang, set()).add(placement.pod.uid)
+                self.runs(placement.pod.gang, placement.pod.uid)
 
-    def running(self, key: GangKey) -> frozenset[str]:
-        """Uids of the gang's members that are placed for good."""
-        return frozenset(self._running.get(key, ()))
+    # -- what a gang needs -------------------------------------------------------------------
 
     def describe(self, spec: GangSpec) -> bool:
         """What is known about a gang from now on; True if that is news."""
@@ -56,32 +63,153 @@ class Members:
         """How many do not run that have to."""
         return max(0, self.minimum(key) - len(self._running.get(key, ())))
 
-    def expected(self, key: GangKey) -> Mapping[str, PodRequest]:
-        """Members that exist and wait, by uid."""
-        return self._expected.get(key, _NONE)
+    # -- who there is ------------------------------------------------------------------------
 
-    def expect(self, key: GangKey, request: PodRequest) -> None:
-        """A member exists and waits."""
-        self._expected.setdefault(key, {})[request.uid] = request
+    def gang_of(self, uid: str) -> GangKey | None:
+        """The gang that a pod is known to be in."""
+        return self._key_of.get(uid)
+
+    def running(self, key: GangKey) -> frozenset[str]:
+        """Uids of the gang's members that are placed for good and are there to stay."""
+        return frozenset(self._running.get(key, ()))
+
+    def present(self, key: GangKey) -> list[PodRequest]:
+        """Members that exist and wait."""
+        waiting, absent = self._waiting.get(key, {}), self._absent.get(key)
+        if not absent:
+            return list(waiting.values())
+        return [request for uid, request in waiting.items() if uid not in absent]
+
+    def existing(self, key: GangKey) -> int:
+        """How many members there are, running and waiting."""
+        waiting = len(self._waiting.get(key, ())) - len(self._absent.get(key, ()))
+        return len(self._running.get(key, ())) + waiting
+
+    def absent(self, key: GangKey) -> int:
+        """How many are there that nobody asks about."""
+        return len(self._absent.get(key, ()))
+
+    def enough(self, key: GangKey) -> bool:
+        """Whether as many exist as have to start together."""
+        return self.existing(key) >= self.minimum(key)
+
+    # -- what happens ------------------------------------------------------------------------
+
+    def hears(self, scheduler: str) -> list[GangKey]:
+        """A scheduler asks us; returns gangs of which more members exist by that."""
+        self._asking.add(scheduler)
+        late = self._unheard.pop(scheduler, {})
+        for request in late.values():
+            self._wait(self._key_of[request.uid], request)
+        return list(dict.fromkeys(self._key_of[uid] for uid in late))
+
+    def expect(self, key: GangKey, request: PodRequest, scheduler: str = "") -> None:
+        """A member is seen to exist and wait, for this scheduler; any for an empty name."""
+        uid = request.uid
+        self._joins(key, uid)
+        if uid in self._leaving or uid in self._running.get(key, ()):
+            return
+        known = uid in self._waiting.get(key, ())
+        if scheduler and scheduler not in self._asking and not known:
+            self._unheard.setdefault(scheduler, {})[uid] = request
+        else:
+            self._wait(key, request)
+
+    def asks(self, key: GangKey, request: PodRequest) -> None:
+        """A member is asked about: whatever was thought of it, it exists."""
+        self.expect(key, request)
+        self._is_there(key, request.uid)
+
+    def unasked(self, key: GangKey, uid: str) -> None:
+        """Nobody has asked about a member for long: it is absent until somebody does."""
+        if uid in self._waiting.get(key, ()):
+            self._absent.setdefault(key, set()).add(uid)
 
     def runs(self, key: GangKey, uid: str) -> None:
-        """A member is placed for good."""
-        self._running.setdefault(key, set()).add(uid)
-        self._expect_no_more(key, uid)
+        """A member is placed for good; one that is being deleted does not count."""
+        self._joins(key, uid)
+        self._waits_no_more(key, uid)
+        if uid not in self._leaving:
+            self._running.setdefault(key, set()).add(uid)
 
-    def gone(self, key: GangKey, uid: str) -> None:
-        """A member has ended or was deleted."""
-        self._expect_no_more(key, uid)
-        running = self._running.get(key, set())
-        running.discard(uid)
-        if not running:
-            self._running.pop(key, None)
-            if key not in self._expected:
-                self._specs.pop(key, None)
+    def runs_not(self, key: GangKey, uid: str) -> None:
+        """A member was placed for good, and that came to nothing."""
+        running = self._running.get(key)
+        if running is not None:
+            running.discard(uid)
+            if not running:
+                del self._running[key]
 
-    def _expect_no_more(self, key: GangKey, uid: str) -> None:
-        expected = self._expected.get(key)
-        if expected is not None:
-            expected.pop(uid, None)
-            if not expected:
-                del self._expected[key]
+    def leaves(self, key: GangKey, uid: str) -> None:
+        """A member is being deleted: it runs on for a while, and counts no more."""
+        self._joins(key, uid)
+        self._waits_no_more(key, uid)
+        self.runs_not(key, uid)
+        self._leaving.add(uid)
+
+    def moves(self, key: GangKey | None, request: PodRequest) -> None:
+        """A member is one of another gang than was known, or of none, and otherwise as it was."""
+        uid = request.uid
+        before, leaves = self._key_of.get(uid), uid in self._leaving
+        runs = before in self._running and uid in self._running[before]
+        scheduler = next((name for name, late in self._unheard.items() if uid in late), "")
+        self.gone(uid)
+        if key is None:
+            return
+        if leaves:
+            self.leaves(key, uid)
+        elif runs:
+            self.runs(key, uid)
+        else:
+            self.expect(key, request, scheduler)
+
+    def gone(self, uid: str) -> GangKey | None:
+        """A member has ended or was deleted; returns the gang that it was in."""
+        key = self._key_of.pop(uid, None)
+        if key is None:
+            return None
+        self._waits_no_more(key, uid)
+        self.runs_not(key, uid)
+        self._leaving.discard(uid)
+        self._known[key] -= 1
+        if not self._known[key]:
+            del self._known[key]
+            self._specs.pop(key, None)
+        return key
+
+    # -- inside ------------------------------------------------------------------------------
+
+    def _joins(self, key: GangKey, uid: str) -> None:
+        """The pod is a member of this gang, and of no other."""
+        known = self._key_of.get(uid)
+        if known == key:
+            return
+        if known is not None:
+            self.gone(uid)
+        self._key_of[uid] = key
+        self._known[key] += 1
+
+    def _wait(self, key: GangKey, request: PodRequest) -> None:
+        self._forget_unheard(request.uid)
+        self._waiting.setdefault(key, {})[request.uid] = request
+
+    def _waits_no_more(self, key: GangKey, uid: str) -> None:
+        self._forget_unheard(uid)
+        self._is_there(key, uid)
+        waiting = self._waiting.get(key)
+        if waiting is not None:
+            waiting.pop(uid, None)
+            if not waiting:
+                del self._waiting[key]
+
+    def _is_there(self, key: GangKey, uid: str) -> None:
+        absent = self._absent.get(key)
+        if absent is not None:
+            absent.discard(uid)
+            if not absent:
+                del self._absent[key]
+
+    def _forget_unheard(self, uid: str) -> None:
+        for scheduler, late in list(self._unheard.items()):
+            if late.pop(uid, None) is not None and not late:
+                del self._unheard[scheduler]

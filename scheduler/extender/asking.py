@@ -51,6 +51,7 @@ class Requests:
         if known is None:
             pod = args.pod_object()
             request = pod_request(pod, self._names, self.groups)
+            self._adoption.hears(pod.spec.scheduler_name or "")
             known = request, stated_size(pod) if request.gang else 0
             if len(args.pod) <= _PARSED_POD_BYTES:
                 self._parsed.put(args.pod, known)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 
 from scheduler.core.errors import KubeApiError
 from scheduler.core.model import PodRequest
@@ -36,6 +37,7 @@ _MOST_AT_ONCE = 32
 _MOST_READINGS = 50
 _LOGGED_DIFFERENCES = 5
 _LONGEST_TEXT = 300
+_OTHERWISE_GONE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or another pod of that name
 
 
 @dataclass
@@ -52,6 +54,8 @@ class LiveFigures(AuditFigures):
         What could not be looked after, by chore.
     wakeups : int
         Refused pods that kube-scheduler had to be told about.
+    gang_evictions : int
+        Members of gangs that were evicted because others of theirs were.
     """
 
     events: int = 0
@@ -61,6 +65,7 @@ class LiveFigures(AuditFigures):
     chore_faults: Counter[str] = field(default_factory=Counter)
     readings: int = 0
     wakeups: int = 0
+    gang_evictions: int = 0
     synced_s: float | None = None
 
 
@@ -112,6 +117,8 @@ class Caretaker:
         ]
         if config.wake_after_s:
             self._chores.append(Chore("waking", self._wake_missed))
+        if config.evict_gangs:
+            self._chores.append(Chore("gangs", self._evict_remainders))
         if config.recount_s:
             self._chores.append(Chore("recount", self.recount, config.recount_s))
         self._checks = [Chore("rereading", audit.reread)]
@@ -187,6 +194,31 @@ class Caretaker:
             else:
                 self._figures.wakeups += 1
                 log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)
+
+    def _evict_remainders(self) -> None:
+        """Evict what is left of gangs elsewhere, as far as their budgets allow."""
+        if not self._service.accepting():
+            return
+        due = [pod for pod in self._service.preempting.due() if not self._patience.waits(pod.uid)]
+        for pod in due[:_MOST_READINGS]:
+            try:
+                self._client.evict(pod.namespace, pod.name, pod.uid)
+            except KubeApiError as error:
+                if error.status in _OTHERWISE_GONE:
+                    self._service.preempting.done(pod.uid)
+                    continue
+                log.warning("pod %s, whose gang is evicted, stays: %s", pod.key, error)
+                self._patience.failed(pod.uid)
+                if error.passing and error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                    return
+            except Exception as error:  # noqa: BLE001 - of this pod alone
+                self._patience.failed(pod.uid)
+                self._failed("gangs", pod, error)
+            else:
+                self._patience.succeeded(pod.uid)
+                self._service.preempting.done(pod.uid)
+                self._figures.gang_evictions += 1
+                log.info("pod %s was evicted, as kube-scheduler evicts others of its gang", pod.key)
 
     def recount(self) -> list[str]:
         """Compare the state with the facts, off the request path, and mend it if it differs."""

@@ -95,6 +95,9 @@ class ExtenderConfig:
     gang_reserve_after_s
         How long a gang waits before it may keep the places that it can get, one gang at a time; 0
         never. Pods that fit elsewhere are not held up.
+    gang_unborn_share
+        Share of the cluster, 0 to 1, that the gangs of one namespace may hold for members that do
+        not exist yet. 0 holds places for pods that exist only: a gang waits until it is complete.
     planner
         Run a planner process that plans the whole backlog off the request path.
     planner_budget_s
@@ -118,6 +121,10 @@ class ExtenderConfig:
         Longest time of one bind call; stay below kube-scheduler's ``httpTimeout``.
     preempt_deadline_s
         Time after which a preempt call answers with the nodes that it has victims for.
+    evict_gangs
+        Evict the members on other nodes of a gang of which kube-scheduler evicts some, as far as
+        their budgets allow; needs the permission to create ``pods/eviction``. Off, they are left to
+        their workload's controller.
     watch_groups
         Kinds that state the size of a gang, as ``plural.api-group``, comma separated. Watching one
         needs the permission to list it.
@@ -186,6 +193,7 @@ class ExtenderConfig:
     gangs: bool = True
     gang_ttl_s: float = 120.0
     gang_reserve_after_s: float = 600.0
+    gang_unborn_share: float = 0.0
     planner: bool = False
     planner_budget_s: float = 5.0
     planner_debounce_s: float = 1.0
@@ -198,6 +206,7 @@ class ExtenderConfig:
     bind: bool = True
     bind_deadline_s: float = 1.5
     preempt_deadline_s: float = 1.0
+    evict_gangs: bool = False
     watch_groups: str = "podgroups.scheduling.k8s.io"
     watch_read_s: float = 100.0
     stale_after_s: float = 0.0
@@ -327,6 +336,7 @@ _RANGES = (
     ("mix_half_life_pods", 1, 1_000_000_000),
     ("gang_ttl_s", 1, 86_400),
     ("gang_reserve_after_s", 0, 1_000_000),
+    ("gang_unborn_share", 0, 1),
     ("planner_budget_s", 0.05, 3600),
     ("planner_debounce_s", 0, 3600),
     ("planner_memory_mib", 256, 1_000_000),

@@ -118,7 +118,7 @@ class _ClusterCollector(Collector):
         yield stranded
         gangs = GaugeMetricFamily("snugfit_gangs", "Gangs that are not whole", labels=["state"])
         counts = self._service.gang_counts()
-        for state in ("planned", "reserved", "waiting"):
+        for state in ("planned", "resting", "reserved", "waiting"):
             gangs.add_metric([state], counts[state])
         yield gangs
         yield CounterMetricFamily(
@@ -171,6 +171,11 @@ class _LiveCollector(Collector):
             ("audit_drifts", "Objects not known as the API has them", figures.mended),
             ("readings", "Pods read because they were overdue", figures.readings),
             ("wakeups", "Refused pods that kube-scheduler had to be told about", figures.wakeups),
+            (
+                "gang_evictions",
+                "Members evicted after others of a gang",
+                figures.gang_evictions,
+            ),
         ):
             yield CounterMetricFamily(f"snugfit_{name}", text, value=count)
         ages = GaugeMetricFamily(

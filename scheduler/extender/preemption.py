@@ -1,8 +1,13 @@
-"""Victims that really make room: the right model, the same device, gangs whole or not at all.
+"""Victims that really make room: the right model, the same device, gangs at the price of all.
 
 kube-scheduler chooses victims by counts per node and asks an extender to correct the choice; it
 checks neither priorities nor budgets of what comes back. Its own victims are kept, since they may
 serve constraints that only it knows; what is missing is added, cheapest first.
+
+A gang that loses a member has lost all of them. So its members of lower priority on the node go
+together, and the price of that counts the members on other nodes too, who cannot be named. Nothing
+that is written on a pod makes it immune: membership costs, it does not protect. What becomes of the
+others is decided in :mod:`.remainders`.
 """
 
 from __future__ import annotations
@@ -21,10 +26,16 @@ from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
 
-__all__ = ["Candidate", "Victims", "choose_victims", "curable", "kept_by_holds"]
+__all__ = [
+    "Candidate",
+    "Victims",
+    "choose_victims",
+    "curable",
+    "kept_by_holds",
+    "without_dearer_gangs",
+]
 
 Labels = Callable[[str], Mapping[str, str] | None]
-Unit = tuple[Placement, ...]
 
 _ROW = np.array([0])
 _FITS = Reason.FITS.code
@@ -101,6 +112,22 @@ def _noticed(
     return cures
 
 
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What goes together: one pod, or the members of a gang that can be evicted from the node.
+
+    ``others`` are the gang's other members that run, on whatever node: they pay, too.
+    """
+
+    here: tuple[Placement, ...]
+    others: tuple[Placement, ...] = ()
+
+    @property
+    def all(self) -> tuple[Placement, ...]:
+        """Everybody who pays."""
+        return self.here + self.others
+
+
 class Candidate:
     """One node as it was when the call came, to be thought about without holding anybody up.
 
@@ -113,8 +140,7 @@ class Candidate:
     row
         Row of the node.
     members
-        Members of gangs that run: one of a gang with members on other nodes is never a victim,
-        since the rest of its gang would be left running for nothing.
+        Members of gangs that run, on whatever node.
     """
 
     def __init__(
@@ -125,18 +151,27 @@ class Candidate:
         members: Members | None = None,
     ) -> None:
         self.request = request
+        self.node = node.name if (node := engine.state.nodes[row]) is not None else ""
         self.pods = engine.state.pods_on(row)
         placements, here = engine.state.placements, {p.pod.uid for p in self.pods}
         gangs = {p.pod.gang for p in self.pods if p.pod.gang} if members else set()
-        self.elsewhere = frozenset(
-            gang
+        self.elsewhere = {
+            gang: tuple(
+                placements[uid]
+                for uid in sorted(members.running(gang))
+                if uid in placements and uid not in here
+            )
             for gang in gangs
-            if members
-            and any(uid in placements and uid not in here for uid in members.running(gang))
-        )
-        self.joint = frozenset(gang for gang in gangs if members and members.minimum(gang) > 1)
+            if members and members.minimum(gang) > 1
+        }
         self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
         self._state: ClusterState | None = engine.excerpt(request, row)
+
+    @property
+    def everybody(self) -> list[str]:
+        """Uids of the pods of the node, and of members of their gangs elsewhere."""
+        others = (p.pod.uid for members in self.elsewhere.values() for p in members)
+        return [*(p.pod.uid for p in self.pods), *others]
 
     @property
     def possible(self) -> bool:
@@ -151,20 +186,51 @@ class Candidate:
     def take_out(self, unit: Unit) -> None:
         """Imagine that these pods are gone."""
         assert self._state is not None  # callers look at possible
-        self._state.apply([Release(placement.pod.uid) for placement in unit])
+        self._state.apply([Release(placement.pod.uid) for placement in unit.here])
 
     def put_back(self, unit: Unit) -> None:
         """Imagine that they are not."""
         assert self._state is not None  # callers look at possible
-        self._state.apply(unit, enforce=False)
+        self._state.apply(unit.here, enforce=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Victims:
-    """Pods of one node to be evicted, and how many of them their budgets do not allow for."""
+    """Pods of one node to be evicted.
+
+    Attributes
+    ----------
+    uids
+        The pods.
+    violations
+        How many of those that pay their budgets do not allow for.
+    price
+        Violations, highest priority that pays, and how many pay: less is cheaper.
+    others : tuple of PodRequest
+        Members of their gangs that may be evicted as well and cannot be named: they are elsewhere.
+    gangs : frozenset of str
+        Those of ``uids`` that are members of these gangs.
+    """
 
     uids: tuple[str, ...]
     violations: int
+    price: tuple[int, ...] = ()
+    others: tuple[PodRequest, ...] = ()
+    gangs: frozenset[str] = frozenset()
+
+
+def without_dearer_gangs(found: Mapping[str, Victims]) -> dict[str, Victims]:
+    """The nodes that kube-scheduler may choose among.
+
+    It compares the victims that it is told of, and cannot know that a gang's members on other nodes
+    pay, too: a node where they do is left out if another one is cheaper.
+    """
+    least = min((victims.price for victims in found.values()), default=())
+    return {
+        node: victims
+        for node, victims in found.items()
+        if not victims.others or victims.price <= least
+    }
 
 
 def choose_victims(
@@ -177,7 +243,8 @@ def choose_victims(
     """The cheapest victims on a node that make the pod fit there, or None.
 
     Cheapest: fewest violated budgets, then the lowest priority that has to go, then fewest pods,
-    then least GPU. A set that is kept from 1.38 on may be empty: the pod fits as it is.
+    then least GPU, with all members of a gang that loses one. A set that is kept from 1.38 on may
+    be empty: the pod fits as it is.
 
     Parameters
     ----------
@@ -191,13 +258,13 @@ def choose_victims(
     if not candidate.possible:
         return None
     units = _units(candidate, frozenset(suggested))
-    of_uid = {p.pod.uid: unit for unit in units for p in unit}
+    of_uid = {p.pod.uid: unit for unit in units for p in unit.here}
     on_node = {placement.pod.uid for placement in candidate.pods}
     base: list[Unit] = []
     for uid in dict.fromkeys(suggested):
         if uid not in of_uid:
             if uid in on_node:
-                return None  # protected: of equal priority by now, or part of a gang elsewhere
+                return None  # protected: of equal priority by now
             continue  # gone in the meantime: kube-scheduler will see that, too
         if of_uid[uid] not in base:
             base.append(of_uid[uid])
@@ -217,19 +284,28 @@ def choose_victims(
             best = (cost, found)
     if best is None:
         return None
-    uids = tuple(p.pod.uid for unit in best[1] for p in unit)
-    return Victims(gone + uids, best[0][0])
+    uids = tuple(p.pod.uid for unit in best[1] for p in unit.here)
+    broken = [unit for unit in best[1] if unit.others]
+    most = candidate.request.priority
+    elsewhere = (p.pod for unit in broken for p in unit.others if p.node != candidate.node)
+    return Victims(
+        gone + uids,
+        best[0][0],
+        best[0][:3],
+        tuple(pod for pod in elsewhere if pod.priority < most),
+        frozenset(p.pod.uid for unit in broken for p in unit.here),
+    )
 
 
 def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
-    """What can be evicted from a node: pods one by one, gangs as a whole.
+    """What can be evicted from a node: pods one by one, the members of a gang together.
 
     Who is held there does not run yet, unless kube-scheduler says so: it has heard of the binding
     before us.
     """
     singles: list[Unit] = []
     gangs: dict[GangKey, list[Placement]] = {}
-    protected = set(candidate.elsewhere)
+    stay: dict[GangKey, list[Placement]] = {}
     asking = candidate.request
     for placement in candidate.pods:
         pod = placement.pod
@@ -237,16 +313,16 @@ def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
             continue
         there = pod.uid not in candidate.held or pod.uid in suggested
         evictable = there and pod.priority < asking.priority
-        key = pod.gang if pod.gang in candidate.joint else None
+        key = pod.gang if pod.gang in candidate.elsewhere else None
         if key is None:
             if evictable:
-                singles.append((placement,))
-        elif evictable:
-            gangs.setdefault(key, []).append(placement)
-        else:
-            protected.add(key)
-    whole = [tuple(members) for key, members in gangs.items() if key not in protected]
-    return singles + whole
+                singles.append(Unit((placement,)))
+        elif there:
+            (gangs if evictable else stay).setdefault(key, []).append(placement)
+    return singles + [
+        Unit(tuple(members), (*stay.get(key, ()), *candidate.elsewhere[key]))
+        for key, members in gangs.items()
+    ]
 
 
 def _orders(units: Sequence[Unit], costs: _Costs) -> Iterable[list[Unit]]:
@@ -254,23 +330,23 @@ def _orders(units: Sequence[Unit], costs: _Costs) -> Iterable[list[Unit]]:
 
     Pods that their budgets protect come last in each of them.
     """
-    protected = {unit[0].pod.uid for unit in units if costs.of([unit])[0]}
+    protected = {unit.here[0].pod.uid for unit in units if costs.of([unit])[0]}
 
     def general(unit: Unit) -> tuple[bool, int, int, int, str]:
         return (
-            unit[0].pod.uid in protected,
-            max(p.pod.priority for p in unit),
-            len(unit),
-            sum(p.gpu_milli for p in unit),
-            unit[0].pod.uid,
+            unit.here[0].pod.uid in protected,
+            max(p.pod.priority for p in unit.all),
+            len(unit.all),
+            sum(p.gpu_milli for p in unit.all),
+            unit.here[0].pod.uid,
         )
 
     yield sorted(units, key=general)
-    for device in sorted({s.index for unit in units for p in unit for s in p.devices}):
+    for device in sorted({s.index for unit in units for p in unit.here for s in p.devices}):
         yield sorted(
             units,
             key=lambda unit, device=device: (  # type: ignore[misc] # mypy infers no lambda default
-                not any(s.index == device for p in unit for s in p.devices),
+                not any(s.index == device for p in unit.here for s in p.devices),
                 general(unit),
             ),
         )
@@ -287,7 +363,7 @@ def _enough(candidate: Candidate, order: Sequence[Unit]) -> list[Unit] | None:
         out.append(unit)
         fits = candidate.fits()
     needed = []
-    for unit in sorted(out, key=lambda unit: -max(p.pod.priority for p in unit)):
+    for unit in sorted(out, key=lambda unit: -max(p.pod.priority for p in unit.all)):
         candidate.put_back(unit)
         if fits and not candidate.fits():
             candidate.take_out(unit)
@@ -304,7 +380,7 @@ class _Costs:
         self._budgets, self._labels = budgets, labels
 
     def of(self, units: Sequence[Unit]) -> tuple[int, ...]:
-        pods = [placement for unit in units for placement in unit]
+        pods = [placement for unit in units for placement in unit.all]
         left = {b.key: b.status.disruptions_allowed if b.status else 0 for b in self._budgets}
         violations = 0
         for placement in pods:

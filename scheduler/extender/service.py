@@ -45,10 +45,11 @@ from scheduler.extender.asking import Requests
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.decisions import DecisionLog
 from scheduler.extender.drafting import Drafting
-from scheduler.extender.evictions import Evictions, Unheard, catch_up
+from scheduler.extender.evictions import Unheard, catch_up
 from scheduler.extender.learning import Learning
 from scheduler.extender.listing import Listed
-from scheduler.extender.preemption import Candidate, choose_victims, curable, kept_by_holds
+from scheduler.extender.preempting import Preempting
+from scheduler.extender.preemption import curable, kept_by_holds
 from scheduler.extender.recent import Recent
 from scheduler.extender.steps import in_steps
 from scheduler.extender.view import Figures, PlanningView
@@ -128,7 +129,6 @@ class ExtenderService:
         self._seen: Recent[str, PodRequest] = Recent(config.remembered_pods)
         self._shortened: Recent[str, str] = Recent(config.remembered_pods)  # told of some that fit
         self._waiting = Waiting(config.remembered_pods)
-        self._evictions = Evictions(config.remembered_pods)
         self._bindings = 0
         self.asked_again = 0
         """Filter calls answered by an error, for victims whose end we had not heard of."""
@@ -140,8 +140,12 @@ class ExtenderService:
             ttl_s=config.gang_ttl_s,
             reserve_after_s=config.gang_reserve_after_s,
             at_once=_PLACES_AT_ONCE,
+            unborn_share=config.gang_unborn_share,
         )
         self._refusals = Refusals(config.remembered_pods, self._adoption.members.gathered)
+        self._adoption.on_gathered = self._refusals.stir
+        self.preempting = Preempting(engine, self._adoption, self._lock, config, self.log, clock)
+        self._evictions = self.preempting.evictions
         self._drafting = Drafting(self._adoption, self._lock, clock)
         self._names = NodeNames(engine.state)
         self._requests = Requests(self.names, self._adoption)
@@ -291,7 +295,7 @@ class ExtenderService:
         """Victims per node that really make room for the pod; nodes where none do are left out.
 
         From 1.38 on candidates may come without victims: they pass as they are if the pod fits,
-        and get victims if it does not. See :func:`preemption.choose_victims`.
+        and get victims if it does not. See :mod:`.preemption`.
         """
         mirror = self._mirror
         try:
@@ -299,28 +303,7 @@ class ExtenderService:
         except InvalidInput as error:
             self._complaints.about(f"preempt: pod of {args.pod.metadata.namespace}", error)
             return {}
-        answer: dict[str, tuple[list[str], int]] = {}
-        until = self._clock() + self.config.preempt_deadline_s
-        for name, (victims, violations) in args.candidates.items():
-            if answer and self._clock() >= until:
-                log.info("preempt: %d of %d candidates in time", len(answer), len(args.candidates))
-                break  # some good places now are worth more than all of them too late
-            with self._lock:
-                row = self._engine.state.row_of.get(name, -1)
-                members = self._adoption.members
-                candidate = Candidate(self._engine, request, row, members) if row >= 0 else None
-                budgets = list(mirror.budgets.values()) if mirror else []
-                uids = [p.pod.uid for p in candidate.pods] if candidate and budgets else []
-                labels = {uid: mirror.labels_of(uid) for uid in uids} if mirror else {}
-            if candidate is None:
-                continue
-            chosen = choose_victims(candidate, victims, budgets=budgets, labels=labels.get)
-            if chosen is not None:
-                answer[name] = (list(chosen.uids), max(violations, chosen.violations))
-        with self._lock:
-            self._evictions.name(request.uid, {name: uids for name, (uids, _) in answer.items()})
-        self.log.record("preempt", request.key, request.uid, _NO_CODES, asked=len(args.candidates))
-        return answer
+        return self.preempting.answer(request, args.candidates, mirror)
 
     def dry_run(self, args: FilterArgs) -> bytes:
         """Filter without a trace: nothing is held, remembered or learnt.
@@ -439,7 +422,6 @@ class ExtenderService:
     def reserve(self, request: PodRequest, node: str) -> Placement:
         """Place a pod for good; a member takes the room of its slot. Within :meth:`exclusive`."""
         self._expire()
-        self._adoption.take_slot(request, node)
         again = (
             request.uid in self._engine.state.placements and request.uid not in self._engine.holds
         )
@@ -456,9 +438,10 @@ class ExtenderService:
 
     def unreserved(self, request: PodRequest) -> None:
         """A reservation came to nothing: the pod waits again. Within :meth:`exclusive`."""
-        self._adoption.gone(request)
-        if self._mirror and request.uid in self._mirror.pending:
-            self._adoption.expect(request)
+        if self._mirror is None or request.uid in self._mirror.pending:
+            self._adoption.unbound(request)
+        else:
+            self._adoption.gone(request)
         self._waiting.asks(request, self._clock())
 
     # -- a live cluster ----------------------------------------------------------------------
@@ -474,6 +457,7 @@ class ExtenderService:
             names or self.names,
             settled=self._known,
             nominated=self._nominated,
+            leaving=self.preempting.leaving,
         )
         self._mirror, self._requests.groups = mirror, mirror.groups
         return mirror
@@ -487,10 +471,10 @@ class ExtenderService:
 
         A hold there lives on; one elsewhere is of no use any more.
         """
-        self._evictions.chosen(request.uid, node)
+        self.preempting.chosen(request.uid, node)
         held = self._engine.holds.get(request.uid)
-        if held is None:
-            return  # what it waits for is still there
+        if held is None or self._adoption.keeps(request.uid):
+            return  # what it waits for is still there, or its gang's places have times of their own
         if held.placement.node == node:
             self._engine.hold(request, node, self._clock() + self.config.hold_ttl_s)
         else:
@@ -506,7 +490,7 @@ class ExtenderService:
         """A pod has been placed, or is gone; it is not waiting any more."""
         self._waiting.drop(uid)
         self._refusals.drop(uid)
-        self._evictions.drop(uid)
+        self.preempting.settled(uid)
         self._bindings += 1
 
     def _known(self, uid: str, came: PodRequest | None, left: PodRequest | None) -> None:
@@ -517,6 +501,7 @@ class ExtenderService:
             self._learning.comes(came, asked=uid in self._seen)
         if left is not None:
             self._learning.leaves(left)
+            self.preempting.leaving(uid)
         self.settled(uid)
         if uid not in mirror.facts and uid not in mirror.pending:
             self._seen.drop(uid)
@@ -554,10 +539,13 @@ class ExtenderService:
             self._expire()
             now = self._clock()
             late = [h.placement.pod for h in self._engine.holds.values() if h.until <= now]
-            return [pod for pod in late if self._real(pod.uid)]
+            return [
+                pod for pod in late if self._real(pod.uid) and not self._adoption.keeps(pod.uid)
+            ]
 
     def _expire(self) -> None:
         now = self._clock()
+        self._adoption.tend(now)
         if self._mirror is None:
             self._engine.expire(now, most=_EXPIRE_AT_ONCE)
             return

@@ -83,6 +83,7 @@ class Refusals:
         self._most, self._gathered = most, gathered
         self._kind_of: OrderedDict[str, _Kind] = OrderedDict()
         self._kinds: OrderedDict[_Kind, _Alike] = OrderedDict()
+        self._of_gang: dict[GangKey, set[_Kind]] = {}
         self._looked_at = -math.inf
 
     def __len__(self) -> int:
@@ -119,6 +120,8 @@ class Refusals:
         alike.generation = generation
         alike.kept = frozenset(kept.tolist()) if kept is not None else frozenset()
         self._kind_of[request.uid] = alike.kind  # one copy of the bits for all of them
+        if gang is not None:
+            self._of_gang.setdefault(gang, set()).add(alike.kind)
         if len(self._kind_of) > self._most:
             self.drop(next(iter(self._kind_of)))
 
@@ -130,6 +133,19 @@ class Refusals:
             del alike.pods[uid]
             if not alike.pods:
                 del self._kinds[kind]
+                self._forget(kind)
+
+    def _forget(self, kind: _Kind) -> None:
+        gang = kind[1]
+        if gang is not None:
+            self._of_gang[gang].discard(kind)
+            if not self._of_gang[gang]:
+                del self._of_gang[gang]
+
+    def stir(self, gang: GangKey) -> None:
+        """A gang's members may fit by now although nothing has changed in the state."""
+        for kind in self._of_gang.get(gang, ()):
+            self._kinds[kind].generation = -1
 
     def look(
         self,
@@ -197,17 +213,21 @@ class Refusals:
             request, at = next(iter(alike.pods.values()))
             if at >= before or alike.generation == generation:
                 continue
+            gangs = adoption if adoption is not None and adoption.concerns(request) else None
+            if gangs is not None and not gangs.complete(request):
+                alike.generation = generation  # until it is stirred
+                continue
             if looks == _MOST_LOOKS:
                 return
             looks += 1
             self._kinds.move_to_end(kind)
             rows = _open_rows(engine, request, kind)
-            places = room(engine, request, rows, _MOST_WOKEN)
-            gangs = adoption if adoption is not None and adoption.concerns(request) else None
             if gangs is not None:
-                hopeful = places > 0 and gangs.hopeful(request, rows)
+                hopeful = gangs.hopeful(request, rows)
                 found = [pod for pod, _ in alike.pods.values()] if hopeful else []
+                places = len(found)
             else:
+                places = room(engine, request, rows, _MOST_WOKEN)
                 found = alike.waiting(before)[: max(0, places - woken[kind[0]])]
                 if not places and _may_evict(engine, request, alike.kept):
                     found = [request]

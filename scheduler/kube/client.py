@@ -208,6 +208,22 @@ class KubeClient:
         """Change a pod's status or annotations; its specification is left alone."""
         return self.patch(f"{pod_path(namespace, name)}/status", content)
 
+    def evict(self, namespace: str, name: str, uid: str) -> None:
+        """Evict just this pod, if its budgets allow it.
+
+        Raises
+        ------
+        KubeApiError
+            Status 429: a budget does not allow it now; 404, 409: the pod is gone, or is another.
+        """
+        content = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"namespace": namespace, "name": name},
+            "deleteOptions": {"preconditions": {"uid": uid}},
+        }
+        self.post(f"{pod_path(namespace, name)}/eviction", content)
+
     def patch_node_status(self, name: str, content: object, *, kind: str = JSON_PATCH) -> bytes:
         """Change a node's status, such as what it advertises."""
         return self.patch(f"{node_path(name)}/status", content, kind=kind)

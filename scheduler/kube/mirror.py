@@ -23,12 +23,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine, Hold
-from scheduler.core.errors import CapacityConflict, InvalidInput
+from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
 from scheduler.core.occupancy import running
 from scheduler.kube.claims import Record, indices_of
@@ -51,6 +50,8 @@ __all__ = ["Mirror", "has_ended"]
 
 log = logging.getLogger(__name__)
 
+Settled = Callable[[str, PodRequest | None, PodRequest | None], None]
+
 _MOST_BURIED = 4096
 
 
@@ -68,6 +69,8 @@ class Mirror:
         it had no node before, else None; then with the pod if it had one and is gone, else None.
     nominated
         Called with a pod without a node and the node that kube-scheduler has in mind for it.
+    leaving
+        Called with the uid of a pod with a node that is being deleted.
 
     Attributes
     ----------
@@ -91,14 +94,13 @@ class Mirror:
         adoption: Adoption,
         names: ResourceNames | None = None,
         *,
-        settled: Callable[[str, PodRequest | None, PodRequest | None], None] = (
-            lambda _uid, _came, _left: None
-        ),
+        settled: Settled = lambda _uid, _came, _left: None,
         nominated: Callable[[PodRequest, str], None] = lambda _request, _node: None,
+        leaving: Callable[[str], None] = lambda _uid: None,
     ) -> None:
         self._engine, self._adoption = engine, adoption
         self._names = names or ResourceNames()
-        self._settled, self._nominated = settled, nominated
+        self._settled, self._nominated, self._leaving = settled, nominated, leaving
         self.facts: dict[str, Fact] = {}
         self.pending: dict[str, PodRequest] = {}
         self.budgets: dict[str, BudgetObject] = {}
@@ -157,8 +159,9 @@ class Mirror:
         self._doubts.pop(name, None)
         self._indices.pop(name, None)
         self.dra.gone(name)
-        facts, bindings, _ = self._vacate(name)
+        facts, bindings, holds = self._vacate(name)
         self._engine.state.remove_node(name)
+        self._adoption.held_again("", holds)
         if facts:
             self._homeless[name] = set(facts)
         for uid in facts:
@@ -246,22 +249,24 @@ class Mirror:
             if uid not in self.facts:  # a pod never loses its node; this is an old message
                 charge = charge_of(obj, self._names, self.groups)
                 self._name_problem(key, charge.problem)
-                self._wait(charge.request)
-                node = obj.status.nominated_node_name if obj.status else None
-                if node:
+                self._wait(charge.request, obj)
+                if node := obj.status.nominated_node_name if obj.status else None:
                     self._nominated(self.pending[uid], node)
             return
         fact = self._fact(obj, obj.spec.node_name)
         self.pending.pop(uid, None)
         self._establish(fact)
+        if obj.metadata.deletion_timestamp:
+            self._adoption.leaves(fact.request)
+            self._leaving(uid)
 
-    def _wait(self, request: PodRequest) -> None:
-        """A pod without a node; its gang counts on it."""
-        before = self.pending.get(request.uid)
-        if before is not None and before.gang != request.gang:
-            self._adoption.gone(before)
+    def _wait(self, request: PodRequest, obj: PodObject) -> None:
+        """A pod without a node; its gang counts on it, if anybody may ask about it."""
         self.pending[request.uid] = request
-        self._adoption.expect(request)
+        if obj.metadata.deletion_timestamp or obj.spec.scheduling_gates:
+            self._adoption.gone(request)
+        else:
+            self._adoption.expect(request, obj.spec.scheduler_name or "")
 
     def pod_gone(self, uid: str) -> None:
         """A pod has ended or was deleted. Unknown ones are no error: the message is repeated."""
@@ -313,11 +318,11 @@ class Mirror:
         if since == self._protected_since:
             return
         recorded = [fact for fact in self.facts.values() if fact.record is not None]
-        before = [self._standing(fact) for fact in recorded]
+        before = [self._judged(fact)[0] for fact in recorded]
         self._protected_since = since
         anew = set(self._crowded_out)
         for fact, old in zip(recorded, before, strict=True):
-            new = self._standing(fact)
+            new = self._judged(fact)[0]
             if new is not old and (new is Standing.VOID or fact.request.uid not in self._recorded):
                 anew.add(fact.node)
         for name in sorted(anew & set(self._models)):
@@ -332,13 +337,12 @@ class Mirror:
     def unprotected(self) -> int:
         """Pods whose record of devices is believed and could have been written by their owner."""
         return sum(
-            self._standing(self.facts[uid]) is Standing.UNPROTECTED for uid in self._recorded
+            self._judged(self.facts[uid])[0] is Standing.UNPROTECTED for uid in self._recorded
         )
 
     def labels_of(self, uid: str) -> Mapping[str, str] | None:
         """Labels of a pod that has a node."""
-        fact = self.facts.get(uid)
-        return fact.labels if fact else None
+        return fact.labels if (fact := self.facts.get(uid)) else None
 
     def pod_uids(self) -> list[str]:
         """Pods that exist, with and without a node."""
@@ -364,10 +368,11 @@ class Mirror:
                 concerned |= {gang, known.gang if known else gang}
                 if known is not None and (known.gang, known.role) != (gang, role):
                     now = replace(known, gang=gang, role=role)
+                    self._adoption.moves(now, waits=fact is None)
                     if fact is not None:
                         self._establish(replace(fact, request=now))
                     else:
-                        self._wait(now)
+                        self.pending[uid] = now
         self._describe(*concerned)
         return bool(stated)
 
@@ -484,7 +489,6 @@ class Mirror:
             self._adoption.bound(fact.request)
             self._name_problem(fact.request.key, fact.problem)
             return
-        self._adoption.take_slot(fact.request, name)
         standing, why = self._judged(fact)
         reading = self._reading(fact, model, why if standing is Standing.VOID else None)
         state = self._engine.state
@@ -532,9 +536,6 @@ class Mirror:
             self._has_by[uid] = protocol
             self._protocols.setdefault(name, Counter())[protocol] += 1
         self._name_problem(fact.request.key, fact.problem or reading.problem)
-
-    def _standing(self, fact: Fact) -> Standing:
-        return self._judged(fact)[0]
 
     def _judged(self, fact: Fact) -> tuple[Standing, str]:
         """How far the fact's record is to be believed, and why not; without one, not at all."""
@@ -616,9 +617,7 @@ class Mirror:
             except Exception as error:  # noqa: BLE001 - raised below
                 faults.append(error)
                 self._charge_without_devices(self.facts[uid])
-        for hold in holds:
-            with suppress(CapacityConflict):
-                self._engine.hold(hold.placement.pod, name, hold.until)
+        self._adoption.held_again(name, holds)
         if faults:
             raise faults[0]
 
@@ -642,7 +641,7 @@ class Mirror:
 
     def _rank(self, fact: Fact) -> tuple[int, str, str]:
         """Who is charged first: nobody's device can be claimed by a record of less standing."""
-        return self._standing(fact).value, fact.created, fact.request.uid
+        return self._judged(fact)[0].value, fact.created, fact.request.uid
 
     def _vacate(self, name: str) -> tuple[list[str], list[Placement], list[Hold]]:
         """Take everything off a node; returns the facts among it, bindings under way, and holds."""

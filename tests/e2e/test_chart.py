@@ -60,6 +60,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "advertise.selector=gpu=true",
         "namespace.create=true",
         "extender.settings.planner=true",
+        "extender.settings.evict_gangs=true",
         "extender.settings.policy=priced",
         "extender.settings.policy_file=/etc/snugfit/policy.json",
         f"extender.files.policy\\.json={_comma(PriceWeights(power=0.3).to_policy_file())}",

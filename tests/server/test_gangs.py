@@ -39,6 +39,12 @@ def _filter(server: Running, request: PodRequest) -> tuple[list[str], dict[str, 
     return server.client.filter(_body(request), _names(server))
 
 
+def _gather(server: Running, members: list[PodRequest]) -> None:
+    """Ask about each of them: they exist by that, and where all of them fit they are planned."""
+    for member in members:
+        _filter(server, member)
+
+
 def _bind(server: Running, request: PodRequest) -> str:
     """Filter, take the only node that is left, bind; empty if there is none."""
     passing, _ = _filter(server, request)
@@ -76,6 +82,8 @@ def _kill(server: Running) -> int | None:
 def test_two_gangs_that_fit_alone_but_not_together(start) -> None:
     server = start([node("a", gpus=2), node("b", gpus=2)])
     one, two = _gang("one", 3), _gang("two", 3)
+    _gather(server, one)
+    _gather(server, two)
     order = [pod for pair in zip(one, two, strict=True) for pod in pair]
     placed = [request.name for request in order if _bind(server, request)]
     assert placed == [request.name for request in one]
@@ -90,12 +98,14 @@ def test_two_gangs_that_fit_alone_but_not_together(start) -> None:
 def test_members_are_pinned_and_the_others_rejected_with_the_reason(start) -> None:
     server = start([node("a", gpus=1), node("b", gpus=1), node("cpu-only")])
     members = _gang("g", 2)
-    passing, failed = _filter(server, members[0])
+    _, failed = _filter(server, members[0])
+    assert {failed[name] for name in "ab"} == {"gang does not fit: 1 of 2 pods exist"}
+    passing, failed = _filter(server, members[1])
     assert len(passing) == 1
     other = ({"a", "b"} - set(passing)).pop()
     assert failed[other] == "planned elsewhere"
     assert "no device" in failed["cpu-only"]
-    body = _body(members[0])
+    body = _body(members[1])
     scores = server.client.prioritize(body, _names(server))
     assert scores == {passing[0]: 10, other: 0, "cpu-only": 0}
 
@@ -103,6 +113,7 @@ def test_members_are_pinned_and_the_others_rejected_with_the_reason(start) -> No
 def test_a_member_that_dies_does_not_leave_half_a_gang_forever(start) -> None:
     server = start([node("a", gpus=2), node("b", gpus=2)])
     members = _gang("g", 4)
+    _gather(server, members)
     assert all(_bind(server, member) for member in members)
     server.client.release(members[1].uid)
     replacement = pod("g-again", count=1, gang=members[0].gang)
@@ -147,6 +158,7 @@ def test_a_planner_that_is_killed_is_replaced_and_nobody_notices(start) -> None:
     for number in range(3):
         pid = _kill(server)
         gang = _gang(f"g{number}", 4, count=2)
+        _gather(server, gang)
         assert all(_bind(server, member) for member in gang)
         assert _running(server, f"g{number}") == 4
         _until(lambda before=pid: another_than(before))

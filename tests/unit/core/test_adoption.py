@@ -1,4 +1,4 @@
-"""Gangs whole or not at all, answers that repeat, slots that expire, pins."""
+"""Gangs whole or not at all, answers that repeat, places that end, pins."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import pytest
 
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
-from scheduler.core.model import Device, NodeSelection, PodRequest
+from scheduler.core.ganglife import Life
+from scheduler.core.gangs import GangSpec
+from scheduler.core.model import Device, GangKey, NodeSelection, PodRequest
 from scheduler.core.state import ClusterState
 from tests.builders import described, gang_key, node, pod
 
@@ -28,21 +30,30 @@ def _gang(name: str, size: int, **gpu) -> list[PodRequest]:
 class Cluster:
     """An engine with adoption, driven by a hand-set clock."""
 
-    def __init__(self, *nodes, reserve_after_s: float = 0.0) -> None:
+    def __init__(self, *nodes, **settings: float) -> None:
         self.engine = Engine(ClusterState(nodes), "best-fit")
-        self.adoption = Adoption(self.engine, ttl_s=TTL, reserve_after_s=reserve_after_s)
+        self.adoption = Adoption(self.engine, ttl_s=TTL, **settings)
         self.rows = np.arange(len(nodes))
         self.now = 0.0
 
+    def expect(self, *members: PodRequest) -> list[PodRequest]:
+        """These pods exist."""
+        described(self.adoption, *members)
+        for member in members:
+            self.adoption.expect(member)
+        return list(members)
+
+    def gang(self, name: str, size: int, **gpu) -> list[PodRequest]:
+        """A gang all of whose members exist."""
+        return self.expect(*_gang(name, size, **gpu))
+
     def ask(self, request: PodRequest, rows: np.ndarray | None = None):
-        self.engine.expire(self.now)
         described(self.adoption, request)
         return self.adoption.answer(request, self.rows if rows is None else rows, self.now)
 
     def bind(self, request: PodRequest) -> str:
         row = self.ask(request).row
         name = self.engine.state.nodes[row].name
-        self.adoption.take_slot(request, name)
         self.engine.reserve(request, name)
         self.adoption.bound(request)
         assert self.engine.state.check() == []
@@ -55,17 +66,148 @@ class Cluster:
 
 def test_a_gang_that_fits_gets_all_its_places_at_the_first_question() -> None:
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
-    first, *others = _gang("g", 4)
+    first, *others = cluster.gang("g", 4)
     assert cluster.ask(first).row >= 0
     assert cluster.free == 0  # the members that have not asked yet are provided for
+    assert cluster.adoption.life(first.gang) is Life.HOLDING
     assert all(cluster.ask(member).row >= 0 for member in others)
     assert sorted(cluster.bind(member) for member in [first, *others]) == ["a", "a", "b", "b"]
-    assert not cluster.adoption.concerns(first) and cluster.adoption.counts()["planned"] == 0
+    assert not cluster.adoption.concerns(first) and cluster.adoption.life(first.gang) is Life.WHOLE
+
+
+def test_a_gang_holds_nothing_until_its_members_exist() -> None:
+    """One pod states a large gang: nobody else loses a device by that."""
+    cluster = Cluster(node("a", gpus=4))
+    gathered: list[GangKey] = []
+    cluster.adoption.on_gathered = gathered.append
+    members = _gang("g", 4)
+    for number, member in enumerate(members[:3], 1):
+        answer = cluster.ask(member)
+        assert answer.row == -1 and cluster.free == 4
+        assert f"{number} of 4 pods exist" in answer.message
+    assert gathered == [] and not cluster.adoption.complete(members[0])
+    cluster.expect(members[3])
+    assert gathered == [members[0].gang] and cluster.adoption.complete(members[0])
+    assert [cluster.ask(member).row for member in members] == [0, 0, 0, 0]
+
+
+def test_a_pod_of_a_scheduler_that_never_asks_does_not_exist_for_us() -> None:
+    cluster = Cluster(node("a", gpus=2))
+    members = _gang("g", 2)
+    described(cluster.adoption, *members)
+    gathered: list[GangKey] = []
+    cluster.adoption.on_gathered = gathered.append
+    cluster.adoption.expect(members[0], "ours")
+    cluster.adoption.expect(members[1], "other")
+    cluster.adoption.hears("ours")
+    assert "1 of 2 pods exist" in cluster.ask(members[0]).message
+    assert gathered == []
+    cluster.adoption.hears("other")  # it does ask us
+    assert gathered == [members[0].gang]
+    assert cluster.ask(members[0]).row == cluster.ask(members[1]).row == 0
+
+
+def test_pods_that_are_being_deleted_are_no_members() -> None:
+    """A Job replaces them at once: half of the new ones would fit beside the old."""
+    cluster = Cluster(node("a", gpus=6))
+    old, new = cluster.gang("g", 4), [_member("g", number, size=4) for number in range(4, 8)]
+    for member in old:
+        cluster.bind(member)
+    for member in old:
+        cluster.adoption.leaves(member)
+        cluster.adoption.bound(member)  # told of again, with its node
+    cluster.expect(*new)
+    answer = cluster.ask(new[0])
+    assert answer.row == -1 and "2 of 4 missing members" in answer.message and cluster.free == 2
+    for member in old:
+        cluster.engine.release(member.uid)
+        cluster.adoption.gone(member)
+    assert [cluster.bind(member) for member in new] == ["a"] * 4
+
+
+def test_a_member_that_nobody_asks_about_loses_its_place_and_is_absent_until_then() -> None:
+    cluster = Cluster(node("a", gpus=3))
+    members = cluster.gang("g", 3)
+    for second in range(0, int(TTL), 10):
+        cluster.now = float(second)
+        assert cluster.ask(members[0]).row == cluster.ask(members[1]).row == 0
+    assert cluster.free == 0
+    cluster.now = TTL
+    answer = cluster.ask(members[0])
+    assert answer.row == -1 and cluster.free == 3
+    assert "2 of 3 pods exist, without 1 that were never asked about" in answer.message
+    assert cluster.ask(members[2]).row == 0 and cluster.free == 0  # now somebody has
+
+
+def test_members_beyond_the_minimum_get_what_there_is() -> None:
+    """Two have to start together, five exist, and there is room for three."""
+    cluster = Cluster(node("a", gpus=3))
+    members = cluster.expect(*(_member("g", number, size=2) for number in range(5)))
+    assert cluster.ask(members[4]).row == 0 and cluster.free == 0
+    told = [cluster.ask(member).row for member in members]
+    assert told.count(0) == 3 and told[4] == 0
+    for member, row in zip(members, told, strict=True):
+        if row == 0:
+            cluster.bind(member)
+    assert not cluster.engine.holds and not cluster.adoption.concerns(members[0])
+
+
+def test_a_gang_that_becomes_smaller_is_whole_and_one_that_grows_is_planned_anew() -> None:
+    cluster = Cluster(node("a", gpus=4))
+    members = cluster.expect(*(_member("g", number, size=3) for number in range(4)))
+    cluster.bind(members[0])
+    cluster.bind(members[1])
+    assert cluster.free == 0
+    key = members[0].gang
+    cluster.adoption.describe(GangSpec(key, 2))
+    assert cluster.adoption.life(key) is Life.WHOLE and cluster.free == 2
+    cluster.adoption.describe(GangSpec(key, 5))
+    assert cluster.adoption.life(key) is Life.UNKNOWN
+    assert "4 of 5 pods exist" in cluster.adoption.answer(members[2], np.array([0]), 0.0).message
+
+
+def test_places_for_members_to_come_are_opt_in_and_bounded_by_a_share() -> None:
+    cluster = Cluster(node("a", gpus=8), unborn_share=0.5)
+    first, second, *_ = _gang("g", 5)
+    assert cluster.ask(first).row == 0 and cluster.free == 3
+    other = _gang("h", 2)
+    assert "1 of 2 pods exist" in cluster.ask(other[0]).message  # of the same namespace
+    assert cluster.ask(second).row == 0 and cluster.free == 3  # it takes one of the places
+    cluster.now = TTL
+    assert "2 of 5 pods exist" in cluster.ask(first).message and cluster.free == 8
+    assert cluster.ask(second).row == -1 and cluster.free == 8  # and not again at once
+    assert cluster.ask(_gang("i", 6)[0]).row == -1 and cluster.free == 8  # more than the share
+
+
+def test_a_member_by_other_rules_is_not_bound_to_what_the_first_was_offered() -> None:
+    """Two zones: what kube-scheduler offers for one member says nothing of the other."""
+    cluster = Cluster(
+        node("a", gpus=1, labels={"zone": "a"}), node("b", gpus=1, labels={"zone": "b"})
+    )
+    one, two = cluster.expect(
+        *(
+            _member("g", number, size=2, count=1, selection=NodeSelection((("zone", zone),)))
+            for number, zone in enumerate("ab")
+        )
+    )
+    assert cluster.ask(one, np.array([0])).row == 0
+    assert cluster.ask(two, np.array([1])).row == 1
+
+
+def test_what_is_thought_of_a_node_does_not_refuse_whom_kube_scheduler_has_let_in() -> None:
+    """Our news of the node may be late; that reading serves the members by other rules."""
+    cluster = Cluster(node("a", gpus=2, unschedulable=True))
+    members = cluster.gang("g", 2)
+    assert [cluster.ask(member).row for member in members] == [0, 0]
+    cluster.adoption.gone(members[1])
+    other = _member("g", 2, size=2, count=1, selection=NodeSelection((("x", "y"),)))
+    cluster.expect(other)
+    assert cluster.ask(members[0]).row == -1 and cluster.free == 2
 
 
 def test_a_gang_that_does_not_fit_holds_nothing_and_says_what_is_missing() -> None:
     cluster = Cluster(node("a", gpus=4), node("b", gpus=3))
-    answer = cluster.ask(_gang("g", 2, count=4, products=("T4",))[0])
+    answer = cluster.ask(cluster.gang("g", 2, count=4, products=("T4",))[0])
     assert answer.row == -1 and cluster.free == 7
     assert "1 of 2 missing members" in answer.message
     assert "needs 4 more devices of model T4" in answer.message
@@ -92,7 +234,7 @@ def test_a_member_of_other_rules_needs_a_node_that_is_known_to_let_it_in() -> No
 def test_two_gangs_that_fit_alone_but_not_together() -> None:
     """One runs, the other waits whole, and comes when the first has gone."""
     cluster = Cluster(node("a", gpus=4))
-    one, two = _gang("one", 3), _gang("two", 3)
+    one, two = cluster.gang("one", 3), cluster.gang("two", 3)
     assert cluster.ask(one[0]).row == 0
     assert [cluster.ask(member).row for member in two] == [-1, -1, -1]
     for member in one:
@@ -108,7 +250,7 @@ def test_two_gangs_that_fit_alone_but_not_together() -> None:
 def test_repeated_and_reordered_questions_have_one_answer(seed: int) -> None:
     """As in kube-scheduler's group cycles: members asked for again and again, in any order."""
     cluster = Cluster(*(node(f"n{i}", gpus=4) for i in range(4)))
-    members = _gang("g", 6, count=2)
+    members = cluster.gang("g", 6, count=2)
     rows: dict[str, int] = {}
     rng = random.Random(seed)
     for _ in range(60):
@@ -126,22 +268,22 @@ def test_repeated_and_reordered_questions_have_one_answer(seed: int) -> None:
 
 def test_places_that_nobody_asks_for_are_given_back_together() -> None:
     cluster = Cluster(node("a", gpus=4))
-    members = _gang("g", 4)
-    assert cluster.ask(members[0]).row == 0
+    members = cluster.gang("g", 4)
+    assert [cluster.ask(member).row for member in members] == [0, 0, 0, 0]
     cluster.now = TTL - 1
     assert cluster.ask(members[1]).row == 0  # asking keeps the whole gang
     cluster.now = 2 * TTL - 2
-    cluster.engine.expire(cluster.now)
+    cluster.adoption.tend(cluster.now)
     assert cluster.free == 0
     cluster.now = 2 * TTL
-    cluster.engine.expire(cluster.now)
+    cluster.adoption.tend(cluster.now)
     assert cluster.free == 4
     assert cluster.ask(members[2]).row == 0  # and it may come again
 
 
 def test_a_node_that_dies_has_the_gang_planned_again() -> None:
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2), node("c", gpus=2))
-    members = _gang("g", 4)
+    members = cluster.gang("g", 4)
     bound = cluster.bind(members[0])
     planned = {cluster.engine.state.nodes[cluster.ask(m).row].name for m in members[1:]}
     victim = next(name for name in ("a", "b", "c") if name in planned and name != bound)
@@ -153,7 +295,7 @@ def test_a_node_that_dies_has_the_gang_planned_again() -> None:
 
 def test_a_member_that_dies_is_replaced() -> None:
     cluster = Cluster(node("a", gpus=3))
-    members = _gang("g", 3)
+    members = cluster.gang("g", 3)
     for member in members:
         cluster.bind(member)
     cluster.engine.release(members[0].uid)
@@ -164,10 +306,11 @@ def test_a_member_that_dies_is_replaced() -> None:
 
 def test_a_member_that_gives_up_frees_its_place_for_another() -> None:
     cluster = Cluster(node("a", gpus=2))
-    members = _gang("g", 2)
+    members = cluster.gang("g", 2)
     for member in members:
         assert cluster.ask(member).row == 0
     cluster.adoption.gone(members[0])
+    assert cluster.free == 2  # one alone holds nothing
     assert cluster.ask(_member("g", 9, size=2)).row == 0
     cluster.adoption.gone(members[1])
     cluster.adoption.gone(_member("g", 9, size=2))
@@ -180,9 +323,9 @@ def test_an_unlike_member_is_planned_for_when_it_shows_up() -> None:
     key = gang_key("g", 3)
     workers = [pod(f"w{i}", count=1, cpu=1000, gang=key) for i in range(2)]
     leader = pod("leader", cpu=1000, gang=key)
-    assert cluster.ask(workers[0]).row == -1  # three workers would not fit
-    assert cluster.ask(leader).row == 0  # one worker and, so far, two leaders would
-    assert cluster.ask(workers[1]).row == 0
+    assert cluster.ask(workers[0]).row == -1
+    assert cluster.ask(leader).row == -1
+    assert cluster.ask(workers[1]).row == 0  # now all of them are known
     assert cluster.ask(leader).row == 0 and cluster.ask(workers[0]).row == 0
 
 
@@ -191,9 +334,7 @@ def test_unlike_members_that_are_known_are_planned_for_before_they_ask() -> None
     cluster = Cluster(node("a", gpus=2), node("b", gpus=1, product="T4"))
     large = _member("g", 0, size=3, count=2)
     small = [_member("g", n, size=3, milli=500, count=0) for n in (1, 2)]
-    assert cluster.ask(large).row == -1
-    for member in (large, *small):
-        cluster.adoption.expect(member)
+    cluster.expect(large, *small)
     assert cluster.ask(large, np.array([0])).row == 0  # it was offered nothing else
     assert [cluster.bind(member) for member in (*small, large)] == ["b", "b", "a"]
     assert cluster.free == 0
@@ -201,17 +342,18 @@ def test_unlike_members_that_are_known_are_planned_for_before_they_ask() -> None
 
 def test_an_expected_member_that_is_gone_is_not_planned_for() -> None:
     cluster = Cluster(node("a", gpus=3))
-    first, second = _member("g", 0, size=2), _member("g", 1, size=2, count=3)
-    cluster.adoption.expect(first)
-    cluster.adoption.expect(second)
+    first, second, third = (_member("g", 0, size=2), _member("g", 1, size=2, count=3),
+                            _member("g", 2, size=2))  # fmt: skip
+    cluster.expect(first, second)
     assert cluster.ask(first).row == -1
     cluster.adoption.gone(second)
+    cluster.expect(third)
     assert cluster.ask(first).row == 0 and cluster.free == 1
 
 
 def test_surplus_members_wait_until_the_gang_is_whole() -> None:
-    cluster = Cluster(node("a", gpus=3))
-    members = [_member("g", number, size=2) for number in range(3)]
+    cluster = Cluster(node("a", gpus=2))
+    members = cluster.expect(*(_member("g", number, size=2) for number in range(3)))
     assert [cluster.ask(member).row for member in members] == [0, 0, -1]
     for member in members[:2]:
         cluster.bind(member)
@@ -220,7 +362,7 @@ def test_surplus_members_wait_until_the_gang_is_whole() -> None:
 
 def test_a_member_that_is_bound_elsewhere_gives_its_place_back() -> None:
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
-    members = _gang("g", 2)
+    members = cluster.gang("g", 2)
     row = cluster.ask(members[0]).row
     other = "b" if row == 0 else "a"
     cluster.engine.reserve(members[0], other)
@@ -234,8 +376,8 @@ def test_a_reservation_after_a_wait_keeps_what_it_can_get() -> None:
     small = [pod(f"s{i}", count=1) for i in range(4)]
     for request in small:
         cluster.engine.reserve(request, "a")
-    gang = _gang("g", 4)
-    other = _gang("h", 4)
+    gang = cluster.gang("g", 4)
+    other = cluster.gang("h", 4)
     assert cluster.ask(gang[0]).row == cluster.ask(other[0]).row == -1
     cluster.now = 50
     cluster.engine.release(small[0].uid)
@@ -254,7 +396,7 @@ def test_a_reservation_after_a_wait_keeps_what_it_can_get() -> None:
 
 def test_a_gang_that_could_never_fit_reserves_nothing() -> None:
     cluster = Cluster(node("a", gpus=2), reserve_after_s=1)
-    gang = _gang("g", 3)
+    gang = cluster.gang("g", 3)
     for now in (0.0, 10.0, 20.0):
         cluster.now = now
         assert cluster.ask(gang[0]).row == -1 and cluster.free == 2
@@ -301,11 +443,11 @@ def test_members_that_run_already_count() -> None:
 
 
 def test_gangs_that_wait_for_ever_are_forgotten_one_day(monkeypatch) -> None:
-    monkeypatch.setattr("scheduler.core.adoption._MOST_GANGS", 3)
+    monkeypatch.setattr("scheduler.core.lives._MOST_GANGS", 3)
     cluster = Cluster(node("a", gpus=2))
-    assert cluster.ask(_gang("fits", 2)[0]).row == 0
+    assert cluster.ask(cluster.gang("fits", 2)[0]).row == 0
     for number in range(6):
-        assert cluster.ask(_gang(f"big{number}", 4)[0]).row == -1
+        assert cluster.ask(cluster.gang(f"big{number}", 4)[0]).row == -1
     assert sum(cluster.adoption.counts().values()) == 3
     assert cluster.adoption.counts()["planned"] == 1
 
@@ -338,7 +480,7 @@ def test_a_gang_is_checked_even_where_nothing_has_changed() -> None:
 def test_a_slot_moves_to_a_node_that_is_offered() -> None:
     """A rule that only kube-scheduler knows, such as one member a node, takes nodes away."""
     cluster = Cluster(*(node(f"n{i}", gpus=2) for i in range(3)))
-    members = _gang("g", 3)
+    members = cluster.gang("g", 3)
     taken: list[int] = []
     for member in members:
         offered = np.array([row for row in range(3) if row not in taken])
@@ -354,7 +496,7 @@ def test_a_slot_moves_to_a_node_that_is_offered() -> None:
 
 def test_a_last_member_with_one_node_left_gets_it_or_keeps_its_place() -> None:
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
-    members = _gang("g", 2)
+    members = cluster.gang("g", 2)
     assert [cluster.ask(member).row for member in members] == [0, 0]
     assert cluster.ask(members[1], np.array([1])).row == 1  # moved
     cluster.engine.reserve(pod("other", count=1), "a")
@@ -368,7 +510,7 @@ def test_a_last_member_with_one_node_left_gets_it_or_keeps_its_place() -> None:
 def test_the_same_offer_gets_the_same_answer_across_topology_domains(seed: int) -> None:
     """Members x placements, shuffled: one answer per member and domain, and never more held."""
     cluster = Cluster(*(node(f"n{i}", gpus=4) for i in range(4)))
-    members = _gang("g", 4, count=2)
+    members = cluster.gang("g", 4, count=2)
     domains = [np.array([0, 1]), np.array([2, 3]), np.arange(4)]
     answers: dict[tuple[str, int], int] = {}
     rng = random.Random(seed)
@@ -382,17 +524,18 @@ def test_the_same_offer_gets_the_same_answer_across_topology_domains(seed: int) 
 
 
 def test_a_gang_that_asks_for_ever_and_is_never_bound_lets_go() -> None:
-    """A fifth member that kube-scheduler rejects by itself: everything is rolled back silently."""
+    """Something that only kube-scheduler knows is against it: all is rolled back silently."""
     cluster = Cluster(*(node(f"n{i}", gpus=1) for i in range(5)))
-    members = _gang("g", 5)
+    members = cluster.gang("g", 5)
     said: list[list[int]] = []
     held_s = 0
     for second in range(0, 1200, 10):
         cluster.now = float(second)
-        said.append([cluster.ask(member).row for member in members[:4]])
+        said.append([cluster.ask(member).row for member in members])
         held_s += 10 * (cluster.free == 0)
     assert all(rows == said[0] for rows in said)
     assert 0 < held_s < 1200
+    assert cluster.adoption.life(members[0].gang) in (Life.HOLDING, Life.RESTING)
     cluster.now = 5 * TTL + 15.0
     while cluster.free == 0:  # until it rests
         cluster.ask(members[0])
@@ -408,7 +551,7 @@ def test_a_gang_that_asks_for_ever_and_is_never_bound_lets_go() -> None:
 def test_the_gang_that_does_not_fit_is_told_without_any_change() -> None:
     """So that a storm of its questions makes nobody else's answers slower."""
     cluster = Cluster(*(node(f"n{i}", gpus=4, product="T4") for i in range(3)))
-    members = _gang("g", 4, count=3, products=("T4",))
+    members = cluster.gang("g", 4, count=3, products=("T4",))
     generation = cluster.engine.state.generation_now
     for member in members:
         answer = cluster.ask(member, np.array([2, 0, 1]))
@@ -430,7 +573,7 @@ def test_room_is_never_underestimated(gpu: dict) -> None:
         cluster = Cluster(*nodes)
         kinds = {"replicas": 3, "milli": 4, "count": 2}
         most = kinds[next(iter(gpu))]
-        assert (cluster.ask(_gang("g", size, **gpu)[0]).row >= 0) == (size <= most), size
+        assert (cluster.ask(cluster.gang("g", size, **gpu)[0]).row >= 0) == (size <= most), size
 
 
 def test_a_member_that_was_held_alone_exchanges_its_hold() -> None:
@@ -438,17 +581,38 @@ def test_a_member_that_was_held_alone_exchanges_its_hold() -> None:
     cluster = Cluster(node("a", gpus=2))
     first, second = _gang("g", 2)
     cluster.engine.hold(first, "a", 1e9)
-    assert cluster.ask(first).row == 0 and cluster.ask(second).row == 0
-    assert first.uid not in cluster.engine.holds and cluster.free == 0
+    assert cluster.ask(first).row == -1 and not cluster.engine.holds
+    assert cluster.ask(second).row == 0 and cluster.ask(first).row == 0
+    assert cluster.free == 0
     assert cluster.bind(first) == cluster.bind(second) == "a"
 
 
-@pytest.mark.parametrize("gpus", [2, 3])
-def test_a_member_that_is_placed_and_asks_again_is_no_fault(gpus: int) -> None:
-    """Its own room does not count against it, but against whoever stands in for it."""
-    cluster = Cluster(node("a", gpus=gpus))
-    first, second, third = (_member("g", number, size=3) for number in range(3))
-    cluster.engine.reserve(first, "a")
-    for member in (first, second, third):
-        assert cluster.ask(member).row == -1, "there is no room for three more"
-    assert cluster.free == gpus - 1 and not cluster.engine.holds
+def test_a_member_that_is_placed_and_asks_again_is_told_where() -> None:
+    cluster = Cluster(node("a", gpus=2), node("b", gpus=1))
+    first, second, third = cluster.gang("g", 3)
+    name = cluster.bind(first)
+    row = cluster.engine.state.row(name)
+    for _ in range(2):
+        assert cluster.ask(first).row == row
+    assert cluster.free == 0 and set(cluster.engine.holds) == {second.uid, third.uid}
+
+
+def test_a_member_of_another_gang_than_was_known_is_otherwise_as_it_was() -> None:
+    """Its workload object says that it is of a stage of its own."""
+    cluster = Cluster(node("a", gpus=6))
+    first, second, third, fourth = cluster.gang("g", 4)
+    for member in (first, second):
+        cluster.bind(member)
+    cluster.adoption.leaves(second)
+    cluster.adoption.expect(_member("g", 9, size=4), "never asks")
+    stage = gang_key("g stage 2", 2)
+    for member in (first, second, third, _member("g", 9, size=4)):
+        cluster.adoption.moves(replace(member, gang=stage), waits=member is not first)
+    described(cluster.adoption, replace(first, gang=stage))
+    members = cluster.adoption.members
+    assert members.running(stage) == {first.uid} and not members.running(first.gang)
+    assert [member.uid for member in members.present(stage)] == [third.uid]
+    assert cluster.free == 4 and not cluster.engine.holds, "its places were those of the other gang"
+    assert cluster.ask(replace(third, gang=stage)).row == 0
+    cluster.adoption.moves(replace(third, gang=None), waits=True)
+    assert members.existing(stage) == 1 and members.existing(fourth.gang) == 1

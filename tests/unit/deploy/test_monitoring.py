@@ -92,6 +92,7 @@ HARMLESS = {
     "snugfit_watch_events": "work done",
     "snugfit_readings": "work done",
     "snugfit_wakeups": "work done",
+    "snugfit_gang_evictions": "work done",
     "snugfit_audits": "work done",
     "snugfit_rereads": "work done; what stays in doubt is in snugfit_objects_in_doubt",
     "snugfit_planner_starts": "the first is none; snugfit_planner_faults has the causes",

@@ -15,7 +15,12 @@ from scheduler.core.members import Members
 from scheduler.core.model import DeviceShare, Placement, PodRequest, Reason
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.preemption import Candidate, Victims, choose_victims
+from scheduler.extender.preemption import (
+    Candidate,
+    Victims,
+    choose_victims,
+    without_dearer_gangs,
+)
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import PreemptArgs
 from scheduler.kube.disruption import BudgetObject
@@ -85,7 +90,7 @@ def test_a_node_with_room_needs_no_victims() -> None:
     engine = _engine()
     _run(engine, _low("x", count=1), 0)
     found = _victims(engine, _wanted(count=2))
-    assert found == Victims((), 0)
+    assert found is not None and (found.uids, found.violations) == ((), 0)
 
 
 def test_an_empty_candidate_without_room_gets_victims() -> None:
@@ -188,21 +193,65 @@ def test_a_gang_goes_whole_or_stays() -> None:
     assert _choose(engine, _wanted(count=1), "m0") == {"m0", "m1"}
 
 
-def test_a_gang_with_members_elsewhere_stays() -> None:
-    engine = _engine(node("a", gpus=3), node("b", gpus=1))
+def _spread(*elsewhere: PodRequest, alone: int = 0) -> Engine:
+    """A gang with a member on node a, and others elsewhere; beside it a pod of that priority."""
+    engine = _engine(node("a", gpus=3), node("b", gpus=4))
     _run(engine, _low("m0", count=1, gang=GANG), 0)
-    _run(engine, _low("m1", count=1, gang=GANG), 0, on="b")
-    _run(engine, _low("single", priority=9, count=1), 2)
+    for index, member in enumerate(elsewhere):
+        _run(engine, member, index, on="b")
+    _run(engine, _low("single", priority=alone, count=1), 2)
+    return engine
+
+
+def test_a_gang_with_members_elsewhere_is_evicted_at_the_price_of_all() -> None:
+    """Membership costs, it does not protect."""
+    engine = _spread(_low("m1", count=1, gang=GANG))
+    assert _choose(engine, _wanted(count=2)) == {"single"}, "one pod, not two"
+    found = _victims(engine, _wanted(count=3))
+    assert found is not None and set(found.uids) == {"m0", "single"}
+    assert found.price == (0, 0, 3)
+    assert [pod.uid for pod in found.others] == ["m1"] and found.gangs == {"m0"}
+    assert _choose(engine, _wanted(count=2), "m0") == {"m0"}, "kube-scheduler has chosen it"
+
+
+def test_the_priority_that_pays_is_the_highest_of_the_gang() -> None:
+    engine = _spread(_low("m1", priority=8, count=1, gang=GANG), alone=5)
     assert _choose(engine, _wanted(count=2)) == {"single"}
-    assert _choose(engine, _wanted(count=3)) is None
-    assert _choose(engine, _wanted(count=2), "m0") is None
+    engine = _spread(_low("m1", priority=20, count=1, gang=GANG), alone=9)
+    found = _victims(engine, _wanted(count=3))
+    assert found is not None and set(found.uids) == {"m0", "single"}, "nothing is immune"
+    assert found.others == () and found.price[1] == 20, "who may not be evicted is let alone"
 
 
-def test_a_gang_with_a_protected_member_stays() -> None:
+def test_budgets_of_members_elsewhere_count() -> None:
+    engine = _spread(_low("m1", count=1, gang=GANG), alone=9)
+    rules = {
+        "budgets": [_budget("b", 0, app="db")],
+        "labels": lambda uid: {"app": "db"} if uid == "m1" else {},
+    }
+    assert _choose(engine, _wanted(count=2), **rules) == {"single"}
+    found = _victims(engine, _wanted(count=3), **rules)
+    assert found is not None and found.violations == 1
+
+
+def test_a_member_of_equal_priority_stays_and_protects_nobody() -> None:
     engine = _engine(node("a", gpus=2))
     _run(engine, _low("m0", count=1, gang=GANG), 0)
     _run(engine, _low("m1", priority=10, count=1, gang=GANG), 1)
-    assert _choose(engine, _wanted(count=1)) is None
+    assert _choose(engine, _wanted(count=1)) == {"m0"}
+    assert _choose(engine, _wanted(count=2)) is None
+
+
+def test_nodes_are_left_out_where_a_gang_would_pay_more_than_another_node_costs() -> None:
+    def victims(price: tuple[int, ...], *others: str) -> Victims:
+        return Victims(("x",), price[0], price, tuple(_low(name) for name in others))
+
+    found = {"a": victims((0, 0, 3), "m1"), "b": victims((0, 1, 1)), "c": victims((0, 5, 9))}
+    assert set(without_dearer_gangs(found)) == {"a", "b", "c"}, "the gang is cheapest"
+    found["d"] = victims((0, -5, 1))
+    assert set(without_dearer_gangs(found)) == {"b", "c", "d"}
+    assert set(without_dearer_gangs({"a": found["a"]})) == {"a"}
+    assert without_dearer_gangs({}) == {}
 
 
 def test_what_is_only_held_is_no_victim() -> None:
@@ -249,13 +298,12 @@ def test_victims_make_room_and_none_is_taken_in_vain(running, wanted, suggestion
     found = _victims(engine, request, *suggested)
     everything = frozenset(uid for uid, p in placed.items() if p.priority < 10)
     if found is None:
-        gang = [p for p in placed.values() if p.gang]
-        assert not _fits_without(engine, request, everything) or any(p.priority >= 10 for p in gang)
+        assert not _fits_without(engine, request, everything)
         return
     chosen = frozenset(found.uids)
     assert _fits_without(engine, request, chosen) and chosen >= set(suggested)
     assert all(placed[uid].priority < 10 for uid in chosen)
-    gang = frozenset(uid for uid, p in placed.items() if p.gang)
+    gang = frozenset(uid for uid, p in placed.items() if p.gang and p.priority < 10)
     assert not chosen & gang or gang <= chosen
     for uid in chosen - set(suggested) - gang:
         assert not _fits_without(engine, request, chosen - {uid})

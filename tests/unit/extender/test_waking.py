@@ -25,7 +25,10 @@ NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 def woken(refusals, engine, before, *members):
-    looks = refusals.wake(engine, described(Adoption(engine, ttl_s=60.0), *members), before)
+    adoption = described(Adoption(engine, ttl_s=60.0), *members)
+    for member in members:
+        adoption.expect(member)
+    looks = refusals.wake(engine, adoption, before)
     return [one for found in looks for one in found]
 
 
@@ -94,12 +97,14 @@ def test_a_node_that_was_asked_about_has_let_the_pod_in_whatever_is_known_of_it(
 def test_a_member_was_let_in_as_well(engine):
     elsewhere, gang = NodeSelection(node_selector=(("zone", "b"),)), gang_key("g", 2)
     engine.state.add_node(node("m", gpus=1))
-    member = pod("m0", count=1, selection=elsewhere, gang=gang)
+    member, other = (pod(f"m{i}", count=1, selection=elsewhere, gang=gang) for i in range(2))
     refusals = Refusals(100)
     refusals.add(member, 0.0, -1, np.array([0, 1]))
-    assert woken(refusals, engine, 10, member) == []
+    assert woken(refusals, engine, 10, member, other) == []
     engine.release("running")
-    assert woken(refusals, engine, 10, member) == [member]
+    assert woken(refusals, engine, 10, member) == [], "the other one does not exist"
+    engine.state.update_node(node("m", gpus=2))
+    assert woken(refusals, engine, 10, member, other) == [member]
 
 
 def test_many_kinds_are_looked_at_in_turn(engine):
