@@ -50,6 +50,7 @@ class Chains:
         self._need = needs_of_simple(instance)
         # Dividing by these makes leftovers of different resources comparable.
         self._scale = np.array([*(axis.scale for axis in instance.axes), 8], dtype=np.float64)
+        self._anywhere = np.ones(len(layout.state), dtype=bool)
         self._read()
 
     def run(self, kinds: list[int]) -> int:
@@ -104,7 +105,16 @@ class Chains:
         """Rows that could take one more pod of a kind, (N,)."""
         fits: BoolArray = (self._free >= self._need[kind]).all(axis=1)
         admissible: BoolArray = self.instance.simple[kind]
-        return self.layout.open(self.instance.pods[kind][0], fits & admissible)
+        return fits & admissible & self._let_in(kind)
+
+    def _room(self, kind: int, pod: PodRequest) -> BoolArray:
+        """Rows that could take a pod of a kind if it left its own, (N,)."""
+        fits = (self._free >= self._need[kind]).all(axis=1) & self.instance.simple[kind]
+        return self.layout.open_elsewhere(pod, fits)
+
+    def _let_in(self, kind: int) -> BoolArray:
+        """Rows that rules between pods leave open to one more pod of a kind, (N,)."""
+        return self.layout.open(self.instance.pods[kind][0], self._anywhere)
 
     def _tightest(self, kind: int, rows: IntArray) -> int:
         """The row among these with least left after taking a pod of the kind."""
@@ -128,7 +138,8 @@ class Chains:
         helps = (after >= need).all(axis=1) & self.instance.simple[kind, self._row]
         helpers = np.flatnonzero(helps)
         waste = ((after[helpers] - need) / self._scale).sum(axis=1)
-        helpers = helpers[np.lexsort((waste, self._disturbs[helpers]))]
+        shut = ~self._let_in(kind)[self._row[helpers]]
+        helpers = helpers[np.lexsort((waste, self._disturbs[helpers], shut))]
         yield from self._moves(helpers)
         yield from self._swaps(kind, helpers)
 
@@ -140,10 +151,13 @@ class Chains:
         helpers = helpers[roomy]
         for helper in helpers.tolist():
             kind, row = int(self._kind[helper]), int(self._row[helper])
-            if kind not in seen:
+            bound = not self.instance.unbound(kind)  # the room for it depends on where it was
+            if kind not in seen or bound:
                 if len(seen) >= _KINDS:
                     return
-                seen[kind] = np.flatnonzero(self._fits(kind))
+                seen[kind] = np.flatnonzero(
+                    self._room(kind, self._pods[helper]) if bound else self._fits(kind)
+                )
             rows = seen[kind][seen[kind] != row]
             if len(rows):
                 yield row, [(self._pods[helper], self._tightest(kind, rows))]

@@ -107,6 +107,16 @@ class Layout:
         suits = None if self.neighbours is None else self.neighbours.open(pod)
         return rows if suits is None else rows & suits
 
+    def open_elsewhere(self, pod: PodRequest, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """As :meth:`open`, for a pod that would leave its row, (N,)."""
+        if self.neighbours is None:
+            return rows
+        row = self.state.row_of[self.state.placements[pod.uid].node]
+        self.neighbours.remove(pod, row)
+        suits = self.open(pod, rows)
+        self.neighbours.add(pod, row)
+        return suits
+
     def place(self, placement: Placement) -> None:
         """Place a pod that is unplaced; :class:`CapacityConflict` if it does not fit.
 
