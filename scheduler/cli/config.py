@@ -130,7 +130,7 @@ def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
         return
     documents = yaml_files(text, name)
     # Whole manifests may be given; if nothing in them is a configuration, the first one is judged.
-    meant = [document for document in documents if document.get(("kind",)) == KIND]
+    meant = [each for each in documents if each.get(("kind",)) == KIND or each.unread]
     if not meant and documents[0].get(("kind",)) is None:
         for path, line in documents[0].repeated:
             raise InvalidInput(

@@ -59,7 +59,9 @@ def check(file: YamlFile, *, url: str = "", url_prefix: str = "") -> list[Findin
     """
     checked = called(file, url=url, prefix=url_prefix)
     rules: Mapping[str, Rule] = RULES
-    if _is_policy(file):
+    if file.unread:
+        rules = {"unreadable": RULES["unreadable"]}
+    elif _is_policy(file):
         rules = {"policy": _policy}
     elif not _is_configuration(file):
         rules = {"version": RULES["version"]}
@@ -140,6 +142,11 @@ def _in_tree_points(profile: dict[str, Any]) -> int:
 
 def _version(checked: Checked) -> Iterator[Trap]:
     yield from version(checked.file)
+
+
+def _unreadable(checked: Checked) -> Iterator[Trap]:
+    if checked.file.unread:
+        yield refusal((), f"cannot be read: {checked.file.unread}", "correct it")
 
 
 def _policy(checked: Checked) -> Iterator[Trap]:
@@ -498,6 +505,7 @@ def _device_binding(checked: Checked) -> Iterator[Trap]:
 
 RULES: Mapping[str, Rule] = MappingProxyType(
     {
+        "unreadable": _unreadable,
         "policy": _policy,
         "version": lambda checked: version(checked.file),
         "unknown-field": _decoded("unknown-field"),

@@ -80,6 +80,8 @@ class YamlFile:
         Why it is no JSON then, and on which line.
     behind
         Why the text behind this document cannot be read; kube-scheduler does not read it either.
+    unread
+        Why the document, one of several, cannot be read itself.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class YamlFile:
         is_json: bool = False,
         fault: tuple[str, int] | None = None,
         behind: str = "",
+        unread: str = "",
     ) -> None:
         self.content = content
         self.repeated = repeated
@@ -99,6 +102,7 @@ class YamlFile:
         self.is_json = is_json
         self.fault = fault
         self.behind = behind
+        self.unread = unread
         self._lines = lines
 
     def get(self, path: Path) -> Any:  # noqa: ANN401 - YAML
@@ -127,6 +131,7 @@ class YamlFile:
             is_json=self.is_json,
             fault=(self.fault[0], line) if self.fault else None,
             behind=self.behind,
+            unread=self.unread,
         )
 
     @staticmethod
@@ -231,7 +236,7 @@ def _scheduler_files(text: str, name: str, before: int) -> Iterator[YamlFile]:
             continue
         reader = _Reader(name, before, scheduler=True)
         content = reader.value(node, ())
-        inner = list(_unwrapped(node, content, reader, name, before))
+        inner = list(_unwrapped(node, content, reader, name, before, alone=len(nodes) == 1))
         if inner:
             yield from inner
             continue
@@ -290,10 +295,13 @@ def _unwrapped(
     name: str,
     before: int,
     implied: str = "",
+    *,
+    alone: bool = False,
 ) -> Iterator[YamlFile]:
     """What stands inside of a List, or in the texts of a ConfigMap.
 
-    Items of a list as the API serves it do not repeat their kind, which is ``implied``.
+    Items of a list as the API serves it do not repeat their kind, which is ``implied``. A text that
+    cannot be read stops no other; ``alone``, it is an error.
     """
     kind = (content.get("kind") or implied) if isinstance(content, dict) else None
     if not isinstance(kind, str) or not isinstance(node, yaml.MappingNode):
@@ -302,8 +310,13 @@ def _unwrapped(
         for value in _texts(node):
             block = value.style in ("|", ">")  # its text begins on the line after its mark
             start = before + value.start_mark.line + block
-            for file in _scheduler_files(value.value, name, start):
-                yield file if block else file.on_line(start + 1)
+            try:
+                files = list(_scheduler_files(value.value, name, start))
+            except InvalidInput as error:
+                if alone:
+                    raise
+                files = [YamlFile(None, {(): start + 1}, unread=str(error))]
+            yield from files if block else [file.on_line(start + 1) for file in files]
     elif kind.endswith("List"):
         for index, item in enumerate(_items(node)):
             inner = content["items"][index]

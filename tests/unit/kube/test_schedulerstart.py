@@ -269,5 +269,19 @@ def test_what_kube_scheduler_does_not_read_may_be_broken() -> None:
         _found("x: 1\ny: [}\n---\n" + HEAD)
 
 
+@pytest.mark.parametrize("between", ["- ", "---\n"])
+def test_a_text_that_cannot_be_read_stops_no_other(between: str) -> None:
+    texts = (HEAD + "profiles: [}\n", HEAD + "parallelism: 0\n")
+    maps = [json.dumps({"kind": "ConfigMap", "data": {"x": text}}) + "\n" for text in texts]
+    listed = "".join(between + each for each in maps)
+    text = listed if between == "---\n" else f"kind: List\nitems:\n{listed}"
+    found = [f for f in _found(text) if f.level is Level.REFUSED]
+    assert [(f.rule, f.path) for f in found] == [
+        ("unreadable", "(file)"),
+        ("out-of-range", "parallelism"),
+    ]
+    assert [maps[0].strip() in text.splitlines()[found[0].line - 1]] == [True]
+
+
 def test_all_rules_have_names_of_their_own() -> None:
     assert set(STARTS) < set(RULES)
