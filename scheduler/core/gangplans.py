@@ -141,10 +141,12 @@ class Planning:
             for slot in record.slots.values()
             if not slot.born
         )
-        if not allows(self._engine.state, self._unborn_share, held, request.shape, short):
+        spec = self._members.specs([key])[key]
+        to_come = stand_ins(spec, self._members.present(key), request, short, self._serial)
+        if not allows(self._engine.state, self._unborn_share, held, to_come):
             return []
         self._serial += short
-        return stand_ins(key, request, short, self._serial)
+        return to_come
 
     def _concluded(self, key: GangKey, gang: Gang, wanted: Wanted, request: PodRequest) -> str:
         """What follows from the places that were found; returns what is missing, or nothing."""

@@ -11,7 +11,7 @@ import pytest
 from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.ganglife import Life
-from scheduler.core.gangs import GangSpec
+from scheduler.core.gangs import GangSpec, Role
 from scheduler.core.model import Device, GangKey, NodeSelection, PodRequest
 from scheduler.core.state import ClusterState
 from tests.builders import described, gang_key, node, pod
@@ -177,6 +177,18 @@ def test_places_for_members_to_come_are_opt_in_and_bounded_by_a_share() -> None:
     assert "2 of 5 pods exist" in cluster.ask(first).message and cluster.free == 8
     assert cluster.ask(second).row == -1 and cluster.free == 8  # and not again at once
     assert cluster.ask(_gang("i", 6)[0]).row == -1 and cluster.free == 8  # more than the share
+
+
+def test_members_to_come_are_as_their_workload_object_says() -> None:
+    """A leader without a device and three workers: four like the leader would say nothing."""
+    cluster = Cluster(node("a", gpus=8), node("b", cpu=500), unborn_share=1.0)
+    leader = _member("g", 0, size=4, count=0, cpu=500, role="leader")
+    worker = Role("worker", 3, 3, like=pod("any", count=2))
+    spec = GangSpec(leader.gang, 4, (Role("leader", 1, 1, like=leader), worker))
+    cluster.adoption.describe(spec)
+    assert cluster.adoption.answer(leader, cluster.rows, 0.0).row >= 0
+    held = [hold.placement.pod.gpu.count for hold in cluster.engine.holds.values()]
+    assert sorted(held) == [0, 2, 2, 2]
 
 
 def test_a_member_by_other_rules_is_not_bound_to_what_the_first_was_offered() -> None:
