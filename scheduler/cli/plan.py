@@ -82,7 +82,7 @@ def command(
     more. Rules between pods, host ports and volumes are kept as far as the objects that say them
     are listed; what could not be taken into account is said. Nothing is carried out.
 
-    Exit code 0: every pending pod has a place. 1: some have none.
+    Exit code 0: every pending pod that is understood has a place. 1: some have none.
 
     \b
     kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc,csinodes -A -o json > dump.json

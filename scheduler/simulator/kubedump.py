@@ -158,7 +158,7 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
         listed.add(pod, charge_of(pod, names, groups), devices)
     listed.name_orphans()
     closed = tuple(
-        replace(model, taints=(IN_DOUBT,)) if model.name in found.closed else model
+        replace(model, taints=(IN_DOUBT,), pods=0) if model.name in found.closed else model
         for model in models
     )
     around = found.surroundings

@@ -293,6 +293,23 @@ def test_a_broken_dump_names_the_item(tmp_path: Path, items: list, complaint: st
     assert re.search(complaint, misread.text)
 
 
+def test_nobody_gets_room_beside_a_pod_that_cannot_be_counted(tmp_path: Path) -> None:
+    """Not even where nobody asks which pods a node lets in, as behind kube-scheduler."""
+    allocatable = {"cpu": "8", "memory": "8Gi", "pods": "9", "nvidia.com/gpu": "4"}
+    nodes = [
+        {"kind": "Node", "metadata": {"name": name}, "status": {"allocatable": allocatable}}
+        for name in "ab"
+    ]
+    odd = {"kind": "Pod", "metadata": {"name": "r"}, "spec": {"nodeName": "a", "containers": 7}}
+    path = tmp_path / "dump.json"
+    path.write_text(json.dumps({"items": [*nodes, odd]}))
+    workload = load_workload(path)
+    engine = Engine(ClusterState(workload.nodes))
+    place_bound(engine, workload)
+    for request in (pod(), pod(count=1, resource="nvidia.com/gpu")):
+        assert [code == 0 for code in engine.filter(request)] == [False, True]
+
+
 def test_the_wrong_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"kind": "List", "items": []}')
     with pytest.raises(InvalidInput, match="CSV of nodes"):
