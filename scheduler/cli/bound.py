@@ -46,7 +46,12 @@ def command(
     workload = read_workload(nodes, pods)
     requests = (*workload.requests, *(running.request for running in workload.bound))
     pending = tuple(replace(request, priority=0) for request in requests)
-    problem = Problem(ClusterState(workload.nodes).snapshot(), pending, objective="gpu")
+    problem = Problem(
+        ClusterState(workload.nodes).snapshot(),
+        pending,
+        objective="gpu",
+        not_considered=workload.not_considered,
+    )
     made = plan(problem, Budget(limit, seed=seed))
     capacity = max(1, workload.gpu_milli)
     value = sum(tier.value for tier in made.tiers)

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from scheduler.cli.bound import command as bound
 from scheduler.cli.plan import problem_of
 from scheduler.planner.budget import Budget
 from scheduler.planner.model import Plan, Status
@@ -138,6 +140,15 @@ def test_claims_that_nobody_listed_are_named_and_their_pods_left_alone(planned: 
     (left_out,) = made.not_considered
     assert left_out.pods == ("ns/web", "ns/w") and "PersistentVolumeClaims" in left_out.rule
     assert made.status is Status.PROVED_IN_PART
+
+
+def test_the_best_possible_is_proved_only_about_what_was_considered(tmp_path: Path) -> None:
+    path = tmp_path / "dump.json"
+    for spec, status in (({}, "PROVED"), (_using("c"), "PROVED_IN_PART")):
+        items = [*_TWO_NODES, pod_json("w", requests=_GPU, spec=spec)]
+        path.write_text(json.dumps({"kind": "List", "items": items}))
+        done = CliRunner().invoke(bound, ["--nodes", str(path), "--json"], catch_exceptions=False)
+        assert json.loads(done.stdout)["status"] == status
 
 
 def test_system_critical_pods_stay(planned: Any) -> None:
