@@ -46,6 +46,7 @@ __all__ = [
 IntArray = NDArray[np.int64]
 
 _MOST_SHAPES = 8
+_MOST_NAMED = 4
 _MOST_UNLIKE = 4  # shapes of one gang that are looked at, each for itself
 TOO_LARGE = f"{Reason.GANG_DOES_NOT_FIT.text}: it is larger than the cluster"
 """Why a gang is refused whatever is free."""
@@ -284,8 +285,10 @@ def lacking(existing: int, minimum: int, absent: int) -> str:
 
 def shortage(request: PodRequest, found: int, missing: int) -> str:
     """How many members have a place, and what the others need, in words."""
+    each = ", ".join(f"{amount} {name}" for name, amount in request.counted[:_MOST_NAMED])
+    beside = f", with {each} for each member" if each else ""
     return (
-        f"{Reason.GANG_DOES_NOT_FIT.text}: needs {_devices(request, missing - found)}; "
+        f"{Reason.GANG_DOES_NOT_FIT.text}: needs {_devices(request, missing - found)}{beside}; "
         f"{found} of {missing} missing members have a place"
     )
 

@@ -8,6 +8,7 @@ each pod on devices of its own.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from scheduler.core.model import GpuRequest, Node, PodRequest
@@ -26,11 +27,12 @@ _UNREAD = (
     ("elasticgpu.io/", "Elastic GPU"),
     ("koordinator.sh/gpu", "Koordinator"),
     ("nvidia.com/vgpu-", "vgpu-manager"),
+    ("nvidia.com/vgpu", "HAMi by a name of its own"),
     ("tencent.com/vcuda-", "gpu-manager"),
     ("volcano.sh/gpu-", "Volcano"),
     ("volcano.sh/vgpu-", "Volcano"),
 )
-_NUMBERS = ("number", "count", "num", "shared", "pgpu")
+_NUMBERS = ("number", "count", "num", "shared", "pgpu", "vgpu")
 """Last words of resources that count devices, each of which is another one."""
 
 _KAI_WISHES = frozenset({"gpu-fraction", "gpu-memory", "gpu-fraction-num-devices"})
@@ -73,6 +75,11 @@ def awaited_scheduler(pod: PodObject, names: ResourceNames) -> str:
     return ""
 
 
+def unread_offers(node: Node) -> dict[str, int]:
+    """What a node offers of systems whose records are not read."""
+    return {n: amount for n, amount in node.counted.items() if system_of(n) in UNREAD_SYSTEMS}
+
+
 def foreign_share(request: PodRequest, node: Node) -> tuple[str, tuple[GpuRequest, ...]]:
     """What a pod has of a node's devices by such a system.
 
@@ -98,6 +105,6 @@ def _devices(asked: Mapping[str, int], offered: Mapping[str, int], there: int) -
     """Devices that so much may be on: by number, else by the share of all that the node offers."""
     most = 0
     for name, amount in asked.items():
-        numbered = name.rpartition("-")[2].rpartition(".")[2] in _NUMBERS
+        numbered = re.split(r"[-./]", name)[-1] in _NUMBERS
         most = max(most, amount if numbered else -(-amount * there // offered[name]))
     return min(most, there)

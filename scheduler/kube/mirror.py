@@ -35,7 +35,7 @@ from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.dra import DynamicResources
 from scheduler.kube.drift import Fact, Image, shared_labels, withheld
-from scheduler.kube.foreign import foreign_share
+from scheduler.kube.foreign import foreign_share, unread_offers
 from scheduler.kube.groups import Groups
 from scheduler.kube.hami import hami_slots
 from scheduler.kube.names import ResourceNames
@@ -145,8 +145,8 @@ class Mirror:
         self._indices[name] = indices
         if not indices:
             del self._indices[name]
-        same = (model.devices, model.counted)  # what decides about the devices of its pods
-        if known is None or (known.devices, known.counted) != same or renamed:
+        new = (model.devices, unread_offers(model))  # what decides about its pods' devices
+        if known is None or (known.devices, unread_offers(known)) != new or renamed:
             self._refurnish(name)
         else:
             self._engine.state.update_node(self._effective(name))

@@ -225,6 +225,19 @@ def test_a_gang_that_does_not_fit_holds_nothing_and_says_what_is_missing() -> No
     assert "needs 4 more devices of model T4" in answer.message
 
 
+def test_a_gang_is_planned_by_all_that_its_members_count_on() -> None:
+    """Two nodes have the devices for four members, and the network cards for two."""
+    nics = {"example.com/nic": 4}
+    cluster = Cluster(node("a", gpus=8, counted=nics), node("b", gpus=8, counted=nics))
+    wants = {"count": 4, "counted": tuple(nics.items())}
+    answer = cluster.ask(cluster.gang("three", 3, **wants)[0])
+    assert answer.row == -1 and cluster.free == 16
+    assert "with 4 example.com/nic for each member; 2 of 3" in answer.message
+    assert sorted(cluster.bind(member) for member in cluster.gang("two", 2, **wants)) == ["a", "b"]
+    assert cluster.ask(cluster.gang("one", 2, **wants)[0]).row == -1
+    assert cluster.ask(cluster.gang("without", 2, count=4)[0]).row >= 0
+
+
 def test_what_lets_one_member_in_lets_those_of_the_same_rules_in() -> None:
     """A label was changed a moment ago: kube-scheduler has heard of it, and we have not."""
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from scheduler.cli.main import cli
 from scheduler.core.model import Reason
 from scheduler.kube.doctor import State, node_reports
+from tests.builders import pod
 from tests.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.unit.kube.test_mirror import Cluster
 
@@ -47,6 +48,7 @@ def _full(cluster: Cluster, node: str = "a") -> int:
         ({"nvidia.com/vgpu-number": "40"}, {"nvidia.com/vgpu-number": "99"}, 0),
         ({"elasticgpu.io/gpu-core": "400"}, {"elasticgpu.io/gpu-core": "101"}, 2),
         ({"alibabacloud.com/gpu-mem": "64"}, {"alibabacloud.com/gpu-mem": "8"}, 3),
+        ({"nvidia.com/vgpu": "40"}, {"nvidia.com/vgpu": "3"}, 1),
     ],
 )
 def test_as_many_devices_as_a_pod_may_be_on_are_withheld(cluster, offers, asks, left) -> None:
@@ -57,6 +59,15 @@ def test_as_many_devices_as_a_pod_may_be_on_are_withheld(cluster, offers, asks, 
     assert "records are not read" in why
     cluster.mirror.pod_gone("uid-p")
     assert _full(cluster) == 4 and not cluster.mirror.ambiguous_nodes
+
+
+def test_holds_stay_while_what_a_node_has_besides_changes(cluster) -> None:
+    cluster.mirror.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "9G"}))
+    cluster.engine.hold(pod("held", count=2), "a", until=1e9)
+    before = cluster.state.placements["held"]
+    cluster.mirror.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "8G"}))
+    assert cluster.state.placements["held"] is before
+    assert cluster.state.nodes[0].counted == {"ephemeral-storage": 8 * 10**9}
 
 
 def test_each_pod_may_be_on_a_device_of_its_own(cluster) -> None:
