@@ -21,7 +21,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.core.errors import InvalidInput, UnknownPod
-from scheduler.core.model import Placement
+from scheduler.core.model import GpuKind, Placement
 from scheduler.core.power import SOCKET
 from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.state import ClusterState
@@ -384,11 +384,13 @@ def _devices_json(state: ClusterState, row: int) -> list[dict[str, Any]]:
     assert node is not None
     devices = []
     for index, device in enumerate(node.devices):
-        kind = "mig" if device.mig else "shared" if device.replicas > 1 else "plain"
+        kind = {GpuKind.MIG: "mig", GpuKind.SHARED: "shared"}.get(device.kind, "plain")
         devices.append(
             {
                 "index": index,
                 "kind": kind if device.healthy else "unhealthy",
+                "resource": node.resource_of(device),
+                "units": device.units,
                 "free_milli": max(0, int(state.gpu_free[row, index])),
                 "free_slots": int(state.slots_free[row, index]),
                 "memory_mib": device.memory_mib,

@@ -25,7 +25,16 @@ from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs import GangSpec, minimum_of
-from scheduler.core.model import DeviceShare, GangKey, Node, PodRequest, Requirement
+from scheduler.core.model import (
+    Device,
+    DeviceShare,
+    GangKey,
+    GpuKind,
+    GpuRequest,
+    Node,
+    PodRequest,
+    Requirement,
+)
 from scheduler.core.omissions import NotConsidered, NotUnderstood, left_alone
 from scheduler.core.selection import IN_DOUBT, NOT_READY
 from scheduler.core.state import ClusterState
@@ -555,22 +564,32 @@ def _advertise(
     allocatable: dict[str, str],
     capacity: dict[str, str],
 ) -> None:
-    device = node.devices[0]
-    healthy = [d for d in node.devices if d.healthy]
-    if device.mig:
-        for profile, count in _instances(node).items():
-            allocatable[names.mig_prefix + profile.replace("+", ".")] = str(count)
-    elif device.replicas > 1:
-        labels[names.replicas_label] = str(device.replicas)
-        allocatable[names.shared] = str(len(node.devices) * device.replicas)
-    else:
-        allocatable[node.resource] = str(len(healthy))
-        capacity[node.resource] = str(len(node.devices))
+    for group in node.groups:
+        devices = [node.devices[index] for index in group.devices]
+        if group.units or group.product not in ("", node.product):
+            raise InvalidInput(
+                f"node[{node.name}]",
+                "has devices of several models, or units that are no devices",
+                "a node object says that by labels of its vendor; use the snugfit/v1 format",
+            )
+        if group.kind is GpuKind.MIG:
+            for profile, count in _instances(node, devices).items():
+                name = names.mig_prefix + profile.replace("+", ".")
+                allocatable[name] = str(int(allocatable.get(name, 0)) + count)
+            if any(other.kind is GpuKind.WHOLE for other in node.groups):
+                of_vendor = [d for d in node.devices if not d.resource]
+                labels[names.count_label] = str(len(of_vendor))
+        elif group.kind is GpuKind.SHARED:
+            labels[names.replicas_label] = str(devices[0].replicas)
+            allocatable[names.shared] = str(sum(device.replicas for device in devices))
+        else:
+            allocatable[group.resource] = str(sum(device.healthy for device in devices))
+            capacity[group.resource] = str(len(devices))
 
 
-def _instances(node: Node) -> dict[str, int]:
+def _instances(node: Node, devices: Sequence[Device]) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for device in node.devices:
+    for device in devices:
         if not device.mig_layout:
             raise InvalidInput(
                 f"node[{node.name}]",
@@ -613,6 +632,22 @@ def _rules_json(rules: tuple[Requirement, ...]) -> list[dict[str, Any]]:
     return [{"key": r.key, "operator": r.operator, "values": list(r.values)} for r in rules]
 
 
+def _wants(gpu: GpuRequest, names: ResourceNames) -> dict[str, str]:
+    """Resources that a request for devices names."""
+    wants: dict[str, str] = {}
+    if gpu.count:
+        wants[gpu.resource or names.milli] = str(gpu.count if gpu.resource else gpu.count * 1000)
+    if gpu.milli:
+        wants[names.milli] = str(gpu.milli)
+    if gpu.memory_mib:
+        wants[names.memory] = str(gpu.memory_mib)
+    for profile, count in gpu.mig:
+        wants[names.mig_prefix + profile.replace("+", ".")] = str(count)
+    if gpu.replicas:
+        wants[names.shared] = str(gpu.replicas)
+    return wants
+
+
 def pod_json(
     request: PodRequest,
     names: ResourceNames | None = None,
@@ -622,18 +657,10 @@ def pod_json(
     names = names or ResourceNames()
     gpu = request.gpu
     wants: dict[str, str] = {"cpu": f"{request.cpu_milli}m", "memory": str(request.memory_bytes)}
-    if gpu.count:
-        wants[gpu.resource or names.milli] = str(gpu.count if gpu.resource else gpu.count * 1000)
-    if gpu.milli:
-        wants[names.milli] = str(gpu.milli)
-    if gpu.memory_mib:
-        wants[names.memory] = str(gpu.memory_mib)
+    for part in (gpu, *gpu.also):
+        wants |= _wants(part, names)
     for name, amount in request.counted:
         wants[name] = str(amount)
-    for profile, count in gpu.mig:
-        wants[names.mig_prefix + profile.replace("+", ".")] = str(count)
-    if gpu.replicas:
-        wants[names.shared] = str(gpu.replicas)
     extended = {n: value for n, value in wants.items() if "/" in n or n.startswith("hugepages-")}
     spec: dict[str, Any] = {
         "containers": [

@@ -14,6 +14,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     Device,
     DeviceShare,
+    GpuRequest,
     Node,
     NodeSelection,
     Requirement,
@@ -239,6 +240,36 @@ def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
     assert [(b.node, b.devices) for b in found.bound] == [
         (b.node, b.devices) for b in original.bound
     ]
+
+
+XE = Device(resource="gpu.intel.com/xe")
+HALF = Device("A100-SXM4-40GB", mig="A100-40", mig_layout=(("3g.20gb", 0),))
+ODD = {
+    "two vendors": (Device("A2", 16_000), XE, XE),
+    "partly partitioned": (Device("A100-SXM4-40GB"), HALF),
+    "units": (Device("T4", replicas=4, units=True),) * 2,
+    "two models": (Device("A10"), Device("L4")),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_nodes_whose_devices_are_not_all_alike_round_trip(tmp_path: Path, kind: str) -> None:
+    nodes = (node("n", devices=ODD[kind]),)
+    both = GpuRequest(1, resource="nvidia.com/gpu", also=(GpuRequest(2, resource=XE.resource),))
+    asks = (replace(pod("both"), gpu=both),)
+    original = Workload(nodes, tuple(Arrival(each, 0.0, None) for each in asks), ())
+    native.write(original, tmp_path / "ours.json")
+    found = native.read(tmp_path / "ours.json")
+    assert [n.devices for n in found.nodes] == [ODD[kind]] and found.requests == asks
+    if kind in ("units", "two models"):
+        with pytest.raises(InvalidInput, match="use the snugfit/v1 format"):
+            kubedump.write(original, tmp_path / "dump.json")
+        return
+    kubedump.write(original, tmp_path / "dump.json")
+    found = kubedump.read(tmp_path / "dump.json")
+    assert found.requests[0].gpu == both
+    told = [(g.resource, g.kind, g.product, len(g.devices)) for g in found.nodes[0].groups]
+    assert told == [(g.resource, g.kind, g.product, len(g.devices)) for g in nodes[0].groups]
 
 
 def test_ended_pods_are_left_out_and_creation_decides_the_order(tmp_path: Path) -> None:
