@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import static_reasons
-from scheduler.core.makes import Ask
+from scheduler.core.makes import Ask, wants_those
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import (
     DEVICE_MILLI,
@@ -31,7 +31,7 @@ from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.axes import Axis, axes_of
 from scheduler.planner.model import Kind, Problem
-from scheduler.planner.odd import asks_of, most_alone, odd_rows, unit_room
+from scheduler.planner.odd import OddRooms, asks_of, odd_rows
 
 __all__ = ["Instance", "Level", "Residual"]
 
@@ -158,7 +158,6 @@ class Instance:
                 budgets[uid].append(position)
         codes: dict[Kind, int] = {}
         self._static: dict[Shape, NDArray[np.int8]] = {}
-        self._unit_rooms: dict[str, IntArray] = {}
 
         def add(pod: PodRequest, kind: Kind) -> None:
             code = codes.setdefault(kind, len(codes))
@@ -322,6 +321,7 @@ class Instance:
                 row
                 for row in rows[ours[rows] != gpu.chosen_by_us].tolist()
                 if (code, row) not in there  # both ways run there already, whoever did that
+                and (not self.odd[row] or wants_those(self.state.makes[self.state.make[row]], gpu))
             ]
             self.ways_chosen |= bool(self.admissible[code, closed].any())
             self.admissible[code, closed] = False
@@ -458,9 +458,11 @@ class Instance:
 
     def unit_room(self, resource: str) -> IntArray:
         """Units of a resource that are free on odd rows without the pods in play, (N,)."""
-        if resource not in self._unit_rooms:
-            self._unit_rooms[resource] = unit_room(self.state, resource, self.by_device)
-        return self._unit_rooms[resource]
+        return self._odd_rooms.units(resource)
+
+    @cached_property
+    def _odd_rooms(self) -> OddRooms:
+        return OddRooms(self.state, self.by_device)
 
     def fraction(self, kind: int, row: int) -> tuple[int, int]:
         """Milli-GPU and device memory that a fraction of this kind takes on a row."""
@@ -499,9 +501,9 @@ class Instance:
         most = self._most_on_alike(kind, rows, otherwise)
         if self.odd.any() and self.kinds[kind].shape.gpu.kind is not GpuKind.NONE:
             most = most.astype(np.int64)
+            gpu = self.kinds[kind].shape.gpu
             for at in np.flatnonzero(self.odd[rows]).tolist():
-                row = int(rows[at])
-                most[at] = most_alone(self.state, self.asks(kind, row), row, self.by_device)
+                most[at] = self._odd_rooms.most(gpu, int(rows[at]))
         return most
 
     def _most_on_alike(self, kind: int, rows: IntArray, otherwise: IntArray) -> IntArray:

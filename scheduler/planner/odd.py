@@ -20,7 +20,7 @@ from scheduler.core.mig import UNIT, MigType
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
 
-__all__ = ["OddRow", "asks_of", "most_alone", "odd_rows", "unit_room"]
+__all__ = ["OddRooms", "OddRow", "asks_of", "odd_rows"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -90,21 +90,49 @@ class _Free:
         return min(max(gpu.memory_mib * DEVICE_MILLI // size, 1), DEVICE_MILLI), gpu.memory_mib
 
 
-def most_alone(
-    state: ClusterState,
-    asks: tuple[Ask, ...],
-    row: int,
-    base: tuple[IntArray, IntArray, IntArray],
-) -> int:
-    """Most pods that ask for this which the devices of a row could have, no other being in play.
+class OddRooms:
+    """Room on odd rows without the pods in play; rows that look alike are looked at once.
 
     Parameters
     ----------
+    state
+        The cluster.
     base : tuple of (N, D)
         Milli-GPU, memory and slots left per device.
     """
-    free = _Free.of(state, row, *base)
-    return min(_most_of(free, ask) for ask in asks)
+
+    def __init__(self, state: ClusterState, base: tuple[IntArray, IntArray, IntArray]) -> None:
+        self._state, self._base = state, base
+        self._rows = np.flatnonzero(odd_rows(state))
+        columns = (*base, state.device_code, state.device_mem, state.replicas)
+        table = np.concatenate(
+            [state.make[self._rows, None], *(column[self._rows] for column in columns)], axis=1
+        ).astype(np.int64)
+        firsts: dict[bytes, int] = {}
+        self._twin = {
+            row: firsts.setdefault(look.tobytes(), row)
+            for row, look in zip(self._rows.tolist(), table, strict=True)
+        }
+        self._known: dict[tuple[GpuRequest, int], int] = {}
+        self._rooms: dict[str, IntArray] = {}
+
+    def most(self, gpu: GpuRequest, row: int) -> int:
+        """Most pods of a request that the devices of an odd row could have."""
+        key = gpu, self._twin[row]
+        if key not in self._known:
+            free = _Free.of(self._state, row, *self._base)
+            asks = asks_of(self._state, gpu, row)
+            self._known[key] = min(_most_of(free, ask) for ask in asks)
+        return self._known[key]
+
+    def units(self, resource: str) -> IntArray:
+        """Units that pods could have who ask for whole devices of a resource; 0 elsewhere. (N,)"""
+        if resource not in self._rooms:
+            room = np.zeros(len(self._state), dtype=np.int64)
+            gpu = GpuRequest(count=1, resource=resource)
+            room[self._rows] = [self.most(gpu, row) for row in self._rows.tolist()]
+            self._rooms[resource] = room
+        return self._rooms[resource]
 
 
 def _most_of(free: _Free, ask: Ask) -> int:
@@ -134,17 +162,6 @@ def _count(free: _Free, device: int, profile: str) -> int:
     return mig.count(free.slots[device], profile) if mig else 0
 
 
-def unit_room(
-    state: ClusterState, resource: str, base: tuple[IntArray, IntArray, IntArray]
-) -> IntArray:
-    """Units that pods could have on each odd row who ask for whole devices of a resource, (N,)."""
-    room = np.zeros(len(state), dtype=np.int64)
-    gpu = GpuRequest(count=1, resource=resource)
-    for row in np.flatnonzero(odd_rows(state)).tolist():
-        room[row] = most_alone(state, asks_of(state, gpu, row), row, base)
-    return room
-
-
 class OddRow:
     """Variables of one odd row in a window, and what comes of them.
 
@@ -155,7 +172,7 @@ class OddRow:
     state, row
         Where.
     base
-        As for :func:`most_alone`.
+        As for :class:`OddRooms`.
     asks
         What each kind that may come asks for.
     counts
