@@ -273,6 +273,8 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
             f"annotation {HAMI_REGISTER}, or bring the plugin back"
         )
         return NodeReport(name, words, protocols, State.WARNING, remark)
+    if problem := _stale(node, understood, names):
+        return NodeReport(name, words, protocols, State.WARNING, problem)
     if understood.serves is Serves.ONE_AT_A_TIME:
         remark = (
             "serves whole GPUs or fractions, one at a time: the kubelet could pick a device of "
@@ -294,13 +296,11 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
             "of one only"
         )
         return NodeReport(name, words, protocols, State.WARNING, remark)
-    if problem := _stale(node, understood, names):
-        return NodeReport(name, words, protocols, State.WARNING, problem)
     if protocols and not words:
         remark = f"{protocols[0]} is not understood: its devices are invisible to us"
         return NodeReport(name, words, protocols, State.WARNING, remark)
-    if any(not device.product for device in understood.devices):
-        remark = "no label states the model: pods that want a certain one are not placed here"
+    if any(not device.product and not device.resource for device in understood.devices):
+        remark = "no label states the model: figures and prices count its devices as of no model"
         return NodeReport(name, words, protocols, State.WARNING, remark)
     return NodeReport(name, words, protocols, State.OK)
 

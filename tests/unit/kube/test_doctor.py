@@ -116,6 +116,19 @@ def test_partitions_are_spelt_out() -> None:
         ({}, {"volcano.sh/vgpu-number": "10"}, State.WARNING, "not understood"),
         (A100, {"snugfit.io/gpu-milli": "1500"}, State.FAILED, "multiple of 1000"),
         (A100, {"nvidia.com/mig-9g.99gb": "1"}, State.OK, ""),
+        (A100, {"nvidia.com/gpu": "2", "gpu.intel.com/xe": "3"}, State.OK, ""),
+        (
+            A100 | {"nvidia.com/gpu.count": "1"},
+            {"nvidia.com/gpu": "1", "nvidia.com/mig-3g.20gb": "2"},
+            State.WARNING,
+            "stale",
+        ),
+        (
+            A100 | {"nvidia.com/gpu.replicas": "8"},
+            {"nvidia.com/gpu": "16", "snugfit.io/gpu-milli": "16000"},
+            State.WARNING,
+            "no device that can be cut",
+        ),
     ],
 )
 def test_a_doubtful_node_is_told_with_the_reason(labels, resources, state, remark: str) -> None:
