@@ -234,12 +234,14 @@ class NodeSelection:
 
     ``terms`` are alternatives (any may match); an empty tuple means no affinity. ``volumes`` says
     where each volume of the pod can be had, as alternatives, too; it is known offline alone.
+    ``resources`` are the names by which devices are asked for, where they have any.
     """
 
     node_selector: tuple[tuple[str, str], ...] = ()
     terms: tuple[SelectorTerm, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
     volumes: tuple[tuple[SelectorTerm, ...], ...] = field(default=(), repr=False)
+    resources: tuple[str, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +432,10 @@ class Serves(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node and what it can give: allocatable, not capacity."""
+    """A node and what it can give: allocatable, not capacity.
+
+    ``offers`` are the names by which its devices are to be asked for; none where a file has none.
+    """
 
     name: str
     cpu_milli: int
@@ -445,6 +450,7 @@ class Node:
     counted: Mapping[str, int] = field(default_factory=dict)
     by_dra: tuple[str, ...] = ()
     """Resources that kube-scheduler hands out there by itself (DRA): they are not ours to count."""
+    offers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.name:

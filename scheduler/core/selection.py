@@ -1,4 +1,4 @@
-"""Which pods a node lets in: taints, cordons, nodeSelector, required node affinity.
+"""Which pods a node lets in: taints, cordons, selectors, names of resources.
 
 The one place that decides it: for dry runs, simulations, plans and the referee. kube-scheduler has
 decided it before it calls the extender, so the webhook's hot path does not ask again. Semantics
@@ -40,6 +40,9 @@ _CORDONED = Taint("node.kubernetes.io/unschedulable")
 _REPELLING = ("NoSchedule", "NoExecute")
 _NAME = "metadata.name"
 _MOST_REMEMBERED = 256
+_Kind = tuple[bool, tuple[Taint, ...], tuple[str, ...]]
+"""Whether a node is cordoned, its taints, and the names of devices that it offers."""
+
 _FITS = Reason.FITS.code
 _NOT_SELECTED = Reason.NODE_NOT_SELECTED.code
 
@@ -55,10 +58,12 @@ def admits(node: Node, request: PodRequest) -> Reason:
     Returns
     -------
     Reason
-        ``FITS``, ``NODE_IN_DOUBT``, ``NODE_NOT_READY``, ``NODE_UNSCHEDULABLE``,
-        ``NODE_TAINTED``, ``NODE_NOT_SELECTED`` or ``VOLUME_ELSEWHERE``.
+        ``FITS``, ``DEVICE_KIND_MISSING``, ``NODE_IN_DOUBT``, ``NODE_NOT_READY``,
+        ``NODE_UNSCHEDULABLE``, ``NODE_TAINTED``, ``NODE_NOT_SELECTED`` or ``VOLUME_ELSEWHERE``.
     """
     selection = request.selection
+    if node.offers and _lacks(_offered(node), selection):
+        return Reason.DEVICE_KIND_MISSING
     if node.taints or node.unschedulable:
         obstacle = _obstacle(node.taints, selection.tolerations, cordoned=node.unschedulable)
         if obstacle is not Reason.FITS:
@@ -73,6 +78,19 @@ def selects(selection: NodeSelection, node: Node) -> bool:
     if any(node.labels.get(key) != value for key, value in selection.node_selector):
         return False
     return not selection.terms or any(_term_matches(term, node) for term in selection.terms)
+
+
+def _offered(node: Node) -> tuple[str, ...]:
+    """Names by which devices may be asked for; none where any will do."""
+    return (*node.offers, *node.by_dra) if node.offers else ()
+
+
+def _lacks(offers: tuple[str, ...], selection: NodeSelection) -> bool:
+    """Whether devices are asked for by a name that is not among those that the node offers.
+
+    One that offers none has its devices from a file without names, or by a claim.
+    """
+    return bool(offers) and any(name not in offers for name in selection.resources)
 
 
 def _reaches(selection: NodeSelection, node: Node) -> bool:
@@ -114,10 +132,12 @@ class Admission:
 
     def __init__(self, nodes: Sequence[Node | None]) -> None:
         self._nodes = nodes
-        self._kinds: dict[tuple[bool, tuple[Taint, ...]], int] = {(False, ()): 0}
+        self._kinds: dict[_Kind, int] = {(False, (), ()): 0}
         self._kind = np.array(
             [
-                self._kinds.setdefault((node.unschedulable, node.taints), len(self._kinds))
+                self._kinds.setdefault(
+                    (node.unschedulable, node.taints, _offered(node)), len(self._kinds)
+                )
                 if node
                 else 0
                 for node in nodes
@@ -149,8 +169,10 @@ class Admission:
 
     def _codes(self, selection: NodeSelection) -> NDArray[np.int8]:
         per_kind = [
-            _obstacle(taints, selection.tolerations, cordoned=cordoned).code
-            for cordoned, taints in self._kinds
+            Reason.DEVICE_KIND_MISSING.code
+            if _lacks(offers, selection)
+            else _obstacle(taints, selection.tolerations, cordoned=cordoned).code
+            for cordoned, taints, offers in self._kinds
         ]
         codes = np.array(per_kind, dtype=np.int8)[self._kind]
         if not selection.terms and not selection.node_selector:

@@ -315,6 +315,10 @@ class ExtenderService:
         with self._lock:
             nodes = self._names.listed(args)
             codes = self._engine.filter(request, nodes.rows, selection=True)
+            counted = self._engine.state.counted
+            if any(counted.code(name) < 0 for name, _ in request.counted):
+                # Nobody has looked for it before us, as kube-scheduler does for the other verbs.
+                codes[codes == Reason.FITS.code] = Reason.RESOURCE_MISSING.code
             mix = self._engine.mix
             fragments = self._names.fragments()
         if args.nodes is not None and nodes.unknown:

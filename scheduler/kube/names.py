@@ -137,6 +137,11 @@ class ResourceNames:
             )
         )  # fmt: skip
 
+    def stands_for_devices(self, name: str) -> bool:
+        """Whether a resource is a name by which devices are asked for, as kube-scheduler counts."""
+        known = (self.shared, self.milli, self.memory, self.share_memory)
+        return name in known or name.startswith(self.mig_prefix) or self.counts_units(name)
+
     def counts_units(self, name: str) -> bool:
         """Whether a resource counts units of devices that are handed out one by one.
 

@@ -65,6 +65,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
         resource=resource,
         counted=counted_on(allocatable, names, path),
+        offers=() if foreign else tuple(sorted(filter(names.stands_for_devices, allocatable))),
         serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
 

@@ -192,12 +192,7 @@ def _clipped(name: str, quantity: str | float, names: ResourceNames) -> str | fl
         readable = False
     if readable:
         return quantity
-    return str(_MOST_MEMORY) if _stands_for_devices(name, names) else "0"
-
-
-def _stands_for_devices(name: str, names: ResourceNames) -> bool:
-    known = (names.shared, names.milli, names.memory, names.share_memory)
-    return name in known or name.startswith(names.mig_prefix) or names.counts_units(name)
+    return str(_MOST_MEMORY) if names.stands_for_devices(name) else "0"
 
 
 def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
@@ -388,6 +383,8 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
         content.spec, {one.path: one.seen for one in content.resized}, infeasible=content.infeasible
     )
     selection = _selection(content.spec)
+    asked = (name for name, amount in totals.items() if amount and names.stands_for_devices(name))
+    selection = replace(selection, resources=tuple(sorted(asked)))
     gpu = _gpu(totals, selection, names)
     return _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
 
@@ -527,7 +524,7 @@ def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tup
     wanted = {
         name: min(_ceil(value), _MOST_MEMORY)
         for name, value in totals.items()
-        if value and _stands_for_devices(name, names)
+        if value and names.stands_for_devices(name)
     }
     products = _wanted_products(selection, names.product_labels)
     asks = partial(GpuRequest, products=products, by_label=True)

@@ -47,20 +47,21 @@ def _seeds() -> list[int]:
     return list(range(start, start + examples(30, 300)))
 
 
-_HEEDED = (
-    "odd memory", "taints", "cordons", "not ready", "few pods", "product labels", "zero requests",
-    "inits", "selectors", "node affinity", "priorities", "owners",
+_OF_NODES = (
+    "groups", "odd memory", "taints", "cordons", "not ready", "few pods", "product labels",
+    "zero requests", "inits", "counted", "selectors", "node affinity", "priorities", "owners",
 )  # fmt: skip
+_BETWEEN = ("pod affinity", "pod anti-affinity", "spread", "ports", "volumes")
 
 
-def _topics(seed: int) -> tuple[str, ...]:
-    """A few of them, so that a disagreement needs few."""
+def _topics(seed: int, heeded: tuple[str, ...]) -> tuple[str, ...]:
+    """Some of them, so that a disagreement needs few."""
     stated = os.environ.get("SNUGFIT_TOPICS", "")
     if stated:
         return tuple(stated.split(","))
     rng = random.Random(f"topics of {seed}")
-    kinds = rng.sample(tuple(DEVICE_KINDS), 1)
-    return (*kinds, *(topic for topic in _HEEDED if rng.random() < 0.5))
+    kinds = rng.sample(tuple(DEVICE_KINDS), rng.randint(1, len(DEVICE_KINDS)))
+    return (*kinds, *(topic for topic in heeded if rng.random() < 0.4))
 
 
 class Stage:
@@ -74,10 +75,10 @@ class Stage:
         self.running: list[Json] = []
         self.pending: list[Json] = []
 
-    def set(self, seed: int) -> None:
-        """Make the cluster of this seed, and have the extender know it."""
+    def set(self, seed: int, *heeded: str) -> None:
+        """Make the cluster of this seed and these topics, and have the extender know it."""
         cleared(self.api)
-        scene = draw(seed, _topics(seed))
+        scene = draw(seed, _topics(seed, heeded))
         self.api.create_all(scene.others, 1)
         self.api.create_all(scene.nodes)
         self.api.create_all(scene.running)
@@ -165,7 +166,7 @@ def stage(plane: ControlPlane) -> Iterator[Stage]:
 @pytest.mark.parametrize("seed", _seeds())
 def test_who_may_go_where(stage: Stage, seed: int) -> None:
     """Live and in a dry run, for each pod by itself; then all of them by a plan and in turn."""
-    stage.set(seed)
+    stage.set(seed, *_OF_NODES)
     found: list[str] = []
     in_tree = stage.verdicts.lets_in(stage.pending)
     for pod in stage.pending:
@@ -226,7 +227,7 @@ def _shares(wanted: Json, devices: list[int]) -> str:
 @pytest.mark.parametrize("seed", _seeds())
 def test_what_is_promised_is_accepted(stage: Stage, seed: int) -> None:
     """By a plan where the seed is even, by a simulation where it is odd."""
-    stage.set(seed)
+    stage.set(seed, *_OF_NODES, *_BETWEEN)
     made = (_planned, _simulated)[seed % 2](stage)
     refused = stage.carry_out(made)
     assert not refused, "\n".join(refused)

@@ -84,9 +84,9 @@ def draw(seed: int, topics: tuple[str, ...], *, nodes: int = 7, pods: int = 18) 
 def _node(rng: random.Random, name: str, scene: Scene, topics: tuple[str, ...]) -> Json:
     made = node(
         name,
-        cpu=rng.choice((2, 8, 16)),
-        memory_gib=rng.choice((4, 16, 64)),
-        pods=rng.choice((3, 6, 110)),
+        cpu=rng.choice((3, 8, 16)),
+        memory_gib=rng.choice((8, 16, 64)),
+        pods=rng.choice((4, 8, 110)),
         labels={
             _ZONE: rng.choice("ab"), _POOL: rng.choice(("x", "y")), _RANK: str(rng.randint(0, 9))
         },
@@ -107,8 +107,9 @@ def _pod(rng: random.Random, name: str, scene: Scene, topics: tuple[str, ...]) -
         memory_mib=rng.choice((64, 1024, 3000)),
         labels={"app": rng.choice("abc"), "tier": rng.choice(("front", "back"))},
     )
-    for topic, change in OF_PODS.items():
-        if topic in topics and rng.random() < 0.3:
+    asked = [change for topic, change in OF_PODS.items() if topic in topics]
+    for change in asked:  # of many rules together none would be left to go anywhere
+        if rng.random() < min(0.3, 1.2 / len(asked)):
             change(rng, made, scene)
     return made
 
@@ -134,7 +135,10 @@ def _devices(rng: random.Random, made: Json, topics: tuple[str, ...]) -> None:
     """Device groups of a node; ``groups`` lets it have several."""
     kinds = [name for name in DEVICE_KINDS if name in topics]
     several = 2 if "groups" in topics and rng.random() < 0.3 else 1
-    for kind in rng.sample(kinds, min(len(kinds), several)):
+    chosen = rng.sample(kinds, min(len(kinds), several))
+    if len(chosen) > 1 and "fractions" in chosen:  # whose indices would depend on the others
+        chosen.remove("fractions")
+    for kind in chosen:
         if rng.random() < 0.85:
             DEVICE_KINDS[kind](rng, made)
             made["metadata"]["labels"] |= {

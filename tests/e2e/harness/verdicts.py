@@ -85,13 +85,8 @@ class Verdicts:
         for config in (asks, scheduling.stock(_PLACES)):
             off = {"disabled": [{"name": "DefaultPreemption"}]}
             config["profiles"][0].setdefault("plugins", {})["postFilter"] = off
-            self._daemons.append(
-                self._plane.scheduler(config, name=f"scheduler-{len(self._daemons)}")
-            )
-        for daemon in self._daemons:
-            daemon.launch()
-        for daemon in self._daemons:
-            daemon.wait_ready()
+            self._daemons.append(self._plane.scheduler(config))
+            self._daemons[-1].start()  # the second one uses the certificate that the first has made
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,3 +221,25 @@ def test_what_is_remembered_of_a_cluster_is_what_each_node_says(
             assert one is not None
             found = Reason.FITS if codes is None else Reason.of(int(codes[row]))
             assert found is admits(one, pod(selection=selection))
+
+
+@pytest.mark.parametrize(
+    ("offers", "asked", "verdict"),
+    [
+        (("nvidia.com/gpu",), ("nvidia.com/gpu",), Reason.FITS),
+        (("nvidia.com/gpu",), ("snugfit.io/gpu-milli",), Reason.DEVICE_KIND_MISSING),
+        (("snugfit.io/gpu-milli",), ("nvidia.com/gpu",), Reason.DEVICE_KIND_MISSING),
+        (("a", "b"), ("b",), Reason.FITS),
+        (("a", "b"), ("b", "c"), Reason.DEVICE_KIND_MISSING),
+        ((), ("nvidia.com/gpu",), Reason.FITS),  # a file without names, or devices by claim
+        (("nvidia.com/gpu",), (), Reason.FITS),
+    ],
+)
+def test_devices_are_asked_for_by_a_name_that_the_node_offers(
+    offers: tuple[str, ...], asked: tuple[str, ...], verdict: Reason
+) -> None:
+    one = replace(node("n", gpus=1), offers=offers)
+    request = pod("p", selection=NodeSelection(resources=asked))
+    assert admits(one, request) is verdict
+    codes = Admission([one, None]).codes(request.selection)
+    assert verdict is Reason.FITS if codes is None else codes.tolist()[0] == verdict.code
