@@ -52,6 +52,7 @@ __all__ = [
     "binding_annotations",
     "charge_of",
     "has_ended",
+    "in_full",
     "is_counted",
     "pod_request",
     "pod_uid",
@@ -142,6 +143,13 @@ def charge_of(
     gpu = ways[0] if len(ways) == 1 else GpuRequest()
     demand = _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
     return Charge(_made(pod, demand, groups), ways if len(ways) > 1 else (), problem)
+
+
+def in_full(request: PodRequest, pod: PodObject) -> PodRequest:
+    """The request with its rules, however long: a file is read once, and nobody else fills it."""
+    if request.selection is not _UNREADABLY_LONG:
+        return request
+    return replace(request, selection=_selection(pod.spec))
 
 
 def is_counted(pod: PodObject) -> bool:

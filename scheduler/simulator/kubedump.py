@@ -62,7 +62,7 @@ from scheduler.kube.objects import (
     node_decoder,
     pod_decoder,
 )
-from scheduler.kube.pods import Charge, charge_of, is_counted, pod_uid, write_device_shares
+from scheduler.kube.pods import Charge, charge_of, in_full, is_counted, pod_uid, write_device_shares
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
 from scheduler.kube.salvage import REQUEST, read_in_part
@@ -246,7 +246,7 @@ class _Listed:
             if not counted:
                 self._found.closed.add(node)
         created = self._created(pod)
-        request = self._found.surroundings.ruled(charge.request)
+        request = self._found.surroundings.ruled(in_full(charge.request, pod))
         elsewhere = awaited_scheduler(pod, self._names)
         if elsewhere and not node:
             rule = f"shares of devices that {elsewhere} hands out by its own scheduler"

@@ -211,6 +211,16 @@ def test_what_is_written_for_a_scheduler_that_is_not_asked_means_nothing(dump) -
         assert said["status"] == "PROVED" and _where(said) == {"p": "n"}
 
 
+def test_rules_that_name_very_many_nodes_are_read(dump) -> None:
+    names = [f"{'long' * 10}-{i}" for i in range(900)]
+    rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": names}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
+    required = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+    cluster = [node_json(n, labels={"kubernetes.io/hostname": n}) for n in (names[0], "n")]
+    said = dump(*cluster, pod_json("p", spec={"affinity": {"nodeAffinity": required}}))
+    assert _where(said) == {"p": "n"} and said["status"] == "PROVED"
+
+
 def test_objects_of_other_kinds_are_not_taken_for_nodes(dump) -> None:
     """Longhorn has Nodes of its own, for example; they are no nodes of Kubernetes."""
     theirs = {"apiVersion": "storage.example/v1", "kind": "Node", "metadata": {"name": "n"}}
