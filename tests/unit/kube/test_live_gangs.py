@@ -79,7 +79,7 @@ def test_pods_that_are_going_keep_their_devices_and_are_no_members() -> None:
     assert live.adoption.members.missing(WHOLE) == 4 and live.free == 8
     live.pod("js-w-0-0-new", going=True)
     assert live.asks("js-w-0-0-new").gang is None
-    assert not live.adoption.members.expected(WHOLE)
+    assert not live.adoption.members.present(WHOLE)
     assert live.engine.state.check() == []
 
 
@@ -95,7 +95,7 @@ def test_members_learn_their_stage_whenever_their_object_is_known() -> None:
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {TRAIN}
     assert live.asks("js-train-0-1").role == "train"
     assert (members.missing(TRAIN), members.missing(STEP)) == (3, 0)
-    assert len(members.expected(TRAIN)) == 3 and not members.expected(WHOLE)
+    assert len(members.present(TRAIN)) == 3 and not members.present(WHOLE)
     assert members.running(STEP) == {"js-step-0-0"} and not members.running(WHOLE)
     assert live.mirror.group_gone(stated)
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {WHOLE}
