@@ -134,6 +134,15 @@ class Adoption:
             self.members.expect(key, request, scheduler)
             self._grown(key, before=before)
 
+    def gates(self, request: PodRequest) -> None:
+        """A pod exists and has scheduling gates: it is no member yet, as far as is known here."""
+        known = self.members.gang_of(request.uid)
+        if known is not None and known != request.gang:
+            self._leave(request.uid)
+        if request.gang is not None:
+            self.members.gates(request.gang, request)
+            self._lives.left(request.gang, request.uid)
+
     def moves(self, request: PodRequest, *, waits: bool) -> None:
         """A pod is a member of another gang than was known, or of none; else it is as it was."""
         key, known = request.gang, self.members.gang_of(request.uid)

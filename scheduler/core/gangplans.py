@@ -84,6 +84,8 @@ class Planning:
         """Who needs a place, or why there is none for so many: all that is known without trying."""
         members, state = self._members, self._engine.state
         missing, minimum = members.missing(key), members.minimum(key)
+        if not members.enough(key):
+            members.ungate(key)
         present = members.present(key)
         reserve = self._may_reserve(key, gang, request)
         question = (offer(rows), tuple(member.uid for member in present), reserve)

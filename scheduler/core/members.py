@@ -3,6 +3,9 @@
 A member exists once it is seen or asks, as long as somebody may ask about it: not while it has
 scheduling gates or is being deleted, and only if its scheduler is one that asks us. One that nobody
 has asked about for as long as a place was kept for it counts as absent until somebody does.
+
+kube-scheduler asks about a member of a native pod group only once enough of them have no gates. If
+some that are needed still have, as far as is known here, that is old news.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from scheduler.core.gangs import GangSpec, minimum_of
 from scheduler.core.model import GangKey, Placement, PodRequest
 
 __all__ = ["Members"]
+
+_NATIVE = "kubernetes"
 
 
 class Members:
@@ -32,7 +37,9 @@ class Members:
         self._running: dict[GangKey, set[str]] = {}
         self._waiting: dict[GangKey, dict[str, PodRequest]] = {}
         self._absent: dict[GangKey, set[str]] = {}
+        self._gated: dict[GangKey, dict[str, PodRequest]] = {}
         self._leaving: set[str] = set()
+        self._never_asked: set[str] = set()  # in the time that a place was kept
         self._asking: set[str] = set()
         self._unheard: dict[str, dict[str, PodRequest]] = {}  # by scheduler
         for placement in placements:
@@ -119,11 +126,28 @@ class Members:
         """A member is asked about: whatever was thought of it, it exists."""
         self.expect(key, request)
         self._is_there(key, request.uid)
+        self._never_asked.discard(request.uid)
+
+    def gates(self, key: GangKey, request: PodRequest) -> None:
+        """A member is seen to have scheduling gates: nobody may ask about it yet."""
+        uid = request.uid
+        self._joins(key, uid)
+        self._waits_no_more(key, uid)
+        if uid not in self._leaving and uid not in self._running.get(key, ()):
+            self._gated.setdefault(key, {})[uid] = request
+
+    def ungate(self, key: GangKey) -> None:
+        """Members of a native pod group are asked about: as many as it needs have no gates."""
+        if key.system == _NATIVE:
+            for uid, request in list(self._gated.get(key, {}).items()):
+                if uid not in self._never_asked:
+                    self._wait(key, request)
 
     def unasked(self, key: GangKey, uid: str) -> None:
         """Nobody has asked about a member for long: it is absent until somebody does."""
         if uid in self._waiting.get(key, ()):
             self._absent.setdefault(key, set()).add(uid)
+            self._never_asked.add(uid)
 
     def runs(self, key: GangKey, uid: str) -> None:
         """A member is placed for good; one that is being deleted does not count."""
@@ -171,6 +195,7 @@ class Members:
         self._waits_no_more(key, uid)
         self.runs_not(key, uid)
         self._leaving.discard(uid)
+        self._never_asked.discard(uid)
         self._known[key] -= 1
         if not self._known[key]:
             del self._known[key]
@@ -191,10 +216,19 @@ class Members:
 
     def _wait(self, key: GangKey, request: PodRequest) -> None:
         self._forget_unheard(request.uid)
+        self._ungated(key, request.uid)
         self._waiting.setdefault(key, {})[request.uid] = request
+
+    def _ungated(self, key: GangKey, uid: str) -> None:
+        gated = self._gated.get(key)
+        if gated is not None:
+            gated.pop(uid, None)
+            if not gated:
+                del self._gated[key]
 
     def _waits_no_more(self, key: GangKey, uid: str) -> None:
         self._forget_unheard(uid)
+        self._ungated(key, uid)
         self._is_there(key, uid)
         waiting = self._waiting.get(key)
         if waiting is not None:

@@ -70,7 +70,7 @@ class Mirror:
     nominated
         Called with a pod without a node and the node that kube-scheduler has in mind for it.
     leaving
-        Called with the uid of a pod with a node that is being deleted.
+        Called with the uid of a pod that is being deleted on its node.
 
     Attributes
     ----------
@@ -263,8 +263,10 @@ class Mirror:
     def _wait(self, request: PodRequest, obj: PodObject) -> None:
         """A pod without a node; its gang counts on it, if anybody may ask about it."""
         self.pending[request.uid] = request
-        if obj.metadata.deletion_timestamp or obj.spec.scheduling_gates:
+        if obj.metadata.deletion_timestamp:
             self._adoption.gone(request)
+        elif obj.spec.scheduling_gates:
+            self._adoption.gates(request)
         else:
             self._adoption.expect(request, obj.spec.scheduler_name or "")
 
@@ -399,9 +401,8 @@ class Mirror:
         engine = self._engine
         for uid, placed in list(engine.state.placements.items()):
             fact = self.facts.get(uid)
-            if uid in engine.holds or uid in assumed:
-                continue
-            if fact is None or fact.node != placed.node:
+            there = fact is not None and fact.node == placed.node
+            if not there and uid not in engine.holds and uid not in assumed:
                 engine.release(uid)
         for name in [name for name in engine.state.row_of if name not in self._models]:
             engine.state.remove_node(name)

@@ -107,6 +107,35 @@ def test_a_pod_of_a_scheduler_that_never_asks_does_not_exist_for_us() -> None:
     assert cluster.ask(members[0]).row == cluster.ask(members[1]).row == 0
 
 
+@pytest.mark.parametrize("system", ["kubernetes", "volcano"])
+def test_gates_of_a_native_pod_group_are_old_news_once_kube_scheduler_asks(system: str) -> None:
+    """It does not before enough of them have none; of other gangs it knows nothing."""
+    cluster = Cluster(node("a", gpus=2))
+    key = GangKey(system, "default", "g")
+    first, second = (pod(f"m{number}", count=1, gang=key) for number in range(2))
+    cluster.adoption.describe(GangSpec(key, 2))
+    cluster.adoption.gates(second)
+    answer = cluster.adoption.answer(first, cluster.rows, 0.0)
+    assert (answer.row == 0) == (system == "kubernetes") and cluster.free == 2 * (answer.row < 0)
+    cluster.adoption.gates(second)  # it has some after all
+    assert cluster.free == 2
+    cluster.adoption.expect(second)
+    assert cluster.adoption.answer(first, cluster.rows, 0.0).row == 0
+
+
+def test_a_gated_pod_has_a_place_kept_once_and_then_has_to_be_asked_about() -> None:
+    cluster = Cluster(node("a", gpus=2))
+    first, second = _gang("g", 2)
+    described(cluster.adoption, first)
+    cluster.adoption.gates(second)
+    assert cluster.ask(first).row == 0
+    for turn in range(1, 4):
+        cluster.now = turn * TTL
+        assert "1 of 2 pods exist" in cluster.ask(first).message and cluster.free == 2
+        cluster.adoption.gates(second)
+    assert cluster.ask(second).row == 0
+
+
 def test_pods_that_are_being_deleted_are_no_members() -> None:
     """A Job replaces them at once: half of the new ones would fit beside the old."""
     cluster = Cluster(node("a", gpus=6))

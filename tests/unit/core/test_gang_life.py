@@ -171,6 +171,13 @@ class Gangs(RuleBasedStateMachine):
         for known in (self.running, self.waiting, self.told):
             known.pop(uid, None)  # type: ignore[attr-defined]
 
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def is_gated(self, data: st.DataObject) -> None:
+        request = self.waiting[data.draw(st.sampled_from(sorted(self.waiting)))]
+        self.told.pop(request.uid, None)
+        self.adoption.gates(request)
+
     @rule(seconds=st.sampled_from([1.0, 20.0, TTL, 5 * TTL]))
     def passes(self, seconds: float) -> None:
         self.now += seconds
