@@ -276,9 +276,16 @@ def _bound(server: Running) -> set[str]:
     return set(server.engine.state.placements) - set(server.engine.holds)
 
 
+def _let_in(server: Running, request: PodRequest) -> list[str]:
+    """Nodes that kube-scheduler's own filters leave: those of a model that the pod selects."""
+    wanted = request.gpu.products
+    nodes = [node for node in server.engine.state.nodes if node is not None]
+    return [node.name for node in nodes if not wanted or node.product in wanted]
+
+
 def _best(server: Running, request: PodRequest) -> str:
     """Node of one ordinary cycle; empty if there is none."""
-    passing = _ask(server.client, request, _names(server))
+    passing = _ask(server.client, request, _let_in(server, request))
     if len(passing) > 1:
         scores = server.client.prioritize(_body(request), passing)
         return max(passing, key=lambda name: scores.get(name, 0))
@@ -301,13 +308,13 @@ def test_a_big_gang_is_not_starved_by_small_pods(start) -> None:
         request = pod(f"first-{number}", count=1, products=("T4",))
         assert server.client.bind(request, _best(server, request)) == ""
         running.append(request)
-    assert _ask(server.client, gang[0], _names(server)) == []
+    assert _ask(server.client, gang[0], _let_in(server, gang[0])) == []
     around, number = 0, 0
     for step in range(12):
         server.skipped_s += 10.0
         server.client.release(running.pop(0).uid)
         for member in gang:
-            _ask(server.client, member, _names(server))
+            _ask(server.client, member, _let_in(server, member))
         late = pod(f"late-{step}", count=1, products=("T4",))
         place = _best(server, late)
         if place:  # the gang has not waited long enough
