@@ -262,7 +262,7 @@ class Gangs(RuleBasedStateMachine):
 
 TestGangs = Gangs.TestCase
 TestGangs.settings = settings(
-    max_examples=examples(12, 1500),
+    max_examples=examples(12, 600),
     stateful_step_count=30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
