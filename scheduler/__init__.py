@@ -6,6 +6,8 @@ Rooms, from the ground up (imports point down only, checked by import-linter):
     The pure decision engine: model, state, feasibility, scoring, engine, referee.
 ``kube``
     What Kubernetes objects mean: quantities, resource names, labels -> ``core`` values.
+``planner``
+    Plans of whole backlogs, bounds and prices, by OR-Tools.
 ``simulator``, ``extender``
     Two drivers of the same engine: trace replay, and the HTTP webhook.
 ``cli``

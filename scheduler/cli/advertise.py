@@ -34,8 +34,8 @@ def command(
     """Let nodes advertise snugfit.io/gpu-milli: 1000 for each of their GPUs.
 
     Shows what would be written to the status of NODES (all, if none is named); --apply writes it,
-    --undo takes it back. MIG and time-sliced nodes are left alone. Exit code 1 if a node that was
-    named cannot advertise.
+    --undo takes it back. Nodes whose units are no devices (MIG instances, time-sliced replicas,
+    partitions) are left alone. Exit code 1 if a node that was named cannot advertise.
     """
     from scheduler.cli.console import message, print_json, print_table
     from scheduler.cli.terminal import complain, one_line

@@ -29,8 +29,8 @@ def command(
     """Best possible GPU allocation of a workload on a cluster.
 
     All pods are known at once and none has started: the most GPU that any scheduler could ever
-    allocate (linear relaxation, proved), and an integer plan with its gap. Priorities and pods
-    that run already are ignored. Compare with what `snugfit simulate` allocates.
+    allocate (linear relaxation, proved), and an integer plan with its gap. Priorities are
+    ignored, and so is where pods run already. Compare with what `snugfit simulate` allocates.
     """
     from dataclasses import replace
 

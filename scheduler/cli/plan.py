@@ -75,7 +75,7 @@ def command(
     explain: bool,
     as_json: bool,
 ) -> None:
-    r"""Plan the whole backlog of a cluster at once, with a proven bound.
+    """Plan the whole backlog of a cluster at once, with a proven bound.
 
     Priorities are served highest first; gangs are placed whole or not at all; running pods are
     moved only where their owner, annotations and disruption budgets allow it and only to place
@@ -87,7 +87,7 @@ def command(
     \b
     kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc,csinodes -A -o json > dump.json
     snugfit plan --snapshot dump.json --budget 10s --explain
-    """
+    """  # noqa: D301 - click looks for a real backspace
     from dataclasses import replace
 
     from scheduler.cli.console import print_json

@@ -31,12 +31,12 @@ __all__ = ["command"]
 @click.option(
     "--nodes",
     type=click.Path(path_type=Path),
-    help="Cluster file: openb .csv, snugfit/v1 or kubectl dump .json.",
+    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder).",
 )
 @click.option(
     "--mix",
     "mix_file",
-    help="Typical pods: those of this snugfit/v1 or kubectl dump file, for good. Default: learnt.",
+    help="Typical pods: of this snugfit/v1 file or these objects, for good. Default: learnt.",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")

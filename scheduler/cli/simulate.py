@@ -94,7 +94,7 @@ def command(
     report: Path | None,
     as_json: bool,
 ) -> None:
-    r"""Replay a workload through the engine and report what got allocated.
+    """Replay a workload through the engine and report what got allocated.
 
     Pods arrive one by one; each goes where the policy says if it fits anywhere. Without --protocol
     replay they stay. A referee that shares no code with the engine follows every decision before
@@ -106,7 +106,7 @@ def command(
     snugfit simulate --nodes N.csv --pods P.csv --policy fgd-published --protocol inflation
     snugfit simulate --nodes N.csv --pods P.csv --protocol replay --rate 300
     snugfit simulate --protocol replay --plan-every 60 --planner-lines --report report.html
-    """
+    """  # noqa: D301 - click looks for a real backspace
     from scheduler.cli.console import print_json
     from scheduler.cli.loading import read_weights, said_of
     from scheduler.core.errors import InvalidInput

@@ -19,7 +19,7 @@ _MOST_SEEDS = 10_000
     "--trace",
     type=click.Path(path_type=Path),
     required=True,
-    help="openb node list (.csv), snugfit/v1 file or kubectl dump (.json).",
+    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder).",
 )
 @click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
 @click.option("--train", default=3, show_default=True, help="Seeds to search on: 0..n-1.")
@@ -64,7 +64,7 @@ def command(
     out: Path,
     as_json: bool,
 ) -> None:
-    r"""Find the weights of policy `priced` for your own workload.
+    """Find the weights of policy `priced` for your own workload.
 
     Pods are drawn from the workload until they ask for all GPUs; the figure is how much of them
     gets allocated. Weights are changed one at a time as long as the training seeds gain. Nothing
@@ -74,7 +74,7 @@ def command(
     \b
     snugfit tune --nodes N.csv --pods P.csv --journal tune.jsonl --out policy.json
     snugfit serve --offline --nodes N.csv --planner --policy-file policy.json
-    """
+    """  # noqa: D301 - click looks for a real backspace
     from statistics import fmean
 
     from scheduler.cli.console import print_json, print_table, progress

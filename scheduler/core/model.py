@@ -70,7 +70,7 @@ Beyond any machine, and far within the integers that are computed with.
 
 @unique
 class GpuKind(IntEnum):
-    """How a request takes accelerators. One pod uses one way."""
+    """How a request takes accelerators: one way for each resource."""
 
     NONE = 0
     WHOLE = 1
@@ -83,12 +83,12 @@ class GpuKind(IntEnum):
 class GpuRequest:
     """What a pod asks of the accelerators of one node.
 
-    Exactly one of the four ways is used; an empty request asks for none.
+    Exactly one of the four ways is used, apart from ``also``; an empty request asks for none.
 
     Parameters
     ----------
     count
-        Whole devices.
+        Whole devices, or units where the resource counts these, see :class:`Device`.
     milli
         Part of one device, 1..999 milli-GPU.
     memory_mib
@@ -101,7 +101,7 @@ class GpuRequest:
     products
         Allowed device models, sorted; empty allows any.
     resource
-        Extended resource family (``nvidia.com/gpu``); empty accepts any vendor.
+        Extended resource (``nvidia.com/gpu``); empty accepts any vendor.
     by_label
         The models come from a selector on node labels. Labels decide about nodes by themselves, as
         kube-scheduler compares them; the models only choose among the devices of a node then, and

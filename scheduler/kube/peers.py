@@ -2,7 +2,7 @@
 
 Only files are read for this: beside a live cluster kube-scheduler decides all of it before it asks.
 That is why these fields are decoded apart from what the webhook reads of every pod. Semantics are
-those of kube-scheduler 1.35: matchLabelKeys are merged into selectors, ports of a pod on the host's
+those of kube-scheduler 1.37: matchLabelKeys are merged into selectors, ports of a pod on the host's
 network count as host ports, terms without namespaces are about the pod's own.
 """
 

@@ -326,7 +326,9 @@ class Instance:
             self.ways_chosen |= bool(self.admissible[code, closed].any())
             self.admissible[code, closed] = False
         if self.ways_chosen:
-            self.relaxed.append("who has devices that are offered in two ways is as first planned")
+            self.relaxed.append(
+                "whether a node serves whole GPUs or fractions is as in the first plan"
+            )
 
     def _levels(self) -> list[Level]:
         levels = []
