@@ -53,7 +53,7 @@ class Gangs(RuleBasedStateMachine):
         reserve=st.booleans(), share=st.sampled_from([0.0, 0.5]), at_once=st.sampled_from([None, 2])
     )
     def begin(self, reserve: bool, share: float, at_once: int | None) -> None:
-        self.nodes: dict[str, Node] = {name: node(name, gpus=3) for name in "abc"}
+        self.nodes: dict[str, Node] = {name: node(name, gpus=2) for name in "abc"}
         self.engine = Engine(ClusterState(self.nodes.values()), "best-fit")
         self.adoption = Adoption(
             self.engine,
@@ -66,8 +66,11 @@ class Gangs(RuleBasedStateMachine):
         self.waiting: dict[str, PodRequest] = {}
         self.told: dict[str, str] = {}
         self.running: dict[str, PodRequest] = {}
+        self.others: list[str] = []
         for key in KEYS:
             self.adoption.describe(GangSpec(key, 3))
+            for _ in range(3):
+                self.comes(key, 1, "")
 
     # -- what may happen ---------------------------------------------------------------------
 
@@ -90,7 +93,19 @@ class Gangs(RuleBasedStateMachine):
     @precondition(lambda self: self.waiting)
     @rule(data=st.data(), offered=st.sets(st.sampled_from("abc"), min_size=1))
     def ask(self, data: st.DataObject, offered: set[str]) -> None:
-        request = data.draw(st.sampled_from(sorted(self.waiting.values(), key=lambda p: p.uid)))
+        self._ask(self.waiting[data.draw(st.sampled_from(sorted(self.waiting)))], offered)
+
+    @rule(key=st.sampled_from(KEYS), times=st.sampled_from([1, 4, 9]))
+    def cycles(self, key: GangKey, times: int) -> None:
+        """All members are asked about, perhaps again and again."""
+        for _ in range(times):
+            for request in list(self.waiting.values()):
+                if request.gang == key:
+                    self._ask(request, set("abc"))
+            if times > 1:
+                self.passes(0.75 * TTL)
+
+    def _ask(self, request: PodRequest, offered: set[str]) -> None:
         key = request.gang
         assert key is not None
         self.told.pop(request.uid, None)
@@ -112,6 +127,24 @@ class Gangs(RuleBasedStateMachine):
             self.told[request.uid] = place.name
             planned = len(self._gang(key).slots) + len(self.adoption.members.running(key))
             assert planned >= self._minimum(key), "nobody is let in by half"
+
+    @rule(count=st.integers(1, 3))
+    def another_takes_room(self, count: int) -> None:
+        self.serial += 1
+        request = pod(f"other{self.serial}", count=count)
+        row = self.engine.best(request)
+        place = self.engine.state.nodes[row] if row >= 0 else None
+        if place is not None:
+            self.engine.reserve(request, place.name)
+            self.others.append(request.uid)
+
+    @precondition(lambda self: self.others)
+    @rule()
+    def others_leave(self) -> None:
+        for uid in self.others:
+            if uid in self.engine.state.placements:
+                self.engine.release(uid)
+        self.others.clear()
 
     @precondition(lambda self: self.told)
     @rule(data=st.data())
@@ -203,7 +236,7 @@ class Gangs(RuleBasedStateMachine):
     @rule(name=st.sampled_from("abc"))
     def node_comes(self, name: str) -> None:
         if name not in self.nodes:
-            self.nodes[name] = node(name, gpus=3)
+            self.nodes[name] = node(name, gpus=2)
             self.engine.state.add_node(self.nodes[name])
 
     @rule(key=st.sampled_from(KEYS), minimum=st.integers(1, 4))
