@@ -85,7 +85,8 @@ def command(
     Exit code 0: every pending pod that is understood has a place. 1: some have none.
 
     \b
-    kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc,csinodes -A -o json > dump.json
+    kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc,csinodes,deviceclasses \\
+      -A -o json > dump.json
     snugfit plan --snapshot dump.json --budget 10s --explain
     """  # noqa: D301 - click looks for a real backspace
     from dataclasses import replace

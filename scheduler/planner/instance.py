@@ -212,8 +212,8 @@ class Instance:
             return ()
         return (
             NotConsidered(
-                "moving pods that hold MIG slots or replicas, or whose node is over-full or would "
-                "not admit them again",
+                "moving pods that hold MIG slots, replicas, or devices of a node with several "
+                "kinds of them, or whose node is over-full or would not admit them again",
                 tuple(pod.key for pod in self.stay),
                 "they stay where they are",
             ),
