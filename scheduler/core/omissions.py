@@ -18,7 +18,7 @@ class NotConsidered:
     rule
         What it is, in the words of Kubernetes.
     pods
-        ``namespace/name`` of the pods that it concerns; empty where it concerns nodes.
+        ``namespace/name`` of the pods that it concerns; empty where it concerns other objects.
     effect
         What has been done instead.
     uids

@@ -82,7 +82,10 @@ class Reasons:
                 return f"gang does not fit: {absent}", False
             return self._qualified(pod, f"gang does not fit: {_missing_text(layout, pod, gang)}")
         if not instance.admissible[kind].any():
-            return f"no node may host it: {_most_common(_static_codes(layout, pod), pod)}", False
+            codes = _static_codes(layout, pod)
+            chosen = (codes == Reason.GPUS_SERVED_OTHERWISE.code).any()
+            what = "no room" if chosen else "no node may host it"
+            return f"{what}: {_most_common(codes, pod)}", False
         rows = np.flatnonzero(instance.admissible[kind])
         codes = dynamic_reasons(state, pod.shape, rows)
         rules = None if layout.neighbours is None else layout.neighbours.codes(pod)
@@ -154,6 +157,9 @@ def _static_codes(layout: Layout, pod: PodRequest) -> NDArray[np.int8]:
     if instance.settled is not None:
         rules = instance.settled.lasting(instance.settled.of(pod))
         codes = np.where(codes == Reason.FITS.code, rules, codes)
+    if instance.ways_chosen:
+        closed = ~instance.admissible[instance.kind_of[pod.uid]] & (codes == Reason.FITS.code)
+        codes = np.where(closed, Reason.GPUS_SERVED_OTHERWISE.code, codes)
     there = np.array([node is not None for node in layout.state.nodes], dtype=bool)
     return np.asarray(codes[there], dtype=np.int8)
 

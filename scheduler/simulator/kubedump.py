@@ -200,10 +200,11 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
 
 def _partial(misread: Sequence[NotUnderstood]) -> tuple[NotConsidered, ...]:
     """That an answer cannot be about the whole cluster, where it cannot."""
-    concerned = tuple(one.subject for one in misread if not one.harmless)
+    concerned = [one.subject for one in misread if not one.harmless]
     if not concerned:
         return ()
-    return (NotConsidered("objects that are not understood", concerned, "see not_understood"),)
+    pods = tuple(name.removeprefix("Pod ") for name in concerned if name.startswith("Pod "))
+    return (NotConsidered("objects that are not understood", pods, "see not_understood"),)
 
 
 def _gone(pod: PodObject) -> bool:

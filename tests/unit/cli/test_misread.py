@@ -76,7 +76,7 @@ def test_a_pending_pod_that_contradicts_itself_waits_and_nothing_is_proved_about
     assert _where(said) == {"p": "n"} and _effects(said) == {"Pod ns/q": "it gets no node"}
     assert said["status"] == "PROVED_IN_PART"
     (rule,) = said["not_considered"]
-    assert rule["pods"] == ["Pod ns/q"]
+    assert rule["pods"] == ["ns/q"]
 
 
 @pytest.mark.parametrize(

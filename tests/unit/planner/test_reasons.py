@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from scheduler.core.model import DeviceShare, Placement
+from dataclasses import replace
+
+from scheduler.core.model import DeviceShare, Placement, Reason, Serves
 from scheduler.core.state import ClusterState
 from scheduler.planner.budget import Budget
 from scheduler.planner.model import Disruption, Plan, Problem, Status
@@ -50,3 +52,12 @@ def test_what_could_never_be_there_is_never_called_untried() -> None:
     assert {one.reason for one in made.unplaced} == {
         "no node may host it: 600 of 600 nodes: pod is larger than the whole node"
     }
+
+
+def test_a_node_that_serves_the_others_in_this_plan_is_not_said_to_fit() -> None:
+    both = replace(node("n", gpus=2), serves=Serves.ONE_AT_A_TIME)
+    pods = (pod("half", milli=500), pod("whole", count=1, resource="nvidia.com/gpu"))
+    made = plan(Problem(ClusterState([both]), pods, {}), Budget(5.0, deterministic=True))
+    (left,) = made.unplaced
+    assert left.reason == f"no room: 1 of 1 nodes: {Reason.GPUS_SERVED_OTHERWISE.text}"
+    assert made.status is not Status.PROVED and made.relaxed
