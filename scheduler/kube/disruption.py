@@ -17,10 +17,11 @@ from dataclasses import dataclass
 import msgspec
 
 from scheduler.core.model import Node as _Labelled
-from scheduler.core.model import NodeSelection, Requirement, SelectorTerm
+from scheduler.core.model import NodeSelection, SelectorTerm
 from scheduler.core.selection import selects
 from scheduler.kube.objects import Expression, Metadata, PodObject
 from scheduler.kube.pods import pod_uid
+from scheduler.kube.selectors import requirements
 
 __all__ = [
     "CRITICAL",
@@ -182,10 +183,7 @@ def covers(budget: BudgetObject, namespace: str, labels: Mapping[str, str]) -> b
     selector = budget.spec.selector if budget.spec else None
     if selector is None or (budget.metadata.namespace or "default") != namespace:
         return False
-    rules = tuple(
-        Requirement(rule.key, rule.operator, tuple(rule.values or ()))
-        for rule in selector.match_expressions or ()
-    )
+    rules = requirements(selector.match_expressions)
     selection = NodeSelection(
         tuple((selector.match_labels or {}).items()), (SelectorTerm(rules),) if rules else ()
     )

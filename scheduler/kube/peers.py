@@ -17,6 +17,7 @@ import msgspec
 from scheduler.core.model import Requirement
 from scheduler.core.peers import HostPort, Peer, PeerTerm, PodSelector, Spread
 from scheduler.kube.objects import Expression, Metadata
+from scheduler.kube.selectors import requirements
 
 __all__ = ["RuledPod", "peer_of", "ruled_pod_decoder", "uncertain_namespaces"]
 
@@ -256,10 +257,7 @@ def rules_of(selector: LabelSelector | None) -> tuple[Requirement, ...] | None:
         return None
     return (
         *(Requirement(key, "In", (value,)) for key, value in (selector.match_labels or {}).items()),
-        *(
-            Requirement(rule.key, rule.operator, tuple(rule.values or ()))
-            for rule in selector.match_expressions or ()
-        ),
+        *requirements(selector.match_expressions),
     )
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache, partial
+from math import ceil
 
 import msgspec
 
@@ -29,7 +30,6 @@ from scheduler.core.model import (
     NodeSelection,
     Placement,
     PodRequest,
-    Requirement,
     SelectorTerm,
     Toleration,
 )
@@ -46,6 +46,7 @@ from scheduler.kube.objects import (
     Resources,
 )
 from scheduler.kube.quantity import parse
+from scheduler.kube.selectors import requirements
 
 __all__ = [
     "Charge",
@@ -398,13 +399,9 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
 
 
 def _cpu_and_memory(totals: Totals) -> tuple[int, int]:
-    cpu = _ceil(totals.get("cpu", Fraction(0)) * 1000)
-    memory = _ceil(totals.get("memory", Fraction(0)))
+    cpu = ceil(totals.get("cpu", Fraction(0)) * 1000)
+    memory = ceil(totals.get("memory", Fraction(0)))
     return min(cpu, _MOST), min(memory, _MOST)
-
-
-def _ceil(value: Fraction) -> int:
-    return -((-value).__floor__())
 
 
 # -- effective requests ------------------------------------------------------------------------
@@ -530,7 +527,7 @@ def _whole(wanted: Mapping[str, int], names: ResourceNames) -> list[tuple[str, i
 def _ways(totals: Totals, selection: NodeSelection, names: ResourceNames) -> tuple[GpuRequest, ...]:
     """Every way in which a pod asks for devices, each by itself and as large as a node may be."""
     wanted = {
-        name: min(_ceil(value), _MOST_MEMORY)
+        name: min(ceil(value), _MOST_MEMORY)
         for name, value in totals.items()
         if value and names.stands_for_devices(name)
     }
@@ -631,13 +628,7 @@ def _selection(spec: PodSpec) -> NodeSelection:
         spec.affinity and spec.affinity.node_affinity and spec.affinity.node_affinity.required
     )
     for term in (required.node_selector_terms or ()) if required else ():
-        expressions, fields = (
-            tuple(
-                Requirement(rule.key, rule.operator, tuple(rule.values or ()))
-                for rule in rules or ()
-            )
-            for rules in (term.match_expressions, term.match_fields)
-        )
+        expressions, fields = requirements(term.match_expressions), requirements(term.match_fields)
         terms.append(SelectorTerm(expressions, fields))
     if required and not terms:
         terms.append(SelectorTerm())  # affinity without any term selects nothing

@@ -7,8 +7,9 @@ for the cheap device models is kept off the dear ones this way.
 
 from __future__ import annotations
 
-from scheduler.core.model import NodeSelection, Requirement, SelectorTerm
-from scheduler.kube.objects import Expression, PodObject
+from scheduler.core.model import NodeSelection, SelectorTerm
+from scheduler.kube.objects import PodObject
+from scheduler.kube.selectors import requirements
 
 __all__ = ["Preference", "node_preferences"]
 
@@ -28,13 +29,7 @@ def node_preferences(pod: PodObject) -> tuple[Preference, ...]:
         term = entry.preference
         if term is None or entry.weight < 1:
             continue
-        rules = (_rules(term.match_expressions), _rules(term.match_fields))
+        rules = (requirements(term.match_expressions), requirements(term.match_fields))
         if any(rules):
             found.append((NodeSelection(terms=(SelectorTerm(*rules),)), entry.weight))
     return tuple(found)
-
-
-def _rules(listed: list[Expression] | None) -> tuple[Requirement, ...]:
-    return tuple(
-        Requirement(rule.key, rule.operator, tuple(rule.values or ())) for rule in listed or ()
-    )

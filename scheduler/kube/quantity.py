@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 from functools import lru_cache
+from math import ceil
 
 from scheduler.core.errors import InvalidInput
 
@@ -97,18 +98,14 @@ def _value(written: str) -> Fraction | None:
     return -value if match["sign"] == "-" else value
 
 
-def _ceil(value: Fraction) -> int:
-    return -((-value).__floor__())
-
-
 def milli(text: str | float, field: str = "quantity") -> int:
     """Thousandths of the base unit, such as milli-CPU."""
-    return _ceil(parse(text, field) * 1000)
+    return ceil(parse(text, field) * 1000)
 
 
 def units(text: str | float, field: str = "quantity") -> int:
     """Base units, such as bytes."""
-    return _ceil(parse(text, field))
+    return ceil(parse(text, field))
 
 
 def whole(text: str | float, field: str = "quantity") -> int:

@@ -16,6 +16,7 @@ import msgspec
 from scheduler.core.model import Requirement, SelectorTerm
 from scheduler.kube.objects import Expression, Metadata
 from scheduler.kube.peers import RuledPod
+from scheduler.kube.selectors import requirements
 
 __all__ = ["Alternatives", "Reach", "Storage"]
 
@@ -258,13 +259,7 @@ def _allowed(topology: _Topology) -> SelectorTerm:
 
 def _terms(selector: _Selector) -> Iterator[SelectorTerm]:
     for term in selector.node_selector_terms or ():
-        yield SelectorTerm(_rules(term.match_expressions), _rules(term.match_fields))
-
-
-def _rules(listed: list[Expression] | None) -> tuple[Requirement, ...]:
-    return tuple(
-        Requirement(rule.key, rule.operator, tuple(rule.values or ())) for rule in listed or ()
-    )
+        yield SelectorTerm(requirements(term.match_expressions), requirements(term.match_fields))
 
 
 def _zoned(labels: dict[str, str]) -> Alternatives:

@@ -62,7 +62,15 @@ from scheduler.kube.objects import (
     node_decoder,
     pod_decoder,
 )
-from scheduler.kube.pods import Charge, charge_of, in_full, is_counted, pod_uid, write_device_shares
+from scheduler.kube.pods import (
+    Charge,
+    charge_of,
+    has_ended,
+    in_full,
+    is_counted,
+    pod_uid,
+    write_device_shares,
+)
 from scheduler.kube.preferences import Preference, node_preferences
 from scheduler.kube.protocols import record_of
 from scheduler.kube.salvage import REQUEST, read_in_part
@@ -73,7 +81,6 @@ from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, BoundPo
 __all__ = ["Dump", "node_json", "pod_json", "read", "read_dump", "write"]
 
 
-_ENDED = ("Succeeded", "Failed")
 _WANTED = {"Node", "Pod"}
 _SHOWN = 5
 _COUNTED = "it runs, and is charged what it asks for"
@@ -209,8 +216,8 @@ def _partial(misread: Sequence[NotUnderstood]) -> tuple[NotConsidered, ...]:
 
 def _gone(pod: PodObject) -> bool:
     """Whether a pod takes nothing and waits for nothing: it has ended, or is deleted unbound."""
-    ended = pod.status is not None and pod.status.phase in _ENDED
-    return ended or (pod.metadata.deletion_timestamp is not None and not pod.spec.node_name)
+    going = pod.metadata.deletion_timestamp is not None
+    return has_ended(pod) or (going and not pod.spec.node_name)
 
 
 class _Listed:
