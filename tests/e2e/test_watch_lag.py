@@ -9,8 +9,6 @@ from tests.e2e.harness.objects import gpu_node, gpu_pod, pod_group
 
 pytestmark = pytest.mark.e2e
 
-GATE = {"name": "e2e.example.com/waits"}
-
 
 def _label(node):
     node["metadata"]["labels"]["pool"] = "old"
@@ -33,7 +31,6 @@ def test_a_node_that_was_opened_a_moment_ago(system, cluster, hidden):
     changes = {node["metadata"]["name"]: hidden(node) for node in nodes}
     pods = [gpu_pod("alone"), gpu_pod("m0", group="pair"), gpu_pod("m1", group="pair")]
     for pod in pods:
-        pod["spec"]["schedulingGates"] = [GATE]
         if hidden is _label:
             pod["spec"]["nodeSelector"] = {"pool": "new"}
     if not cluster.plane.gangs:
@@ -41,7 +38,6 @@ def test_a_node_that_was_opened_a_moment_ago(system, cluster, hidden):
     with system.wire() as wire:
         cluster.create(nodes)
         system.add_extender(wire=wire, bind_deadline_s=2)
-        system.add_scheduler()
         if cluster.plane.gangs:
             cluster.create([pod_group("pair", 2)])
         cluster.create(pods)
@@ -52,9 +48,7 @@ def test_a_node_that_was_opened_a_moment_ago(system, cluster, hidden):
         try:
             for name, change in changes.items():
                 cluster.api.patch("Node", name, change)
-            for pod in pods:
-                name = pod["metadata"]["name"]
-                cluster.api.patch("Pod", name, {"spec": {"schedulingGates": None}}, "default")
+            system.add_scheduler()
             cluster.all_bound(len(pods), patience_s=40)
             assert _known_to_let_in(system, pods[0]) == []
         finally:
