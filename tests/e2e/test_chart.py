@@ -255,7 +255,7 @@ def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -
         d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("er")
     )
     found = {rule["apiGroups"][0]: rule["resources"] for rule in role["rules"]}
-    others = ("", "policy", "admissionregistration.k8s.io")
+    others = ("", "policy", "admissionregistration.k8s.io", "resource.k8s.io")
     assert {name: r for name, r in found.items() if name not in others} == groups
     settings = yaml.safe_load(_config_map(documents)["extender.yaml"])
     assert bool(settings["watch_groups"]) == bool(groups)
