@@ -126,8 +126,8 @@ class ExtenderConfig:
         their budgets allow; needs the permission to create ``pods/eviction``. Off, they are left to
         their workload's controller.
     watch_groups
-        Kinds that state the size of a gang, as ``plural.api-group``, comma separated. Watching one
-        needs the permission to list it.
+        Kinds that state how many members of a gang start together, and in which stages, as
+        ``plural.api-group``, comma separated. Watching one needs the permission to list it.
     watch_read_s
         Silence after which a watch connection is taken for dead; the API server sends something
         about once a minute.

@@ -181,7 +181,7 @@ class Mirror:
 
     @property
     def ambiguous_nodes(self) -> dict[str, str]:
-        """Nodes whose pods have devices by protocols that do not know of each other, and why."""
+        """Nodes whose pods share devices by several protocols, or in a way that is not read."""
         return {name: why for name, has in self._protocols.items() if (why := ambiguity(has))}
 
     def node_names(self) -> list[str]:
