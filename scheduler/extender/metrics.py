@@ -158,11 +158,7 @@ class _LiveCollector(Collector):
             ("bindings_unconfirmed", "Bindings that the watch has not confirmed yet", assumed),
             ("objects_in_doubt", "Objects that are to be read again", live.audit.doubts),
             ("uncertain_nodes", "Nodes where nobody knows what is free", uncertain),
-            (
-                "ambiguous_nodes",
-                "Nodes where sharing is told in several ways, or unread",
-                ambiguous,
-            ),
+            ("ambiguous_nodes", "Nodes whose pods share in several ways, or unread", ambiguous),
         ):
             yield GaugeMetricFamily(f"snugfit_{name}", text, value=value)
         for name, text, count in (
