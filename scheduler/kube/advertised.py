@@ -186,7 +186,9 @@ def devices_of(advert: Advert) -> tuple[tuple[Device, ...], str]:
     renamed = advert.count(names.shared) or advert.missing(names.shared)
     if not (families or renamed or advert.instances or advert.count(names.milli)):
         return (), first  # what labels say of devices that are not there is of no interest
-    makers = {first: _nvidia(advert, alone=families in ([], [first]))}
+    makers: dict[str, list[Device]] = {}
+    if first in families or renamed or advert.instances or advert.count(names.milli):
+        makers[first] = _nvidia(advert, alone=families in ([], [first]))
     for family in families:
         if family != first:
             makers[family] = _others(advert, family, alone=len(families) == 1)
@@ -309,16 +311,16 @@ def _single(advert: Advert, model: Device, resource: str) -> list[Device]:
         each = total // (advert.physical * replicas)
     if replicas > 1 or renamed:
         return _sliced(model, count, missing, each * replicas, 0, units=not renamed)
-    devices = ceil(total / each)
-    if devices > _MOST_PLAIN:
-        return _pool(model, count)
+    devices = ceil(count / each)
+    if devices > _MOST_PLAIN or each > _MOST_ON_ONE:
+        return _pool(model, count)  # whatever labels say of them, no devices have so many
     found = []
-    for _ in range(devices):
+    for _ in range(devices):  # those without an instance to offer are none
         here = min(each, count)
         count -= here
         layout = layout_for(geometry, {profile: here}) if geometry else None
         found.append(_cut(model, geometry, layout, [profile] * here, units=True))
-    return [device for device in found if device.mig]
+    return found
 
 
 def _pools_and_counts(advert: Advert, model: Device) -> tuple[list[Device], dict[str, int]]:

@@ -188,6 +188,25 @@ def test_what_is_not_offered_is_out_of_service() -> None:
     assert _taken(sliced, {GPU: 1}) == 8
 
 
+def test_a_device_none_of_whose_instances_are_offered_refuses_no_pod() -> None:
+    labels = {STRATEGY: "single", PRODUCT: "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", COUNT: "14"}
+    node = _node({GPU: 14}, labels, {GPU: "21"})
+    assert _taken(node, {GPU: 1}) == 14
+    assert _taken(node, {GPU: 9}) == 1
+
+
+@pytest.mark.parametrize("devices", ["1", "2"])
+def test_more_instances_than_the_stated_devices_can_have_are_units(devices: str) -> None:
+    labels = {GKE + "gpu-partition-size": "1g.5gb", GKE + "accelerator-count": devices}
+    assert _taken(_node({GPU: 48}, labels), {GPU: 1}) == 48
+
+
+def test_labels_of_a_vendor_without_devices_on_the_node_are_of_no_interest() -> None:
+    assert (
+        _taken(_node({"amd.com/gpu": 8}, {MEMORY: "plenty", COUNT: "-"}), {"amd.com/gpu": 1}) == 8
+    )
+
+
 def test_models_are_those_of_the_vendor() -> None:
     labels = {PRODUCT: "NVIDIA-L4", "amd.com/gpu.product-name": "W7900"}
     node = _node({GPU: 1, "amd.com/gpu": 1, XE: 1}, labels)
