@@ -65,9 +65,15 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
         resource=resource,
         counted=counted_on(allocatable, names, path),
-        offers=() if foreign else tuple(sorted(filter(names.stands_for_devices, allocatable))),
+        offers=() if foreign else _offers(path, allocatable, names),
         serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
+
+
+def _offers(path: str, allocatable: Quantities, names: ResourceNames) -> tuple[str, ...]:
+    """Names of devices of which some are offered; kubelets go on listing those that have left."""
+    listed = sorted(filter(names.stands_for_devices, allocatable))
+    return tuple(name for name in listed if units(allocatable[name], f"{path}[{name}]"))
 
 
 def _serves(

@@ -88,6 +88,11 @@ def test_fraction_protocol_advertises_thousands() -> None:
         _node({"snugfit.io/gpu-milli": "4500"}, T4)
 
 
+def test_a_resource_of_which_nothing_is_left_is_not_offered() -> None:
+    found = _node({"cpu": 8, "nvidia.com/gpu": "0", "snugfit.io/gpu-milli": "2000"})
+    assert found.offers == ("snugfit.io/gpu-milli",)
+
+
 def test_mig_single_strategy_label_is_stripped() -> None:
     labels = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb"}
     found = _node({"nvidia.com/mig-1g.10gb": 7}, labels)
