@@ -114,7 +114,7 @@ class DynamicResources:
         for node in nodes:
             if node is None:
                 continue
-            lacking, known = resources - offered_by(node), self._passed.get(node.name, frozenset())
+            lacking, known = resources - _offers(node), self._passed.get(node.name, frozenset())
             if not lacking <= known:
                 self._passed[node.name] = known | lacking
                 news.append(node.name)
@@ -125,7 +125,7 @@ class DynamicResources:
         passed = self._passed.get(node.name)
         if not passed:
             return node
-        return replace(node, by_dra=tuple(sorted(passed & self.mapped - offered_by(node))))
+        return replace(node, by_dra=tuple(sorted(passed & self.mapped - _offers(node))))
 
     def gone(self, name: str) -> None:
         """A node does not exist any more."""
@@ -139,7 +139,7 @@ def resources_of(request: PodRequest) -> frozenset[str]:
     return frozenset(named | {name for name, _ in request.counted})
 
 
-def offered_by(node: Node) -> frozenset[str]:
+def _offers(node: Node) -> frozenset[str]:
     """Resources of which the node offers some itself."""
     devices = {node.resource_of(device) for device in node.devices}
     return frozenset(devices | {name for name, amount in node.counted.items() if amount})

@@ -38,9 +38,9 @@ class Status(Enum):
     PROVED_IN_PART = "PROVED_IN_PART"
     """Nothing better exists as far as was considered; ``not_considered`` lists what was not."""
     IMPROVED = "IMPROVED"
-    """Better than the greedy plan; a gap to the bound is left."""
+    """Better than the greedy plan; not proved: a gap is left, or a choice was not searched."""
     KEPT_GREEDY = "KEPT_GREEDY"
-    """The search found nothing better than the greedy plan; a gap to the bound is left."""
+    """The search found nothing better than the greedy plan, and that is not proved either."""
     INFEASIBLE_PROVED = "INFEASIBLE_PROVED"
     """Not one pending pod can be placed, and that is proved."""
     TIMED_OUT = "TIMED_OUT"
@@ -273,7 +273,8 @@ class Plan:
     relaxed
         What the planner did not look at, in plain words.
     not_considered
-        Rules that the plan could not take into account; while there are any, it is not proved.
+        Rules that the plan could not take into account; while there are any, it is proved in part
+        at best.
     statistics
         Solver figures.
     seconds
