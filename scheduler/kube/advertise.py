@@ -16,10 +16,11 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICE_MEMORY_MIB, MAX_DEVICES, GpuKind
 from scheduler.kube.advertised import Advert as Offer
 from scheduler.kube.advertised import devices_of
+from scheduler.kube.foreign import unread
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject
 from scheduler.kube.protocols import registered
-from scheduler.kube.quantity import bounded, parse
+from scheduler.kube.quantity import bounded, parse, units
 
 __all__ = ["Action", "Advert", "adverts", "withdrawals"]
 
@@ -122,8 +123,12 @@ def _gpus(node: NodeObject, names: ResourceNames) -> tuple[int, str]:
         for stated in ((status.allocatable if status else None) or {},
                        (status.capacity if status else None) or {})
     )  # fmt: skip
+    if system := unread(name for name, amount in offered.items() if units(amount, path)):
+        return 0, f"{system} shares its devices"
     advert = Offer(path, offered, capacity, labels, names)
     devices, own = devices_of(advert)
+    if devices and not any(device.healthy for device in devices):
+        return 0, "none of its devices is in service"
     there = [device for device in devices if device.healthy]
     resources = sorted({device.resource or own for device in there})
     if any(device.kind is GpuKind.MIG or device.mig for device in there):
@@ -143,6 +148,8 @@ def _gpus(node: NodeObject, names: ResourceNames) -> tuple[int, str]:
             f"the device plugin hands out {resources[0]} by itself: let pods of this node ask for "
             f"{names.milli} only, whole devices too"
         )
+    if advert.single:  # the label counts instances
+        return 0, "its devices are partitioned by MIG"
     if labelled := _stated(node, COUNT_LABEL, MAX_DEVICES):
         return labelled, ""
     return 0, "no GPU: neither a whole-device resource nor the label " + COUNT_LABEL

@@ -106,6 +106,16 @@ def test_a_device_plugin_beside_it_is_worth_a_warning() -> None:
             {"nvidia.com/gpu": "7"},
             "MIG",
         ),
+        (
+            {
+                "nvidia.com/mig.strategy": "single",
+                "nvidia.com/gpu.product": "A100-MIG-1g.5gb",
+                "nvidia.com/gpu.count": "7",
+            },
+            {},
+            "MIG",
+        ),
+        ({}, {"nvidia.com/gpu": "8", "koordinator.sh/gpu": "800"}, "Koordinator shares"),
         ({}, {"nvidia.com/gpu": "70"}, "no label says of how many"),
         ({}, {"gpu.intel.com/i915": "10"}, "may be shares"),
         ({"gpu.intel.com/device.count": "1"}, {"gpu.intel.com/i915": "10"}, "time-sliced"),
@@ -121,6 +131,13 @@ def test_a_device_plugin_beside_it_is_worth_a_warning() -> None:
 def test_nodes_where_fractions_make_no_sense_are_left_alone(labels, resources, why: str) -> None:
     (advert,) = adverts([_object(_node(labels, **resources))])
     assert advert.action is Action.SKIP and not advert.patch and why in advert.note
+
+
+def test_devices_that_are_all_out_of_service_are_not_advertised() -> None:
+    node = _node({"nvidia.com/gpu.count": "4"}, **{"nvidia.com/gpu": "4"})
+    node["status"]["allocatable"]["nvidia.com/gpu"] = "0"
+    (advert,) = adverts([_object(node)])
+    assert advert.action is Action.SKIP and "in service" in advert.note
 
 
 def test_a_node_that_another_system_describes_is_left_alone() -> None:
