@@ -357,6 +357,34 @@ class Adoption:
         self._keeper.give_back((uid,))
         return gang.slots.pop(uid).node
 
+    def withheld(self, request: PodRequest, row: int, now: float) -> str:
+        """Why a member may not be bound to this row: its gang would not be whole by that.
+
+        Its time may have passed since it was told, and the others have lost their places.
+
+        Parameters
+        ----------
+        request
+            A member, see :meth:`concerns`.
+        row
+            Of the node that it is to be bound to.
+        now
+            The driver's time.
+        """
+        self._lives.tend(now)
+        gang = self._lives.get(request.gang)
+        if (
+            gang is not None
+            and gang.life is Life.HOLDING
+            and request.uid in gang.slots
+            and self._keeper.kept(gang.slots)
+        ):
+            return ""
+        open_rows = self._engine.filter(request, selection=True) == Reason.FITS.code
+        open_rows[row] = True
+        problem = self.answer(request, np.flatnonzero(open_rows), now).message
+        return problem or self.answer(request, np.array([row]), now).message
+
     def pinned(self, request: PodRequest, now: float) -> int:
         """Row that a plan has for a single pod, or -1. Whether it still fits is not checked."""
         return self._pins.row(request.uid, now)
@@ -463,6 +491,8 @@ class Adoption:
         known, before = self.members.gang_of(request.uid), self.members.enough(key)
         if known is not None and known != key:
             self._leave(request.uid)
+        elif scheduler := self.members.unheard(request.uid):
+            self.hears(scheduler)
         self.members.asks(key, request)
         self._grown(key, before=before)
         return self._lives.record(key)

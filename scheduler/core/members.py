@@ -34,6 +34,7 @@ class Members:
         self._specs: dict[GangKey, GangSpec] = {}
         self._key_of: dict[str, GangKey] = {}
         self._known: Counter[GangKey] = Counter()
+        self._stages: dict[GangKey, set[GangKey]] = {}  # by the gang with all of them
         self._running: dict[GangKey, set[str]] = {}
         self._waiting: dict[GangKey, dict[str, PodRequest]] = {}
         self._absent: dict[GangKey, set[str]] = {}
@@ -80,6 +81,16 @@ class Members:
         """Uids of the gang's members that are placed for good and are there to stay."""
         return frozenset(self._running.get(key, ()))
 
+    def partners(self, key: GangKey) -> frozenset[str]:
+        """Uids of members that run and stop if one of them does, whatever stage they are of.
+
+        Empty where each of them is by itself.
+        """
+        stages = self._stages.get(key.whole, set())
+        if not any(stage.stage or self.minimum(stage) > 1 for stage in stages):
+            return frozenset()
+        return frozenset().union(*(self._running.get(stage, ()) for stage in stages))
+
     def present(self, key: GangKey) -> list[PodRequest]:
         """Members that exist and wait."""
         waiting, absent = self._waiting.get(key, {}), self._absent.get(key)
@@ -99,6 +110,10 @@ class Members:
     def enough(self, key: GangKey) -> bool:
         """Whether as many exist as have to start together."""
         return self.existing(key) >= self.minimum(key)
+
+    def unheard(self, uid: str) -> str:
+        """The scheduler of a member that waits for one that has not asked us yet, or nothing."""
+        return next((name for name, late in self._unheard.items() if uid in late), "")
 
     # -- what happens ------------------------------------------------------------------------
 
@@ -176,7 +191,7 @@ class Members:
         uid = request.uid
         before, leaves = self._key_of.get(uid), uid in self._leaving
         runs = before in self._running and uid in self._running[before]
-        scheduler = next((name for name, late in self._unheard.items() if uid in late), "")
+        scheduler = self.unheard(uid)
         self.gone(uid)
         if key is None:
             return
@@ -200,6 +215,9 @@ class Members:
         if not self._known[key]:
             del self._known[key]
             self._specs.pop(key, None)
+            self._stages[key.whole].discard(key)
+            if not self._stages[key.whole]:
+                del self._stages[key.whole]
         return key
 
     # -- inside ------------------------------------------------------------------------------
@@ -213,6 +231,7 @@ class Members:
             self.gone(uid)
         self._key_of[uid] = key
         self._known[key] += 1
+        self._stages.setdefault(key.whole, set()).add(key)
 
     def _wait(self, key: GangKey, request: PodRequest) -> None:
         self._forget_unheard(request.uid)

@@ -154,15 +154,12 @@ class Candidate:
         self.node = node.name if (node := engine.state.nodes[row]) is not None else ""
         self.pods = engine.state.pods_on(row)
         placements, here = engine.state.placements, {p.pod.uid for p in self.pods}
-        gangs = {p.pod.gang for p in self.pods if p.pod.gang} if members else set()
+        gangs = {p.pod.gang.whole for p in self.pods if p.pod.gang} if members else set()
+        partners = {gang: members.partners(gang) for gang in gangs} if members else {}
         self.elsewhere = {
-            gang: tuple(
-                placements[uid]
-                for uid in sorted(members.running(gang))
-                if uid in placements and uid not in here
-            )
-            for gang in gangs
-            if members and members.minimum(gang) > 1
+            gang: tuple(placements[u] for u in sorted(uids) if u in placements and u not in here)
+            for gang, uids in partners.items()
+            if uids
         }
         self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
         self._state: ClusterState | None = engine.excerpt(request, row)
@@ -313,8 +310,8 @@ def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
             continue
         there = pod.uid not in candidate.held or pod.uid in suggested
         evictable = there and pod.priority < asking.priority
-        key = pod.gang if pod.gang in candidate.elsewhere else None
-        if key is None:
+        key = pod.gang.whole if pod.gang else None
+        if key is None or key not in candidate.elsewhere:
             if evictable:
                 singles.append(Unit((placement,)))
         elif there:

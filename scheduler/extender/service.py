@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scheduler.core.adoption import Adoption
 from scheduler.core.drafts import BEING_PLANNED, Draft
 from scheduler.core.engine import Engine
-from scheduler.core.errors import InvalidInput, SchedulerError
+from scheduler.core.errors import CapacityConflict, InvalidInput, SchedulerError
 from scheduler.core.metrics import ClusterMetrics
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason
@@ -426,6 +426,10 @@ class ExtenderService:
     def reserve(self, request: PodRequest, node: str) -> Placement:
         """Place a pod for good; a member takes the room of its slot. Within :meth:`exclusive`."""
         self._expire()
+        if self._joint(request) and node in self._engine.state.row_of:
+            row = self._engine.state.row(node)
+            if problem := self._adoption.withheld(request, row, self._clock()):
+                raise CapacityConflict(node, request.key, problem)
         again = (
             request.uid in self._engine.state.placements and request.uid not in self._engine.holds
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -106,6 +107,22 @@ def test_a_pod_bound_before_its_group_was_heard_of_leaves_no_place_behind(api, f
     assert following.service.holds == 0
 
 
+class Late:
+    """A clock that may be put on."""
+
+    by = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.by
+
+
+def _bind(following: Following, name: str) -> str:
+    """What is against it."""
+    meta = following.api.objects[PODS][name]["metadata"]
+    named = {"PodName": name, "PodNamespace": meta["namespace"], "PodUID": meta["uid"]}
+    return following.web.post("/bind", json={**named, "Node": "b"}).get_json()["Error"]
+
+
 @pytest.fixture
 def two_nodes(api) -> FakeApi:
     """A gang on two nodes that are full by it."""
@@ -177,3 +194,33 @@ def test_nobody_is_evicted_on_account_of_a_node_that_was_not_chosen(two_nodes, f
     following.equal()
     assert following.service.preempting.due() == []
     assert "low1" in two_nodes.objects[PODS]
+
+
+def test_a_member_is_not_bound_once_the_others_have_lost_their_places(api, follow) -> None:
+    """kube-scheduler may bind long after it has asked: somebody else may run there by then."""
+    api.put(NODES, node_json("b", gpus=2))
+    for name in ("m0", "m1"):
+        api.put(PODS, _member(name, 2, spec={"schedulerName": "ours"}))
+    api.put(PODS, pod_json("single", requests=GPU))
+    following, late = follow(), Late()
+    following.service._clock = late
+    following.start()
+    assert _passes(following, "m0") and _passes(following, "m1")
+    assert not _passes(following, "single")
+    late.by = 1000.0
+    assert _passes(following, "single") and not _bind(following, "single")
+    assert "does not fit" in _bind(following, "m0")
+    api.delete(PODS, "single")
+    eventually(lambda: not _bind(following, "m0"))
+    assert not _bind(following, "m1")
+    following.equal()
+    assert following.service.holds == 0
+
+
+def test_members_that_asked_before_a_restart_are_bound(api, follow) -> None:
+    for name in ("m0", "m1"):
+        api.put(PODS, _member(name, 2, spec={"schedulerName": "ours"}))
+    following = follow().start()
+    assert [_bind(following, name) for name in ("m0", "m1")] == ["", ""]
+    following.equal()
+    assert following.service.holds == 0

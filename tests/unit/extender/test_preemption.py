@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -240,6 +241,18 @@ def test_a_member_of_equal_priority_stays_and_protects_nobody() -> None:
     _run(engine, _low("m1", priority=10, count=1, gang=GANG), 1)
     assert _choose(engine, _wanted(count=1)) == {"m0"}
     assert _choose(engine, _wanted(count=2)) is None
+
+
+def test_all_stages_of_a_gang_pay() -> None:
+    """Workers of a launcher that is being evicted run on for nothing."""
+    stages = [replace(GANG, stage=stage) for stage in ("launcher", "worker")]
+    engine = Engine(ClusterState([node("a", gpus=1), node("b", gpus=1)]))
+    for name, gang, at in zip(("launcher", "worker"), stages, "ab", strict=True):
+        engine.reserve(_low(name, count=1, gang=gang), at)
+    found = _victims(engine, _wanted(count=1), "launcher")
+    assert found is not None
+    assert found.uids == ("launcher",) and found.price[2] == 2
+    assert [other.uid for other in found.others] == ["worker"]
 
 
 def test_nodes_are_left_out_where_a_gang_would_pay_more_than_another_node_costs() -> None:
