@@ -11,12 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import msgspec
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import (
     MAX_TAINTS,
+    Device,
     Node,
     Serves,
     Taint,
@@ -50,6 +52,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
     foreign = registered(obj, names)
     if foreign is not None:
         devices, resource = tuple(one.device for one in foreign[0]), foreign[1]
+        devices += _of_other_vendors(path, allocatable, capacity, labels, names)
     else:
         devices, resource = devices_of(Advert(path, allocatable, capacity, labels, names))
     taints = (obj.spec.taints if obj.spec else None) or []
@@ -65,9 +68,28 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         unschedulable=bool(obj.spec and obj.spec.unschedulable),
         resource=resource,
         counted=counted_on(allocatable, names, path),
-        offers=() if foreign else _offers(path, allocatable, names),
+        offers=_offers(path, allocatable, names),
         serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
+
+
+def _of_other_vendors(
+    path: str,
+    allocatable: Quantities,
+    capacity: Quantities,
+    labels: Mapping[str, str],
+    names: ResourceNames,
+) -> tuple[Device, ...]:
+    """Devices beside those that a foreign protocol describes, which are of the first vendor."""
+    first = names.whole[0].partition("/")[0] + "/"
+    offered, there = (
+        {n: q for n, q in stated.items() if names.counts_units(n) and not n.startswith(first)}
+        for stated in (allocatable, capacity)
+    )
+    if not offered:
+        return ()
+    devices, own = devices_of(Advert(path, offered, there, labels, names))
+    return tuple(replace(device, resource=device.resource or own) for device in devices)
 
 
 def _offers(path: str, allocatable: Quantities, names: ResourceNames) -> tuple[str, ...]:

@@ -10,12 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
+from scheduler.core.model import Reason
+from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.doctor import node_reports
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.nodes import node_of
+from scheduler.kube.pods import pod_request
 from tests.depth import examples
 from tests.kube_objects import node_object, pod_object
 
@@ -317,3 +320,21 @@ def test_what_else_a_node_offers_after_hami_has_gone_counts() -> None:
         assert part is not None
         part["snugfit.io/gpu-milli"] = "4k"
     assert len(node_of(node).devices) == 4
+
+
+def test_devices_of_other_vendors_beside_a_register_are_asked_for_by_their_own_names() -> None:
+    beside = _node(allocatable={"amd.com/gpu": "2"})
+    pod = pod_object("r", node="a", phase="Running", requests={"amd.com/gpu": "1"})
+    seen = Seen(beside, pod, _pod("GPU-1,NVIDIA,1000,0:;", 1000))
+    node = node_of(beside)
+    assert [d.resource for d in node.devices] == ["", "", "amd.com/gpu", "amd.com/gpu"]
+    assert seen.free_mib()[:2] == [SIZE, SIZE - 1000] and not seen.problem
+
+
+def test_a_node_of_hami_is_asked_by_the_names_that_it_offers() -> None:
+    node = node_of(_node(allocatable={"amd.com/gpu": "1"}))
+    fits = {
+        name: admits(node, pod_request(pod_object("p", requests={name: "1"})))
+        for name in ("nvidia.com/gpu", "amd.com/gpu", "snugfit.io/gpu-milli")
+    }
+    assert [reason is Reason.FITS for reason in fits.values()] == [True, True, False]
