@@ -323,7 +323,8 @@ class TestDryRun:
 
     def test_nodes_that_do_not_exist_yet_are_judged_by_their_description(self, server) -> None:
         def template(name: str, gpus: int) -> dict[str, Any]:
-            allocatable = {"cpu": "8", "memory": "32Gi", "pods": "110", "nvidia.com/gpu": str(gpus)}
+            allocatable = {"cpu": "8", "memory": "32Gi", "pods": "110"}
+            allocatable["snugfit.io/gpu-milli"] = str(gpus * 1000)
             return {"metadata": {"name": name}, "status": {"allocatable": allocatable}}
 
         items = [template("new-8", 8), template("new-1", 1), {"metadata": {"name": "t4-big"}}]
