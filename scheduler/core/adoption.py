@@ -163,7 +163,7 @@ class Adoption:
         if known is not None and known != key:
             self._leave(request.uid)
         if key is not None:
-            self.members.runs(key, request.uid)
+            self.members.runs(key, request.uid, request.role)
             self._lives.used(key, request.uid)
 
     def leaves(self, request: PodRequest) -> None:

@@ -14,7 +14,7 @@ from scheduler.core.ganglife import HOLDING, PLANNED, Event, Gang, Life, Questio
 from scheduler.core.keeping import Keeper
 from scheduler.core.lives import Lives
 from scheduler.core.members import Members
-from scheduler.core.model import GangKey, PodRequest
+from scheduler.core.model import GangKey, PodRequest, Reason
 from scheduler.core.unborn import allows, is_born, stand_ins
 
 __all__ = ["Planning"]
@@ -100,8 +100,11 @@ class Planning:
         if len(present) < missing:
             text = lacking(members.existing(key), minimum, members.absent(key))
             return self._refuse(key, question, text)
+        if role := members.lacking_role(key):
+            text = f"{Reason.GANG_DOES_NOT_FIT.text}: {role}"
+            return self._refuse(key, question, text)
         present.sort(key=lambda member: (member.uid != request.uid, member.uid not in gang.slots))
-        first, rest = present[:missing], present[missing:_MOST_PLACES]
+        first, rest = members.parted(key, present[:_MOST_PLACES])
         wanted = Wanted(
             [member for member in first if member.uid not in gang.slots],
             [member for member in rest if member.uid not in gang.slots],

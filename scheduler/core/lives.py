@@ -135,9 +135,9 @@ class Lives:
             self.move(key, Event.FULL)
         elif not self._members.present(key):
             self.move(key, Event.EMPTY)
-        elif (gang.life in PLANNED and len(gang.slots) < missing) or (
-            gang.life is Life.RESERVED and not self._members.enough(key)
-        ):
+        elif (
+            gang.life in PLANNED and (len(gang.slots) < missing or self._members.lacking_role(key))
+        ) or (gang.life is Life.RESERVED and not self._members.enough(key)):
             self.move(key, Event.LOST)
 
     # -- time --------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ __all__ = ["Members"]
 _NATIVE = "kubernetes"
 
 
+_NONE: Counter[str] = Counter()
+
+
 class Members:
     """Members by gang: no more of them than there are pods.
 
@@ -40,12 +43,13 @@ class Members:
         self._absent: dict[GangKey, set[str]] = {}
         self._gated: dict[GangKey, dict[str, PodRequest]] = {}
         self._leaving: set[str] = set()
+        self._role_of: dict[str, str] = {}
         self._never_asked: set[str] = set()  # in the time that a place was kept
         self._asking: set[str] = set()
         self._unheard: dict[str, dict[str, PodRequest]] = {}  # by scheduler
         for placement in placements:
             if placement.pod.gang:
-                self.runs(placement.pod.gang, placement.pod.uid)
+                self.runs(placement.pod.gang, placement.pod.uid, placement.pod.role)
 
     # -- what a gang needs -------------------------------------------------------------------
 
@@ -69,7 +73,52 @@ class Members:
 
     def missing(self, key: GangKey) -> int:
         """How many do not run that have to."""
-        return max(0, self.minimum(key) - len(self._running.get(key, ())))
+        running = self._running.get(key, ())
+        least = self._least(key)
+        of_roles = sum((least - self._roles(running)).values()) if least else 0
+        return max(0, of_roles, self.minimum(key) - len(running))
+
+    def parted(
+        self, key: GangKey, present: list[PodRequest]
+    ) -> tuple[list[PodRequest], list[PodRequest]]:
+        """Who of these has to start, as many of each role as that needs, and who may besides."""
+        missing, least = self.missing(key), self._least(key)
+        if not least:
+            return present[:missing], present[missing:]
+        open_roles = least - self._roles(self._running.get(key, ()))
+        needed, others = list[PodRequest](), list[PodRequest]()
+        for member in present:
+            (needed if open_roles[member.role] > 0 else others).append(member)
+            open_roles[member.role] -= 1
+        more = max(0, missing - len(needed))
+        return needed + others[:more], others[more:]
+
+    def lacking_role(self, key: GangKey) -> str:
+        """A role of which fewer exist than have to start, in words; empty if there is none."""
+        least = self._least(key)
+        if not least:
+            return ""
+        waiting = (member.uid for member in self.present(key))
+        there = self._roles([*self._running.get(key, ()), *waiting])
+        for role, number in least.items():
+            if there[role] < number:
+                return f"{there[role]} of {number} pods of role {role} exist"
+        return ""
+
+    def _least(self, key: GangKey) -> Counter[str]:
+        """Members of each role that have to start; empty where any will do."""
+        spec = self._specs.get(key)
+        if spec is None or all(role.replicas == role.minimum for role in spec.roles):
+            return _NONE  # as many as there are: nobody stands in for another
+        stated = Counter({role.name: role.minimum for role in spec.roles if role.minimum})
+        names = {role.name for role in spec.roles}
+        members = [*self._running.get(key, ()), *self._waiting.get(key, ())]
+        unclear = any(self._role_of.get(uid, "") not in names for uid in members)
+        few = len(names) < 2 or sum(stated.values()) > spec.minimum
+        return _NONE if few or unclear else stated
+
+    def _roles(self, uids: Iterable[str]) -> Counter[str]:
+        return Counter(self._role_of.get(uid, "") for uid in uids)
 
     # -- who there is ------------------------------------------------------------------------
 
@@ -108,8 +157,8 @@ class Members:
         return len(self._absent.get(key, ()))
 
     def enough(self, key: GangKey) -> bool:
-        """Whether as many exist as have to start together."""
-        return self.existing(key) >= self.minimum(key)
+        """Whether as many exist as have to start together, of each role."""
+        return self.existing(key) >= self.minimum(key) and not self.lacking_role(key)
 
     def unheard(self, uid: str) -> str:
         """The scheduler of a member that waits for one that has not asked us yet, or nothing."""
@@ -164,10 +213,11 @@ class Members:
             self._absent.setdefault(key, set()).add(uid)
             self._never_asked.add(uid)
 
-    def runs(self, key: GangKey, uid: str) -> None:
+    def runs(self, key: GangKey, uid: str, role: str = "") -> None:
         """A member is placed for good; one that is being deleted does not count."""
         self._joins(key, uid)
         self._waits_no_more(key, uid)
+        self._role_of[uid] = role
         if uid not in self._leaving:
             self._running.setdefault(key, set()).add(uid)
 
@@ -198,7 +248,7 @@ class Members:
         if leaves:
             self.leaves(key, uid)
         elif runs:
-            self.runs(key, uid)
+            self.runs(key, uid, request.role)
         else:
             self.expect(key, request, scheduler)
 
@@ -210,6 +260,7 @@ class Members:
         self._waits_no_more(key, uid)
         self.runs_not(key, uid)
         self._leaving.discard(uid)
+        self._role_of.pop(uid, None)
         self._never_asked.discard(uid)
         self._known[key] -= 1
         if not self._known[key]:
@@ -237,6 +288,7 @@ class Members:
         self._forget_unheard(request.uid)
         self._ungated(key, request.uid)
         self._waiting.setdefault(key, {})[request.uid] = request
+        self._role_of[request.uid] = request.role
 
     def _ungated(self, key: GangKey, uid: str) -> None:
         gated = self._gated.get(key)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from scheduler.core.adoption import Adoption
+from scheduler.core.adoption import Adoption, GangAnswer
 from scheduler.core.engine import Engine
 from scheduler.core.ganglife import Life
 from scheduler.core.gangs import GangSpec, Role
@@ -179,6 +179,34 @@ def test_members_beyond_the_minimum_get_what_there_is() -> None:
         if row == 0:
             cluster.bind(member)
     assert not cluster.engine.holds and not cluster.adoption.concerns(members[0])
+
+
+def test_members_of_one_role_do_not_stand_in_for_another() -> None:
+    """Workers without their server would run for nothing."""
+    cluster, key = Cluster(node("a", gpus=3)), gang_key("g", 3)
+    cluster.adoption.describe(GangSpec(key, 3, (Role("server", 0, 1), Role("worker", 0, 2))))
+    workers = [pod(f"w{n}", count=1, gang=key, role="worker") for n in range(4)]
+    for worker in workers:
+        cluster.adoption.expect(worker)
+    gathered: list[GangKey] = []
+    cluster.adoption.on_gathered = gathered.append
+
+    def place(request: PodRequest) -> GangAnswer:
+        return cluster.adoption.answer(request, cluster.rows, cluster.now)
+
+    assert "0 of 1 pods of role server exist" in place(workers[0]).message
+    assert cluster.free == 3 and not gathered
+    server = pod("server", count=1, gang=key, role="server")
+    cluster.adoption.expect(server)
+    assert gathered == [key]
+    answers = [place(request).row for request in (*workers, server)]
+    assert answers == [0, 0, -1, -1, 0]
+    for request in workers[:2]:
+        cluster.engine.reserve(request, "a")
+        cluster.adoption.bound(request)
+    assert cluster.adoption.members.missing(key) == 1
+    cluster.adoption.gone(server)
+    assert "role server" in place(workers[2]).message and cluster.free == 1
 
 
 def test_a_gang_that_becomes_smaller_is_whole_and_one_that_grows_is_planned_anew() -> None:
