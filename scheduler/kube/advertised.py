@@ -288,9 +288,15 @@ def _sliced(
 
 
 def _pool(model: Device, count: int, *, units: bool = True) -> list[Device]:
-    """One that stands for all devices behind some units; a single share of nothing else is none."""
-    count = min(count, MAX_UNITS) if units or count > 1 else 0
-    return [replace(model, memory_mib=0, replicas=count, units=units)] if count else []
+    """One that stands for all devices behind some units; a single share of nothing else is none.
+
+    Of shares with a name of their own, one has no more than a device may be divided into.
+    """
+    model = replace(model, memory_mib=0, units=units)
+    if units:
+        return [replace(model, replicas=min(count, MAX_UNITS))] if count else []
+    parts = ceil(count / DEVICE_MILLI) if count > 1 else 0
+    return [replace(model, replicas=(count + part) // parts) for part in range(parts)]
 
 
 # -- MIG ---------------------------------------------------------------------------------------

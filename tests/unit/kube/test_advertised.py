@@ -201,6 +201,12 @@ def test_more_instances_than_the_stated_devices_can_have_are_units(devices: str)
     assert _taken(_node({GPU: 48}, labels), {GPU: 1}) == 48
 
 
+@pytest.mark.parametrize("count", [1000, 1001, 2500])
+def test_shares_that_nobody_can_trace_are_all_offered(count: int) -> None:
+    assert _taken(_node({SHARED: count}, {}), {SHARED: count}) == 1
+    assert _taken(_node({SHARED: count}, {}), {SHARED: count + 1}) == 0
+
+
 def test_labels_of_a_vendor_without_devices_on_the_node_are_of_no_interest() -> None:
     assert (
         _taken(_node({"amd.com/gpu": 8}, {MEMORY: "plenty", COUNT: "-"}), {"amd.com/gpu": 1}) == 8
