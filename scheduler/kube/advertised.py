@@ -279,7 +279,9 @@ def _sliced(
     """Devices of so many replicas each, if the units are a multiple; else all units together."""
     total = count + missing
     devices = total // replicas
-    alike = total % replicas == 0 and count % replicas == 0 and (units or replicas > 1)
+    alike = (
+        total % replicas == 0 and count % replicas == 0 and (units or 1 < replicas <= DEVICE_MILLI)
+    )
     if not alike or devices > (physical or _MOST_PLAIN):
         return _pool(model, count, units=units)
     sliced = replace(model, replicas=replicas, units=units)

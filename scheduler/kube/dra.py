@@ -22,6 +22,7 @@ from scheduler.kube.objects import Metadata
 
 __all__ = [
     "DEVICE_CLASSES",
+    "IMPLICIT",
     "DynamicResources",
     "mapped_resources",
     "read_mapped",
@@ -29,7 +30,8 @@ __all__ = [
 ]
 
 DEVICE_CLASSES = "deviceclasses.resource.k8s.io"
-_IMPLICIT = "deviceclass.resource.kubernetes.io/"
+IMPLICIT = "deviceclass.resource.kubernetes.io/"
+"""What precedes the name of a DeviceClass in the resource that it stands for in any case."""
 
 
 class _ClassSpec(msgspec.Struct, rename="camel"):
@@ -77,7 +79,7 @@ def read_mapped(client: KubeClient) -> frozenset[str]:
 def _names(classes: Iterable[_DeviceClass]) -> frozenset[str]:
     found = set()
     for each in classes:
-        found.add(_IMPLICIT + each.metadata.name)
+        found.add(IMPLICIT + each.metadata.name)
         if each.spec and each.spec.extended_resource_name:
             found.add(each.spec.extended_resource_name)
     return frozenset(found)

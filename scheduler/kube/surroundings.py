@@ -16,7 +16,7 @@ from scheduler.core.model import PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.peers import Peer
 from scheduler.kube.disruption import CRITICAL
-from scheduler.kube.dra import mapped_resources, resources_of
+from scheduler.kube.dra import IMPLICIT, mapped_resources, resources_of
 from scheduler.kube.foreign import unread
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
@@ -159,7 +159,8 @@ class Surroundings:
             self.leave(request, rule)
         if pod is not None and pod.spec.resource_claims:
             self.leave(request, "ResourceClaims (DRA)")
-        if resources_of(request) & self._mapped:
+        asked = resources_of(request)
+        if asked & self._mapped or any(name.startswith(IMPLICIT) for name in asked):
             self.leave(request, "devices of a DeviceClass (DRA)")
 
     def _all_peers(self) -> dict[str, Peer]:

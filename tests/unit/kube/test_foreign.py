@@ -151,3 +151,13 @@ def test_a_plan_leaves_pods_alone_whose_resource_a_device_class_stands_for(tmp_p
     assert "DeviceClass" in left_out["rule"] and left_out["pods"] == ["ns/claims"]
     made = _planned(tmp_path, node_json("a"), claims)
     assert not made["not_considered"] and "example.com/gpu" in made["unplaced"][0]["reason"]
+
+
+def test_the_name_that_a_device_class_has_in_any_case_needs_no_class_in_the_file(
+    tmp_path: Path,
+) -> None:
+    claims = pod_json("claims", requests={"deviceclass.resource.kubernetes.io/gpu": "1"})
+    made = _planned(tmp_path, node_json("a"), claims, pod_json("p"))
+    assert [p["name"] for p in made["placements"]] == ["p"]
+    (left_out,) = made["not_considered"]
+    assert "DeviceClass" in left_out["rule"] and made["status"] == "PROVED_IN_PART"
