@@ -290,7 +290,9 @@ def _report(node: NodeObject, names: ResourceNames) -> NodeReport:
         )
         return NodeReport(name, words, protocols, State.WARNING, remark)
     foreign = any(system_of(protocol) for protocol in protocols)
-    if foreign and len(protocols) > 1 and understood.serves is Serves.BOTH:
+    counted = {understood.resource_of(device) for device in understood.devices}
+    others = [p for p in protocols if counted.isdisjoint(p.split(" + "))]
+    if foreign and others and len(protocols) > 1 and understood.serves is Serves.BOTH:
         remark = (
             "devices are offered in several ways that do not know of each other; we count those "
             "of one only"

@@ -88,7 +88,10 @@ def _of_other_vendors(
     )
     if not offered:
         return ()
-    devices, own = devices_of(Advert(path, offered, there, labels, names))
+    vendors = tuple(name.partition("/")[0] + "/" for name in offered)
+    foreign = [n for n in names.product_labels if not n.startswith(vendors)]
+    own_labels = {key: value for key, value in labels.items() if key not in foreign}
+    devices, own = devices_of(Advert(path, offered, there, own_labels, names))
     return tuple(replace(device, resource=device.resource or own) for device in devices)
 
 

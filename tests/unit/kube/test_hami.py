@@ -26,6 +26,7 @@ ALLOCATED = "hami.io/vgpu-devices-allocated"
 REGISTER = "hami.io/node-nvidia-register"
 SIZE = 40_000
 NONE = ",,0,0:;"
+GPU = "nvidia.com/gpu"
 
 
 def _register(
@@ -328,6 +329,7 @@ def test_devices_of_other_vendors_beside_a_register_are_asked_for_by_their_own_n
     seen = Seen(beside, pod, _pod("GPU-1,NVIDIA,1000,0:;", 1000))
     node = node_of(beside)
     assert [d.resource for d in node.devices] == ["", "", "amd.com/gpu", "amd.com/gpu"]
+    assert [d.product for d in node.devices] == ["A100", "A100", "", ""]
     assert seen.free_mib()[:2] == [SIZE, SIZE - 1000] and not seen.problem
 
 
@@ -338,3 +340,12 @@ def test_a_node_of_hami_is_asked_by_the_names_that_it_offers() -> None:
         for name in ("nvidia.com/gpu", "amd.com/gpu", "snugfit.io/gpu-milli")
     }
     assert [reason is Reason.FITS for reason in fits.values()] == [True, True, False]
+
+
+@pytest.mark.parametrize(("beside", "several"), [("gpu.intel.com/xe", False), (GPU, True)])
+def test_what_is_counted_by_its_own_name_is_no_second_way_to_the_same_devices(
+    beside: str, *, several: bool
+) -> None:
+    shares = {"aliyun.com/gpu-mem": "30", "aliyun.com/gpu-count": "2", beside: "2"}
+    (report,) = node_reports([node_object("a", allocatable=shares)])
+    assert ("several ways" in report.remark) is several
