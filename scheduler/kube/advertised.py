@@ -451,10 +451,10 @@ def _filled(
 def _spread(counts: Mapping[str, int], devices: int) -> list[list[str]]:
     """Instances dealt out to devices evenly, no more on one than any device has."""
     total = sum(counts.values())
-    devices = max(devices, ceil(total / _MOST_ON_ONE))
+    devices = max(min(devices, total), ceil(total / _MOST_ON_ONE))
     if devices > _MOST_PLAIN:
         raise InvalidInput("nvidia.com/mig-*", "are more instances than any node has")
-    found: list[list[str]] = [[] for _ in range(min(devices, total))]
+    found: list[list[str]] = [[] for _ in range(devices)]
     at = 0
     for name in sorted(counts):
         for _ in range(counts[name]):

@@ -207,6 +207,11 @@ def test_shares_that_nobody_can_trace_are_all_offered(count: int) -> None:
     assert _taken(_node({SHARED: count}, {}), {SHARED: count + 1}) == 0
 
 
+def test_a_label_of_very_many_devices_costs_an_instance_nothing() -> None:
+    node = _node({GPU: 33, MIG + "5g.77gb": 1}, {COUNT: "66"})
+    assert _taken(node, {GPU: 1, MIG + "5g.77gb": 1}) == 1
+
+
 def test_labels_of_a_vendor_without_devices_on_the_node_are_of_no_interest() -> None:
     assert (
         _taken(_node({"amd.com/gpu": 8}, {MEMORY: "plenty", COUNT: "-"}), {"amd.com/gpu": 1}) == 8
