@@ -57,7 +57,8 @@ class DecisionLog:
     Attributes
     ----------
     on_verdicts
-        Called with verb and reason counts, (reasons,) int64, after every answer.
+        Called with verb and reason counts, (reasons,) int64, after every answer that gives
+        reasons.
     """
 
     def __init__(self, size: int) -> None:
@@ -95,9 +96,11 @@ class DecisionLog:
         asked
             Number of candidates, where it is not the number of codes.
         """
-        counts = np.bincount(codes, minlength=len(Reason))
-        self.on_verdicts(verb, counts)
-        reasons = {_TEXTS[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
+        reasons = {}
+        if len(codes):
+            counts = np.bincount(codes, minlength=len(Reason))
+            self.on_verdicts(verb, counts)
+            reasons = {_TEXTS[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
         candidates = len(codes) if asked is None else asked
         pod, uid, detail = (each[:_LONGEST] for each in (pod, uid, detail))
         self._decisions.append(
