@@ -369,6 +369,8 @@ def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
                 "cpu_free_milli": int(state.cpu_free[row]),
                 "memory_bytes": node.memory_bytes,
                 "memory_free_bytes": int(state.mem_free[row]),
+                "memory_mib": node.memory_bytes >> 20,
+                "memory_free_mib": int(state.mem_free[row]) >> 20,
                 "pods_free": int(state.pods_free[row]),
                 "devices": _devices_json(state, row),
                 "pods": [_pod_json(placement, held) for placement in state.pods_on(row)],
@@ -408,6 +410,7 @@ def _pod_json(placement: Placement, held: frozenset[str]) -> dict[str, Any]:
         "name": pod.name,
         "cpu_milli": pod.cpu_milli,
         "memory_bytes": pod.memory_bytes,
+        "memory_mib": pod.memory_bytes >> 20,
         "devices": [
             {"index": s.index, "milli": s.milli, "memory_mib": s.memory_mib, "slots": s.slots}
             for s in placement.devices

@@ -258,6 +258,8 @@ class TestOffline:
         nodes = {n["name"]: n for n in server.client.get("/debug/state")["nodes"]}
         big = nodes["t4-big"]
         assert big["cpu_free_milli"] == big["cpu_milli"] - 1000
+        assert big["memory_mib"] << 20 == big["memory_bytes"]
+        assert big["memory_free_mib"] == big["memory_mib"] - big["pods"][0]["memory_mib"]
         assert sorted(d["free_milli"] for d in big["devices"]) == [700, 1000, 1000, 1000]
         (placed,) = big["pods"]
         assert placed["uid"] == "p" and not placed["held"] and placed["devices"][0]["milli"] == 300
