@@ -21,7 +21,7 @@ from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.model import DEVICE_MILLI, MAX_PODS, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState
 
-__all__ = ["View", "asks_on", "is_odd", "odd_rows", "units_free", "views"]
+__all__ = ["View", "asks_on", "is_odd", "milli_by_mask", "odd_rows", "units_free", "views"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -170,12 +170,12 @@ def _derive(copy: ClusterState) -> None:
         code == DeviceCode.SHARED, np.maximum(slots, 0) * DEVICE_MILLI // copy.replicas, 0
     )
     for kind in np.unique(code[code >= DeviceCode.MIG]).tolist():
-        sizes = _sizes(copy.mig_types[kind - DeviceCode.MIG])
+        sizes = milli_by_mask(copy.mig_types[kind - DeviceCode.MIG])
         left = left + np.where(code == kind, sizes[slots & (SLOT_MASKS - 1)], 0)
     copy.gpu_left[:] = left.sum(axis=1)
 
 
 @cache
-def _sizes(mig: MigType) -> IntArray:
-    """Milli-GPU by mask of free slots."""
+def milli_by_mask(mig: MigType) -> IntArray:
+    """Milli-GPU by mask of free slots, (SLOT_MASKS,)."""
     return np.array([mig.milli(mask) for mask in range(SLOT_MASKS)])

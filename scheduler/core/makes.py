@@ -101,7 +101,11 @@ def meaning(make: Make, gpu: GpuRequest) -> tuple[Ask, ...]:
 
 
 @lru_cache(maxsize=16_384)
-def _meaning(make: Make, gpu: GpuRequest, _by_label: bool) -> tuple[Ask, ...]:  # noqa: FBT001
+def _meaning(
+    make: Make,
+    gpu: GpuRequest,
+    _by_label: bool,  # noqa: FBT001 - for the key: requests are equal without it
+) -> tuple[Ask, ...]:
     asks = (replace(gpu, also=()), *gpu.also) if gpu.also else (gpu,)
     return tuple(one for ask in asks for one in _meanings(make, ask))
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
+from scheduler.core.groups import milli_by_mask
 from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.power import PowerModel
 from scheduler.core.reading import json_of
@@ -292,14 +293,9 @@ def slot_gains(state: ClusterState, slots: Mapping[MigType, IntArray]) -> IntArr
         return None
     gains = np.zeros((DeviceCode.MIG + len(state.mig_types), SLOT_MASKS), dtype=np.int64)
     for code, effective in known:
-        gains[DeviceCode.MIG + code] = effective - _sizes(state.mig_types[code]) * EFFECTIVE_SCALE
+        own = milli_by_mask(state.mig_types[code])
+        gains[DeviceCode.MIG + code] = effective - own * EFFECTIVE_SCALE
     return gains
-
-
-@cache
-def _sizes(mig: MigType) -> IntArray:
-    """Milli-GPU of the slots' own, by free mask."""
-    return np.array([mig.milli(mask) for mask in range(SLOT_MASKS)])
 
 
 def node_effective(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from scheduler.kube.schedulerfindings import Trap, refusal
+from scheduler.kube.schedulerfindings import Trap, items_of, refusal
 from scheduler.kube.schedulerschema import go_duration
 from scheduler.kube.yamlfile import Path, YamlFile
 
@@ -102,7 +102,7 @@ def _balanced(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
 def _fit(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
     for field in ("ignoredResources", "ignoredResourceGroups"):
         group = field.endswith("Groups")
-        for index, listed in enumerate(_list(args.get(field))):
+        for index, listed in enumerate(items_of(args.get(field))):
             name = "" if listed is None else listed
             if isinstance(name, str) and (not qualified(name) or (group and "/" in name)):
                 what = "no domain" if group else "no name of a resource"
@@ -133,7 +133,7 @@ def _fit(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
 
 def _shape(path: Path, shape: object) -> Iterator[Trap]:
     points = dict(_mappings(shape))
-    if not _list(shape):
+    if not items_of(shape):
         yield refusal(path, "has no point", "write {utilization: 0, score: 0} and one at 100")
     before = None
     for index, point in points.items():
@@ -152,7 +152,7 @@ def _topology(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
     constraints = list(_mappings(args.get("defaultConstraints")))
     if isinstance(kind, str) and kind not in ("System", "List"):
         yield refusal((*path, "defaultingType"), f"is {kind!r}", "write List")
-    elif kind == "System" and _list(args.get("defaultConstraints")):
+    elif kind == "System" and items_of(args.get("defaultConstraints")):
         yield refusal(
             (*path, "defaultingType"),
             "is System, with which no constraints may be listed",
@@ -191,7 +191,7 @@ def _node_affinity(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
     required = added.get(name)
     if isinstance(required, dict):
         terms = required.get("nodeSelectorTerms")
-        if not _list(terms):
+        if not items_of(terms):
             return
         for index, term in _mappings(terms):
             yield from _term((*path, name, "nodeSelectorTerms", index), term)
@@ -205,7 +205,7 @@ def _node_affinity(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
 def _term(path: Path, term: Mapping[str, Any]) -> Iterator[Trap]:
     for index, wanted in _mappings(term.get("matchExpressions")):
         where = (*path, "matchExpressions", index)
-        operator, values = str(wanted.get("operator") or ""), _list(wanted.get("values"))
+        operator, values = str(wanted.get("operator") or ""), items_of(wanted.get("values"))
         if operator not in _OPERATORS:
             yield refusal((*where, "operator"), f"is {operator!r}", _one(_OPERATORS))
             continue
@@ -224,7 +224,7 @@ def _term(path: Path, term: Mapping[str, Any]) -> Iterator[Trap]:
         where = (*path, "matchFields", index)
         if wanted.get("operator") not in ("In", "NotIn"):
             yield refusal((*where, "operator"), "is neither In nor NotIn", "write In")
-        elif len(_list(wanted.get("values"))) != 1:
+        elif len(items_of(wanted.get("values"))) != 1:
             yield refusal((*where, "values"), "has to be one name", "write a term for each")
 
 
@@ -246,13 +246,9 @@ def _one(choices: tuple[str, ...]) -> str:
     return f"write {', '.join(choices[:-1])} or {choices[-1]}"
 
 
-def _list(listed: object) -> list[Any]:
-    return listed if isinstance(listed, list) else []
-
-
 def _mappings(listed: object) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """The mappings in a list with their places; nothing at all is one with all its defaults."""
-    for index, item in enumerate(_list(listed)):
+    for index, item in enumerate(items_of(listed)):
         if item is None or isinstance(item, dict):
             yield index, item or {}
 

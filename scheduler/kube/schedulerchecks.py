@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from scheduler.kube.schedulerconfig import API_VERSION, DEFAULT_SCHEDULER, KIND, needs_bind
-from scheduler.kube.schedulerfindings import Finding, Level, Trap, refusal
+from scheduler.kube.schedulerfindings import Finding, Level, Trap, items_of, refusal
 from scheduler.kube.schedulerours import (
     VERBS,
     Checked,
@@ -106,11 +106,6 @@ def _tls(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _has(entry: dict[str, Any], what: str) -> bool:
     return bool(_tls(entry).get(what + "File") or _tls(entry).get(what + "Data"))
-
-
-def _items(listed: object) -> list[Any]:
-    """A list, if it is one; whatever else stands there is kube-scheduler's to refuse."""
-    return listed if isinstance(listed, list) else []
 
 
 def _names(file: YamlFile) -> set[str]:
@@ -309,11 +304,11 @@ def _uncounted(checked: Checked) -> Iterator[Trap]:
                     "without the filter NodeResourcesFit kube-scheduler counts no resource at all",
                     "leave NodeResourcesFit enabled",
                 )
-        for index, config in enumerate(_items(profile.get("pluginConfig"))):
+        for index, config in enumerate(items_of(profile.get("pluginConfig"))):
             args = config.get("args") if isinstance(config, dict) else None
             args = args if isinstance(args, dict) else {}
-            groups = {str(g) for g in _items(args.get("ignoredResourceGroups"))}
-            hidden = {str(r) for r in _items(args.get("ignoredResources"))} & managed
+            groups = {str(g) for g in items_of(args.get("ignoredResourceGroups"))}
+            hidden = {str(r) for r in items_of(args.get("ignoredResources"))} & managed
             if hidden or groups & {name.split("/")[0] for name in managed}:
                 yield Trap(
                     (*path, "pluginConfig", index), problem, "leave the managed resources out"

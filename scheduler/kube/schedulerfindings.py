@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from scheduler.kube.yamlfile import Path
 
-__all__ = ["Finding", "Level", "Trap", "refusal"]
+__all__ = ["Finding", "Level", "Trap", "items_of", "refusal"]
 
 
 class Level(StrEnum):
@@ -46,3 +46,8 @@ class Trap(NamedTuple):
 def refusal(path: Path, problem: str, remedy: str) -> Trap:
     """A finding that keeps kube-scheduler from starting, and says so."""
     return Trap(path, f"{problem}; kube-scheduler refuses to start", remedy, Level.REFUSED)
+
+
+def items_of(listed: object) -> list[Any]:
+    """A list, if it is one; whatever else stands there is kube-scheduler's to refuse."""
+    return listed if isinstance(listed, list) else []

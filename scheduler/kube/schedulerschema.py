@@ -14,7 +14,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
-from typing import Any
 
 from scheduler.core.errors import nearest
 from scheduler.kube.schedulerconfig import API_VERSION, KIND
@@ -232,7 +231,7 @@ def odd_fields(file: YamlFile) -> Iterator[Odd]:
         yield from _struct(file, (), file.content, KIND)
 
 
-def _struct(file: YamlFile, path: Path, value: Any, owner: str) -> Iterator[Odd]:  # noqa: ANN401
+def _struct(file: YamlFile, path: Path, value: object, owner: str) -> Iterator[Odd]:
     if value is None:
         return
     if not isinstance(value, dict):
@@ -269,7 +268,7 @@ def _struct(file: YamlFile, path: Path, value: Any, owner: str) -> Iterator[Odd]
             )
 
 
-def _value(file: YamlFile, path: Path, value: Any, kind: str) -> Iterator[Odd]:  # noqa: ANN401
+def _value(file: YamlFile, path: Path, value: object, kind: str) -> Iterator[Odd]:
     if kind == "arguments":
         yield from _arguments(file, path, value)
     elif kind.startswith("[]"):
@@ -291,7 +290,7 @@ def _value(file: YamlFile, path: Path, value: Any, kind: str) -> Iterator[Odd]: 
             yield _wrong(path, value, what)
 
 
-def _arguments(file: YamlFile, path: Path, value: Any) -> Iterator[Odd]:  # noqa: ANN401
+def _arguments(file: YamlFile, path: Path, value: object) -> Iterator[Odd]:
     """Arguments are of a type of their own for each in-tree plugin; others may take anything."""
     plugin = file.get((*path[:-1], "name"))
     if not isinstance(plugin, str) or plugin not in ARGUMENTS or value is None:
@@ -311,11 +310,11 @@ def _arguments(file: YamlFile, path: Path, value: Any) -> Iterator[Odd]:  # noqa
         yield "wrong-type", refusal((*path, "apiVersion"), f"is not {API_VERSION}", "leave it away")
 
 
-def _wrong(path: Path, value: Any, what: str) -> Odd:  # noqa: ANN401
+def _wrong(path: Path, value: object, what: str) -> Odd:
     return "wrong-type", refusal(path, f"is {_said(value)}, not {what}", f"write {what}")
 
 
-def _said(value: Any) -> str:  # noqa: ANN401
+def _said(value: object) -> str:
     if isinstance(value, dict | list):
         return "a mapping" if isinstance(value, dict) else "a list"
     if isinstance(value, str):
@@ -339,13 +338,13 @@ def _integer(most: int) -> Callable[..., bool]:
     return test
 
 
-def _number(value: object, *, json: bool) -> bool:  # noqa: ARG001
+def _number(value: object, *, json: bool) -> bool:  # noqa: ARG001 - all kinds are asked alike
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False
     return math.isfinite(value) and abs(value) <= _FLOAT32_LIMIT
 
 
-def _bytes(value: object, *, json: bool) -> bool:  # noqa: ARG001
+def _bytes(value: object, *, json: bool) -> bool:  # noqa: ARG001 - as _number
     if not isinstance(value, str):
         return False
     try:
