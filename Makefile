@@ -37,7 +37,7 @@ deep: $(VENV)/dev.done ## Try the properties with many more examples, others eac
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest $(WORKERS) --timeout 1800 -m "(hypothesis or scaled) and not e2e"
 
 kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (20 minutes, once; Go)
-	$(BIN)/python -m tests.e2e.harness.assets
+	$(BIN)/python -m testbed.controlplane.assets
 
 e2e: kube ## Run what `make test` leaves out, on a real control plane
 	$(BIN)/python -m pytest -m "e2e or deep"

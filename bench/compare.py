@@ -20,13 +20,14 @@ from pathlib import Path
 
 import msgspec
 
-from scheduler.cli.bench_webhook import filled_cluster, plain_client
-from scheduler.cli.demo import running_server
 from scheduler.core.model import GpuRequest
 from scheduler.simulator import native
 from scheduler.simulator.client import SchedulingLoop
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.kubedump import pod_json
+from scheduler.simulator.server_process import running_server
+from testbed.filled_cluster import filled_cluster
+from testbed.plain_client import PlainClient
 
 WARM_UP = 50
 CALLS = ("filter", "prioritize", "filter + prioritize", "bind", "filter, rejected")
@@ -54,7 +55,7 @@ def _measure(urls: list[str], nodes: int, cycles: int) -> list[dict[str, list[fl
     pods = generate(GeneratorConfig(nodes=nodes, pods=cycles + WARM_UP, seed=4)).requests
     pods = tuple(replace(pod, uid=f"m-{pod.uid}", name=f"m-{pod.name}") for pod in pods)
     too_large = msgspec.json.encode(pod_json(replace(pods[0], gpu=GpuRequest(count=9), uid="x")))
-    loops = [SchedulingLoop(plain_client(url), names, seed=1) for url in urls]
+    loops = [SchedulingLoop(PlainClient(url), names, seed=1) for url in urls]
     figures: list[dict[str, list[float]]] = [{call: [] for call in CALLS} for _ in urls]
     turns = random.Random(1)
     for number, pod in enumerate(pods):

@@ -24,13 +24,13 @@ from typing import Any
 
 import click
 
-from tests.e2e.harness.assets import find
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import ControlPlane, keep_logs_in
-from tests.e2e.harness.process import NotReady
-from tests.e2e.harness.referee import Foul
-from tests.e2e.harness.storm import crash_storm, revive
-from tests.e2e.harness.system import System
+from testbed.controlplane.assets import find
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.plane import ControlPlane, keep_logs_in
+from testbed.controlplane.process import NotReady
+from testbed.controlplane.referee import Foul
+from testbed.controlplane.storm import crash_storm, revive
+from testbed.controlplane.system import System
 
 
 @click.command()

@@ -32,12 +32,12 @@ from scheduler.kube.names import ResourceNames
 from scheduler.simulator import kubedump, openb
 from scheduler.simulator.inflation import Experiment, inflate, run
 from scheduler.simulator.workload import Arrival, Workload
-from tests.e2e.harness.assets import find
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.extender import live
-from tests.e2e.harness.objects import SCHEDULER
-from tests.e2e.harness.scheduling import extended, stock
+from testbed.controlplane.assets import find
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.extender import live
+from testbed.controlplane.objects import SCHEDULER
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.scheduling import extended, stock
 
 NAMES = ResourceNames()
 

@@ -2,7 +2,7 @@
 
     python -m bench.siege --minutes 60
 
-The real server follows an API server over HTTP (``tests/fake_api.py``), and a kube-scheduler asks
+The real server follows an API server over HTTP (``testbed/fake_api.py``), and a kube-scheduler asks
 it pod by pod. A hostile tenant creates, patches, finishes and deletes pods that contradict
 themselves, beside honest ones. Meanwhile watches are cut in every way and versions compacted, and
 the planner process is killed, or stopped without a word. A referee that knows requests and the
@@ -29,11 +29,11 @@ from typing import Any
 import click
 
 from bench.soak import slope
-from tests import hostile
-from tests.fake_api import FakeApi, serving
-from tests.hostile import MEMORY, MILLI, WHOLE
-from tests.hostile_cluster import HostileCluster, Pod
-from tests.live import LiveServer
+from testbed import hostile
+from testbed.fake_api import FakeApi, serving
+from testbed.hostile import MEMORY, MILLI, WHOLE
+from testbed.hostile_cluster import HostileCluster, Pod
+from testbed.live import LiveServer
 
 _DEVICES = {
     **{f"whole-{number}": 8 for number in range(3)},

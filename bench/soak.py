@@ -21,14 +21,14 @@ from typing import Any
 import click
 import numpy as np
 
-from tests.e2e.harness.api import Api, Json, eventually
-from tests.e2e.harness.assets import find
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_pod
-from tests.e2e.harness.storm import roomy
-from tests.e2e.harness.system import System
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane.api import Api, Json, eventually
+from testbed.controlplane.assets import find
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.objects import fraction_node, fraction_pod, gpu_pod
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.storm import roomy
+from testbed.controlplane.system import System
+from testbed.controlplane.vigil import Vigil
 
 _FLAP_EVERY_S = 20
 _MOST_ALIVE = 150

@@ -28,9 +28,9 @@ from typing import Any
 import click
 import yaml
 
-from tests.e2e.harness.process import free_port
-from tests.fake_api import NODES, PODS, FakeApi, serving
-from tests.kube_objects import node_json, pod_json
+from testbed.controlplane.process import free_port
+from testbed.fake_api import NODES, PODS, FakeApi, serving
+from testbed.kube_objects import node_json, pod_json
 
 _BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 _GROUPS = (

@@ -20,9 +20,9 @@ from dataclasses import replace
 import msgspec
 
 from bench.sync import following, until_ready
-from scheduler.cli.bench_webhook import plain_client
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.kubedump import pod_json
+from testbed.plain_client import PlainClient
 
 _PHASES = 6
 
@@ -38,7 +38,7 @@ def main() -> None:
     times: dict[str, list[list[float]]] = {"idle": [], "storm": []}
     with following(chosen.nodes, chosen.pods, "--hold-ttl", "2") as (extender, api, began):
         url, synced = until_ready(extender, began)
-        client = plain_client(url)
+        client = PlainClient(url)
         names = [f"node-{number}" for number in range(chosen.nodes)]
         wanted = _wanted(chosen.cycles * _PHASES)
         for phase in range(_PHASES):

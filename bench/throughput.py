@@ -26,13 +26,13 @@ import yaml
 
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.kube.schedulerconfig import Profile, SchedulerSetup, kube_scheduler_config
-from tests.e2e.harness.assets import find
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.extender import live
-from tests.e2e.harness.objects import gpu_node, gpu_pod
-from tests.e2e.harness.process import Daemon
-from tests.e2e.harness.scheduling import stock
+from testbed.controlplane.assets import find
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.extender import live
+from testbed.controlplane.objects import gpu_node, gpu_pod
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.process import Daemon
+from testbed.controlplane.scheduling import stock
 
 _MODELS = ("NVIDIA-A100-SXM4-80GB", "NVIDIA-H100-80GB-HBM3", "Tesla-T4")
 _WARM = 20

@@ -10,7 +10,7 @@ from scheduler.extender.app import create_app
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.live import LiveCluster
 from scheduler.extender.service import ExtenderService
-from tests.fake_api import NODES, PODS, FakeApi, eventually
+from testbed.fake_api import NODES, PODS, FakeApi, eventually
 
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 MILLI = "snugfit.io/gpu-milli"

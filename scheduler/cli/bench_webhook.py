@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import re
-import socket
 import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from scheduler.core.defaults import DEFAULT_POLICY
 
-if TYPE_CHECKING:
-    from scheduler.simulator.client import ExtenderClient
+__all__ = ["command"]
 
-__all__ = ["command", "filled_cluster", "plain_client"]
-
-_PIECE = 1 << 20
-_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
-_HEAD = (  # as Go's HTTP client writes it
-    b"%b %b HTTP/1.1\r\nHost: 127.0.0.1:10262\r\nUser-Agent: Go-http-client/1.1\r\n"
-    b"Content-Length: %d\r\nContent-Type: application/json\r\nAccept-Encoding: gzip\r\n\r\n"
-)
 _PRICES_WITHIN_S = 60
 _ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
 
@@ -74,12 +63,14 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
     import msgspec
 
     from scheduler.cli.console import progress
-    from scheduler.cli.demo import running_server
     from scheduler.core.model import GpuRequest
     from scheduler.simulator import native
     from scheduler.simulator.client import SchedulingLoop
     from scheduler.simulator.generate import GeneratorConfig, generate
     from scheduler.simulator.kubedump import pod_json
+    from scheduler.simulator.server_process import running_server
+    from testbed.filled_cluster import filled_cluster
+    from testbed.plain_client import PlainClient
 
     workload = generate(GeneratorConfig(nodes=size, load=0.6, seed=3))
     measured = generate(GeneratorConfig(nodes=size, pods=pods, seed=4)).requests
@@ -90,7 +81,7 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
         cluster = Path(folder, "cluster.json")
         native.write(filled_cluster(workload, flags[1]), cluster)
         with running_server(cluster, *flags) as url:
-            client = plain_client(url)
+            client = PlainClient(url)
             if flags[1] == "priced":
                 _await_prices(url)
             models = {node.name: node.product for node in workload.nodes}
@@ -134,56 +125,6 @@ def _await_prices(url: str) -> None:
             raise SchedulerError(f"no prices within {_PRICES_WITHIN_S} s: see /readyz")
         time.sleep(0.1)
     client.close()
-
-
-def plain_client(url: str) -> ExtenderClient:
-    """A client that does next to nothing, so that what is measured is the server.
-
-    Python's own HTTP client spends as long on an answer's head as the server on small calls.
-    """
-    from scheduler.simulator.client import ExtenderClient, ProtocolError
-
-    class Plain(ExtenderClient):
-        def _request(self, method: str, path: str, body: bytes, expect: int = 200) -> bytes:
-            if self._connection.sock is None:
-                self._connect()
-            sock: socket.socket = self._connection.sock
-            message = _HEAD % (method.encode(), path.encode(), len(body)) + body
-            started = time.perf_counter()
-            sock.sendall(message)
-            received = sock.recv(_PIECE)
-            while (end := received.find(b"\r\n\r\n")) < 0:
-                received += sock.recv(_PIECE)
-            head, pieces = received[:end], [received[end + 4 :]]
-            length = _LENGTH.search(head)
-            missing = int(length[1]) - len(pieces[0]) if length else 0
-            while missing > 0:
-                pieces.append(sock.recv(_PIECE))
-                missing -= len(pieces[-1])
-            self.elapsed_ms = (time.perf_counter() - started) * 1000
-            if int(head.split()[1]) != expect:
-                raise ProtocolError(f"{method} {path} answered {head.split()[1].decode()}")
-            return b"".join(pieces)
-
-    return Plain(url)
-
-
-def filled_cluster(workload: Any, policy: str) -> Any:  # noqa: ANN401 - Workload, imported lazily
-    """The workload with its pods running, placed by the policy itself."""
-    from scheduler.core.engine import Engine
-    from scheduler.core.mix import TypicalMix
-    from scheduler.core.state import ClusterState
-    from scheduler.simulator.workload import BoundPod
-
-    state = ClusterState(workload.nodes)
-    engine = Engine(state, policy, mix=TypicalMix.from_requests(workload.requests))
-    bound = []
-    for request in workload.requests:
-        row = engine.best(request)
-        if row >= 0:
-            placement = engine.reserve(request, workload.nodes[row].name)
-            bound.append(BoundPod(request, placement.node, placement.devices))
-    return replace(workload, arrivals=(), bound=tuple(bound))
 
 
 def _row(size: int, call: str, times: list[float]) -> dict[str, Any]:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -25,9 +17,7 @@ if TYPE_CHECKING:
     from scheduler.simulator.emulator import SchedulerProfile
     from scheduler.simulator.workload import Workload
 
-__all__ = ["command", "running_server"]
-
-_START_TIMEOUT_S = 30.0
+__all__ = ["command"]
 
 
 @dataclass(frozen=True)
@@ -103,55 +93,6 @@ def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json:
         raise click.exceptions.Exit(1)
 
 
-@contextmanager
-def running_server(nodes: Path, *options: str) -> Iterator[str]:
-    """The real server as a child process; yields its URL and stops it at the end.
-
-    Also on Ctrl-C and SIGTERM: a process that is merely ended would leave the server behind.
-    """
-    from scheduler.core.errors import SchedulerError
-
-    command = [sys.executable, "-m", "scheduler.cli.main", "serve", "--offline"]
-    command += ["--nodes", str(nodes), "--port", "0", "--log-level", "warning", *options]
-    with tempfile.TemporaryFile("w+") as log, _leaving_on_sigterm():
-        process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)  # noqa: S603
-        try:
-            deadline = time.monotonic() + _START_TIMEOUT_S
-            while True:
-                log.seek(0)
-                said = log.read()
-                if "listening on " in said:
-                    yield said.split("listening on ", 1)[1].split()[0]
-                    return
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise SchedulerError(f"the server did not start:\n{said}")
-                time.sleep(0.05)
-        finally:
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-@contextmanager
-def _leaving_on_sigterm() -> Iterator[None]:
-    """SIGTERM unwinds the stack, so that what is open gets closed; exit code 143."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-
-    def leave(number: int, _frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_Side, list[str]]:
     """Place the stream over HTTP; measure and referee what the server says it did."""
     from dataclasses import replace
@@ -163,6 +104,7 @@ def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_S
     from scheduler.core.verify import verify
     from scheduler.simulator import native
     from scheduler.simulator.client import ExtenderClient, SchedulingLoop
+    from scheduler.simulator.server_process import running_server
 
     with tempfile.TemporaryDirectory() as folder:
         cluster = Path(folder, "cluster.json")

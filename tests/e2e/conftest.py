@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.harness.assets import Assets, AssetsMissing, find
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.process import guardian
-from tests.e2e.harness.system import System
+from testbed.controlplane.assets import Assets, AssetsMissing, find
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.process import guardian
+from testbed.controlplane.system import System
 
 _NOT_RUN = pytest.StashKey[str]()
 

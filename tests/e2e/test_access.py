@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 import pytest
 import yaml
 
-from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.chart import NAMESPACE
-from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
+from testbed.controlplane.api import ApiError, eventually
+from testbed.controlplane.chart import NAMESPACE
+from testbed.controlplane.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
 
 pytestmark = pytest.mark.e2e
 

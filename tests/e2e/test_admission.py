@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness.api import Api, ApiError, Json, eventually
-from tests.e2e.harness.chart import NAMESPACE, install, render
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.objects import fraction_node, fraction_pod, pod
+from testbed.controlplane.api import Api, ApiError, Json, eventually
+from testbed.controlplane.chart import NAMESPACE, install, render
+from testbed.controlplane.objects import fraction_node, fraction_pod, pod
+from testbed.controlplane.plane import ControlPlane
 
 pytestmark = pytest.mark.e2e
 

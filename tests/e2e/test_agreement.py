@@ -24,14 +24,14 @@ from scheduler.cli.plan import command as plan_command
 from scheduler.core.engine import Engine
 from scheduler.simulator.files import load_dump
 from scheduler.simulator.inflation import Experiment, run
+from testbed.controlplane.api import Api, eventually
+from testbed.controlplane.extender import Extender, live
+from testbed.controlplane.objects import DEVICES, MEMORY, MILLI
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.referee import judge, requests
+from testbed.controlplane.scenes import DEVICE_KINDS, DEVICE_MEMORY, PRIORITIES, devices_for, draw
+from testbed.controlplane.verdicts import Verdicts, cleared
 from tests.depth import DEEP, examples
-from tests.e2e.harness.api import Api, eventually
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.extender import Extender, live
-from tests.e2e.harness.objects import DEVICES, MEMORY, MILLI
-from tests.e2e.harness.referee import judge, requests
-from tests.e2e.harness.scenes import DEVICE_KINDS, DEVICE_MEMORY, PRIORITIES, devices_for, draw
-from tests.e2e.harness.verdicts import Verdicts, cleared
 
 pytestmark = pytest.mark.e2e
 

@@ -25,12 +25,12 @@ from scheduler.kube.schedulerconfig import (
     kube_scheduler_config,
 )
 from scheduler.kube.yamlfile import yaml_files
+from testbed.controlplane.api import ApiError, eventually
+from testbed.controlplane.chart import CHART, REQUIRED, Helm
+from testbed.controlplane.extender import Extender
+from testbed.controlplane.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
+from testbed.controlplane.process import free_port
 from tests import rights
-from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.chart import CHART, REQUIRED, Helm
-from tests.e2e.harness.extender import Extender
-from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
-from tests.e2e.harness.process import free_port
 
 pytestmark = pytest.mark.e2e
 

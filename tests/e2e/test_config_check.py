@@ -10,10 +10,10 @@ import pytest
 
 from scheduler.kube.schedulerchecks import Finding, Level, check
 from scheduler.kube.yamlfile import yaml_files
+from testbed.controlplane.assets import Assets
+from testbed.controlplane.configurations import mutants, starts
 from tests.configurations import HEAD, REFUSED, STARTING
 from tests.depth import examples
-from tests.e2e.harness.assets import Assets
-from tests.e2e.harness.configurations import mutants, starts
 
 pytestmark = pytest.mark.e2e
 _MINOR = 37  # the version of which the check has the fields

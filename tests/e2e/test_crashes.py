@@ -8,18 +8,18 @@ import time
 
 import pytest
 
-from tests.e2e.harness.api import Feeder, eventually, insist
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.objects import (
+from testbed.controlplane.api import Feeder, eventually, insist
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.objects import (
     DEVICES,
     fraction_node,
     fraction_pod,
     gpu_node,
     gpu_pod,
 )
-from tests.e2e.harness.storm import crash_storm, revive, roomy, storm
-from tests.e2e.harness.tap import Tap
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane.storm import crash_storm, revive, roomy, storm
+from testbed.controlplane.tap import Tap
+from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
 

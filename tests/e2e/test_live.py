@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from tests.e2e.harness import scheduling
-from tests.e2e.harness.api import eventually
-from tests.e2e.harness.objects import (
+from testbed.controlplane import scheduling
+from testbed.controlplane.api import eventually
+from testbed.controlplane.objects import (
     DEVICES,
     disruption_budget,
     fraction_node,
@@ -25,7 +25,7 @@ from tests.e2e.harness.objects import (
     shared_node,
     shared_pod,
 )
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.e2e.harness.api import Api, ApiError, Json, eventually
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.objects import (
+from testbed.controlplane.api import Api, ApiError, Json, eventually
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.objects import (
     DEVICES,
     MILLI,
     fraction_node,
@@ -27,9 +27,9 @@ from tests.e2e.harness.objects import (
     pod_group,
     priority_class,
 )
-from tests.e2e.harness.referee import quantity
-from tests.e2e.harness.system import System
-from tests.e2e.harness.wire import Wire
+from testbed.controlplane.referee import quantity
+from testbed.controlplane.system import System
+from testbed.controlplane.wire import Wire
 
 pytestmark = pytest.mark.e2e
 

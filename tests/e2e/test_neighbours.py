@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.harness import scheduling
-from tests.e2e.harness.api import Feeder, eventually
-from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane import scheduling
+from testbed.controlplane.api import Feeder, eventually
+from testbed.controlplane.objects import fraction_node, fraction_pod, gpu_node, gpu_pod, pod
+from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
 

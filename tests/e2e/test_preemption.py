@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from tests.e2e.harness.api import eventually
-from tests.e2e.harness.objects import (
+from testbed.controlplane.api import eventually
+from testbed.controlplane.objects import (
     DEVICES,
     fraction_node,
     fraction_pod,
@@ -15,8 +15,8 @@ from tests.e2e.harness.objects import (
     gpu_pod,
     priority_class,
 )
-from tests.e2e.harness.tap import Tap
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane.tap import Tap
+from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
 

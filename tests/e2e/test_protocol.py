@@ -9,11 +9,11 @@ from typing import ClassVar
 
 import pytest
 
-from tests.e2e.harness import scheduling
-from tests.e2e.harness.api import eventually
-from tests.e2e.harness.extender import offline
-from tests.e2e.harness.objects import gpu_node, gpu_pod, pod, pod_group
-from tests.e2e.harness.tap import Tap
+from testbed.controlplane import scheduling
+from testbed.controlplane.api import eventually
+from testbed.controlplane.extender import offline
+from testbed.controlplane.objects import gpu_node, gpu_pod, pod, pod_group
+from testbed.controlplane.tap import Tap
 
 pytestmark = pytest.mark.e2e
 

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import pytest
 
-from tests.e2e.harness.objects import (
+from testbed.controlplane.objects import (
     DEVICES,
     GPU,
     MEMORY,
@@ -19,7 +19,7 @@ from tests.e2e.harness.objects import (
     pod,
     pod_group,
 )
-from tests.e2e.harness.referee import judge, quantity, requests
+from testbed.controlplane.referee import judge, quantity, requests
 
 A100 = 81_920
 

@@ -6,18 +6,18 @@ import itertools
 
 import pytest
 
-from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.chart import NAMESPACE
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.objects import (
+from testbed.controlplane.api import ApiError, eventually
+from testbed.controlplane.chart import NAMESPACE
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.objects import (
     fraction_node,
     fraction_pod,
     gpu_node,
     gpu_pod,
     pod_group,
 )
-from tests.e2e.harness.system import System
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.system import System
 
 pytestmark = pytest.mark.e2e
 

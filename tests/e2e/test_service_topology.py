@@ -15,12 +15,12 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.chart import CHART, REQUIRED, Helm
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.controlplane import serves
-from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
-from tests.e2e.harness.process import Daemon, free_port
+from testbed.controlplane.api import ApiError, eventually
+from testbed.controlplane.chart import CHART, REQUIRED, Helm
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
+from testbed.controlplane.plane import serves
+from testbed.controlplane.process import Daemon, free_port
 from tests.e2e.test_chart import NEIGHBOURS, TRIAL, Installed
 
 pytestmark = pytest.mark.e2e

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import scheduling
-from tests.e2e.harness.api import ApiError, eventually
-from tests.e2e.harness.objects import (
+from testbed.controlplane import scheduling
+from testbed.controlplane.api import ApiError, eventually
+from testbed.controlplane.objects import (
     DEVICES,
     GPU,
     fraction_node,
@@ -25,8 +25,8 @@ from tests.e2e.harness.objects import (
     shared_node,
     shared_pod,
 )
-from tests.e2e.harness.referee import Foul
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane.referee import Foul
+from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
 
@@ -204,7 +204,7 @@ def test_nothing_is_left_running_when_the_tests_are_killed(tmp_path: Path):
     script = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from tests.e2e.harness.process import Daemon\n"
+        "from testbed.controlplane.process import Daemon\n"
         "daemon = Daemon('sleeper', ['sleep', '600'], Path(sys.argv[1]), lambda: True)\n"
         "daemon.start()\n"
         "print(daemon.pid, flush=True)\n"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.e2e.harness.api import eventually
-from tests.e2e.harness.objects import gpu_node, gpu_pod, pod_group
+from testbed.controlplane.api import eventually
+from testbed.controlplane.objects import gpu_node, gpu_pod, pod_group
 
 pytestmark = pytest.mark.e2e
 

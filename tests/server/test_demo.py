@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cli.demo import running_server
 from scheduler.core.errors import SchedulerError
 from scheduler.simulator import native
 from scheduler.simulator.client import ExtenderClient, ProtocolError
 from scheduler.simulator.generate import GeneratorConfig, generate
+from scheduler.simulator.server_process import running_server
 
 pytestmark = pytest.mark.server
 

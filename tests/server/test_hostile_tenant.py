@@ -22,12 +22,12 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests import hostile
+from testbed import hostile
+from testbed.fake_api import eventually, serving
+from testbed.hostile import GUARDED, MEMORY, MILLI, TENANT, WHOLE
+from testbed.hostile_cluster import HostileCluster, Pod
+from testbed.live import LiveServer
 from tests.depth import examples
-from tests.fake_api import eventually, serving
-from tests.hostile import GUARDED, MEMORY, MILLI, TENANT, WHOLE
-from tests.hostile_cluster import HostileCluster, Pod
-from tests.live import LiveServer
 
 pytestmark = pytest.mark.server
 

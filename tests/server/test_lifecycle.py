@@ -16,8 +16,8 @@ import trustme
 from scheduler.core.errors import InvalidInput
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.status import split_address
+from testbed.fake_api import eventually
 from tests.builders import node
-from tests.fake_api import eventually
 
 pytestmark = pytest.mark.server
 

@@ -12,8 +12,8 @@ import msgspec
 import pytest
 
 from scheduler.simulator.kubedump import pod_json
+from testbed.fake_api import eventually
 from tests.builders import node, pod
-from tests.fake_api import eventually
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server

@@ -15,8 +15,8 @@ from scheduler.extender.status import VERBS
 from scheduler.kube.schedulerchecks import check
 from scheduler.kube.schedulerconfig import SchedulerSetup, kube_scheduler_config
 from scheduler.kube.yamlfile import yaml_files
+from testbed.kube_objects import pod_json
 from tests.builders import node
-from tests.kube_objects import pod_json
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server

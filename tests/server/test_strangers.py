@@ -20,8 +20,8 @@ from scheduler.extender.certificates import Certificates
 from scheduler.extender.framing import MOST_HEAD
 from scheduler.extender.listener import Limits, Listener
 from scheduler.simulator.kubedump import pod_json
+from testbed.fake_api import eventually
 from tests.builders import node, pod
-from tests.fake_api import eventually
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server

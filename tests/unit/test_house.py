@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = [p for d in ("scheduler", "tests", "bench") for p in sorted((ROOT / d).rglob("*.py"))]
+SOURCES = [
+    p for d in ("scheduler", "testbed", "tests", "bench") for p in sorted((ROOT / d).rglob("*.py"))
+]
 
 
 def _tracked() -> list[Path]:

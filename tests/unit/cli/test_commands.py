@@ -16,8 +16,8 @@ from scheduler.core.power import PowerModel
 from scheduler.core.prices import PriceWeights
 from scheduler.simulator import native
 from scheduler.simulator.generate import GeneratorConfig, generate
-from tests.e2e.harness.process import free_port
-from tests.fake_api import eventually
+from testbed.controlplane.process import free_port
+from testbed.fake_api import eventually
 
 POD_LIST = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,1000,1024,1,1000\np1,1000,1024,1,500\n"
 NODE_LIST = "sn,cpu_milli,memory_mib,gpu,model\nn0,8000,8192,1,T4\n"

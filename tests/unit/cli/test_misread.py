@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.kube_objects import node_json, pod_json
+from testbed.kube_objects import node_json, pod_json
 
 GPU = {"nvidia.com/gpu": "1"}
 

@@ -14,7 +14,7 @@ from scheduler.cli.plan import problem_of
 from scheduler.planner.budget import Budget
 from scheduler.planner.model import Plan, Status
 from scheduler.planner.planner import plan
-from tests.kube_objects import node_json, pod_json
+from testbed.kube_objects import node_json, pod_json
 
 _GPU = {"nvidia.com/gpu": "1"}
 _OWNED = [{"kind": "ReplicaSet", "name": "rs", "controller": True}]

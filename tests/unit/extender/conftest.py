@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.fake_api import NODES, FakeApi, serving
+from testbed.fake_api import NODES, FakeApi, serving
+from testbed.kube_objects import node_json
 from tests.following import BUDGETS, MILLI, Following
-from tests.kube_objects import node_json
 
 
 @pytest.fixture

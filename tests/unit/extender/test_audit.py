@@ -10,10 +10,10 @@ import pytest
 from scheduler.extender.wire import BindArgs
 from scheduler.kube.objects import PodObject
 from scheduler.kube.salvage import InPart
+from testbed.fake_api import NODES, PODS, FakeApi, drop, eventually, refuse, say
+from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod
-from tests.fake_api import NODES, PODS, FakeApi, drop, eventually, refuse, say
 from tests.following import BUDGETS, MILLI, Following
-from tests.kube_objects import node_json, node_object, pod_json, pod_object
 
 GPU = "nvidia.com/gpu"
 

@@ -18,8 +18,8 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import BindArgs, decode_filter
 from scheduler.kube.objects import NodeObject, PodObject
-from tests.fake_api import NODES, PODS, FakeApi, carry_out_and_drop, drop, refuse, serving
-from tests.kube_objects import node_json, pod_json
+from testbed.fake_api import NODES, PODS, FakeApi, carry_out_and_drop, drop, refuse, serving
+from testbed.kube_objects import node_json, pod_json
 
 MILLI = "snugfit.io/gpu-milli"
 DEVICES = "snugfit.io/devices"

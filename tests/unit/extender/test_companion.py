@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from scheduler.extender.companion import Companion, CompanionFault, Counterpart
-from tests.fake_api import eventually
+from testbed.fake_api import eventually
 
 LARGE = b"x" * (8 << 20)
 Begin = Callable[..., Companion]

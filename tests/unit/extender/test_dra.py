@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from scheduler.core.model import Reason
-from tests.fake_api import NODES, PODS, eventually, refuse, say
+from testbed.fake_api import NODES, PODS, eventually, refuse, say
+from testbed.kube_objects import node_json, pod_json
 from tests.following import MILLI, Following
-from tests.kube_objects import node_json, pod_json
 
 GPU = "nvidia.com/gpu"
 GROUP = '{"versions": [{"groupVersion": "resource.k8s.io/v1"}]}'

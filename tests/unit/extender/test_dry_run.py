@@ -13,7 +13,7 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import decode_filter
 from scheduler.kube.objects import NodeObject
-from tests.kube_objects import node_json, pod_json
+from testbed.kube_objects import node_json, pod_json
 
 GPU, MILLI, WIDGET = "nvidia.com/gpu", "snugfit.io/gpu-milli", "example.com/widget"
 

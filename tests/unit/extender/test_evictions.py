@@ -17,8 +17,8 @@ from scheduler.extender.metrics import ExtenderMetrics
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import PreemptArgs, decode_filter
 from scheduler.kube.objects import NodeObject, PodObject
+from testbed.kube_objects import node_json, pod_json
 from tests.builders import node, pod
-from tests.kube_objects import node_json, pod_json
 
 MILLI = "snugfit.io/gpu-milli"
 DEVICES = "snugfit.io/devices"

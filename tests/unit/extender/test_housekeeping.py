@@ -10,9 +10,9 @@ import pytest
 
 from scheduler.core.errors import KubeApiError
 from scheduler.extender.housekeeping import Chore, Housekeeping, Patience, Sparingly
-from tests.fake_api import PODS, eventually
+from testbed.fake_api import PODS, eventually
+from testbed.kube_objects import pod_json
 from tests.following import MILLI, Following
-from tests.kube_objects import pod_json
 
 
 @pytest.fixture(autouse=True)

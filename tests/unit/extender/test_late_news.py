@@ -13,9 +13,9 @@ import pytest
 
 from scheduler.extender.wire import BindArgs, PreemptArgs
 from scheduler.kube.objects import pod_decoder
-from tests.fake_api import PODS, FakeApi, drop, eventually, refuse
+from testbed.fake_api import PODS, FakeApi, drop, eventually, refuse
+from testbed.kube_objects import pod_json
 from tests.following import BUDGETS, MILLI, Following
-from tests.kube_objects import pod_json
 
 DEVICES = "snugfit.io/devices"
 

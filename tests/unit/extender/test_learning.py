@@ -13,8 +13,8 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import decode_filter
 from scheduler.planner.prices import prices
+from testbed.kube_objects import pod_json
 from tests.builders import node
-from tests.kube_objects import pod_json
 
 
 class Asked:

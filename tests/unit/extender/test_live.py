@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from scheduler.extender.wire import BindArgs
+from testbed.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refuse, say
+from testbed.kube_objects import node_json, pod_json
 from tests.builders import pod
-from tests.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refuse, say
 from tests.following import BUDGETS, MILLI, Following
-from tests.kube_objects import node_json, pod_json
 
 
 def _verb(following: Following, verb: str = "filter") -> int:

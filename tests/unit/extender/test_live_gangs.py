@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.fake_api import NODES, PODS, FakeApi, eventually, refuse
+from testbed.fake_api import NODES, PODS, FakeApi, eventually, refuse
+from testbed.kube_objects import node_json, pod_json
 from tests.following import Following
-from tests.kube_objects import node_json, pod_json
 
 GPU = {"nvidia.com/gpu": "1"}
 GONE = "2026-01-01T00:00:00Z"

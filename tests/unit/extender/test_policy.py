@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from scheduler.kube.recordpolicy import RECORD_POLICY
-from tests.fake_api import PODS, drop, eventually, refuse
+from testbed.fake_api import PODS, drop, eventually, refuse
+from testbed.kube_objects import pod_json
 from tests.following import MILLI
-from tests.kube_objects import pod_json
 
 API = "/apis/admissionregistration.k8s.io/v1"
 POLICIES = f"{API}/validatingadmissionpolicies"

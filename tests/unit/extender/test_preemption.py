@@ -26,9 +26,9 @@ from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import PreemptArgs
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.objects import NodeObject, PodObject
+from testbed.kube_objects import node_json, pod_json
 from tests.builders import gang_key, node, pod
 from tests.depth import examples
-from tests.kube_objects import node_json, pod_json
 
 GANG = gang_key("g", 2)
 

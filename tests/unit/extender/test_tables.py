@@ -17,8 +17,8 @@ from scheduler.extender.recent import Recent
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.waiting import Waiting
 from scheduler.extender.wire import decode_filter
+from testbed.kube_objects import pod_json
 from tests.builders import node, pod
-from tests.kube_objects import pod_json
 
 
 def test_what_was_put_in_longest_ago_is_forgotten_first() -> None:

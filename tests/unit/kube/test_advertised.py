@@ -16,8 +16,8 @@ from scheduler.core.verify import verify
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject
 from scheduler.kube.pods import pod_request
+from testbed.kube_objects import pod_object
 from tests.depth import examples
-from tests.kube_objects import pod_object
 
 GPU, SHARED, MIG = "nvidia.com/gpu", "nvidia.com/gpu.shared", "nvidia.com/mig-"
 COUNT, REPLICAS, STRATEGY = f"{GPU}.count", f"{GPU}.replicas", "nvidia.com/mig.strategy"

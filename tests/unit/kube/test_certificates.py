@@ -17,7 +17,7 @@ from cryptography.exceptions import InvalidSignature
 from scheduler.cli.certificates import command
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.kube.certificates import ROTATE, Leaf, Secrets, Terms, authority, leaf, renew
-from tests.fake_api import FakeApi
+from testbed.fake_api import FakeApi
 
 SECRETS = "/api/v1/namespaces/ns/secrets"
 NAMES = Secrets("ns", "authority", "server", "client")

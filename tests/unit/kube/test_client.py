@@ -11,8 +11,8 @@ from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.kube.client import KubeClient
 from scheduler.kube.discovery import find
 from scheduler.kube.objects import node_decoder
-from tests.fake_api import NODES, FakeApi, drop, refuse, say, serving
-from tests.kube_objects import node_json
+from testbed.fake_api import NODES, FakeApi, drop, refuse, say, serving
+from testbed.kube_objects import node_json
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import decode_filter
 from scheduler.kube.complaints import Complaints, cut
-from tests.kube_objects import node_object, pod_json, pod_object
+from testbed.kube_objects import node_object, pod_json, pod_object
 
 log = logging.getLogger("scheduler.test")
 

@@ -24,7 +24,7 @@ from scheduler.kube.doctor import (
 from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.recordpolicy import RECORD_POLICY
-from tests.kube_objects import pod_object
+from testbed.kube_objects import pod_object
 
 
 def _node(labels: dict[str, str] | None = None, **allocatable: str) -> NodeObject:

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from scheduler.cli.main import cli
 from scheduler.core.model import Reason
 from scheduler.kube.doctor import State, node_reports
+from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod
-from tests.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.unit.kube.test_mirror import Cluster
 
 KOORD = {"koordinator.sh/gpu-core": "400", "koordinator.sh/gpu-memory-ratio": "400"}

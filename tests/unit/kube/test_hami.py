@@ -19,8 +19,8 @@ from scheduler.kube.doctor import node_reports
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pods import pod_request
+from testbed.kube_objects import node_object, pod_object
 from tests.depth import examples
-from tests.kube_objects import node_object, pod_object
 
 ALLOCATED = "hami.io/vgpu-devices-allocated"
 REGISTER = "hami.io/node-nvidia-register"

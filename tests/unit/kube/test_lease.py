@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.kube.lease import LeaseHolder
-from tests.depth import examples
-from tests.fake_api import (
+from testbed.fake_api import (
     LEASES,
     FakeApi,
     carry_out_and_drop,
@@ -20,6 +19,7 @@ from tests.fake_api import (
     say,
     serving,
 )
+from tests.depth import examples
 
 SECONDS = 15.0
 

@@ -10,7 +10,7 @@ import yaml
 
 from scheduler.core.errors import InvalidInput
 from scheduler.kube.manifests import manifests, refuse_strangers
-from tests.kube_objects import node_json, pod_json
+from testbed.kube_objects import node_json, pod_json
 
 NODE, POD = node_json("n", gpus=1), pod_json("p")
 ITEMS = [NODE | {"apiVersion": "v1"}, POD | {"apiVersion": "v1"}]

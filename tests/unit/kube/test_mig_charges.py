@@ -14,7 +14,7 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.pods import charge_of, pod_request
-from tests.kube_objects import node_object, pod_object
+from testbed.kube_objects import node_object, pod_object
 
 SEVEN = {"nvidia.com/mig-1g.5gb": "7"}
 

@@ -22,9 +22,9 @@ from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pods import pod_request
 from scheduler.kube.workloads import Stated
+from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod
 from tests.depth import examples
-from tests.kube_objects import node_json, node_object, pod_json, pod_object
 
 GANG = {"scheduling.x-k8s.io/pod-group": "g"}
 GROUP = GangKey("scheduler-plugins", "ns", "g")

@@ -15,8 +15,8 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.advertise import Action, adverts
 from scheduler.kube.nodes import node_of
+from testbed.kube_objects import node_object, pod_object
 from tests.builders import pod
-from tests.kube_objects import node_object, pod_object
 
 REGISTER = "hami.io/node-nvidia-register"
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}

@@ -23,8 +23,8 @@ from scheduler.kube.protocols import (
 )
 from scheduler.simulator.files import load_workload
 from scheduler.simulator.workload import place_bound
+from testbed.kube_objects import node_object, pod_json, pod_object
 from tests.builders import pod
-from tests.kube_objects import node_object, pod_json, pod_object
 
 NAMES = ResourceNames()
 UUIDS = (
@@ -344,7 +344,7 @@ def test_a_gpushare_binding_reaches_the_pod_over_the_api() -> None:
     """The same write that assigns the node carries both records."""
     from scheduler.extender.binding import Binder
     from scheduler.extender.wire import BindArgs
-    from tests.fake_api import PODS, serving
+    from testbed.fake_api import PODS, serving
 
     with serving() as api:
         service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)

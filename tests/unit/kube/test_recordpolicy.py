@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.recordpolicy import RECORD_POLICY, guarded_since, read_policy
-from tests.fake_api import FakeApi
+from testbed.fake_api import FakeApi
 
 API = "/apis/admissionregistration.k8s.io/v1"
 POLICIES, BINDINGS = (

@@ -12,8 +12,8 @@ from scheduler.core.state import ClusterState
 from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
+from testbed.kube_objects import node_object, pod_object
 from tests.builders import pod
-from tests.kube_objects import node_object, pod_object
 
 DEVICES, UID = "snugfit.io/devices", "snugfit.io/devices-uid"
 WHOLE = {"nvidia.com/gpu": "1"}

@@ -18,7 +18,7 @@ from scheduler.extender.config import ExtenderConfig
 from scheduler.extender.service import ExtenderService
 from scheduler.extender.wire import decode_filter
 from scheduler.kube.pods import pod_request
-from tests.kube_objects import node_object, pod_json, pod_object
+from testbed.kube_objects import node_object, pod_json, pod_object
 
 LONG = 100_000
 WHOLE = {"nvidia.com/gpu": "1"}

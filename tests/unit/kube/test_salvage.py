@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scheduler.kube.disruption import budget_decoder
 from scheduler.kube.objects import group_decoder, node_decoder, pod_decoder
 from scheduler.kube.salvage import salvage
-from tests.kube_objects import node_json, pod_json
+from testbed.kube_objects import node_json, pod_json
 
 DECODERS = (pod_decoder, node_decoder, group_decoder, budget_decoder)
 

@@ -10,8 +10,8 @@ import pytest
 
 from scheduler.kube.objects import PodObject, pod_decoder
 from scheduler.kube.watch import Reflector, WatchTiming
-from tests.fake_api import PODS, FakeApi, drop, events, eventually, refuse, say, serving
-from tests.kube_objects import pod_json
+from testbed.fake_api import PODS, FakeApi, drop, events, eventually, refuse, say, serving
+from testbed.kube_objects import pod_json
 
 QUICK = WatchTiming(page=2, watch_s=30, read_s=60.0, backoff_s=0.01, most_backoff_s=0.05,
                     absent_s=0.05)  # fmt: skip

@@ -7,11 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 
-from tests.e2e.harness.api import Feeder, Json
-from tests.e2e.harness.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
-from tests.e2e.harness.process import Daemon
-from tests.e2e.harness.system import System
-from tests.e2e.harness.vigil import Vigil
+from testbed.controlplane.api import Feeder, Json
+from testbed.controlplane.objects import fraction_node, fraction_pod, gpu_node, gpu_pod
+from testbed.controlplane.process import Daemon
+from testbed.controlplane.system import System
+from testbed.controlplane.vigil import Vigil
 
 _STRIKES = 6
 

@@ -1,4 +1,4 @@
-"""``snugfit serve`` in a process of its own, following the API server of :mod:`tests.fake_api`."""
+"""``snugfit serve`` in a process of its own, following a :mod:`testbed.fake_api`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tests.fake_api import FakeApi, eventually
+from testbed.fake_api import FakeApi, eventually
 
 Json = dict[str, Any]
 
@@ -79,6 +79,7 @@ class LiveServer:
         self._process.wait(timeout=60)
 
     def alive(self) -> bool:
+        """Whether the process still runs."""
         return self._process.poll() is None
 
     def text(self) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
-from tests.e2e.harness.controlplane import ControlPlane, serves
-from tests.e2e.harness.process import Daemon, free_port
+from testbed.controlplane.plane import ControlPlane, serves
+from testbed.controlplane.process import Daemon, free_port
 
 Json = dict[str, Any]
 

@@ -61,12 +61,15 @@ class FakeApi:
         self._thread.start()
 
     def stop(self) -> None:
+        """Cut every watch and close the port."""
         self.cut()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
 
     def client(self, token: Callable[[], str] = lambda: "") -> KubeClient:
+        """The product's own client of this server."""
+
         def load() -> Configuration:
             made = Configuration(host=f"http://127.0.0.1:{self.port}")
             if token():
@@ -95,6 +98,7 @@ class FakeApi:
             return obj
 
     def delete(self, path: str, name: str) -> None:
+        """Take the object away, and tell who watches."""
         with self.changed:
             self.version += 1
             obj = self.objects[path].pop(name)
@@ -103,6 +107,7 @@ class FakeApi:
             self.changed.notify_all()
 
     def bookmark(self, path: str) -> None:
+        """Tell who watches how far the versions have come."""
         with self.changed:
             self.version += 1
             obj = {"metadata": {"resourceVersion": str(self.version)}}
@@ -130,11 +135,13 @@ class FakeApi:
         self.script += [(method, part, action) for action in actions]
 
     def count(self, part: str) -> int:
+        """How many requests had ``part`` in their address."""
         return sum(part in call for call in self.calls)
 
 
 @contextmanager
 def serving() -> Iterator[FakeApi]:
+    """An API server that runs for as long as the block."""
     api = FakeApi()
     try:
         yield api
@@ -211,6 +218,7 @@ class Handler(BaseHTTPRequestHandler):
         """Quiet."""
 
     def handle(self) -> None:
+        """Answer requests until the client leaves."""
         with suppress(ConnectionError):
             super().handle()
 
@@ -370,9 +378,11 @@ class Handler(BaseHTTPRequestHandler):
     # -- answers ---------------------------------------------------------------------------------
 
     def answer(self, content: Any, code: int = 200, headers: dict[str, str] | None = None) -> None:
+        """Answer with JSON."""
         self.send(code, json.dumps(content).encode(), headers or {})
 
     def send(self, code: int, body: bytes, headers: dict[str, str]) -> None:
+        """Answer, unless the script has this server say nothing."""
         if not self.answering:
             return
         self.send_response(code)
@@ -383,10 +393,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def begin_stream(self) -> None:
+        """Begin a watch."""
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
 
     def chunk(self, piece: bytes) -> None:
+        """One piece of a watch."""
         self.wfile.write(f"{len(piece):x}\r\n".encode() + piece + b"\r\n")
         self.wfile.flush()

@@ -25,10 +25,10 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from tests.e2e.harness.api import Api, Json
-from tests.e2e.harness.assets import Assets
-from tests.e2e.harness.kwok import STAGES
-from tests.e2e.harness.process import Daemon, free_port
+from testbed.controlplane.api import Api, Json
+from testbed.controlplane.assets import Assets
+from testbed.controlplane.kwok import STAGES
+from testbed.controlplane.process import Daemon, free_port
 
 CONTROLLERS = (
     "deployment-controller",
@@ -214,7 +214,7 @@ class ControlPlane:
         """A kube-controller-manager with these controllers, not started yet."""
         user = self.kubeconfig(self.tokens["system:kube-controller-manager"], "controllers")
         port = free_port()
-        argv = [
+        argv: list[str | Path] = [
             self.assets.program("kube-controller-manager"),
             f"--kubeconfig={user}",
             f"--controllers={','.join(controllers)}",
@@ -239,7 +239,7 @@ class ControlPlane:
         port = free_port()
         config = self.home / "kwok.yaml"
         config.write_text(yaml.safe_dump_all(stages), encoding="utf-8")
-        argv = [
+        argv: list[str | Path] = [
             self.assets.program("kwok"),
             f"--kubeconfig={self.kubeconfig(self.tokens['admin'], 'kwok')}",
             f"--config={config}",

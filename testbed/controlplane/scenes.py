@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
 
-from tests.e2e.harness.objects import (
+from testbed.controlplane.objects import (
     DEVICES,
     GPU,
     MEMORY,
@@ -25,7 +25,7 @@ from tests.e2e.harness.objects import (
     pod,
     priority_class,
 )
-from tests.e2e.harness.referee import quantity, requests
+from testbed.controlplane.referee import quantity, requests
 
 Json = dict[str, Any]
 
@@ -345,7 +345,7 @@ def _asks_odd_memory(rng: random.Random, made: Json, _: Scene) -> None:
     _ask(made, "memory", rng.choice((1, 999_999_999, 2_147_483_647, 1_333_333_333)))
 
 
-def _asks_nothing_else(rng: random.Random, made: Json, _: Scene) -> None:
+def _asks_nothing_else(_rng: random.Random, made: Json, _: Scene) -> None:
     """Neither cpu nor memory."""
     stated = _resources(made)
     for kind in stated.values():
@@ -461,9 +461,9 @@ def _spread(rng: random.Random, made: Json, _: Scene) -> None:
 
 
 def _ports(rng: random.Random, made: Json, _: Scene) -> None:
-    port = {"containerPort": 80, "hostPort": rng.choice((8080, 9090))}
+    port: Json = {"containerPort": 80, "hostPort": rng.choice((8080, 9090))}
     if rng.random() < 0.3:
-        port["hostIP"] = rng.choice(("127.0.0.1", "10.0.0.1", "0.0.0.0"))
+        port["hostIP"] = rng.choice(("127.0.0.1", "10.0.0.1", "0.0.0.0"))  # noqa: S104 - written in a pod
     if rng.random() < 0.3:
         port["protocol"] = "UDP"
     made["spec"]["containers"][0]["ports"] = [port]

@@ -11,8 +11,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Self
 
-from tests.e2e.harness.api import Api, ApiError, Json
-from tests.e2e.harness.referee import Foul, Violation, judge
+from testbed.controlplane.api import Api, ApiError, Json
+from testbed.controlplane.referee import Foul, Violation, judge
 
 _WINDOW_S = 30
 
@@ -28,7 +28,7 @@ class Vigil:
     api
         How to read; a connection of its own.
     foreign
-        See :func:`tests.e2e.harness.referee.judge`.
+        See :func:`testbed.controlplane.referee.judge`.
     """
 
     def __init__(self, api: Api, foreign: Callable[[Json], bool] = lambda _: False) -> None:

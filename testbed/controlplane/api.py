@@ -11,8 +11,10 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -88,7 +90,7 @@ class Api:
         body: object = None,
         *,
         content_type: str = "application/json",
-        **query: object,
+        **query: Any,
     ) -> Json:
         """One request.
 
@@ -101,10 +103,9 @@ class Api:
         """
         fields = {k: str(v).lower() if isinstance(v, bool) else str(v) for k, v in query.items()}
         try:
-            answer = self._pool.request_encode_url(
+            answer = self._pool.request(
                 method,
-                self.url + path,
-                fields=fields,
+                f"{self.url}{path}?{urlencode(fields)}" if fields else self.url + path,
                 headers=self._headers(content_type),
                 body=None if body is None else json.dumps(body).encode(),
             )
@@ -180,19 +181,19 @@ class Api:
         return self.request("GET", self.path(version, kind, namespace, name))
 
     def objects(
-        self, kind: str, namespace: str = "", version: str = "v1", **query: object
+        self, kind: str, namespace: str = "", version: str = "v1", **query: Any
     ) -> list[Json]:
         """GET all, page by page."""
         return self.objects_at(kind, namespace, version, **query)[0]
 
     def objects_at(
-        self, kind: str, namespace: str = "", version: str = "v1", **query: object
+        self, kind: str, namespace: str = "", version: str = "v1", **query: Any
     ) -> tuple[list[Json], str]:
         """GET all, and the resourceVersion that they were seen at."""
         items: list[Json] = []
         token = ""
         while True:
-            extra = {"continue": token} if token else {}
+            extra: Json = {"continue": token} if token else {}
             page = self.request(
                 "GET", self.path(version, kind, namespace), limit=PAGE, **extra, **query
             )
@@ -244,9 +245,7 @@ class Api:
             if error.status != 404:
                 raise
 
-    def delete_all(
-        self, kind: str, namespace: str = "", version: str = "v1", **query: object
-    ) -> None:
+    def delete_all(self, kind: str, namespace: str = "", version: str = "v1", **query: Any) -> None:
         """DELETE a collection, at once."""
         path = self.path(version, kind, namespace)
         self.request("DELETE", path, {"gracePeriodSeconds": 0}, **query)
@@ -318,7 +317,7 @@ class Feeder:
 
     def _run(self, api: Api, objects: list[Json], pause_s: float) -> int:
         for obj in objects:
-            insist(lambda obj=obj: _create_once(api, obj))
+            insist(partial(_create_once, api, obj))
             time.sleep(pause_s)
         return len(objects)
 

@@ -1,6 +1,6 @@
 """The programs of the control plane: built once from pinned Go modules, kept outside of the tree.
 
-``python -m tests.e2e.harness.assets`` builds what is missing and prints where it is.
+``python -m testbed.controlplane.assets`` builds what is missing and prints where it is.
 
 A directory of ready programs (``SNUGFIT_KUBE_ASSETS``) is taken as it is. ``SNUGFIT_KUBE_VERSION``
 (``1.35.4``, say) selects another Kubernetes than the pinned one: its module is derived from the
@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-MODULES = Path(__file__).parents[1] / "controlplane"
+MODULES = Path(__file__).parent / "modules"
 KUBERNETES = "k8s.io/kubernetes"
 ETCD = "go.etcd.io/etcd/server/v3"
 _PROGRAMS = ("kube-scheduler", "kube-apiserver", "kube-controller-manager")

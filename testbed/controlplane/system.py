@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from tests.e2e.harness.api import Json, eventually
-from tests.e2e.harness.chart import shipped
-from tests.e2e.harness.cluster import Cluster
-from tests.e2e.harness.extender import Extender, live
-from tests.e2e.harness.objects import DEVICES
-from tests.e2e.harness.process import Daemon
-from tests.e2e.harness.wire import Wire
+from testbed.controlplane.api import Json, eventually
+from testbed.controlplane.chart import shipped
+from testbed.controlplane.cluster import Cluster
+from testbed.controlplane.extender import Extender, live
+from testbed.controlplane.objects import DEVICES
+from testbed.controlplane.process import Daemon
+from testbed.controlplane.wire import Wire
 
 HOLD_TTL_S = 4
 
@@ -182,7 +182,7 @@ class System:
         return sum(v for k, v in self.extender.metrics().items() if re.search(pattern, k))
 
     def wait(self, fact: Callable[[], object], what: str, patience_s: float = 30) -> object:
-        """See :func:`tests.e2e.harness.api.eventually`."""
+        """See :func:`testbed.controlplane.api.eventually`."""
         return eventually(fact, what, patience_s)
 
 

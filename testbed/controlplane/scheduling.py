@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.e2e.harness.objects import SCHEDULER
+from testbed.controlplane.objects import SCHEDULER
 
 Json = dict[str, Any]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from tests.e2e.harness.api import Api
+from testbed.controlplane.api import Api
 
 Json = dict[str, Any]
 
@@ -240,7 +240,7 @@ def _wanted_here(spec: Json, labels: Mapping[str, str]) -> bool:
 
 
 def _holds(rule: Json, labels: Mapping[str, str]) -> bool:
-    value, values = labels.get(rule["key"]), rule.get("values") or ()
+    value, values = labels.get(rule["key"]), rule.get("values") or []
     match rule["operator"]:
         case "In":
             return value in values

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.fake_api import NODES, PODS, FakeApi, eventually
-from tests.hostile import MEMORY, MILLI, WHOLE
-from tests.live import LiveServer
+from testbed.fake_api import NODES, PODS, FakeApi, eventually
+from testbed.hostile import MEMORY, MILLI, WHOLE
+from testbed.live import LiveServer
 
 Json = dict[str, Any]
 
@@ -200,7 +200,7 @@ class HostileCluster:
         self.serial += 1
         asks = {key: _count(text) for key, text in requests.items()} | {"cpu": 1}
         pod = Pod(name, f"uid-{self.serial:06}", asks, namespace == "honest")
-        obj = {
+        obj: Json = {
             "kind": "Pod",
             "apiVersion": "v1",
             "metadata": {

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import yaml
 
-from tests.e2e.harness.controlplane import ControlPlane
+from testbed.controlplane.plane import ControlPlane
 
 Json = dict[str, Any]
 
@@ -26,7 +26,7 @@ REQUIRED = (
 )
 """Values that have no default."""
 
-CHART = Path(__file__).parents[3] / "deploy" / "helm" / "snugfit"
+CHART = Path(__file__).parents[2] / "deploy" / "helm" / "snugfit"
 NAMESPACE = "snugfit"
 
 
@@ -153,6 +153,7 @@ class Helm:
         self.program, self._home, self._version = program, home, version
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run one command of Helm, whatever its exit code."""
         return subprocess.run(
             [self.program, *args],
             capture_output=True,
@@ -163,11 +164,13 @@ class Helm:
         )
 
     def render(self, values: tuple[str, ...], release: str = "snugfit") -> list[dict[str, Any]]:
+        """The manifests that the chart gives with these values."""
         done = self.run(*self._template(values, release))
         assert done.returncode == 0, done.stderr
         return [document for document in yaml.safe_load_all(done.stdout) if document]
 
     def refusal(self, values: tuple[str, ...], required: tuple[str, ...] = REQUIRED) -> str:
+        """What Helm says where the chart refuses these values."""
         done = self.run(*self._template(values, "snugfit", required))
         assert done.returncode != 0, done.stdout[:500]
         return done.stderr

@@ -9,13 +9,15 @@ import msgspec
 from scheduler.kube.objects import NodeObject, PodObject
 
 
-def node_json(name: str, *, gpus: int = 0, cpu: str = "64", pods: int = 110, **rest: Any) -> dict:
+def node_json(
+    name: str, *, gpus: int = 0, cpu: str = "64", pods: int = 110, **rest: Any
+) -> dict[str, Any]:
     """A node; ``gpus`` whole devices of the device plugin, or other ``allocatable`` entries."""
     allocatable = {"cpu": cpu, "memory": "256Gi", "pods": str(pods)}
     if gpus:
         allocatable["nvidia.com/gpu"] = str(gpus)
     allocatable |= rest.pop("allocatable", {})
-    spec = {}
+    spec: dict[str, Any] = {}
     if rest.pop("cordoned", False):
         spec["unschedulable"] = True
     if taints := rest.pop("taints", None):
@@ -40,7 +42,7 @@ def pod_json(
     spec: dict[str, Any] | None = None,
     status: dict[str, Any] | None = None,
     **metadata: Any,
-) -> dict:
+) -> dict[str, Any]:
     """A pod of one container, on ``node`` if that is given."""
     asked = {"cpu": "1", "memory": "1Gi"} | (requests or {})
     content = {
@@ -57,8 +59,10 @@ def pod_json(
 
 
 def node_object(*args: Any, **rest: Any) -> NodeObject:
+    """:func:`node_json`, decoded."""
     return msgspec.convert(node_json(*args, **rest), NodeObject)
 
 
 def pod_object(*args: Any, **rest: Any) -> PodObject:
+    """:func:`pod_json`, decoded."""
     return msgspec.convert(pod_json(*args, **rest), PodObject)

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from tests.e2e.harness.api import Json, eventually
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.process import Daemon
-from tests.e2e.harness.referee import Referee
+from testbed.controlplane.api import Json, eventually
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.process import Daemon
+from testbed.controlplane.referee import Referee
 
 
 class Cluster:
@@ -20,7 +20,7 @@ class Cluster:
     plane
         The control plane behind it.
     foreign
-        Pods that somebody else binds: see :func:`tests.e2e.harness.referee.judge`.
+        Pods that somebody else binds: see :func:`testbed.controlplane.referee.judge`.
     """
 
     def __init__(

@@ -15,10 +15,10 @@ from collections.abc import Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
-from tests.e2e.harness import scheduling
-from tests.e2e.harness.api import Api, eventually
-from tests.e2e.harness.controlplane import ControlPlane
-from tests.e2e.harness.process import Daemon
+from testbed.controlplane import scheduling
+from testbed.controlplane.api import Api, eventually
+from testbed.controlplane.plane import ControlPlane
+from testbed.controlplane.process import Daemon
 
 Json = dict[str, Any]
 
@@ -149,7 +149,8 @@ class _Recorder(BaseHTTPRequestHandler):
 
     passed: dict[str, frozenset[str]]
 
-    def do_POST(self):
+    def do_POST(self) -> None:
+        """Answer that no node will do."""
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         names = asked["NodeNames"] or []
         self.passed[asked["Pod"]["metadata"]["name"]] = frozenset(names)
@@ -159,7 +160,7 @@ class _Recorder(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, *_):
+    def log_message(self, *_: object) -> None:
         """Not on the terminal."""
 
 

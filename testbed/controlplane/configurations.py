@@ -131,7 +131,7 @@ def _change(content: Any, draw: random.Random, names: list[str]) -> None:
     """One mistake somewhere."""
     where = draw.choice([path for path in _places(content) if path])
     holder = _at(content, where[:-1])
-    key = where[-1]
+    key: Any = where[-1]  # of a mapping or of a list, as the holder is
     kind = draw.randrange(8)
     if kind == 0:
         holder[key] = copy.deepcopy(draw.choice(_JUNK))
