@@ -21,10 +21,10 @@ from pathlib import Path
 import msgspec
 
 from scheduler.core.model import GpuRequest
-from scheduler.simulator import native
-from scheduler.simulator.client import SchedulingLoop
+from scheduler.files import native
+from scheduler.files.kubectl_dump import pod_json
 from scheduler.simulator.generate import GeneratorConfig, generate
-from scheduler.simulator.kubedump import pod_json
+from scheduler.simulator.kube_scheduler_client import SchedulingLoop
 from scheduler.simulator.server_process import running_server
 from testbed.filled_cluster import filled_cluster
 from testbed.plain_client import PlainClient

@@ -28,10 +28,10 @@ from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.engine import Engine
 from scheduler.core.model import Node, PodRequest, Reason
 from scheduler.core.state import ClusterState
-from scheduler.kube.names import ResourceNames
-from scheduler.simulator import kubedump, openb
+from scheduler.files import kubectl_dump, openb
+from scheduler.files.workload import Arrival, Workload
+from scheduler.kube.resource_names import ResourceNames
 from scheduler.simulator.inflation import Experiment, inflate, run
-from scheduler.simulator.workload import Arrival, Workload
 from testbed.controlplane.assets import find
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.extender import live
@@ -118,7 +118,7 @@ def _real(plane: ControlPlane, workload: Workload, policy: str | None) -> dict[s
     cluster = Cluster(plane)
     cluster.create(_node(node) for node in workload.nodes)
     mix = plane.home / "mix.json"
-    kubedump.write(Workload((), workload.arrivals), mix)
+    kubectl_dump.write(Workload((), workload.arrivals), mix)
     config = stock()
     if policy:
         user = plane.kubeconfig(plane.tokens["admin"], "extender")
@@ -187,7 +187,7 @@ def _node(node: Node) -> dict[str, Any]:
 
 
 def _pod(request: PodRequest) -> dict[str, Any]:
-    body = kubedump.pod_json(request, NAMES)
+    body = kubectl_dump.pod_json(request, NAMES)
     del body["metadata"]["uid"], body["spec"]["priority"]
     body["spec"]["schedulerName"] = SCHEDULER
     return body

@@ -64,7 +64,7 @@ def small() -> Response:
 
 def serve_ours(port: int) -> None:
     """What the extender runs on."""
-    from scheduler.extender.listener import Limits, Listener
+    from scheduler.webhook.listener import Limits, Listener
 
     Listener("bench", ("127.0.0.1", port), app, threads=4, limits=Limits()).serve()
 

@@ -20,8 +20,8 @@ from dataclasses import replace
 import msgspec
 
 from bench.sync import following, until_ready
+from scheduler.files.kubectl_dump import pod_json
 from scheduler.simulator.generate import GeneratorConfig, generate
-from scheduler.simulator.kubedump import pod_json
 from testbed.plain_client import PlainClient
 
 _PHASES = 6

@@ -25,7 +25,7 @@ import click
 import yaml
 
 from scheduler.core.defaults import DEFAULT_POLICY
-from scheduler.kube.schedulerconfig import Profile, SchedulerSetup, kube_scheduler_config
+from scheduler.kube.scheduler_config.write import Profile, SchedulerSetup, kube_scheduler_config
 from testbed.controlplane.assets import find
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.extender import live

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs, urlparse
 
 from kubernetes.client import Configuration
 
-from scheduler.kube.client import KubeClient
+from scheduler.cluster.api.client import KubeClient
 
 NODES = "/api/v1/nodes"
 PODS = "/api/v1/pods"

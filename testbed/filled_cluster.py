@@ -7,7 +7,7 @@ from dataclasses import replace
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
 from scheduler.core.state import ClusterState
-from scheduler.simulator.workload import BoundPod, Workload
+from scheduler.files.workload import BoundPod, Workload
 
 __all__ = ["filled_cluster"]
 

@@ -6,7 +6,7 @@ import re
 import socket
 import time
 
-from scheduler.simulator.client import ExtenderClient, ProtocolError
+from scheduler.simulator.kube_scheduler_client import ExtenderClient, ProtocolError
 
 __all__ = ["PlainClient"]
 
@@ -19,7 +19,7 @@ _HEAD = (  # as Go's HTTP client writes it
 
 
 class PlainClient(ExtenderClient):
-    """An :class:`~scheduler.simulator.client.ExtenderClient` over a plain socket.
+    """An :class:`~scheduler.simulator.kube_scheduler_client.ExtenderClient` over a plain socket.
 
     Python's own HTTP client spends as long on the head of an answer as the server on a small call.
     ``elapsed_ms`` is the time from the first byte sent to the last byte received.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import count
 
-from scheduler.core.adoption import Adoption
-from scheduler.core.gangs import GangSpec
+from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 
 _serial = count()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from scheduler.cluster.follow import LiveCluster
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
-from scheduler.extender.app import create_app
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.live import LiveCluster
-from scheduler.extender.service import ExtenderService
+from scheduler.webhook.routes import create_app
 from testbed.fake_api import NODES, PODS, FakeApi, eventually
 
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"

@@ -65,7 +65,7 @@ def _jobs(
     arrival: float,
     mix: str = "given",
 ) -> list[Job]:
-    from scheduler.core.policies import policy_named
+    from scheduler.core.policies.table import policy_named
     from scheduler.simulator.sweep import Job
 
     for policy in policies:
@@ -255,7 +255,7 @@ def realism(data: Path, traces: str, policy: str, seeds: int, as_json: bool) -> 
 def speed(data: Path, policies: str, as_json: bool) -> None:
     """Seconds of one inflation run of the default trace, and time per pod as it grows."""
     from scheduler.cli.console import print_json, print_table
-    from scheduler.simulator.files import load_workload
+    from scheduler.files.load import load_workload
     from scheduler.simulator.inflation import Experiment, run
 
     node_list, pod_lists = openb_files(data, ["default"])
@@ -290,7 +290,7 @@ def speed(data: Path, policies: str, as_json: bool) -> None:
 def smoke(as_json: bool) -> None:
     """A small run of every policy on synthetic data; exit code 1 if an expectation fails."""
     from scheduler.cli.console import print_json, print_table
-    from scheduler.core.policies import POLICIES
+    from scheduler.core.policies.table import POLICIES
     from scheduler.simulator.generate import GeneratorConfig, generate
     from scheduler.simulator.inflation import Experiment, run
 

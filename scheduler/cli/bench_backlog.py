@@ -54,8 +54,8 @@ def command(
     what it can; then the planner plans all pods, moving (cost 2) or evicting (cost 1) running ones.
     A row is proved if no plan places more in any priority, nor the same with less disruption.
     """
+    from scheduler.cli.ask.plan import parse_budget
     from scheduler.cli.console import print_json, print_table, progress
-    from scheduler.cli.plan import parse_budget
     from scheduler.cli.provenance import provenance
     from scheduler.simulator.backlog import BacklogCase
 
@@ -127,9 +127,9 @@ def _numbers(option: str, text: str, kind: type[Any]) -> list[Any]:
 
 def run_case(case: BacklogCase, limit: float, clock: str = "wall") -> dict[str, Any]:
     """One case: the default scheduler's result, the plan, and what is proved about it."""
-    from scheduler.planner.budget import CLOCKS, Budget
-    from scheduler.planner.model import Disruption, Problem
-    from scheduler.planner.planner import plan
+    from scheduler.planner.effort import CLOCKS, Budget
+    from scheduler.planner.plan import plan
+    from scheduler.planner.problem import Disruption, Problem
     from scheduler.simulator.backlog import default_schedule, replica_sets
 
     nodes, pods = replica_sets(case)

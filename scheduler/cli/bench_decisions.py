@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from scheduler.core.mix import TypicalMix
     from scheduler.core.model import PodRequest
     from scheduler.core.state import ClusterState
-    from scheduler.simulator.workload import Workload
+    from scheduler.files.workload import Workload
 
 __all__ = ["command"]
 
@@ -42,7 +42,7 @@ def command(nodes: str, pods: int, policies: str, as_json: bool) -> None:
     listed apart, for there it runs in a process of its own.
     """
     from scheduler.cli.console import print_json, print_table
-    from scheduler.core.policies import policy_named
+    from scheduler.core.policies.table import policy_named
 
     names = policies.split(",")
     for name in names:
@@ -117,7 +117,7 @@ def _filled(workload: Workload, mix: TypicalMix) -> tuple[ClusterState, list[Pod
 
 
 def _reprice(engine: Engine) -> float:
-    from scheduler.planner.prices import prices
+    from scheduler.planner.pricing.compute import prices
 
     started = time.perf_counter()
     made = prices(engine.state, engine.mix)

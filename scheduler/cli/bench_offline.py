@@ -12,8 +12,8 @@ from scheduler.cli.options import data_option
 if TYPE_CHECKING:
     from scheduler.core.engine import Engine
     from scheduler.core.model import PodRequest
-    from scheduler.planner.model import Problem
-    from scheduler.simulator.workload import Workload
+    from scheduler.files.workload import Workload
+    from scheduler.planner.problem import Problem
 
 __all__ = ["command"]
 
@@ -34,10 +34,10 @@ def command(
     The trace's stream (shuffled by the seed, pods drawn with replacement) is placed with fgd until
     the requested GPUs pass --filled of the capacity; the next --backlog pods wait together.
     """
+    from scheduler.cli.ask.plan import parse_budget
     from scheduler.cli.console import print_json, print_table, progress
-    from scheduler.cli.plan import parse_budget
     from scheduler.cli.provenance import provenance
-    from scheduler.simulator.files import load_workload
+    from scheduler.files.load import load_workload
 
     limit = parse_budget(budget)
     folder = data / "openb"
@@ -62,7 +62,7 @@ def _seed(
     from scheduler.core.engine import Engine
     from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
-    from scheduler.planner.model import Disruption, Problem
+    from scheduler.planner.problem import Disruption, Problem
     from scheduler.simulator.inflation import inflate
 
     stream = inflate(workload, seed=seed, arrival=1.3)
@@ -105,8 +105,8 @@ def _online(engine: Engine, waiting: tuple[PodRequest, ...], seed: int) -> dict[
 
 
 def _planned(problem: Problem, name: str, seed: int, limit: float) -> dict[str, Any]:
-    from scheduler.planner.budget import Budget
-    from scheduler.planner.planner import plan
+    from scheduler.planner.effort import Budget
+    from scheduler.planner.plan import plan
 
     made = plan(problem, Budget(limit, seed=seed))
     running = sum(problem.state.placements[u].pod.gpu.requested_milli for u in problem.movable)

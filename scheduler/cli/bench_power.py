@@ -45,7 +45,7 @@ def command(
     """
     from scheduler.cli.console import print_json, print_table, progress
     from scheduler.core.errors import InvalidInput
-    from scheduler.core.policies import policy_named
+    from scheduler.core.policies.table import policy_named
     from scheduler.core.prices import PriceWeights
     from scheduler.simulator.sweep import Job, sweep
 

@@ -16,8 +16,8 @@ from scheduler.cli.provenance import provenance
 
 if TYPE_CHECKING:
     from scheduler.core.prices import PriceWeights
+    from scheduler.files.workload import Workload
     from scheduler.simulator.replay import ReplayOutcome
-    from scheduler.simulator.workload import Workload
 
 __all__ = ["ReplayJob", "command", "run"]
 
@@ -71,9 +71,9 @@ def command(
     seeds, also those of the quantiles of waiting; runs of several processes at once.
     """
     from scheduler.cli.console import print_json, print_table, progress
-    from scheduler.cli.loading import read_weights
+    from scheduler.cli.inputs import read_weights
     from scheduler.core.errors import InvalidInput
-    from scheduler.core.policies import policy_named
+    from scheduler.core.policies.table import policy_named
     from scheduler.simulator.sweep import in_processes
 
     names = policies.split(",")

@@ -31,8 +31,8 @@ def command(
     best published heuristic is shown. A file that cannot be read is named and stops no other; the
     exit code is 2 then.
     """
+    from scheduler.cli.ask.plan import parse_budget
     from scheduler.cli.console import print_json, print_table, progress
-    from scheduler.cli.plan import parse_budget
     from scheduler.cli.provenance import provenance
     from scheduler.core.errors import InvalidInput
 
@@ -72,7 +72,7 @@ def _row(
 ) -> dict[str, Any]:
     import numpy as np
 
-    from scheduler.planner.budget import CLOCKS, Budget
+    from scheduler.planner.effort import CLOCKS, Budget
     from scheduler.planner.vector import VectorInstance, pack_bins
     from scheduler.simulator.vectorpack import read
 

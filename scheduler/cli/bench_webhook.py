@@ -64,10 +64,10 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
 
     from scheduler.cli.console import progress
     from scheduler.core.model import GpuRequest
-    from scheduler.simulator import native
-    from scheduler.simulator.client import SchedulingLoop
+    from scheduler.files import native
+    from scheduler.files.kubectl_dump import pod_json
     from scheduler.simulator.generate import GeneratorConfig, generate
-    from scheduler.simulator.kubedump import pod_json
+    from scheduler.simulator.kube_scheduler_client import SchedulingLoop
     from scheduler.simulator.server_process import running_server
     from testbed.filled_cluster import filled_cluster
     from testbed.plain_client import PlainClient
@@ -116,7 +116,7 @@ def _measure(size: int, pods: int, flags: tuple[str, ...], pause_s: float) -> li
 def _await_prices(url: str) -> None:
     """Begin once the first prices are in force: what a start costs is not latency."""
     from scheduler.core.errors import SchedulerError
-    from scheduler.simulator.client import ExtenderClient
+    from scheduler.simulator.kube_scheduler_client import ExtenderClient
 
     client = ExtenderClient(url)
     end = time.monotonic() + _PRICES_WITHIN_S

@@ -36,6 +36,24 @@ _COMMANDS = {
     "tune": "Find the weights of policy `priced` for your own workload.",
 }
 
+_HOMES = {
+    "bench": "bench",
+    "advertise": "change.advertise",
+    "bound": "ask.bound",
+    "certificates": "run.certificates",
+    "config": "run.config",
+    "demo": "study.demo",
+    "doctor": "run.doctor",
+    "generate": "study.generate",
+    "healthcheck": "run.healthcheck",
+    "plan": "ask.plan",
+    "policies": "study.policies",
+    "serve": "run.serve",
+    "simulate": "study.simulate",
+    "tune": "study.tune",
+}
+"""Where each command lives, below ``scheduler.cli``."""
+
 EXIT_FAULT = 3
 
 _DEBUG = "SNUGFIT_DEBUG"
@@ -51,7 +69,7 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             meant = nearest(cmd_name, _COMMANDS)
             ctx.fail(f"no such command {cmd_name!r}; did you mean {meant!r}?")
-        module = importlib.import_module(f"scheduler.cli.{cmd_name}")
+        module = importlib.import_module(f"scheduler.cli.{_HOMES[cmd_name]}")
         command: click.Command = module.command
         return command
 

@@ -30,9 +30,9 @@ from scheduler.core.groups import odd_rows, views
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.neighbours import Neighbours
-from scheduler.core.policies import policy_named
+from scheduler.core.policies.table import policy_named
 from scheduler.core.prices import Prices
-from scheduler.core.scoring import Candidates, Policy, fewest_left, ranks
+from scheduler.core.ranking import Candidates, Policy, fewest_left, ranks
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState
 
@@ -127,7 +127,7 @@ class Engine:
     state
         The cluster. The engine writes to it in ``reserve``, ``release`` and the hold methods only.
     policy
-        Name or entry of :data:`scheduler.core.policies.POLICIES`.
+        Name or entry of :data:`scheduler.core.policies.table.POLICIES`.
     mix
         Typical pods, for the policies that look at fragmentation.
     seed

@@ -248,8 +248,9 @@ class NodeSelection:
 class GangKey:
     """The gang a pod belongs to: whose convention names it, and how.
 
-    How many members it needs is no part of its identity: :class:`scheduler.core.gangs.GangSpec`.
-    ``stage`` is empty where all of it starts together; else those of one stage do.
+    How many members it needs is not part of its identity: see
+    :class:`scheduler.core.gangs.spec.GangSpec`. ``stage`` is empty where all of it starts
+    together; else those of one stage do.
     """
 
     system: str

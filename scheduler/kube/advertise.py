@@ -16,11 +16,11 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICE_MEMORY_MIB, MAX_DEVICES, GpuKind
 from scheduler.kube.advertised import Advert as Offer
 from scheduler.kube.advertised import devices_of
-from scheduler.kube.foreign import unread
-from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject
-from scheduler.kube.protocols import registered
 from scheduler.kube.quantity import bounded, parse, units
+from scheduler.kube.resource_names import ResourceNames
+from scheduler.kube.sharing.foreign import unread
+from scheduler.kube.sharing.table import registered
 
 __all__ = ["Action", "Advert", "adverts", "withdrawals"]
 

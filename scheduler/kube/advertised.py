@@ -41,9 +41,9 @@ from scheduler.core.model import (
     MAX_UNITS,
     Device,
 )
-from scheduler.kube.names import ResourceNames, plain_product, profile_of
 from scheduler.kube.objects import Quantities
 from scheduler.kube.quantity import bounded, whole
+from scheduler.kube.resource_names import ResourceNames, plain_product, profile_of
 
 __all__ = ["Advert", "devices_of"]
 

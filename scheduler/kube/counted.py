@@ -12,9 +12,9 @@ from fractions import Fraction
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import MAX_COUNTED
-from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import Quantities
 from scheduler.kube.quantity import units
+from scheduler.kube.resource_names import ResourceNames
 
 __all__ = ["counted_by", "counted_on", "is_counted"]
 

@@ -20,7 +20,7 @@ from scheduler.core.model import Node as _Labelled
 from scheduler.core.model import NodeSelection, SelectorTerm
 from scheduler.core.selection import selects
 from scheduler.kube.objects import Expression, Metadata, PodObject
-from scheduler.kube.pods import pod_uid
+from scheduler.kube.pod_requests import pod_uid
 from scheduler.kube.selectors import requirements
 
 __all__ = [

@@ -14,18 +14,16 @@ from dataclasses import replace
 
 import msgspec
 
-from scheduler.core.errors import KubeApiError
 from scheduler.core.model import Node, PodRequest
-from scheduler.kube.client import KubeClient
-from scheduler.kube.discovery import find
 from scheduler.kube.objects import Metadata
 
 __all__ = [
     "DEVICE_CLASSES",
     "IMPLICIT",
+    "DeviceClassList",
     "DynamicResources",
+    "all_mapped_resources",
     "mapped_resources",
-    "read_mapped",
     "resources_of",
 ]
 
@@ -43,12 +41,13 @@ class _DeviceClass(msgspec.Struct):
     spec: _ClassSpec | None = None
 
 
-class _DeviceClasses(msgspec.Struct):
+class DeviceClassList(msgspec.Struct):
+    """All DeviceClasses of a cluster, as the API lists them."""
+
     items: list[_DeviceClass] | None = None
 
 
 _class_decoder = msgspec.json.Decoder(_DeviceClass)
-_classes_decoder = msgspec.json.Decoder(_DeviceClasses)
 
 
 def mapped_resources(item: msgspec.Raw | bytes) -> frozenset[str]:
@@ -56,23 +55,8 @@ def mapped_resources(item: msgspec.Raw | bytes) -> frozenset[str]:
     return _names([_class_decoder.decode(item)])
 
 
-def read_mapped(client: KubeClient) -> frozenset[str]:
-    """Extended resources that DeviceClasses of the cluster stand for; none where it has no classes.
-
-    Raises
-    ------
-    KubeApiError
-        The API refuses, or does not answer.
-    """
-    served = find(client, DEVICE_CLASSES)
-    if served is None:
-        return frozenset()
-    try:
-        listed = client.read(served.path, _classes_decoder)
-    except KubeApiError as error:
-        if error.status == 404:
-            return frozenset()
-        raise
+def all_mapped_resources(listed: DeviceClassList) -> frozenset[str]:
+    """Extended resources that any DeviceClass of the list stands for."""
     return _names(listed.items or ())
 
 

@@ -8,8 +8,8 @@ engine thinks of it, and gives an :class:`Image` of the facts, which the state h
 - The uid decides: a new pod of an old name ends the old one.
 - A pod on a node that is not known yet is charged when the node arrives.
 - A pod is charged what its ``resources`` ask for, whatever else is written on it. A record says
-  which devices these are (:mod:`scheduler.kube.records`); the first one that is believed stays, as
-  no pod ever changes its devices. Where none is, the pod has devices that nobody can name.
+  which devices these are (:mod:`scheduler.kube.sharing.records`); the first one that is believed
+  stays, as no pod ever changes its devices. Where none is, its devices cannot be named.
 - A device that vanished takes its index with it, and the others may have been renumbered. While a
   pod that we have bound claims an index that its node does not have, nobody knows what is free
   there, and the node's devices are handed to nobody. Nothing that a pod's owner writes does that.
@@ -25,25 +25,25 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from scheduler.core.adoption import Adoption
 from scheduler.core.engine import Engine, Hold
 from scheduler.core.errors import InvalidInput
+from scheduler.core.gangs.coordinator import Adoption
 from scheduler.core.model import DeviceShare, GangKey, Node, Placement, PodRequest
 from scheduler.core.occupancy import running
-from scheduler.kube.claims import Record, indices_of
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.dra import DynamicResources
-from scheduler.kube.drift import Fact, Image, shared_labels, withheld
-from scheduler.kube.foreign import foreign_share, unread_offers
-from scheduler.kube.groups import Groups
-from scheduler.kube.hami import hami_slots
-from scheduler.kube.names import ResourceNames
+from scheduler.kube.gang_groups import Groups
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.kube.pods import charge_of, has_ended, pod_request, pod_uid
-from scheduler.kube.protocols import ambiguity, protocol_of, record_of, registered
-from scheduler.kube.records import Reading, Standing, own_record, read, standing
+from scheduler.kube.observed import Fact, Image, shared_labels, withheld
+from scheduler.kube.pod_requests import charge_of, has_ended, pod_request, pod_uid
+from scheduler.kube.resource_names import ResourceNames
+from scheduler.kube.sharing.claims import Record, indices_of
+from scheduler.kube.sharing.foreign import foreign_share, unread_offers
+from scheduler.kube.sharing.hami import hami_slots
+from scheduler.kube.sharing.records import Reading, Standing, own_record, read, standing
+from scheduler.kube.sharing.table import ambiguity, protocol_of, record_of, registered
 from scheduler.kube.workloads import Stated
 
 __all__ = ["Mirror", "has_ended"]

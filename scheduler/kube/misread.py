@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.omissions import NotUnderstood
-from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.kube.pods import charge_of
+from scheduler.kube.pod_requests import charge_of
+from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.salvage import REQUEST, InPart
 
 __all__ = ["in_part", "misread_nodes", "misread_pods", "named"]

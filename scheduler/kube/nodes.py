@@ -1,7 +1,7 @@
 """A Node object -> what it can give.
 
-Its devices are those that a foreign protocol describes (:mod:`scheduler.kube.protocols`), or else
-those that stand behind what it advertises (:mod:`scheduler.kube.advertised`).
+Its devices are those that a foreign protocol describes (:mod:`scheduler.kube.sharing.table`), or
+else those that stand behind what it advertises (:mod:`scheduler.kube.advertised`).
 
 Every number is bounded when it is read, before anything of its size is made: a kubelet or a device
 plugin that says nonsense costs its own node its devices, and nobody else anything.
@@ -25,10 +25,10 @@ from scheduler.core.model import (
 )
 from scheduler.kube.advertised import Advert, devices_of
 from scheduler.kube.counted import counted_on, is_counted
-from scheduler.kube.names import ResourceNames
 from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
-from scheduler.kube.protocols import registered
 from scheduler.kube.quantity import milli, units, whole
+from scheduler.kube.resource_names import ResourceNames
+from scheduler.kube.sharing.table import registered
 
 __all__ = ["node_of", "without_devices"]
 

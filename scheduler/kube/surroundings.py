@@ -17,9 +17,9 @@ from scheduler.core.omissions import NotConsidered
 from scheduler.core.peers import Peer
 from scheduler.kube.disruption import CRITICAL
 from scheduler.kube.dra import IMPLICIT, mapped_resources, resources_of
-from scheduler.kube.foreign import unread
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
+from scheduler.kube.sharing.foreign import unread
 from scheduler.kube.volumes import Alternatives, Storage
 
 __all__ = ["Surroundings"]

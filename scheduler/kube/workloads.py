@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from scheduler.core.gangs import Role
+from scheduler.core.gangs.spec import Role
 from scheduler.core.model import GangKey
-from scheduler.kube.gangs import GANG_SOURCES, MOST_MEMBERS
+from scheduler.kube.gang_membership import GANG_SOURCES, MOST_MEMBERS
 
 __all__ = ["Part", "Stated", "statements"]
 

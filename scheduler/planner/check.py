@@ -10,8 +10,8 @@ from scheduler.core.model import GangKey, Placement, Reason
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.omissions import left_alone
 from scheduler.core.selection import admits
-from scheduler.core.verify import Referee, Violation
-from scheduler.planner.model import Problem
+from scheduler.core.validator import Referee, Violation
+from scheduler.planner.problem import Problem
 
 __all__ = ["check"]
 

@@ -30,8 +30,8 @@ from scheduler.core.omissions import NotConsidered, left_alone
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.axes import Axis, axes_of
-from scheduler.planner.model import Kind, Problem
 from scheduler.planner.odd import OddRooms, asks_of, odd_rows
+from scheduler.planner.problem import Kind, Problem
 
 __all__ = ["Instance", "Level", "Residual"]
 

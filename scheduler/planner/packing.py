@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.planner.budget import Budget
-from scheduler.planner.pricing import Bin, Pattern
-from scheduler.planner.tabu import PENDING, Tabu, TabuItems
+from scheduler.planner.bounds.bin_patterns import Bin, Pattern
+from scheduler.planner.effort import Budget
+from scheduler.planner.search.tabu import PENDING, Tabu, TabuItems
 
 __all__ = ["Eliminator", "Portfolio"]
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from scheduler.core.omissions import NotConsidered
-from scheduler.planner.budget import Budget
-from scheduler.planner.model import Plan, Problem, Status
+from scheduler.planner.effort import Budget
+from scheduler.planner.problem import Plan, Problem, Status
 
 __all__ = ["patiently"]
 
@@ -27,7 +27,7 @@ def patiently(problem: Problem, budget: Budget, make: Callable[[Problem, Budget]
     Parameters
     ----------
     problem, budget
-        As of :func:`scheduler.planner.planner.plan`.
+        As of :func:`scheduler.planner.plan.plan`.
     make
         Makes one plan, whoever is patient.
     """

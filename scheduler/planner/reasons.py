@@ -15,10 +15,10 @@ from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.groups import units_free
 from scheduler.core.model import GangKey, PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
-from scheduler.planner.greedy import gang_missing, waiting
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
-from scheduler.planner.model import Unplaced
+from scheduler.planner.problem import Unplaced
+from scheduler.planner.search.greedy import gang_missing, waiting
 
 __all__ = ["Reasons"]
 

@@ -19,10 +19,10 @@ from ortools.linear_solver import pywraplp
 from ortools.sat.python import cp_model
 
 from scheduler.core.errors import InvalidInput, SolverFault
-from scheduler.planner.budget import Budget
+from scheduler.planner.bounds.bin_patterns import Bin, Pattern
+from scheduler.planner.effort import Budget
 from scheduler.planner.packing import Eliminator, Portfolio
-from scheduler.planner.pricing import Bin, Pattern
-from scheduler.planner.window import solver_for
+from scheduler.planner.window.window import solver_for
 
 __all__ = ["VectorInstance", "VectorPlan", "pack_bins"]
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import PodRequest
-from scheduler.core.scoring import best_first, ranks
+from scheduler.core.ranking import best_first, ranks
 
 __all__ = ["EmulatedScheduler", "SchedulerProfile", "nodes_to_find"]
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.gangs import GangSpec
+from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
-from scheduler.simulator.openb import PRODUCT_LABEL
-from scheduler.simulator.workload import MOST_NODES, MOST_PODS, Arrival, Workload
+from scheduler.files.openb import PRODUCT_LABEL
+from scheduler.files.workload import MOST_NODES, MOST_PODS, Arrival, Workload
 
 __all__ = ["GeneratorConfig", "NodeShape", "PodShape", "generate"]
 

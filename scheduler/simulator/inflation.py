@@ -26,9 +26,9 @@ from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.prices import PriceWeights
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import Referee
+from scheduler.core.validator import Referee
+from scheduler.files.workload import Workload, meet, place_bound
 from scheduler.simulator.pricing import Pricing
-from scheduler.simulator.workload import Workload, meet, place_bound
 
 __all__ = [
     "SHARES",

@@ -13,7 +13,7 @@ from scheduler.core.mix import MixLearner, TypicalMix
 from scheduler.core.model import PodRequest
 from scheduler.core.prices import PriceWeights, reprice_after
 from scheduler.core.turnover import Turnover
-from scheduler.planner.prices import prices
+from scheduler.planner.pricing.compute import prices
 
 __all__ = ["MIXES", "RELEARN_EVERY", "Pricing"]
 

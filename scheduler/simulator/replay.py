@@ -20,15 +20,16 @@ from typing import Any
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.gangs import minimum_of
+from scheduler.core.gangs.spec import minimum_of
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Reason, Shape
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import Referee
-from scheduler.planner.budget import Budget
-from scheduler.planner.model import Problem
-from scheduler.planner.planner import plan
+from scheduler.core.validator import Referee
+from scheduler.files.workload import Arrival, Workload, meet, place_bound
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Problem
 from scheduler.simulator.inflation import (
     Experiment,
     RefereeMismatch,
@@ -37,7 +38,6 @@ from scheduler.simulator.inflation import (
     let_in,
 )
 from scheduler.simulator.pricing import Pricing
-from scheduler.simulator.workload import Arrival, Workload, meet, place_bound
 
 __all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scheduler import __version__
+from scheduler.core.cluster_metrics import CAUSES
 from scheduler.core.errors import InvalidInput
-from scheduler.core.metrics import CAUSES
+from scheduler.files.workload import Workload
 from scheduler.simulator.inflation import Outcome
 from scheduler.simulator.replay import ReplayOutcome
 from scheduler.simulator.timeline import Timeline
-from scheduler.simulator.workload import Workload
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,10 +13,10 @@ from typing import TypeVar
 
 from scheduler.core.engine import Engine
 from scheduler.core.prices import PriceWeights
+from scheduler.files.load import load_workload
+from scheduler.files.workload import Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
-from scheduler.simulator.files import load_workload
 from scheduler.simulator.inflation import Experiment, Outcome, run
-from scheduler.simulator.workload import Workload
 
 __all__ = ["Job", "experiment_of", "in_processes", "loaded", "sweep"]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from scheduler.core.cluster_metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.engine import Engine
-from scheduler.core.metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.model import PodRequest
-from scheduler.planner.offline import most_gpu
+from scheduler.planner.bounds.offline_optimum import most_gpu
 
 __all__ = ["Sample", "Timeline"]
 

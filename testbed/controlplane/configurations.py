@@ -16,9 +16,14 @@ from typing import Any
 
 import yaml
 
-from scheduler.kube.schedulerconfig import Profile, SchedulerSetup, Topology, kube_scheduler_config
-from scheduler.kube.schedulerplugins import EXTENDS, REMOVED
-from scheduler.kube.schedulerschema import FIELDS
+from scheduler.kube.scheduler_config.plugins import EXTENDS, REMOVED
+from scheduler.kube.scheduler_config.schema import FIELDS
+from scheduler.kube.scheduler_config.write import (
+    Profile,
+    SchedulerSetup,
+    Topology,
+    kube_scheduler_config,
+)
 
 __all__ = ["mutants", "starts"]
 

@@ -20,9 +20,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from scheduler.cli.plan import command as plan_command
+from scheduler.cli.ask.plan import command as plan_command
 from scheduler.core.engine import Engine
-from scheduler.simulator.files import load_dump
+from scheduler.files.load import load_dump
 from scheduler.simulator.inflation import Experiment, run
 from testbed.controlplane.api import Api, eventually
 from testbed.controlplane.extender import Extender, live

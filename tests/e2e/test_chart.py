@@ -17,14 +17,14 @@ import pytest
 import yaml
 
 from scheduler.core.prices import PriceWeights
-from scheduler.kube.schedulerchecks import check
-from scheduler.kube.schedulerconfig import (
+from scheduler.kube.scheduler_config.checks import check
+from scheduler.kube.scheduler_config.write import (
     Profile,
     SchedulerSetup,
     Topology,
     kube_scheduler_config,
 )
-from scheduler.kube.yamlfile import yaml_files
+from scheduler.kube.yaml_lines import yaml_files
 from testbed.controlplane.api import ApiError, eventually
 from testbed.controlplane.chart import CHART, REQUIRED, Helm
 from testbed.controlplane.extender import Extender

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.kube.schedulerchecks import Finding, Level, check
-from scheduler.kube.yamlfile import yaml_files
+from scheduler.kube.scheduler_config.checks import Finding, Level, check
+from scheduler.kube.yaml_lines import yaml_files
 from testbed.controlplane.assets import Assets
 from testbed.controlplane.configurations import mutants, starts
 from tests.configurations import HEAD, REFUSED, STARTING

@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node
 from scheduler.core.state import ClusterState
-from scheduler.extender.access import Api
-from scheduler.extender.app import create_app, probes
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.planning import PlannerLoop
-from scheduler.extender.server import ExtenderServer
-from scheduler.extender.service import ExtenderService
-from scheduler.simulator.client import ExtenderClient
+from scheduler.simulator.kube_scheduler_client import ExtenderClient
+from scheduler.webhook.access import Api
+from scheduler.webhook.routes import create_app, probes
+from scheduler.webhook.server import ExtenderServer
 from tests.builders import node, pod
 
 

@@ -15,9 +15,9 @@ import pytest
 import trustme
 
 from scheduler.core.errors import InvalidInput, KubeApiError
-from scheduler.extender.access import Reviews, names_this_server
-from scheduler.extender.app import create_app
-from scheduler.extender.status import CONTENT_PATHS, OFFLINE_PATHS, open_paths
+from scheduler.webhook.access import Reviews, names_this_server
+from scheduler.webhook.routes import create_app
+from scheduler.webhook.status import CONTENT_PATHS, OFFLINE_PATHS, open_paths
 from tests.builders import node
 from tests.server.conftest import Running
 

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 from cryptography.x509.oid import NameOID
 
-from scheduler.extender.certificates import Certificates
+from scheduler.webhook.tls import Certificates
 from tests.builders import node
 from tests.server.conftest import Running
 

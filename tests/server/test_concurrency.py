@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from scheduler.core.model import Device, DeviceShare, Placement, PodRequest
-from scheduler.core.verify import verify
-from scheduler.simulator.client import ExtenderClient
-from scheduler.simulator.kubedump import pod_json
+from scheduler.core.validator import verify
+from scheduler.files.kubectl_dump import pod_json
+from scheduler.simulator.kube_scheduler_client import ExtenderClient
 from tests.builders import node, pod
 from tests.depth import examples
 

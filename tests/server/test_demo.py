@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import SchedulerError
-from scheduler.simulator import native
-from scheduler.simulator.client import ExtenderClient, ProtocolError
+from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
+from scheduler.simulator.kube_scheduler_client import ExtenderClient, ProtocolError
 from scheduler.simulator.server_process import running_server
 
 pytestmark = pytest.mark.server

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from scheduler.extender.framing import BadRequest, Chunks, parse_head
-from scheduler.simulator.kubedump import pod_json
+from scheduler.files.kubectl_dump import pod_json
+from scheduler.webhook.framing import BadRequest, Chunks, parse_head
 from tests.builders import node, pod
 from tests.server.conftest import Running
 

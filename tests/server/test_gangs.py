@@ -12,10 +12,10 @@ from itertools import count as numbered
 import msgspec
 import pytest
 
+from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.model import PodRequest
-from scheduler.extender.metrics import ExtenderMetrics
-from scheduler.extender.planning import PlannerLoop
-from scheduler.simulator.kubedump import pod_json
+from scheduler.files.kubectl_dump import pod_json
+from scheduler.webhook.metrics import ExtenderMetrics
 from tests.builders import gang_key, gangs_of, node, pod
 from tests.server.conftest import Running
 
@@ -205,7 +205,7 @@ def _die(*_: object) -> None:
 
 def test_prices_that_fail_are_tried_again_after_a_while(start, monkeypatch) -> None:
     """The process dies whenever it comes up: it is not started five times a second."""
-    monkeypatch.setattr("scheduler.extender.planning._serve", _die)
+    monkeypatch.setattr("scheduler.cluster.worker.planning._serve", _die)
     server = start([node("a", gpus=4)], planner=True, planner_debounce_s=300.0, policy="priced")
     planner = server.planner
     _until(lambda: planner.figures.faults["crashed"] > 0)

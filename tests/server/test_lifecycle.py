@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import trustme
 
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.errors import InvalidInput
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.status import split_address
+from scheduler.webhook.status import split_address
 from testbed.fake_api import eventually
 from tests.builders import node
 

@@ -13,7 +13,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
 )
 
-from scheduler.extender.app import create_app, openapi_document
+from scheduler.webhook.routes import create_app, openapi_document
 from tests.builders import node
 from tests.depth import examples
 from tests.server.conftest import Running

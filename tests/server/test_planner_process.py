@@ -11,7 +11,7 @@ from itertools import count as numbered
 import msgspec
 import pytest
 
-from scheduler.simulator.kubedump import pod_json
+from scheduler.files.kubectl_dump import pod_json
 from testbed.fake_api import eventually
 from tests.builders import node, pod
 from tests.server.conftest import Running
@@ -38,7 +38,7 @@ def _place(server: Running, name: str) -> None:
 @pytest.fixture
 def priced(start, monkeypatch) -> Callable[..., Running]:
     """A server that has prices, and asks for new ones after every pod."""
-    monkeypatch.setattr("scheduler.extender.companion.SILENCE_S", 2.0)
+    monkeypatch.setattr("scheduler.cluster.worker.process.SILENCE_S", 2.0)
 
     def begin(nodes: int, **settings: object) -> Running:
         server = start(

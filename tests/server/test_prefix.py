@@ -8,13 +8,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.errors import InvalidInput
-from scheduler.extender.app import openapi_document
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.status import VERBS
-from scheduler.kube.schedulerchecks import check
-from scheduler.kube.schedulerconfig import SchedulerSetup, kube_scheduler_config
-from scheduler.kube.yamlfile import yaml_files
+from scheduler.kube.scheduler_config.checks import check
+from scheduler.kube.scheduler_config.write import SchedulerSetup, kube_scheduler_config
+from scheduler.kube.yaml_lines import yaml_files
+from scheduler.webhook.routes import openapi_document
+from scheduler.webhook.status import VERBS
 from testbed.kube_objects import pod_json
 from tests.builders import node
 from tests.server.conftest import Running

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.model import Reason
-from scheduler.simulator.client import SchedulingLoop
-from scheduler.simulator.kubedump import pod_json
+from scheduler.files.kubectl_dump import pod_json
+from scheduler.simulator.kube_scheduler_client import SchedulingLoop
 from tests.builders import node, pod
 from tests.depth import examples
 

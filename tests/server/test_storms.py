@@ -20,8 +20,8 @@ import msgspec
 import pytest
 
 from scheduler.core.model import PodRequest
-from scheduler.simulator.client import ExtenderClient
-from scheduler.simulator.kubedump import pod_json
+from scheduler.files.kubectl_dump import pod_json
+from scheduler.simulator.kube_scheduler_client import ExtenderClient
 from tests.builders import gang_key, gangs_of, node, pod
 from tests.depth import examples
 from tests.server.conftest import Running

@@ -16,10 +16,10 @@ import msgspec
 import pytest
 import trustme
 
-from scheduler.extender.certificates import Certificates
-from scheduler.extender.framing import MOST_HEAD
-from scheduler.extender.listener import Limits, Listener
-from scheduler.simulator.kubedump import pod_json
+from scheduler.files.kubectl_dump import pod_json
+from scheduler.webhook.framing import MOST_HEAD
+from scheduler.webhook.listener import Limits, Listener
+from scheduler.webhook.tls import Certificates
 from testbed.fake_api import eventually
 from tests.builders import node, pod
 from tests.server.conftest import Running

@@ -14,7 +14,7 @@ import pytest
 
 from scheduler.core.power import PowerModel
 from scheduler.core.prices import PriceWeights
-from scheduler.simulator import native
+from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from testbed.controlplane.process import free_port
 from testbed.fake_api import eventually

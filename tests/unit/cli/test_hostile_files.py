@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from scheduler.core import reading
-from scheduler.simulator import native
-from scheduler.simulator.workload import Workload
+from scheduler.files import native
+from scheduler.files.workload import Workload
 from tests.builders import node
 
 NODE = {"name": "n", "cpu_milli": 8000, "memory_mib": 8192, "gpus": 2, "product": "A"}

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from scheduler.cli.bound import command as bound
-from scheduler.cli.plan import problem_of
-from scheduler.planner.budget import Budget
-from scheduler.planner.model import Plan, Status
-from scheduler.planner.planner import plan
+from scheduler.cli.ask.bound import command as bound
+from scheduler.cli.ask.plan import problem_of
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Plan, Status
 from testbed.kube_objects import node_json, pod_json
 
 _GPU = {"nvidia.com/gpu": "1"}

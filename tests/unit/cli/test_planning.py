@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cli.plan import parse_budget
+from scheduler.cli.ask.plan import parse_budget
 from scheduler.core.errors import InvalidInput
-from scheduler.simulator import kubedump, native
+from scheduler.files import kubectl_dump, native
+from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.simulator.generate import GeneratorConfig, generate
-from scheduler.simulator.workload import Arrival, BoundPod, Workload
 from tests.builders import node, pod
 
 DATA = Path(os.environ.get("SNUGFIT_DATA", "../shared/data"))
@@ -37,7 +37,7 @@ def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -
     waiting = [pod(name, count=n, resource="nvidia.com/gpu") for name, n in (("w", 4), ("x", 8))]
     workload = Workload((node("a", gpus=4), node("b", gpus=4)), tuple(map(Arrival, waiting)), bound)
     path = tmp_path / "dump.json"
-    kubedump.write(workload, path)
+    kubectl_dump.write(workload, path)
     content = json.loads(path.read_text())
     for item in content["items"]:
         if owned and item["kind"] == "Pod":

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.cli.console import message, print_json, print_table
-from scheduler.cli.serve import _log_to_stderr
+from scheduler.cli.run.serve import _log_to_stderr
 from scheduler.cli.terminal import complain, one_line, printable, say
 
 # Title, colour, clear, a control sequence in one byte, backspace, delete, right-to-left override,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from scheduler.core.power import PowerModel
 from scheduler.core.prices import PriceWeights
-from scheduler.simulator import native
+from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from tests.unit.cli.test_commands import _run
 

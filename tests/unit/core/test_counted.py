@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.capacity import excess, overmuch
+from scheduler.core.cluster_metrics import overfull_rows
 from scheduler.core.counted import CountedColumns
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict, InvalidInput
-from scheduler.core.metrics import overfull_rows
 from scheduler.core.model import MAX_COUNTED, Placement, Reason, Release
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import Referee, Violation
+from scheduler.core.validator import Referee, Violation
 from tests.builders import node, pod
 
 NIC = "example.com/nic"

@@ -11,10 +11,10 @@ from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.errors import CapacityConflict, InvalidInput, UnknownNode, UnknownPod
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, NodeSelection, Reason, Taint, Toleration
-from scheduler.core.policies import POLICIES, policy_named
-from scheduler.core.scoring import best_first, ranks
+from scheduler.core.policies.table import POLICIES, policy_named
+from scheduler.core.ranking import best_first, ranks
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import verify
+from scheduler.core.validator import verify
 from tests.builders import node, pod
 from tests.depth import examples
 

@@ -11,8 +11,8 @@ from scheduler.core.engine import Engine
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, DeviceShare, Placement
-from scheduler.core.policies import POLICIES
-from scheduler.core.scoring import Candidates
+from scheduler.core.policies.table import POLICIES
+from scheduler.core.ranking import Candidates
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 from tests.depth import examples

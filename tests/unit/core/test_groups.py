@@ -23,9 +23,9 @@ from scheduler.core.model import (
     Serves,
     Shape,
 )
-from scheduler.core.policies import POLICIES
+from scheduler.core.policies.table import POLICIES
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import verify
+from scheduler.core.validator import verify
 from tests.builders import node, pod
 from tests.depth import examples
 

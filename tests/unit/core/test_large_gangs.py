@@ -10,10 +10,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from scheduler.core.adoption import Adoption
 from scheduler.core.capacity import TOO_LARGE, empty_room, excess
-from scheduler.core.drafts import BEING_PLANNED, Draft
 from scheduler.core.engine import Engine
+from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.drafts import BEING_PLANNED, Draft
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, Node, PodRequest, Shape
 from scheduler.core.state import ClusterState

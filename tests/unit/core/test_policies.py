@@ -7,7 +7,7 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
-from scheduler.core.policies import POLICIES
+from scheduler.core.policies.table import POLICIES
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 

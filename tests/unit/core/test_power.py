@@ -16,7 +16,7 @@ from scheduler.core.model import Device, Node, PodRequest
 from scheduler.core.power import PowerMeter, PowerModel, Watts
 from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
-from scheduler.planner.prices import prices
+from scheduler.planner.pricing.compute import prices
 from tests.builders import node, pod
 from tests.depth import examples
 

@@ -27,7 +27,7 @@ from scheduler.core.model import (
     Release,
 )
 from scheduler.core.state import ClusterState, DeviceCode
-from scheduler.core.verify import verify
+from scheduler.core.validator import verify
 from tests.builders import node, pod
 from tests.depth import examples
 

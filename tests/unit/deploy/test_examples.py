@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from scheduler.core.model import GpuRequest
-from scheduler.kube.gangs import gang_ref
-from scheduler.kube.groups import Groups
-from scheduler.kube.names import ResourceNames
+from scheduler.kube.gang_groups import Groups
+from scheduler.kube.gang_membership import gang_ref
 from scheduler.kube.objects import PodObject
-from scheduler.kube.pods import pod_request
-from scheduler.kube.schedulerconfig import managed_resources
+from scheduler.kube.pod_requests import pod_request
+from scheduler.kube.resource_names import ResourceNames
+from scheduler.kube.scheduler_config.write import managed_resources
 from scheduler.kube.workloads import statements
 
 EXAMPLES = Path(__file__).parents[3] / "deploy/examples"

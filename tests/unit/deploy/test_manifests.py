@@ -11,18 +11,18 @@ import pytest
 import yaml
 
 import scheduler
-from scheduler.extender.config import ExtenderConfig, load
-from scheduler.extender.status import split_address
-from scheduler.kube.doctor import RIGHTS
-from scheduler.kube.names import ResourceNames
-from scheduler.kube.schedulerchecks import check
-from scheduler.kube.schedulerconfig import (
+from scheduler.cluster.settings import ExtenderConfig, load
+from scheduler.kube.installation import RIGHTS
+from scheduler.kube.resource_names import ResourceNames
+from scheduler.kube.scheduler_config.checks import check
+from scheduler.kube.scheduler_config.write import (
     SchedulerSetup,
     Topology,
     kube_scheduler_config,
     managed_resources,
 )
-from scheduler.kube.yamlfile import yaml_files
+from scheduler.kube.yaml_lines import yaml_files
+from scheduler.webhook.status import split_address
 from tests import rights
 
 DEPLOY = Path(__file__).parents[3] / "deploy"

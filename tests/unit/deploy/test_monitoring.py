@@ -36,7 +36,7 @@ def _named(expression: str) -> set[str]:
 @pytest.fixture(scope="module")
 def exposed() -> set[str]:
     """Names as the code writes them: families of one prefix are made in loops."""
-    text = (ROOT / "scheduler/extender/metrics.py").read_text()
+    text = (ROOT / "scheduler/webhook/metrics.py").read_text()
     names = set(re.findall(r'"(snugfit_[a-z_]+)"', text))
     for body, prefix in re.findall(
         r"for name, text, [^\n]* in \(\n(.*?)\n        \):\n.*?f\"(snugfit_[a-z_]*)\{name\}\"",
@@ -105,7 +105,7 @@ HARMLESS = {
 
 def _counters() -> set[str]:
     """Names of every counter that the code makes, also in loops over a literal."""
-    tree = ast.parse((ROOT / "scheduler/extender/metrics.py").read_text())
+    tree = ast.parse((ROOT / "scheduler/webhook/metrics.py").read_text())
     found = set()
     for call in (node for node in ast.walk(tree) if _makes_a_counter(node)):
         if isinstance(call.args[0], ast.Constant):

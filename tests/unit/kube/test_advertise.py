@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from scheduler.cluster.api.paging import list_objects
 from scheduler.kube.advertise import Action, adverts, withdrawals
-from scheduler.kube.listing import list_objects
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, node_decoder
 

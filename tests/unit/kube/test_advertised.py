@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from scheduler.core.engine import Engine
 from scheduler.core.model import Node, Reason
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import verify
+from scheduler.core.validator import verify
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject
-from scheduler.kube.pods import pod_request
+from scheduler.kube.pod_requests import pod_request
 from testbed.kube_objects import pod_object
 from tests.depth import examples
 

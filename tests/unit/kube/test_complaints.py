@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
-from scheduler.extender.wire import decode_filter
 from scheduler.kube.complaints import Complaints, cut
+from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import node_object, pod_json, pod_object
 
 log = logging.getLogger("scheduler.test")

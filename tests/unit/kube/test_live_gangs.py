@@ -6,11 +6,11 @@ from typing import Any
 
 import msgspec
 
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
 from scheduler.kube.objects import PodObject
 from scheduler.kube.workloads import statements
 from tests.builders import node

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.mig import KNOWN_PROFILES, MEDIA_BIT
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
-from scheduler.kube.pods import charge_of, pod_request
+from scheduler.kube.pod_requests import charge_of, pod_request
 from testbed.kube_objects import node_object, pod_object
 
 SEVEN = {"nvidia.com/mig-1g.5gb": "7"}

@@ -12,15 +12,15 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import SchedulerError
 from scheduler.core.model import DeviceShare, GangKey, GpuKind, Reason
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.kube.pods import pod_request
+from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.workloads import Stated
 from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod

@@ -9,9 +9,9 @@ import pytest
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, Node, Taint
-from scheduler.kube.names import ResourceNames
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject
+from scheduler.kube.resource_names import ResourceNames
 
 T4 = {"nvidia.com/gpu.product": "Tesla-T4", "nvidia.com/gpu.memory": "15360"}
 

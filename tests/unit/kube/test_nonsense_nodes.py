@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Reason
 from scheduler.core.state import ClusterState
-from scheduler.extender.config import ExtenderConfig
-from scheduler.extender.service import ExtenderService
 from scheduler.kube.advertise import Action, adverts
 from scheduler.kube.nodes import node_of
 from testbed.kube_objects import node_object, pod_object

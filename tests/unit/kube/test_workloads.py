@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.kube.groups import Groups
+from scheduler.kube.gang_groups import Groups
 from scheduler.kube.objects import PodObject
-from scheduler.kube.pods import pod_request
+from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.workloads import statements
 
 Pods = dict[str, dict[str, Any]]

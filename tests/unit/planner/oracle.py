@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from scheduler.core.mig import MigType, pack
 from scheduler.core.model import GangKey, GpuKind, Node, Placement, PodRequest, Reason
 from scheduler.core.selection import admits, selects
-from scheduler.planner.model import Problem
+from scheduler.planner.problem import Problem
 
 Value = tuple[int, ...]
 Merits = tuple[int, int, int]

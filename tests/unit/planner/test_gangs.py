@@ -8,13 +8,13 @@ import pytest
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import SolverFault
-from scheduler.core.gangs import GangSpec, Role
+from scheduler.core.gangs.spec import GangSpec, Role
 from scheduler.core.model import GangKey, Placement, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.planner.budget import Budget
 from scheduler.planner.check import check
-from scheduler.planner.model import Disruption, Plan, Problem, Status
-from scheduler.planner.planner import plan
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Disruption, Plan, Problem, Status
 from tests.builders import node, pod
 
 KEY = GangKey("jobset", "default", "g")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
-from scheduler.core.gangs import GangSpec
+from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.model import (
     GangKey,
     Node,
@@ -23,10 +23,10 @@ from scheduler.core.model import (
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.peers import HostPort, Peer, PeerTerm, PodSelector, Spread
 from scheduler.core.state import ClusterState
-from scheduler.planner.budget import Budget
+from scheduler.planner.effort import Budget
 from scheduler.planner.instance import Instance
-from scheduler.planner.model import Disruption, Plan, Problem, Status
-from scheduler.planner.planner import plan
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Disruption, Plan, Problem, Status
 from tests.builders import node, pod
 from tests.depth import examples
 from tests.unit.planner.referee import executable, joins

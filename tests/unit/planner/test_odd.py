@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scheduler.core.engine import Engine
 from scheduler.core.model import Device, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import verify
-from scheduler.planner.budget import Budget
-from scheduler.planner.model import Disruption, Plan, Problem, Status
-from scheduler.planner.planner import plan
+from scheduler.core.validator import verify
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Disruption, Plan, Problem, Status
 from tests.builders import node, pod
 from tests.depth import examples
 

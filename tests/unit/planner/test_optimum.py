@@ -18,13 +18,13 @@ from scheduler.core.model import (
     Taint,
 )
 from scheduler.core.state import ClusterState
-from scheduler.planner.budget import Budget
-from scheduler.planner.greedy import fill
+from scheduler.planner.bounds.patterns import PatternBound
+from scheduler.planner.effort import Budget
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
-from scheduler.planner.model import Disruption, DisruptionBudget, Problem, Status
-from scheduler.planner.patterns import PatternBound
-from scheduler.planner.planner import plan
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Disruption, DisruptionBudget, Problem, Status
+from scheduler.planner.search.greedy import fill
 from tests.builders import gang_key, gangs_of, node, pod
 from tests.depth import examples, stated
 from tests.unit.planner.oracle import optimum

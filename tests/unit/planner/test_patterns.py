@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
-from scheduler.planner.bounds import Relaxation
-from scheduler.planner.budget import Budget
-from scheduler.planner.greedy import fill
+from scheduler.planner.bounds.bin_patterns import Bin
+from scheduler.planner.bounds.patterns import PatternBound
+from scheduler.planner.bounds.relaxation import Relaxation
+from scheduler.planner.effort import Budget
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
-from scheduler.planner.model import Disruption, Problem
-from scheduler.planner.patterns import PatternBound
-from scheduler.planner.pricing import Bin
-from scheduler.planner.repair import Repair
+from scheduler.planner.problem import Disruption, Problem
+from scheduler.planner.search.greedy import fill
+from scheduler.planner.search.repair import Repair
 from scheduler.simulator.backlog import BacklogCase, default_schedule, replica_sets
 from tests.builders import node, pod
 from tests.depth import examples

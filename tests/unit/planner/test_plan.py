@@ -11,13 +11,13 @@ from scheduler.core.errors import InvalidInput, SolverFault
 from scheduler.core.model import Device, NodeSelection, Placement
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
-from scheduler.planner.budget import Budget
-from scheduler.planner.chains import Chains
 from scheduler.planner.check import check
+from scheduler.planner.effort import Budget
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
-from scheduler.planner.model import Disruption, DisruptionBudget, Plan, Problem, Status
-from scheduler.planner.planner import plan
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Disruption, DisruptionBudget, Plan, Problem, Status
+from scheduler.planner.search.chains import Chains
 from scheduler.simulator.backlog import BacklogCase, default_schedule, replica_sets
 from scheduler.simulator.generate import GeneratorConfig, generate
 from tests.builders import gang_key, gangs_of, node, pod

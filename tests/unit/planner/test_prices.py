@@ -15,10 +15,10 @@ from scheduler.core.mix import TypicalMix
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, Node, Placement, PodRequest
 from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, PriceWeights
 from scheduler.core.state import ClusterState
-from scheduler.planner.prices import prices
+from scheduler.files.workload import Workload
+from scheduler.planner.pricing.compute import prices
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
-from scheduler.simulator.workload import Workload
 from tests.builders import node, pod
 from tests.depth import examples
 

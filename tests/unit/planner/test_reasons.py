@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from scheduler.core.model import DeviceShare, Placement, Reason, Serves
 from scheduler.core.state import ClusterState
-from scheduler.planner.budget import Budget
-from scheduler.planner.model import Disruption, Plan, Problem, Status
-from scheduler.planner.planner import plan
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Disruption, Plan, Problem, Status
 from tests.builders import node, pod
 
 

@@ -13,9 +13,9 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import NodeSelection, Requirement, SelectorTerm
 from scheduler.core.state import ClusterState
-from scheduler.planner.budget import Budget
-from scheduler.planner.model import Objective, Plan, Problem, Status
-from scheduler.planner.planner import plan
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Objective, Plan, Problem, Status
 from tests.builders import node, pod
 
 CHEAP = NodeSelection(

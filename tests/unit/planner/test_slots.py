@@ -14,8 +14,12 @@ from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, DeviceShare, GpuRequest, Node, Placement, PodRequest
 from scheduler.core.prices import EFFECTIVE_SCALE, SLOT_MASKS, NodeClass
 from scheduler.core.state import ClusterState
-from scheduler.planner.prices import prices
-from scheduler.planner.slots import least_taken, requested_milli, slot_values
+from scheduler.planner.pricing.compute import prices
+from scheduler.planner.pricing.slot_values import (
+    least_taken,
+    requested_milli,
+    slot_values,
+)
 from tests.builders import node, pod
 
 A100 = MigType("A100-40")

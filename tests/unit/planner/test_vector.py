@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidInput, SolverFault
-from scheduler.planner.budget import Budget
+from scheduler.planner.effort import Budget
 from scheduler.planner.vector import VectorInstance, _check, pack_bins
 from scheduler.simulator.vectorpack import read
 from tests.depth import examples

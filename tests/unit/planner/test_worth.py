@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.prices import WORTH_SHAPE
-from scheduler.planner.worth import leftover_values
+from scheduler.planner.pricing.node_values import leftover_values
 from tests.depth import examples
 
 _ITEMS = st.lists(

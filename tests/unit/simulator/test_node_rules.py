@@ -18,15 +18,15 @@ from scheduler.core.model import (
 )
 from scheduler.core.selection import NOT_READY
 from scheduler.core.state import ClusterState
-from scheduler.core.verify import Referee, Violation
-from scheduler.planner.budget import Budget
+from scheduler.core.validator import Referee, Violation
+from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.planner.check import check
-from scheduler.planner.model import Problem
-from scheduler.planner.planner import plan
+from scheduler.planner.effort import Budget
+from scheduler.planner.plan import plan
+from scheduler.planner.problem import Problem
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.inflation import Experiment, RefereeMismatch, run
 from scheduler.simulator.replay import replay
-from scheduler.simulator.workload import Arrival, BoundPod, Workload
 from tests.builders import node, pod
 
 GPU = Taint("example.com/gpu", "present")

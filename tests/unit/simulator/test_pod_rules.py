@@ -9,10 +9,10 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.model import PodRequest, Requirement
 from scheduler.core.peers import HostPort, Peer, PeerTerm, PodSelector, Spread
+from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.inflation import Experiment, run
 from scheduler.simulator.replay import replay
-from scheduler.simulator.workload import Arrival, BoundPod, Workload
 from tests.builders import node, pod
 
 _WEB = PodSelector(("default",), (Requirement("app", "In", ("web",)),))

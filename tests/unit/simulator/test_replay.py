@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 
 from scheduler.core.errors import InvalidInput
+from scheduler.files.workload import Arrival, Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
 from scheduler.simulator.replay import ReplayOutcome, backoff_s, pod_class, replay
-from scheduler.simulator.workload import Arrival, Workload
 from tests.builders import gang_key, gangs_of, node, pod
 
 FIT = Experiment("best-fit", 0, "replay")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import InvalidInput
-from scheduler.planner.offline import most_gpu
+from scheduler.planner.bounds.offline_optimum import most_gpu
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, Outcome, run
 from scheduler.simulator.replay import replay

@@ -11,12 +11,12 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.state import ClusterState
-from scheduler.simulator import native
+from scheduler.files import native
+from scheduler.files.workload import Arrival, Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile, nodes_to_find
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, as_listed, inflate, run
 from scheduler.simulator.sweep import Job, sweep
-from scheduler.simulator.workload import Arrival, Workload
 from tests.builders import node, pod
 
 SMALL = generate(GeneratorConfig(nodes=40, load=0.7, seed=2))

@@ -8,7 +8,7 @@ import pytest
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.prices import PriceWeights
-from scheduler.simulator import native
+from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.sweep import Job
 from scheduler.simulator.tuning import Journal, tune

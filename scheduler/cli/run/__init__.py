@@ -1,0 +1,1 @@
+"""Running the extender: serve, config, certificates, doctor, healthcheck."""

@@ -1,0 +1,213 @@
+"""``snugfit serve``."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import os
+import socket
+import uuid
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from scheduler.cli.terminal import complain, printable
+from scheduler.core.defaults import DEFAULT_POLICY
+
+if TYPE_CHECKING:
+    from scheduler.cluster.api.client import KubeClient
+    from scheduler.cluster.settings import ExtenderConfig
+
+__all__ = ["command"]
+
+
+@click.command("serve")
+@click.option("--kubeconfig", help="Cluster to follow. [default: the pod's service account]")
+@click.option("--context", help="Context of the kubeconfig.")
+@click.option("--offline", is_flag=True, help="Serve a cluster from a file; no Kubernetes.")
+@click.option(
+    "--nodes",
+    type=click.Path(path_type=Path),
+    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder).",
+)
+@click.option(
+    "--mix",
+    "mix_file",
+    help="Typical pods: of this snugfit/v1 file or these objects, for good. Default: learnt.",
+)
+@click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
+@click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
+@click.option("--port", type=int, help="Port; 0 takes a free one. [default: 10262]")
+@click.option("--url-prefix", help="Path of the verbs, such as /scheduler. [default: none]")
+@click.option("--policy", help=f"See `snugfit policies`. [default: {DEFAULT_POLICY}]")
+@click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
+@click.option("--threads", type=int, help="Worker threads. [default: 4]")
+@click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
+@click.option("--planner/--no-planner", default=None, help="Plan the backlog beside the webhook.")
+@click.option("--log-level", help="debug, info, warning or error.")
+@click.option("--print-config", is_flag=True, help="Print the effective settings and stop.")
+def command(
+    kubeconfig: str | None,
+    context: str | None,
+    offline: bool,
+    nodes: Path | None,
+    mix_file: str | None,
+    config_file: Path | None,
+    host: str | None,
+    port: int | None,
+    url_prefix: str | None,
+    policy: str | None,
+    policy_file: str | None,
+    threads: int | None,
+    hold_ttl_s: float | None,
+    planner: bool | None,
+    log_level: str | None,
+    print_config: bool,
+) -> None:
+    """Run the extender webhook that kube-scheduler calls.
+
+    Settings come from defaults, then --config, then environment (SNUGFIT_PORT ...), then flags. An
+    unknown setting is an error that names the nearest valid one.
+
+    It follows a live cluster by its API: answers begin once everything that exists is known, and
+    after a restart everything is learnt again.
+
+    With --offline the cluster comes from --nodes, `POST /bind` is the truth, `DELETE
+    /offline/pods/{uid}` releases, and `GET /debug/state` shows everything.
+    """
+    from dataclasses import asdict
+
+    from scheduler.cli.console import print_json
+    from scheduler.cluster.settings import load
+    from scheduler.core.errors import InvalidInput
+
+    flags = {
+        "kubeconfig": kubeconfig,
+        "context": context,
+        "host": host,
+        "port": port,
+        "url_prefix": url_prefix,
+        "policy": policy,
+        "policy_file": policy_file,
+        "threads": threads,
+        "hold_ttl_s": hold_ttl_s,
+        "log_level": log_level,
+        "planner": planner,
+        "mix_file": mix_file,
+    }
+    config = load(config_file, os.environ, flags)
+    if print_config:
+        print_json(asdict(config))
+        for text in config.price_weights().remarks():
+            complain(f"{config.policy_file}: {text}")
+        return
+    if offline and nodes is None:
+        raise InvalidInput("--nodes", "is missing", "name a cluster file")
+    if nodes is not None and not offline:
+        raise InvalidInput("--nodes", "is for --offline", "add --offline, or drop --nodes")
+    _log_to_stderr(config.log_level, as_json=config.log_json)
+    for text in config.price_weights().remarks():
+        logging.getLogger(__name__).warning("%s: %s", config.policy_file, text)
+    _serve(config, nodes)
+
+
+def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
+    from scheduler.cli.inputs import read_workload
+    from scheduler.cluster.follow import LiveCluster
+    from scheduler.cluster.service import ExtenderService
+    from scheduler.cluster.worker.planning import PlannerLoop
+    from scheduler.core.engine import Engine
+    from scheduler.core.errors import InvalidInput
+    from scheduler.core.mix import TypicalMix
+    from scheduler.core.state import ClusterState
+    from scheduler.files.workload import Workload, place_bound
+    from scheduler.webhook.routes import create_app, probes
+    from scheduler.webhook.server import ExtenderServer
+
+    workload = read_workload(nodes) if nodes else Workload(())
+    # Until enough pods were seen, the pods of the file are the best guess of what will come.
+    mix = read_workload(Path(config.mix_file)) if config.mix_file else workload
+    known = [bound.request for bound in mix.bound] or list(mix.requests)
+    if config.mix_file and not known:
+        raise InvalidInput(
+            "mix_file", f"{config.mix_file} lists no pod", "name a file with typical pods"
+        )
+    typical = TypicalMix.from_requests(known)
+    if config.mix_file:  # a statement of what is typical, however few pods it takes
+        typical = replace(typical, observed=0)
+    engine = Engine(
+        ClusterState(workload.nodes),
+        config.policy,
+        mix=typical,
+        seed=config.seed,
+    )
+    place_bound(engine, workload)
+    service = ExtenderService(engine, config, offline=nodes is not None)
+    client = None if nodes else _client(config)
+    live = LiveCluster(service, client, config, _identity()) if client else None
+    loop = PlannerLoop(service, config) if config.needs_planner_process else None
+    app = create_app(service, loop, live)
+    server = ExtenderServer(app, config, probes(service, live), client)
+    if live:
+        # What a cluster consists of lives long. Without this, each full collection would look at
+        # all of it again and hold up every request meanwhile.
+        live.on_synced = gc.freeze
+        live.start()
+    if loop:
+        loop.start()
+    try:
+        server.serve_until_signalled()
+    finally:
+        if loop:
+            loop.stop()
+        if live:
+            live.stop()
+
+
+def _client(config: ExtenderConfig) -> KubeClient:
+    from scheduler.cluster.api.client import KubeClient
+
+    if config.kubeconfig or config.context:
+        path = Path(config.kubeconfig) if config.kubeconfig else None
+        return KubeClient.from_kubeconfig(path, config.context)
+    return KubeClient.in_cluster()
+
+
+def _identity() -> str:
+    """Unique per process; the host name is the pod's name in a cluster."""
+    return f"{socket.gethostname()}_{uuid.uuid4()}"
+
+
+class _Lines(logging.Formatter):
+    """Lines in which what others have written is escaped; tracebacks keep their lines."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the library's name
+        return printable(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802, ANN401 - as the library has it
+        return printable(super().formatException(ei), keep="\n")
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object per line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        content = {
+            "at": self.formatTime(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            content["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(content)
+
+
+def _log_to_stderr(level: str, *, as_json: bool) -> None:
+    handler = logging.StreamHandler()
+    plain = _Lines("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(_JsonLines() if as_json else plain)
+    logging.basicConfig(level=level.upper(), handlers=[handler])

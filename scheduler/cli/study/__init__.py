@@ -1,0 +1,1 @@
+"""Studying packing: simulate, tune, generate, policies, demo."""

@@ -1,0 +1,77 @@
+"""Which version of an API group serves a resource."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from scheduler.cluster.api.client import KubeClient
+from scheduler.core.errors import InvalidInput, KubeApiError
+
+__all__ = ["Served", "find"]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A resource as it is served: path to list it, kind, and ``group/version``."""
+
+    path: str
+    kind: str
+    api_version: str
+
+
+class _Version(msgspec.Struct, rename="camel"):
+    group_version: str = ""
+
+
+class _Group(msgspec.Struct, rename="camel"):
+    versions: list[_Version] = []
+    preferred_version: _Version | None = None
+
+
+class _Resource(msgspec.Struct):
+    name: str = ""
+    kind: str = ""
+
+
+class _Resources(msgspec.Struct):
+    resources: list[_Resource] | None = None
+
+
+_group_decoder = msgspec.json.Decoder(_Group)
+_resources_decoder = msgspec.json.Decoder(_Resources)
+
+
+def find(client: KubeClient, name: str) -> Served | None:
+    """The resource ``plural.api-group``, in the version that the server prefers among those that
+    have it, or None if there is none.
+
+    Raises
+    ------
+    InvalidInput
+        The name has no group.
+    KubeApiError
+        The server could not be asked.
+    """
+    plural, _, group = name.partition(".")
+    if not plural or not group:
+        raise InvalidInput("watch_groups", f"{name!r} names no API group", "write plural.group")
+    try:
+        known = client.read(f"/apis/{group}", _group_decoder)
+    except KubeApiError as error:
+        if error.status == 404:
+            return None
+        raise
+    versions = [known.preferred_version] if known.preferred_version else []
+    for version in dict.fromkeys(v.group_version for v in [*versions, *known.versions]):
+        try:
+            listed = client.read(f"/apis/{version}", _resources_decoder)
+        except KubeApiError as error:
+            if error.status == 404:  # named, but not served
+                continue
+            raise
+        for resource in listed.resources or ():
+            if resource.name == plural:
+                return Served(f"/apis/{version}/{plural}", resource.kind, version)
+    return None

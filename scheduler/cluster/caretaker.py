@@ -1,0 +1,262 @@
+"""What has to be looked after beside the watches: each chore by itself, each object by itself.
+
+Holds and bindings past their time are settled by the API, refused pods that fit by now are woken,
+the state is compared with the facts and mended, and what is known with the API.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+from scheduler.cluster.api.client import KubeClient
+from scheduler.cluster.audit import Audit, AuditFigures
+from scheduler.cluster.binding import Binder
+from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
+from scheduler.cluster.requeue import WAKE_ANNOTATION
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
+from scheduler.core.errors import KubeApiError
+from scheduler.core.model import PodRequest
+from scheduler.kube.mirror import Mirror
+
+__all__ = ["Caretaker", "LiveFigures"]
+
+log = logging.getLogger(__name__)
+
+_NEW_KINDS_EVERY_S = 60.0
+_POLICY_EVERY_S = 60.0
+_TOLD_EVERY_S = 3600.0
+_MOST_AT_ONCE = 32
+_MOST_READINGS = 50
+_LOGGED_DIFFERENCES = 5
+_LONGEST_TEXT = 300
+_OTHERWISE_GONE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or another pod of that name
+
+
+@dataclass
+class LiveFigures(AuditFigures):
+    """What has happened so far, for metrics.
+
+    Attributes
+    ----------
+    drift : int
+        Differences that the latest comparison of state and facts found; has to be 0.
+    drifted : int
+        Comparisons that found any.
+    chore_faults : Counter of str
+        What could not be looked after, by chore.
+    wakeups : int
+        Refused pods that kube-scheduler had to be told about.
+    gang_evictions : int
+        Members of gangs that were evicted because others of theirs were.
+    """
+
+    events: int = 0
+    recounts: int = 0
+    drift: int = 0
+    drifted: int = 0
+    chore_faults: Counter[str] = field(default_factory=Counter)
+    readings: int = 0
+    wakeups: int = 0
+    gang_evictions: int = 0
+    synced_s: float | None = None
+
+
+class Caretaker:
+    """Looks after a live cluster.
+
+    Parameters
+    ----------
+    service, mirror, binder, client, config, figures
+        Of the live cluster.
+    audit
+        Compares what is known with the API.
+    active
+        Whether this replica is the one that compares it.
+    groups
+        Looks for kinds of gangs that are served by now.
+    policy
+        Looks whether records of devices are guarded.
+    classes
+        Looks which resources are handed out by DRA.
+    """
+
+    def __init__(
+        self,
+        service: ExtenderService,
+        mirror: Mirror,
+        binder: Binder,
+        client: KubeClient,
+        config: ExtenderConfig,
+        figures: LiveFigures,
+        *,
+        audit: Audit,
+        active: Callable[[], bool],
+        groups: Callable[[], None],
+        policy: Callable[[], None],
+        classes: Callable[[], None],
+    ) -> None:
+        self._service, self._mirror, self._binder = service, mirror, binder
+        self._client, self._config, self._figures = client, config, figures
+        self._audit, self._active = audit, active
+        self._told, self._patience = Sparingly(_TOLD_EVERY_S), Patience()
+        self._chores = [
+            Chore("learning", service.learn),
+            Chore("groups", groups, _NEW_KINDS_EVERY_S),
+            Chore("record policy", policy, _POLICY_EVERY_S),
+            Chore("device classes", classes, _NEW_KINDS_EVERY_S),
+            Chore("holds", lambda: self._settle("holds", service.overdue())),
+            Chore("bindings", lambda: self._settle("bindings", binder.overdue())),
+        ]
+        if config.wake_after_s:
+            self._chores.append(Chore("waking", self._wake_missed))
+        if config.evict_gangs:
+            self._chores.append(Chore("gangs", self._evict_remainders))
+        if config.recount_s:
+            self._chores.append(Chore("recount", self.recount, config.recount_s))
+        self._checks = [Chore("rereading", audit.reread)]
+        if config.audit_s:
+            self._checks.append(Chore("audit", self._compare, config.audit_s, spread=0.25))
+
+    @property
+    def chores(self) -> list[str]:
+        """Names of all that is looked after."""
+        return [chore.name for chore in (*self._chores, *self._checks)]
+
+    def threads(
+        self, ready: Callable[[], bool], stop: threading.Event
+    ) -> tuple[threading.Thread, ...]:
+        """What is overdue has one thread, comparing with the API, which may take long, another."""
+        return tuple(
+            Housekeeping(
+                name, chores, ready=ready, stop=stop, faults=self._figures.chore_faults
+            ).thread
+            for name, chores in (("look after", self._chores), ("audit", self._checks))
+        )
+
+    def _compare(self) -> None:
+        if self._active():
+            self._audit.audit()
+
+    def _settle(self, chore: str, overdue: Sequence[PodRequest]) -> None:
+        """Ask the API about pods whose hold or reservation is past its time.
+
+        One that fails waits ever longer, so that it never keeps the others from their turn.
+        """
+        due = [pod for pod in overdue if not self._patience.waits(pod.uid)]
+        for pod in due[:_MOST_READINGS]:
+            try:
+                self._binder.read(pod)
+            except KubeApiError as error:
+                log.warning("pod %s keeps its room until the API can be asked: %s", pod.key, error)
+                if error.passing:
+                    return
+                self._patience.failed(pod.uid)
+            except Exception as error:  # noqa: BLE001 - of this pod alone
+                self._patience.failed(pod.uid)
+                self._failed(chore, pod, error)
+            else:
+                self._patience.succeeded(pod.uid)
+                self._figures.readings += 1
+
+    def _failed(self, chore: str, pod: PodRequest, error: Exception) -> None:
+        self._figures.chore_faults[chore] += 1
+        if self._told.now((chore, pod.uid)):
+            text = str(error)[:_LONGEST_TEXT]
+            log.error("%s: pod %s is left out: %s", chore, pod.key, text, exc_info=error)
+
+    def _wake_missed(self) -> None:
+        if self._service.accepting():
+            self._wake(self._service.missed(self._config.wake_after_s))
+
+    def _wake(self, missed: Sequence[PodRequest]) -> None:
+        """Let kube-scheduler ask about these pods again."""
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        for at, pod in enumerate(missed):
+            content = {"metadata": {"uid": pod.uid, "annotations": {WAKE_ANNOTATION: now}}}
+            try:
+                self._client.patch_pod_status(pod.namespace, pod.name, content)
+            except KubeApiError as error:
+                log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
+                if error.passing:
+                    self._service.still_missed(missed[at:])  # the others would fare no better
+                    return
+            except Exception as error:  # noqa: BLE001 - of this pod alone
+                self._failed("waking", pod, error)
+                self._service.still_missed([pod])
+            else:
+                self._figures.wakeups += 1
+                log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)
+
+    def _evict_remainders(self) -> None:
+        """Evict what is left of gangs elsewhere, as far as their budgets allow."""
+        if not self._service.accepting():
+            return
+        due = [pod for pod in self._service.preempting.due() if not self._patience.waits(pod.uid)]
+        for pod in due[:_MOST_READINGS]:
+            try:
+                self._client.evict(pod.namespace, pod.name, pod.uid)
+            except KubeApiError as error:
+                if error.status in _OTHERWISE_GONE:
+                    self._service.preempting.done(pod.uid)
+                    continue
+                log.warning("pod %s, whose gang is evicted, stays: %s", pod.key, error)
+                self._patience.failed(pod.uid)
+                if error.passing and error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                    return
+            except Exception as error:  # noqa: BLE001 - of this pod alone
+                self._patience.failed(pod.uid)
+                self._failed("gangs", pod, error)
+            else:
+                self._patience.succeeded(pod.uid)
+                self._service.preempting.done(pod.uid)
+                self._figures.gang_evictions += 1
+                log.info("pod %s was evicted, as kube-scheduler evicts others of its gang", pod.key)
+
+    def recount(self) -> list[str]:
+        """Compare the state with the facts, off the request path, and mend it if it differs."""
+        with self._service.exclusive() as engine:
+            image = self._mirror.image()
+            snapshot = engine.state.snapshot()
+            held, assumed = frozenset(engine.holds), frozenset(self._binder.assumed)
+        found = image.differences(snapshot, held, assumed)
+        self._figures.recounts += 1
+        self._figures.drift = len(found)
+        if found:
+            self._figures.drifted += 1
+            log.error(
+                "the state differs from the facts: %s", "; ".join(found[:_LOGGED_DIFFERENCES])
+            )
+            self._heal()
+        return found
+
+    def _heal(self) -> None:
+        """Bring the state back to the facts, a few nodes at a time so that requests get through."""
+        with self._service.exclusive():
+            self._mirror.evict_phantoms(frozenset(self._binder.assumed))
+            names = self._mirror.node_names()
+        for start in range(0, len(names), _MOST_AT_ONCE):
+            some = names[start : start + _MOST_AT_ONCE]
+            try:
+                with self._service.exclusive():
+                    self._mirror.heal(some)
+            except Exception:  # noqa: BLE001 - only one of them is to blame, and it is told of
+                for name in some:
+                    self._heal_alone(name)
+            time.sleep(0)
+
+    def _heal_alone(self, name: str) -> None:
+        try:
+            with self._service.exclusive():
+                self._mirror.heal([name])
+        except Exception:  # tried again after the next recount
+            self._figures.chore_faults["recount"] += 1
+            if self._told.now(("heal", name)):
+                log.exception("node %s cannot be healed", name)

@@ -1,0 +1,1 @@
+"""The process beside the webhook that prices and plans, and the loops that ask it."""

@@ -1,0 +1,164 @@
+"""Places of gangs, held in the engine: taken, moved to where they are offered, given back.
+
+A member's place is a hold of the member itself. So it never counts against the member, becomes its
+placement when it is bound, and ends with it; nothing that stands for it can outlive it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import CapacityConflict, UnknownNode
+from scheduler.core.gangs.drafts import offer
+from scheduler.core.gangs.states import Gang, Slot
+from scheduler.core.model import PodRequest
+
+__all__ = ["Keeper"]
+
+IntArray = NDArray[np.int64]
+
+_MOST_OFFERS = 64
+_MANY = 4  # times as many places as are planned at once are too many to move for one answer
+
+
+class Keeper:
+    """Holds places through an engine.
+
+    Parameters
+    ----------
+    engine
+        Holds are placed through it.
+    at_once
+        Places that may be planned while somebody waits; None for any number.
+    """
+
+    def __init__(self, engine: Engine, at_once: int | None) -> None:
+        self._engine = engine
+        self._most = _MANY * at_once if at_once is not None else None
+        self._ending: dict[str, None] = {}
+
+    def hold(self, request: PodRequest, node: str) -> bool:
+        """Hold a place for a pod, instead of one that it has; False where there is none.
+
+        Where there is none, it keeps what it has.
+        """
+        held = self._engine.holds.get(request.uid)
+        if held is not None and held.placement.pod.shape != request.shape:
+            self._engine.drop_hold(request.uid)
+        try:
+            self._engine.hold(request, node, math.inf)
+        except (CapacityConflict, UnknownNode):
+            return False
+        self._ending.pop(request.uid, None)
+        return True
+
+    def give_back(self, uids: Iterable[str]) -> None:
+        """Of very many places some at once, the others one after another; see :meth:`tend`."""
+        held = [uid for uid in uids if uid in self._engine.holds]
+        at_once = len(held) if self._most is None else self._most
+        for uid in held[:at_once]:
+            self._engine.drop_hold(uid)
+        for uid in held[at_once:]:
+            self._engine.end_hold(uid)
+            self._ending[uid] = None
+
+    def tend(self) -> None:
+        """Give back some of those that are left over."""
+        for uid in list(self._ending)[: self._most]:
+            del self._ending[uid]
+            held = self._engine.holds.get(uid)
+            if held is not None and held.until == -math.inf:  # else it is held anew
+                self._engine.drop_hold(uid)
+
+    def ending(self, uid: str) -> bool:
+        """Whether the pod's place is being given back."""
+        return uid in self._ending
+
+    def many(self, slots: Mapping[str, Slot]) -> bool:
+        """Whether there are too many places to move all of them for one answer."""
+        return self._most is not None and len(slots) > self._most
+
+    def kept(self, slots: Mapping[str, Slot]) -> bool:
+        """Whether all of these places are still held."""
+        holds, nodes = self._engine.holds, self._engine.state.row_of
+        return all(uid in holds and slot.node in nodes for uid, slot in slots.items())
+
+    def take(self, slots: Mapping[str, Slot], members: Mapping[str, PodRequest]) -> bool:
+        """Hold all of these places, or none."""
+        if self.many(slots):
+            return False
+        for uid, slot in slots.items():
+            member = members.get(uid)
+            if member is None or member.shape != slot.shape or not self.hold(member, slot.node):
+                self.give_back(slots)
+                return False
+        return True
+
+    def settle(self, gang: Gang, request: PodRequest, rows: IntArray) -> None:
+        """Move a member's place to a node that was offered, to the same one for the same offer."""
+        state, slot = self._engine.state, gang.slots[request.uid]
+        told = gang.told.setdefault(offer(rows), {})
+        if any(told.get(uid, at.node) != at.node for uid, at in gang.slots.items()):
+            self._return_to(gang, told, rows)
+        if state.row(slot.node) not in rows:
+            self._exchange(gang, request, rows)
+        if state.row(slot.node) not in rows:
+            row = self._engine.best(request, rows[rows >= 0])
+            node = state.nodes[row] if row >= 0 else None
+            if node is None or not self.hold(request, node.name):
+                return  # it stays where it is; nothing that was offered has room
+            slot.node = node.name
+        told[request.uid] = slot.node
+        if len(gang.told) > _MOST_OFFERS:
+            del gang.told[next(iter(gang.told))]
+
+    def _exchange(self, gang: Gang, request: PodRequest, rows: IntArray) -> None:
+        """Change places with a member that asks for the same and has not been asked about."""
+        state, mine = self._engine.state, gang.slots[request.uid]
+        for uid, slot in gang.slots.items():
+            if (
+                not slot.asked
+                and (slot.shape, slot.selection) == (request.shape, request.selection)
+                and state.row(slot.node) in rows
+            ):
+                other = self._engine.holds[uid].placement.pod
+                self.give_back((uid, request.uid))
+                mine.node, slot.node = slot.node, mine.node
+                self.hold(request, mine.node)  # nothing else has changed, so both fit
+                self.hold(other, slot.node)
+                return
+
+    def _return_to(self, gang: Gang, told: dict[str, str], rows: IntArray) -> None:
+        """Have members where they were told to go for this offer, the others out of the way.
+
+        Should that be impossible by now, all stay where they are and may be told something else.
+        """
+        if self.many(gang.slots):
+            told.clear()
+            return
+        before = {uid: slot.node for uid, slot in gang.slots.items()}
+        members = {uid: self._engine.holds[uid].placement.pod for uid in gang.slots}
+        self.give_back(gang.slots)
+        for uid in sorted(gang.slots, key=lambda uid: uid not in told):
+            slot, member = gang.slots[uid], members[uid]
+            wanted = told.get(uid, slot.node)
+            if self.hold(member, wanted):
+                slot.node = wanted
+                continue
+            row = -1 if uid in told else self._engine.best(member, rows[rows >= 0])
+            node = self._engine.state.nodes[row] if row >= 0 else None
+            if node is None or not self.hold(member, node.name):
+                break
+            slot.node = node.name
+        else:
+            return
+        told.clear()
+        self.give_back(gang.slots)
+        for uid, node_name in before.items():
+            gang.slots[uid].node = node_name
+            self.hold(members[uid], node_name)  # nothing else has changed, so it fits

@@ -1,0 +1,1 @@
+"""Scoring policies, as one table of pure functions."""

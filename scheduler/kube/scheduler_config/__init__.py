@@ -1,0 +1,1 @@
+"""kube-scheduler's configuration: what we write, and what is checked in that of others."""

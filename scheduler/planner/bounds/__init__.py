@@ -1,0 +1,1 @@
+"""What no plan can exceed: relaxations, patterns and the least disruption."""

@@ -1,0 +1,1 @@
+"""The exact model of a part of the cluster: built, solved and read back (CP-SAT)."""

@@ -1,0 +1,419 @@
+"""Routes -> service. Nothing here decides.
+
+kube-scheduler never reads the body of a failed request, and a body on it costs the connection, so
+a refusal is an empty one with a status code; only a request that cannot be read is told why, which
+is for people, since kube-scheduler sends none.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+import yaml
+from flask import Flask, Response, current_app, request
+from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
+
+from scheduler.cluster.follow import LiveCluster
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.worker.planning import PlannerLoop, decided_by
+from scheduler.core.errors import InvalidInput, UnknownPod
+from scheduler.core.model import GpuKind, Placement
+from scheduler.core.power import SOCKET
+from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
+from scheduler.core.state import ClusterState
+from scheduler.webhook import protocol
+from scheduler.webhook.metrics import ExtenderMetrics
+from scheduler.webhook.status import BRIEFLY, VERBS
+
+__all__ = ["create_app", "openapi_document", "probes"]
+
+log = logging.getLogger(__name__)
+
+_Start = Callable[[str, list[tuple[str, str]]], object]
+_Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
+
+_JSON = "application/json"
+_BASE = "SNUGFIT_BASE"  # of the application: what stands before a verb
+
+
+@cache
+def openapi_document(base: str = "") -> dict[str, Any]:
+    """The OpenAPI description of this application, whose verbs stand behind ``base``."""
+    text = files("scheduler.webhook").joinpath("openapi.yaml").read_text(encoding="utf-8")
+    document: dict[str, Any] = yaml.safe_load(text)
+    document["paths"] = {
+        (base + path if path.removeprefix("/") in VERBS else path): described
+        for path, described in document["paths"].items()
+    }
+    return document
+
+
+def probes(
+    service: ExtenderService, live: LiveCluster | None = None
+) -> dict[str, Callable[[], bool]]:
+    """What a probe asks, by path; answered without a lock."""
+    return {
+        "/healthz": lambda: True,
+        "/readyz": lambda: _ready(live),
+        "/activez": lambda: service.accepting(),  # noqa: PLW0108 - it is replaced later
+    }
+
+
+def create_app(
+    service: ExtenderService,
+    planner: PlannerLoop | None = None,
+    live: LiveCluster | None = None,
+) -> Flask:
+    """The WSGI application of one service, with what runs beside it, if anything does."""
+    app = Flask("snugfit", static_folder=None)
+    base = app.config[_BASE] = service.config.base
+    app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
+    metrics = ExtenderMetrics(service, planner, live)
+
+    def filter_(body: bytes) -> bytes:
+        return _read_twice(service.filter, body)
+
+    def prioritize(body: bytes) -> bytes:
+        return _read_twice(service.prioritize, body)
+
+    def bind(body: bytes) -> bytes:
+        return protocol.encode_bind(service.bind(protocol.decode_bind(body)))
+
+    def preempt(body: bytes) -> bytes:
+        return protocol.encode_preempt(service.preempt(protocol.decode_preempt(body)))
+
+    def dry_run(body: bytes) -> bytes:
+        return _read_twice(service.dry_run, body)
+
+    verbs = {
+        "filter": filter_,
+        "prioritize": prioritize,
+        "bind": bind,
+        "preempt": preempt,
+        "filter-dryrun": dry_run,
+    }
+    for verb, handle in verbs.items():
+        view = _verb_view(verb, handle, service, metrics)
+        app.add_url_rule(f"{base}/{verb}", verb, view, methods=["POST"])
+    _add_views(app, service, metrics, live, planner)
+    _add_refusals(app, metrics)
+    short = _ShortWay(app.wsgi_app, verbs, service, metrics)
+    setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
+    return app
+
+
+def _read_twice(answer: Callable[[protocol.FilterArgs], bytes], body: bytes) -> bytes:
+    """Answer a body that may only look like kube-scheduler's own, such as one with a key twice."""
+    try:
+        return answer(protocol.decode_filter(body))
+    except protocol.Misread:
+        return answer(protocol.decode_filter(body, whole=True))
+
+
+class _ShortWay:
+    """Middleware: plain calls of verbs go to their handlers without Flask's machinery.
+
+    Routing, request and response objects cost more than a rejected pod's whole decision. What is
+    not a plain JSON POST of known length goes through Flask, which has the same handlers.
+    """
+
+    def __init__(
+        self,
+        flask: _Wsgi,
+        verbs: Mapping[str, Callable[[bytes], bytes]],
+        service: ExtenderService,
+        metrics: ExtenderMetrics,
+    ) -> None:
+        self._flask, self._service, self._metrics = flask, service, metrics
+        self._most = service.config.max_body_mib << 20
+        self._verbs = {
+            f"{service.config.base}/{verb}": (verb, handle, metrics.latency.labels(verb))
+            for verb, handle in verbs.items()
+        }
+
+    def __call__(self, environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
+        known = self._verbs.get(environ["PATH_INFO"])
+        length = environ.get("CONTENT_LENGTH") or ""
+        if (
+            known is None
+            or environ["REQUEST_METHOD"] != "POST"
+            or environ.get("CONTENT_TYPE") != _JSON
+            or not length.isdecimal()
+            or int(length) > self._most
+            or not self._service.accepting()
+        ):
+            return self._flask(environ, start)
+        verb, handle, latency = known
+        started = time.perf_counter()
+        try:
+            answer = handle(environ["wsgi.input"].read(int(length)))
+        except Exception as error:  # noqa: BLE001 - every fault is a status code, see _code_of
+            code = _code_of(error, environ["PATH_INFO"])
+            self._metrics.errors.labels(verb, str(code)).inc()
+            start(f"{code} {HTTP_STATUS_CODES[code]}", _PLAIN if code == 400 else [])
+            return [_explained(error) if code == 400 else b""]
+        latency.observe(time.perf_counter() - started)
+        start("200 OK", [("Content-Type", _JSON), ("Content-Length", str(len(answer)))])
+        return [answer]
+
+
+def _code_of(error: Exception, path: str) -> int:
+    """Status code of a failed request, which is logged here."""
+    if isinstance(error, InvalidInput):
+        log.warning("%s: %s", path, error)
+        return 400
+    log.error("%s failed", path, exc_info=error)
+    return 500
+
+
+def _explained(error: Exception) -> bytes:
+    """What is wrong with a request, as one line that nothing in it can break."""
+    text = "".join(each if each.isprintable() else "?" for each in str(error)[:_MOST_TOLD])
+    return f"{text}\n".encode(errors="replace")
+
+
+def _verb_view(
+    verb: str, handle: Callable[[bytes], bytes], service: ExtenderService, metrics: ExtenderMetrics
+) -> Callable[[], Response]:
+    latency = metrics.latency.labels(verb)
+
+    def view() -> Response:
+        started = time.perf_counter()
+        if not service.accepting():
+            return _refuse(503, metrics)
+        if request.mimetype != _JSON:
+            return _refuse(415, metrics)
+        answer = Response(handle(request.get_data(cache=False)), mimetype=_JSON)
+        latency.observe(time.perf_counter() - started)
+        return answer
+
+    return view
+
+
+def _add_views(
+    app: Flask,
+    service: ExtenderService,
+    metrics: ExtenderMetrics,
+    live: LiveCluster | None,
+    planner: PlannerLoop | None,
+) -> None:
+    @app.get("/healthz")
+    def healthz() -> Response:
+        return Response("ok\n", mimetype="text/plain")
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        brief = request.environ.get(BRIEFLY)
+        content = {"ready": _ready(live)} if brief else _readiness(service, live, planner)
+        response = _json(content)
+        response.status_code = 200 if content["ready"] else 503
+        return response
+
+    @app.get("/activez")
+    def activez() -> Response:
+        active = service.accepting()
+        text = "active\n" if active else "not active\n"
+        return Response(text, 200 if active else 503, mimetype="text/plain")
+
+    @app.get("/metrics")
+    def exposition() -> Response:
+        return Response(metrics.exposition(), mimetype="text/plain", content_type=_EXPOSITION)
+
+    @app.get("/openapi.json")
+    def description() -> Response:
+        return _json(openapi_document(service.config.base))
+
+    @app.get("/debug/state")
+    def debug_state() -> Response:
+        state, held = service.snapshot()
+        return _json(_state_json(state, held))
+
+    @app.get("/debug/prices")
+    def debug_prices() -> Response:
+        return _json(_prices_json(service.prices))
+
+    @app.get("/debug/decisions")
+    def debug_decisions() -> Response:
+        limit = request.args.get("limit", default=50, type=int)
+        return _json({"decisions": service.decisions(limit)})
+
+    @app.delete("/offline/pods/<path:uid>")
+    def release(uid: str) -> Response:
+        if not service.offline:
+            return _refuse(403, metrics)
+        try:
+            service.release(uid)
+        except UnknownPod:
+            return _refuse(404, metrics)
+        return Response(status=204)
+
+
+def _ready(live: LiveCluster | None) -> bool:
+    return live is None or live.synced
+
+
+def _readiness(
+    service: ExtenderService, live: LiveCluster | None, planner: PlannerLoop | None
+) -> dict[str, Any]:
+    """A replica that waits for its turn is ready to take it: only what it knows counts here."""
+    content: dict[str, Any] = {
+        "ready": _ready(live),
+        "nodes": service.nodes,
+        "generation": service.generation,
+    }
+    if live is not None:
+        content |= live.detail()
+    content["decided_by"] = decided_by(service)
+    if planner is not None:
+        content["planner"] = planner.detail()
+    if service.config.policy == "priced":
+        content["prices"] = "in force" if service.prices else "none: scoring as fgd"
+    return content
+
+
+_MOST_TOLD = 500
+_PLAIN = [("Content-Type", "text/plain; charset=utf-8")]
+_MOST_SHOWN = 16  # devices of a node in /debug/prices
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def _add_refusals(app: Flask, metrics: ExtenderMetrics) -> None:
+    @app.errorhandler(HTTPException)
+    def refused(error: HTTPException) -> Response:
+        return _refuse(error.code or 500, metrics)
+
+    @app.errorhandler(Exception)
+    def fault(error: Exception) -> Response:
+        code = _code_of(error, request.path)
+        response = _refuse(code, metrics)
+        if code == 400:
+            response.data = _explained(error)
+            response.mimetype = "text/plain"
+        return response
+
+
+def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
+    verb = request.path.removeprefix(f"{current_app.config[_BASE]}/")
+    metrics.errors.labels(verb if verb in VERBS else "other", str(code)).inc()
+    response = Response(status=code)
+    # 413: the body was not read to its end. 503: the next call is for the replica that acts, and a
+    # connection that is kept would lead kube-scheduler here again.
+    if code in (413, 503):
+        response.headers["Connection"] = "close"
+    return response
+
+
+def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value
+    return Response(msgspec.json.encode(content), mimetype=_JSON)
+
+
+def _prices_json(prices: Prices | None) -> dict[str, Any]:
+    """Tables thinned out, in milli-GPU; every row of a table is 16 rows of the one in force."""
+    if prices is None:
+        return {"prices": None}
+    worth = prices.worth[:, ::16, ::10] / PRICE_SCALE
+    power = prices.weights.watts
+    boards = {name: power.of(name) for name in {each.product for each in prices.classes} - {""}}
+    return {
+        "generation": prices.generation,
+        "served_milli_gpu": prices.objective,
+        "groups": prices.groups,
+        "kinds": prices.shapes,
+        "weights": prices.weights.to_json(),
+        # Idle and busy watts by product, null where its power is not known.
+        "watts": {
+            SOCKET: power.socket.to_json(),
+            **{name: known and known.to_json() for name, known in sorted(boards.items())},
+        },
+        "device_milli_by_100_free": (prices.effective[::100] / EFFECTIVE_SCALE).tolist(),
+        "worth_milli_gpu": {
+            "milli_cpu_step": 16 * prices.cpu_step,
+            "milli_gpu_step": 10 * prices.gpu_step,
+            "by_model": {
+                str(each): table.tolist() for each, table in zip(prices.classes, worth, strict=True)
+            },
+        },
+        # By free slots of a partitioned device, slot 0 first; the media engines count as slot 8.
+        "slots_milli_gpu": {
+            str(NodeClass("", "", mig)): {
+                f"{mask:09b}"[::-1]: int(value) / EFFECTIVE_SCALE
+                for mask, value in enumerate(effective.tolist())
+                if value and mask & mig.full_mask == mask
+            }
+            for mig, effective in prices.slots.items()
+        },
+        # Beside as many cores as the largest node has.
+        "sets_milli_gpu_by_free_devices": {
+            str(each): (table[-1, : _MOST_SHOWN + 1] / PRICE_SCALE).tolist()
+            for each, table in zip(prices.classes, prices.sets, strict=True)
+        },
+    }
+
+
+def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
+    return {
+        "generation": state.generation_now,
+        "recount_differences": state.check(),
+        "nodes": [
+            {
+                "name": node.name,
+                "product": node.product,
+                "cpu_milli": node.cpu_milli,
+                "cpu_free_milli": int(state.cpu_free[row]),
+                "memory_bytes": node.memory_bytes,
+                "memory_free_bytes": int(state.mem_free[row]),
+                "memory_mib": node.memory_bytes >> 20,
+                "memory_free_mib": int(state.mem_free[row]) >> 20,
+                "pods_free": int(state.pods_free[row]),
+                "devices": _devices_json(state, row),
+                "pods": [_pod_json(placement, held) for placement in state.pods_on(row)],
+            }
+            for row, node in enumerate(state.nodes)
+            if node is not None
+        ],
+    }
+
+
+def _devices_json(state: ClusterState, row: int) -> list[dict[str, Any]]:
+    node = state.nodes[row]
+    assert node is not None
+    devices = []
+    for index, device in enumerate(node.devices):
+        kind = {GpuKind.MIG: "mig", GpuKind.SHARED: "shared"}.get(device.kind, "plain")
+        devices.append(
+            {
+                "index": index,
+                "kind": kind if device.healthy else "unhealthy",
+                "resource": node.resource_of(device),
+                "units": device.units,
+                "free_milli": max(0, int(state.gpu_free[row, index])),
+                "free_slots": int(state.slots_free[row, index]),
+                "memory_mib": device.memory_mib,
+                "free_memory_mib": int(state.device_mem_free[row, index]),
+            }
+        )
+    return devices
+
+
+def _pod_json(placement: Placement, held: frozenset[str]) -> dict[str, Any]:
+    pod = placement.pod
+    return {
+        "uid": pod.uid,
+        "namespace": pod.namespace,
+        "name": pod.name,
+        "cpu_milli": pod.cpu_milli,
+        "memory_bytes": pod.memory_bytes,
+        "memory_mib": pod.memory_bytes >> 20,
+        "devices": [
+            {"index": s.index, "milli": s.milli, "memory_mib": s.memory_mib, "slots": s.slots}
+            for s in placement.devices
+        ],
+        "held": pod.uid in held,
+    }

@@ -1,0 +1,72 @@
+"""What kube-scheduler nominates a pod for, it has chosen: holds follow."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.settings import ExtenderConfig
+from scheduler.core.engine import Engine
+from scheduler.core.state import ClusterState
+from scheduler.kube.mirror import Mirror
+from scheduler.kube.objects import PodObject
+from scheduler.webhook.protocol import decode_filter
+from tests.builders import node
+
+POD = {
+    "metadata": {"name": "p", "namespace": "default", "uid": "p"},
+    "spec": {"containers": [{"resources": {"requests": {"nvidia.com/gpu": "1"}}}]},
+}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def asked() -> tuple[ExtenderService, Mirror, Clock]:
+    """A pod that has asked; node a was the only one offered, and is held."""
+    clock = Clock()
+    engine = Engine(ClusterState([node("a", gpus=1), node("b", gpus=1)]), "best-fit")
+    service = ExtenderService(engine, ExtenderConfig(hold_ttl_s=30), offline=False, clock=clock)
+    mirror = service.attach()
+    mirror.pod(msgspec.convert(POD, PodObject))
+    service.filter(decode_filter(msgspec.json.encode({"Pod": POD, "NodeNames": ["a"]})))
+    assert service.holds == 1
+    return service, mirror, clock
+
+
+def nominate(mirror: Mirror, where: str) -> None:
+    mirror.pod(msgspec.convert(POD | {"status": {"nominatedNodeName": where}}, PodObject))
+
+
+def held(service: ExtenderService) -> list[str]:
+    with service.exclusive() as engine:
+        return [hold.placement.node for hold in engine.holds.values()]
+
+
+def test_a_hold_on_the_nominated_node_lives_on(asked) -> None:
+    service, mirror, clock = asked
+    clock.now = 25.0
+    nominate(mirror, "a")
+    clock.now = 40.0
+    assert held(service) == ["a"] and service.overdue() == []
+    clock.now = 56.0
+    assert [pod.uid for pod in service.overdue()] == ["p"]
+
+
+def test_a_hold_elsewhere_is_given_back(asked) -> None:
+    service, mirror, _ = asked
+    nominate(mirror, "b")
+    assert held(service) == []
+
+
+def test_a_nomination_that_waits_for_victims_holds_nothing(asked) -> None:
+    service, mirror, _ = asked
+    nominate(mirror, "b")
+    nominate(mirror, "b")
+    assert held(service) == [] and "p" in mirror.pending

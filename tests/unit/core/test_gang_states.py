@@ -1,0 +1,302 @@
+"""The life of gangs: the table, and whatever may happen to them in any order."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from scheduler.core.engine import Engine
+from scheduler.core.errors import CapacityConflict
+from scheduler.core.gangs import states
+from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.spec import GangSpec
+from scheduler.core.gangs.states import HOLDING, LIFE, PLANNED, Event, Life
+from scheduler.core.model import GangKey, Node, PodRequest
+from scheduler.core.state import ClusterState
+from tests.builders import node, pod
+from tests.depth import examples
+
+TTL = 60.0
+KEYS = [GangKey("kubernetes", "default", name) for name in "gh"]
+
+
+def test_every_state_is_reached_and_can_be_left() -> None:
+    reached, left = {Life.UNKNOWN}, set()
+    for (before, _), after in LIFE.items():
+        if before is not after:
+            left.add(before)
+            reached.add(after)
+    assert reached == left == set(Life)
+
+
+@pytest.mark.parametrize("life", [life for life in Life if life is not Life.WHOLE])
+@pytest.mark.parametrize("event", [Event.LOST, Event.FULL, Event.EMPTY])
+def test_what_may_happen_at_any_time_is_provided_for(life: Life, event: Event) -> None:
+    after = LIFE[life, event]
+    assert after not in HOLDING, "nothing is held by what is lost, whole or empty"
+    assert event is not Event.LOST or after not in PLANNED
+
+
+def test_the_states_and_events_of_the_table_stand_in_its_drawing() -> None:
+    drawn = (states.__doc__ or "").split("Places are held")[0]
+    assert all(life.value in drawn for life in Life)
+    assert all(event.name.lower() in drawn for event in Event)
+
+
+class Gangs(RuleBasedStateMachine):
+    """Two gangs on three nodes, asked about, bound, deleted and starved in any order."""
+
+    @initialize(
+        reserve=st.booleans(), share=st.sampled_from([0.0, 0.5]), at_once=st.sampled_from([None, 2])
+    )
+    def begin(self, reserve: bool, share: float, at_once: int | None) -> None:
+        self.nodes: dict[str, Node] = {name: node(name, gpus=2) for name in "abc"}
+        self.engine = Engine(ClusterState(self.nodes.values()), "best-fit")
+        self.adoption = Adoption(
+            self.engine,
+            ttl_s=TTL,
+            reserve_after_s=TTL if reserve else 0.0,
+            at_once=at_once,
+            unborn_share=share,
+        )
+        self.now, self.serial = 0.0, 0
+        self.waiting: dict[str, PodRequest] = {}
+        self.told: dict[str, str] = {}
+        self.running: dict[str, PodRequest] = {}
+        self.others: list[str] = []
+        for key in KEYS:
+            self.adoption.describe(GangSpec(key, 3))
+            for _ in range(3):
+                self.comes(key, 1, "")
+
+    # -- what may happen ---------------------------------------------------------------------
+
+    @rule(
+        key=st.sampled_from(KEYS),
+        count=st.sampled_from([1, 1, 2]),
+        scheduler=st.sampled_from(["", "ours", "other"]),
+    )
+    def comes(self, key: GangKey, count: int, scheduler: str) -> None:
+        self.serial += 1
+        request = pod(f"{key.name}{self.serial}", count=count, gang=key)
+        self.waiting[request.uid] = request
+        self.adoption.describe(GangSpec(key, self._minimum(key)))
+        self.adoption.expect(request, scheduler)
+
+    @rule(scheduler=st.sampled_from(["ours", "other"]))
+    def asks_us(self, scheduler: str) -> None:
+        self.adoption.hears(scheduler)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), offered=st.sets(st.sampled_from("abc"), min_size=1))
+    def ask(self, data: st.DataObject, offered: set[str]) -> None:
+        self._ask(self.waiting[data.draw(st.sampled_from(sorted(self.waiting)))], offered)
+
+    @rule(key=st.sampled_from(KEYS), times=st.sampled_from([1, 4, 9]))
+    def cycles(self, key: GangKey, times: int) -> None:
+        """All members are asked about, perhaps again and again."""
+        for _ in range(times):
+            for request in list(self.waiting.values()):
+                if request.gang == key:
+                    self._ask(request, set("abc"))
+            if times > 1:
+                self.passes(0.75 * TTL)
+
+    def _ask(self, request: PodRequest, offered: set[str]) -> None:
+        key = request.gang
+        assert key is not None
+        self.told.pop(request.uid, None)
+        if not self.adoption.concerns(request):
+            return
+        names = sorted(offered & self.nodes.keys())
+        rows = np.array([self.engine.state.row(name) for name in names], dtype=np.int64)
+        draft = self.adoption.draft(request, rows, self.now)
+        if draft is not None:
+            for _ in draft.steps():
+                pass
+            for _ in self.adoption.take_over(draft, self.now):
+                pass
+        answer = self.adoption.answer(request, rows, self.now)
+        assert (answer.row < 0) == bool(answer.message)
+        if answer.row >= 0:
+            place = self.engine.state.nodes[answer.row]
+            assert place is not None
+            self.told[request.uid] = place.name
+            planned = len(self._gang(key).slots) + len(self.adoption.members.running(key))
+            assert planned >= self._minimum(key), "nobody is let in by half"
+
+    @rule(count=st.integers(1, 3))
+    def another_takes_room(self, count: int) -> None:
+        self.serial += 1
+        request = pod(f"other{self.serial}", count=count)
+        row = self.engine.best(request)
+        place = self.engine.state.nodes[row] if row >= 0 else None
+        if place is not None:
+            self.engine.reserve(request, place.name)
+            self.others.append(request.uid)
+
+    @precondition(lambda self: self.others)
+    @rule()
+    def others_leave(self) -> None:
+        for uid in self.others:
+            if uid in self.engine.state.placements:
+                self.engine.release(uid)
+        self.others.clear()
+
+    @precondition(lambda self: self.told)
+    @rule(data=st.data())
+    def bind(self, data: st.DataObject) -> None:
+        uid = data.draw(st.sampled_from(sorted(self.told)))
+        self._bind(self.waiting[uid], self.told[uid])
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data(), name=st.sampled_from("abc"))
+    def bound_by_others(self, data: st.DataObject, name: str) -> None:
+        uid = data.draw(st.sampled_from(sorted(self.waiting)))
+        self._bind(self.waiting[uid], name)
+
+    def _bind(self, request: PodRequest, name: str) -> None:
+        if name not in self.nodes:
+            return
+        try:
+            self.engine.reserve(request, name)
+        except CapacityConflict:
+            self.adoption.lost(request)
+            return
+        self.adoption.bound(request)
+        del self.waiting[request.uid]
+        self.told.pop(request.uid, None)
+        self.running[request.uid] = request
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def unbound(self, data: st.DataObject) -> None:
+        uid = data.draw(st.sampled_from(sorted(self.running)))
+        request = self.running.pop(uid)
+        if request.gang is not None and uid in self.adoption.members.running(request.gang):
+            self.waiting[uid] = request
+            self.engine.release(uid)
+            self.adoption.unbound(request)
+        else:
+            self.engine.release(uid)
+            self.adoption.gone(request)
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data())
+    def leaves(self, data: st.DataObject) -> None:
+        request = self.running[data.draw(st.sampled_from(sorted(self.running)))]
+        self.adoption.leaves(request)
+        self.adoption.bound(request)  # told of once more
+        assert request.gang is not None
+        assert request.uid not in self.adoption.members.running(request.gang)
+
+    @precondition(lambda self: self.running or self.waiting)
+    @rule(data=st.data())
+    def is_gone(self, data: st.DataObject) -> None:
+        everybody = self.running | self.waiting
+        uid = data.draw(st.sampled_from(sorted(everybody)))
+        if uid in self.engine.state.placements:
+            self.engine.release(uid)
+        self.adoption.gone(everybody[uid])
+        for known in (self.running, self.waiting, self.told):
+            known.pop(uid, None)  # type: ignore[attr-defined]
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def is_gated(self, data: st.DataObject) -> None:
+        request = self.waiting[data.draw(st.sampled_from(sorted(self.waiting)))]
+        self.told.pop(request.uid, None)
+        self.adoption.gates(request)
+
+    @rule(seconds=st.sampled_from([1.0, 20.0, TTL, 5 * TTL]))
+    def passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.adoption.tend(self.now)
+
+    @rule(name=st.sampled_from("abc"))
+    def node_fails(self, name: str) -> None:
+        if self.nodes.pop(name, None) is None:
+            return
+        gone = [p.pod for p in self.engine.state.placements.values() if p.node == name]
+        held = [one for one in gone if one.uid in self.engine.holds]
+        for one in gone:
+            self.engine.release(one.uid)
+        self.engine.state.remove_node(name)
+        for one in gone:
+            if one in held:
+                self.adoption.lost(one)
+            else:
+                self.adoption.gone(one)
+                self.running.pop(one.uid, None)
+        self.told = {uid: at for uid, at in self.told.items() if at != name}
+
+    @rule(name=st.sampled_from("abc"))
+    def node_comes(self, name: str) -> None:
+        if name not in self.nodes:
+            self.nodes[name] = node(name, gpus=2)
+            self.engine.state.add_node(self.nodes[name])
+
+    @rule(key=st.sampled_from(KEYS), minimum=st.integers(1, 4))
+    def is_resized(self, key: GangKey, minimum: int) -> None:
+        self.adoption.describe(GangSpec(key, minimum))
+
+    # -- what holds always -------------------------------------------------------------------
+
+    def _minimum(self, key: GangKey) -> int:
+        return self.adoption.members.minimum(key)
+
+    def _gang(self, key: GangKey) -> states.Gang:
+        return self.adoption._lives.get(key) or states.Gang()
+
+    @invariant()
+    def no_device_is_given_twice(self) -> None:
+        assert self.engine.state.check() == []
+        for name in self.nodes:
+            assert not self.engine.state.overdrawn(self.engine.state.row(name))
+
+    @invariant()
+    def what_is_held_is_a_gangs_place_and_the_other_way_round(self) -> None:
+        kept = {
+            uid: slot.node
+            for key in KEYS
+            if self._gang(key).life in HOLDING
+            for uid, slot in self._gang(key).slots.items()
+        }
+        held = {
+            uid: hold.placement.node
+            for uid, hold in self.engine.holds.items()
+            if not self.adoption._keeper.ending(uid)
+        }
+        assert held == kept
+
+    @invariant()
+    def gangs_are_planned_whole_or_hold_nothing(self) -> None:
+        for key in KEYS:
+            gang = self._gang(key)
+            planned = len(gang.slots) + len(self.adoption.members.running(key))
+            if gang.life in PLANNED:
+                assert planned >= self._minimum(key)
+            elif gang.life is not Life.RESERVED:
+                assert not gang.slots
+            if self.adoption.life(key) is Life.WHOLE:
+                assert not self.adoption.members.missing(key)
+
+    def teardown(self) -> None:
+        """Nothing is held for ever: without a question, everything ends."""
+        for _ in range(3):
+            self.now += 5 * TTL
+            self.adoption.tend(self.now)
+        assert not self.engine.holds
+        assert sum(self.adoption.counts().values()) == self.adoption.counts()["waiting"]
+
+
+TestGangs = Gangs.TestCase
+TestGangs.settings = settings(
+    max_examples=examples(12, 600),
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
