@@ -194,7 +194,7 @@ class Evictions:
         left = self._left(engine, named, nodes)
         if not left:
             return None
-        codes = engine.filter(request, rows)
+        codes = engine.filter(request, rows, passed=True)
         if (codes == Reason.FITS.code).any():
             return None
         at = np.isin(rows, [engine.state.row_of[node] for node in left])

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scheduler.cluster.asking import Requests
 from scheduler.cluster.awaited_victims import Unheard, catch_up
 from scheduler.cluster.drafting import Drafting
+from scheduler.cluster.dryruns import encode_look, look
 from scheduler.cluster.learning import Learning
 from scheduler.cluster.preempting import Preempting
 from scheduler.cluster.preemption import curable, kept_by_holds
@@ -56,6 +57,7 @@ from scheduler.webhook.answers import (
     encode_error,
     encode_filter,
     encode_ranking,
+    named_shortages,
     prefer,
     ranked,
 )
@@ -76,6 +78,7 @@ _PLACES_AT_ONCE = 16
 _EXPIRE_AT_ONCE = 128
 _NO_CODES = np.zeros(0, dtype=np.int8)
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+_FITS = Reason.FITS.code
 _NOT_OFFERED = np.zeros(len(Reason), dtype=bool)
 _NOT_OFFERED[[Reason.DEVICE_KIND_MISSING.code, Reason.RESOURCE_MISSING.code]] = True
 
@@ -117,6 +120,7 @@ class ExtenderService:
     ) -> None:
         self.config = config
         self.offline = offline
+        self._passed = not offline  # kube-scheduler has passed the nodes that it names
         engine.state.counted.elsewhere_counts = not offline  # kube-scheduler has been asked first
         self.names = names or config.resource_names
         self.accepting: Callable[[], bool] = lambda: True
@@ -186,12 +190,11 @@ class ExtenderService:
         """Verdicts on the nodes asked about, and the rows that are told to kube-scheduler."""
         engine = self._prepare(request)
         nodes = self._names.listed(args)
-        codes = engine.filter(request, nodes.rows)
         if self._mirror and (claimed := self._mirror.dra.asked(request)):
-            lacking = nodes.rows[_NOT_OFFERED[codes]].tolist()
+            lacking = nodes.rows[_NOT_OFFERED[engine.filter(request, nodes.rows)]].tolist()
             passed = (engine.state.nodes[row] for row in lacking)
             self._mirror.redescribe(self._mirror.dra.passed(passed, claimed))
-            codes = engine.filter(request, nodes.rows)
+        codes = engine.filter(request, nodes.rows, passed=self._passed)
         message = ""
         if self._joint(request):
             message = self._answer_member(request, nodes.rows, codes)
@@ -201,7 +204,8 @@ class ExtenderService:
             cures |= np.isin(nodes.rows, emptied)
         passing = np.flatnonzero(codes == Reason.FITS.code)
         named = self._shortlist(engine, request, nodes.rows, passing)
-        verdicts = Verdicts(nodes, codes, cures, message, named)
+        resources, short = named_shortages(engine, request, nodes.rows, codes, passed=self._passed)
+        verdicts = Verdicts(nodes, codes, cures, message, named, resources, short)
         listed = nodes.rows[passing if named is None else named]
         if len(listed):
             self._refusals.drop(request.uid)
@@ -235,7 +239,7 @@ class ExtenderService:
                 return encode_ranking(ranking, self._names.fragments())
             engine = self._prepare(request)
             nodes = self._names.listed(args)
-            ranking, scores = ranked(engine, request, nodes)
+            ranking, scores = ranked(engine, request, nodes, passed=self._passed)
             joint = self._joint(request)
             planned = self._planned_row(request, nodes.rows) if len(scores) else -1
             if planned >= 0 or joint:
@@ -314,20 +318,16 @@ class ExtenderService:
         request = pod_request(args.pod_object(), self.names)
         with self._lock:
             nodes = self._names.listed(args)
-            codes = self._engine.filter(request, nodes.rows, selection=True)
-            counted = self._engine.state.counted
-            if any(counted.code(name) < 0 for name, _ in request.counted):
-                # Nobody has looked for it before us, as kube-scheduler does for the other verbs.
-                codes[codes == Reason.FITS.code] = Reason.RESOURCE_MISSING.code
+            mapped = self._mirror.dra.asked(request) if self._mirror else frozenset[str]()
+            found = look(self._engine, request, nodes.rows, mapped)
             mix = self._engine.mix
             fragments = self._names.fragments()
         if args.nodes is not None and nodes.unknown:
             unknown = {at: node_of(args.nodes[at], self.names) for at in nodes.unknown}
             templates = [replace(node, name=f"template-{at}") for at, node in unknown.items()]
             what_if = Engine(ClusterState(templates), self.config.policy, mix=mix)
-            codes[list(unknown)] = what_if.filter(request, selection=True)
-        verdicts = Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool))
-        return encode_filter(verdicts, fragments, args.raw_nodes)[0]
+            found.put(list(unknown), look(what_if, request, np.arange(len(unknown)), mapped))
+        return encode_look(nodes, found, request, fragments, args.raw_nodes)
 
     # -- views -------------------------------------------------------------------------------
 
@@ -405,7 +405,8 @@ class ExtenderService:
             return None
         self._shortened.put(request.uid, request.uid)
         candidates = rows[passing]
-        best = best_first(engine.scores(request, candidates), candidates, most)
+        scores = engine.scores(request, candidates, passed=self._passed)
+        best = best_first(scores, candidates, most)
         planned = self._planned_row(request, candidates)
         if planned >= 0 and planned not in best:
             best[-1] = planned
@@ -418,7 +419,8 @@ class ExtenderService:
             row = self._adoption.answer(request, rows, self._clock()).row
         else:
             row = self._adoption.pinned(request, self._clock())
-            if row >= 0 and self._engine.filter(request, np.array([row]))[0] != Reason.FITS.code:
+            pinned = np.array([row])
+            if row >= 0 and self._engine.filter(request, pinned, passed=self._passed)[0] != _FITS:
                 row = -1
         found = np.flatnonzero(rows == row) if row >= 0 else np.zeros(0, dtype=np.int64)
         return int(found[0]) if len(found) else -1
@@ -434,7 +436,7 @@ class ExtenderService:
             request.uid in self._engine.state.placements and request.uid not in self._engine.holds
         )
         try:
-            placement = self._engine.reserve(request, node)
+            placement = self._engine.reserve(request, node, passed=self._passed)
         except SchedulerError:
             self._adoption.lost(request)
             raise
@@ -652,7 +654,8 @@ class ExtenderService:
     def _hold(self, engine: Engine, request: PodRequest, row: int) -> None:
         node = engine.state.nodes[row]
         if node is not None and self.config.hold_ttl_s > 0:
-            engine.hold(request, node.name, self._clock() + self.config.hold_ttl_s)
+            until = self._clock() + self.config.hold_ttl_s
+            engine.hold(request, node.name, until, passed=self._passed)
 
     def _behind(self, args: FilterArgs) -> str:
         """What kube-scheduler knows of victims and we do not, even after a wait; else empty."""

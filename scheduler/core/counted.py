@@ -89,6 +89,25 @@ class CountedColumns:
                 found |= column & (self.free[rows, code] < amount)
         return found
 
+    def first_short(self, asked: Iterable[tuple[str, int]], missing: NDArray[np.bool_]) -> IntArray:
+        """Position in ``asked`` of the first that each row has too little of, -1 if of none.
+
+        Parameters
+        ----------
+        missing : (N,)
+            Rows that offer too little in all; the others have too little left.
+        """
+        found = np.full(len(missing), -1, dtype=np.int64)
+        for position, (name, amount) in enumerate(asked):
+            code = self.code(name)
+            if code < 0:
+                short = missing & (not self.elsewhere_counts)
+            else:
+                offered, free = self.offered[: len(missing), code], self.free[: len(missing), code]
+                short = np.where(missing, offered < amount, (offered > 0) & (free < amount))
+            found[(found < 0) & short] = position
+        return found
+
     def misfit(self, asked: Iterable[tuple[str, int]], row: int) -> str:
         """What a row has too little of, in words; empty if it suffices."""
         for name, amount in asked:

@@ -30,6 +30,7 @@ from scheduler.core.groups import odd_rows, views
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.neighbours import Neighbours
+from scheduler.core.passed import as_passed, doubtful, short_of
 from scheduler.core.policies.table import policy_named
 from scheduler.core.prices import Prices
 from scheduler.core.ranking import Candidates, Policy, fewest_left, ranks
@@ -280,7 +281,12 @@ class Engine:
     # -- pure answers ------------------------------------------------------------------------
 
     def filter(
-        self, request: PodRequest, rows: IntArray | None = None, *, selection: bool = False
+        self,
+        request: PodRequest,
+        rows: IntArray | None = None,
+        *,
+        selection: bool = False,
+        passed: bool = False,
     ) -> NDArray[np.int8]:
         """Reason code of each row; 0 means that the pod fits.
 
@@ -293,13 +299,16 @@ class Engine:
         selection
             Also apply node selector, affinity, taints and cordons. kube-scheduler has done that
             before it calls an extender.
+        passed
+            kube-scheduler has passed these rows for the pod, here and below: what it counts itself
+            refuses them only where it is reserved for others, see :mod:`scheduler.core.passed`.
 
         Returns
         -------
         (R,) int8
             Codes of :class:`Reason`.
         """
-        codes = self._evaluate(request).reasons
+        codes = self._evaluate(request, rows if passed else None).reasons
         if selection:
             admitted = self._admitted(request)
             if admitted is not None:
@@ -312,9 +321,19 @@ class Engine:
         picked[rows < 0] = Reason.NODE_UNKNOWN.code
         return picked
 
-    def scores(self, request: PodRequest, rows: IntArray) -> IntArray:
+    def short_of(
+        self, request: PodRequest, rows: IntArray, codes: NDArray[np.int8], *, passed: bool = False
+    ) -> IntArray:
+        """Which counted resource each row lacks by these codes of :meth:`filter`, by position. (R,)
+
+        See :func:`scheduler.core.passed.short_of`.
+        """
+        held = (hold.placement for hold in self._holds.values()) if passed else None
+        return short_of(self.state, request, rows, codes, held)
+
+    def scores(self, request: PodRequest, rows: IntArray, *, passed: bool = False) -> IntArray:
         """Score of each row, higher is better, ``INFEASIBLE`` where the pod does not fit. (R,)"""
-        scores = self._evaluate(request).scores
+        scores = self._evaluate(request, rows if passed else None).scores
         return scores[rows] if len(scores) else np.full(len(rows), INFEASIBLE, dtype=np.int64)
 
     def ranks(self, request: PodRequest, rows: IntArray) -> IntArray:
@@ -358,7 +377,7 @@ class Engine:
             return None
         return self.state.excerpt_without(row, {request.uid})
 
-    def choose(self, request: PodRequest, node: str) -> Placement:
+    def choose(self, request: PodRequest, node: str, *, passed: bool = False) -> Placement:
         """The placement that a reservation on this node would make; writes nothing.
 
         Raises
@@ -369,7 +388,7 @@ class Engine:
             The pod does not fit there.
         """
         row = self.state.row(node)
-        evaluation = self._evaluate(request)
+        evaluation = self._evaluate(request, np.array([row]) if passed else None)
         reason = Reason.of(int(evaluation.reasons[row]))
         if reason is not Reason.FITS:
             raise CapacityConflict(node, request.key, reason.text)
@@ -380,7 +399,7 @@ class Engine:
 
     # -- effects -----------------------------------------------------------------------------
 
-    def reserve(self, request: PodRequest, node: str) -> Placement:
+    def reserve(self, request: PodRequest, node: str, *, passed: bool = False) -> Placement:
         """Place the pod on the node and choose its devices; repeating it changes nothing.
 
         A hold of the pod on this node becomes the placement, one on another node is dropped.
@@ -397,12 +416,12 @@ class Engine:
             return placed
         if placed is not None and held is None:
             raise CapacityConflict(node, request.key, f"it is already placed on {placed.node}")
-        placement = self.choose(request, node)
+        placement = self.choose(request, node, passed=passed)
         if held is not None:
-            self.state.apply((Release(request.uid), placement))
+            self.state.apply((Release(request.uid), placement), passed=passed)
             del self._holds[request.uid]
         else:
-            self.state.apply((placement,))
+            self.state.apply((placement,), passed=passed)
         return placement
 
     def release(self, uid: str) -> None:
@@ -410,7 +429,7 @@ class Engine:
         self.state.apply((Release(uid),))
         self._holds.pop(uid, None)
 
-    def hold(self, request: PodRequest, node: str, until: float) -> None:
+    def hold(self, request: PodRequest, node: str, until: float, *, passed: bool = False) -> None:
         """Reserve tentatively until a time; replaces an older hold of the pod.
 
         A pod that is placed for good keeps its placement and gets no hold.
@@ -426,8 +445,9 @@ class Engine:
         if held is not None and held.placement.node == node:
             self._holds[request.uid] = Hold(held.placement, until)
             return
-        placement = self.choose(request, node)
-        self.state.apply((Release(request.uid), placement) if held else (placement,))
+        placement = self.choose(request, node, passed=passed)
+        delta = (Release(request.uid), placement) if held else (placement,)
+        self.state.apply(delta, passed=passed)
         self._holds[request.uid] = Hold(placement, until)
 
     def drop_hold(self, uid: str) -> None:
@@ -468,10 +488,12 @@ class Engine:
             return self.state, row
         return self.state.excerpt_without(row, {request.uid}), 0
 
-    def _evaluate(self, request: PodRequest) -> _Evaluation:
+    def _evaluate(self, request: PodRequest, passed: IntArray | None = None) -> _Evaluation:
+        """What is known about the pod, with these rows passed by kube-scheduler."""
         evaluation = self._current(request.shape)
         own = self.state.placements.get(request.uid)
-        if self.policy.cacheable and own is None:
+        late = passed is not None and len(doubtful(evaluation.reasons, passed)) > 0
+        if self.policy.cacheable and own is None and not late:
             return evaluation
         # What is particular to this pod is laid over a copy; the cached arrays stay general.
         particular = _Evaluation(
@@ -490,7 +512,22 @@ class Engine:
         if own is not None:
             row = self.state.row_of[own.node]
             self._without_own(request, row, particular, salt)
+        if passed is not None and len(rows := doubtful(particular.reasons, passed)):
+            self._as_passed(request, rows, particular, salt)
         return particular
+
+    def _as_passed(
+        self, request: PodRequest, rows: IntArray, evaluation: _Evaluation, salt: int
+    ) -> None:
+        """Overwrite rows by what they are as kube-scheduler has passed them."""
+        held = (hold.placement for hold in self._holds.values())
+        seen, every = as_passed(self.state, request, rows, held), np.arange(len(rows))
+        codes = static_reasons(seen, request.shape)
+        possible = every[codes == _FITS]
+        codes[possible] = dynamic_reasons(seen, request.shape, possible)
+        evaluation.reasons[rows], evaluation.scores[rows] = codes, INFEASIBLE
+        fits = every[codes == _FITS]
+        self._score(seen, request.shape, fits, rows[fits], evaluation, salt)
 
     def _without_own(
         self, request: PodRequest, row: int, evaluation: _Evaluation, salt: int

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.columns import COLUMNS, PER_DEVICE, DeviceCode
+from scheduler.core.excerpts import excerpt
 from scheduler.core.makes import Ask, meaning
 from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.model import DEVICE_MILLI, MAX_PODS, GpuKind, GpuRequest
@@ -125,17 +126,7 @@ def _instances(state: ClusterState, row: int, profile: str) -> int:
 
 def _excerpt(state: ClusterState, rows: IntArray, asks: dict[int, Ask]) -> ClusterState:
     """A state of these rows alone, and of those devices alone that are accepted there."""
-    copy = ClusterState.__new__(ClusterState)
-    copy._frozen = False
-    copy._size = len(rows)
-    copy._stored = {name: column[: len(state)][rows] for name, column in state._stored.items()}
-    copy.nodes = [state.nodes[row] for row in rows.tolist()]
-    copy._row_of, copy._placements, copy._empty_rows = {}, {}, []
-    copy._pods_on = [state._pods_on[row] for row in rows.tolist()]
-    copy._adopt_vocabulary(state)
-    copy.generation_now, copy.node_epoch = state.generation_now, state.node_epoch
-    copy._journal, copy._journal_base = [], 0
-    copy._expose()
+    copy = excerpt(state, rows)
     makes = copy.make.copy()
     copy.make[:] = 0
     copy.odd_known = False

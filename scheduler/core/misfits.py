@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from scheduler.core.columns import DeviceCode
-from scheduler.core.model import DeviceShare, Placement
+from scheduler.core.model import DeviceShare, Placement, PodRequest
 
 if TYPE_CHECKING:
     from scheduler.core.state import ClusterState
@@ -13,18 +13,26 @@ if TYPE_CHECKING:
 __all__ = ["misfit", "share_misfit"]
 
 
-def misfit(state: ClusterState, row: int, placement: Placement) -> str:
-    """Why a placement would over-commit the row; empty if it would not."""
-    pod = placement.pod
+def misfit(
+    state: ClusterState, row: int, placement: Placement, *, devices_only: bool = False
+) -> str:
+    """Why a placement would over-commit the row, or its devices; empty if it would not."""
+    problem = "" if devices_only else _counted_misfit(state, row, placement.pod)
+    return problem or _devices_misfit(state, row, placement)
+
+
+def _counted_misfit(state: ClusterState, row: int, pod: PodRequest) -> str:
     if 0 < pod.cpu_milli > state.cpu_free[row]:
         return f"{pod.cpu_milli} milli-CPU requested, {state.cpu_free[row]} free"
     if 0 < pod.memory_bytes > state.mem_free[row]:
         return f"{pod.memory_bytes} bytes of memory requested, {state.mem_free[row]} free"
     if state.pods_free[row] < 1:
         return "no pod slot is free"
-    if problem := state.counted.misfit(pod.counted, row):
-        return problem
-    if placement.devices and state.otherwise_served(row, pod.gpu):
+    return state.counted.misfit(pod.counted, row)
+
+
+def _devices_misfit(state: ClusterState, row: int, placement: Placement) -> str:
+    if placement.devices and state.otherwise_served(row, placement.pod.gpu):
         return "its devices are handed out in another way"
     seen: set[int] = set()
     for share in placement.devices:

@@ -409,7 +409,9 @@ class ClusterState:
 
     # -- deltas ----------------------------------------------------------------------------
 
-    def apply(self, delta: Iterable[Placement | Release], *, enforce: bool = True) -> None:
+    def apply(
+        self, delta: Iterable[Placement | Release], *, enforce: bool = True, passed: bool = False
+    ) -> None:
         """Apply placements and releases in order: all of them, or none.
 
         Parameters
@@ -419,6 +421,8 @@ class ClusterState:
         enforce
             With False, placements are facts: they are recorded even where they over-fill a node,
             a device is claimed twice, or a device index does not exist.
+        passed
+            kube-scheduler has passed the nodes: only devices are enforced.
 
         Raises
         ------
@@ -432,7 +436,7 @@ class ClusterState:
         try:
             for step in delta:
                 if isinstance(step, Placement):
-                    self._admit(step, enforce=enforce)
+                    self._admit(step, enforce=enforce, passed=passed)
                     done.append((step, 1))
                 else:
                     done.append((self._held(step.uid), -1))
@@ -450,17 +454,15 @@ class ClusterState:
         for row in sorted(rows):
             self._touch(row)
 
-    def _admit(self, placement: Placement, *, enforce: bool) -> None:
+    def _admit(self, placement: Placement, *, enforce: bool, passed: bool) -> None:
         row = self.row(placement.node)
         held = self._placements.get(placement.pod.uid)
         if held is not None:
             raise CapacityConflict(
                 placement.node, placement.pod.key, f"it is already placed on {held.node}"
             )
-        if enforce:
-            problem = misfit(self, row, placement)
-            if problem:
-                raise CapacityConflict(placement.node, placement.pod.key, problem)
+        if enforce and (problem := misfit(self, row, placement, devices_only=passed)):
+            raise CapacityConflict(placement.node, placement.pod.key, problem)
 
     def _held(self, uid: str) -> Placement:
         placement = self._placements.get(uid)

@@ -14,10 +14,11 @@ from dataclasses import replace
 
 import msgspec
 
-from scheduler.core.model import Node, PodRequest
+from scheduler.core.model import GpuRequest, Node, PodRequest
 from scheduler.kube.objects import Metadata
 
 __all__ = [
+    "DEVICES_OF_CLASS",
     "DEVICE_CLASSES",
     "IMPLICIT",
     "DeviceClassList",
@@ -25,9 +26,12 @@ __all__ = [
     "all_mapped_resources",
     "mapped_resources",
     "resources_of",
+    "without",
 ]
 
 DEVICE_CLASSES = "deviceclasses.resource.k8s.io"
+DEVICES_OF_CLASS = "devices of a DeviceClass (DRA)"
+"""What is not considered of a pod that asks for them."""
 IMPLICIT = "deviceclass.resource.kubernetes.io/"
 """What precedes the name of a DeviceClass in the resource that it stands for in any case."""
 
@@ -123,6 +127,14 @@ def resources_of(request: PodRequest) -> frozenset[str]:
     devices = (request.gpu, *request.gpu.also)
     named = {gpu.resource for gpu in devices if gpu.resource}
     return frozenset(named | {name for name, _ in request.counted})
+
+
+def without(request: PodRequest, resources: frozenset[str]) -> PodRequest:
+    """The same pod without what it asks for by these names."""
+    devices = (replace(request.gpu, also=()), *request.gpu.also)
+    first, *others = [gpu for gpu in devices if gpu.resource not in resources] or [GpuRequest()]
+    counted = tuple(asked for asked in request.counted if asked[0] not in resources)
+    return replace(request, gpu=replace(first, also=tuple(others)), counted=counted)
 
 
 def _offers(node: Node) -> frozenset[str]:

@@ -16,7 +16,7 @@ from scheduler.core.model import PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.peers import Peer
 from scheduler.kube.disruption import CRITICAL
-from scheduler.kube.dra import IMPLICIT, mapped_resources, resources_of
+from scheduler.kube.dra import DEVICES_OF_CLASS, IMPLICIT, mapped_resources, resources_of
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
 from scheduler.kube.sharing.foreign import unread
@@ -161,7 +161,7 @@ class Surroundings:
             self.leave(request, "ResourceClaims (DRA)")
         asked = resources_of(request)
         if asked & self._mapped or any(name.startswith(IMPLICIT) for name in asked):
-            self.leave(request, "devices of a DeviceClass (DRA)")
+            self.leave(request, DEVICES_OF_CLASS)
 
     def _all_peers(self) -> dict[str, Peer]:
         """Every pod as rules see it; empty if nobody has any."""

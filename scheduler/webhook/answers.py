@@ -31,6 +31,7 @@ __all__ = [
     "encode_error",
     "encode_filter",
     "encode_ranking",
+    "named_shortages",
     "prefer",
     "ranked",
 ]
@@ -66,6 +67,10 @@ class Verdicts:
     named : (K,) int64, optional
         Positions of the passing nodes to name; None names all of them. The others are neither
         among those that pass nor among those that failed.
+    resources : tuple of str
+        Counted resources that the pod asks for.
+    short : (R,) int64, optional
+        Position in ``resources`` of the one that a node has too little of, -1 for other reasons.
     """
 
     nodes: Listed
@@ -73,6 +78,29 @@ class Verdicts:
     curable: NDArray[np.bool_]
     message: str = ""
     named: IntArray | None = None
+    resources: tuple[str, ...] = ()
+    short: IntArray | None = None
+
+    def fates(self) -> NDArray[np.int16]:
+        """What becomes of each node and why in one number, (R,): 0 if it passes and is named.
+
+        Even if final, odd if an eviction may help; half of it is an index of :meth:`texts`.
+        """
+        why = self.codes.astype(np.int16)
+        if self.short is not None:
+            left = self.codes == Reason.INSUFFICIENT_RESOURCE.code
+            why = np.where(self.short >= 0, len(Reason) + 2 * self.short + left, why)
+        fates: NDArray[np.int16] = (why * 2 + self.curable).astype(np.int16)
+        fates[self.codes == 0] = 0 if self.named is None else _NOT_NAMED
+        if self.named is not None:
+            fates[self.named] = 0
+        return fates
+
+    def texts(self) -> list[bytes]:
+        """What a fate is called, as the value of a JSON object with the colon before it."""
+        pair = (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE)
+        named = [f"{reason.text}: {name}" for name in self.resources for reason in pair]
+        return _TEXTS + [b":" + _encoder.encode(text) for text in named]
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +176,9 @@ class NodeFragments:
                 pieces[place] = _encoder.encode(nodes.unknown[int(positions[place])])
         return between.join(pieces)
 
-    def kept(self, question: Hashable, fates: NDArray[np.int16]) -> tuple[bytes, bytes] | None:
+    def kept(
+        self, question: Hashable, fates: NDArray[np.int16], texts: Sequence[bytes]
+    ) -> tuple[bytes, bytes] | None:
         """The answer to this question about every node, if most fates are those of last time."""
         with self._lock:
             kept = self._kept.get(question)
@@ -159,18 +189,20 @@ class NodeFragments:
                 touched = np.unique(changed // _BLOCK).tolist()
                 if len(touched) > len(fates) // (4 * _BLOCK):
                     return None
-                self._patch(kept, fates, touched)
+                self._patch(kept, fates, texts, touched)
             self._kept.move_to_end(question)
             return kept.answer, kept.passing
 
-    def _patch(self, kept: _Kept, fates: NDArray[np.int16], touched: list[int]) -> None:
+    def _patch(
+        self, kept: _Kept, fates: NDArray[np.int16], texts: Sequence[bytes], touched: list[int]
+    ) -> None:
         blocks = kept.blocks
         if blocks is None:
             touched = list(range(-(-len(fates) // _BLOCK)))
             blocks = kept.blocks = [(b"", b"", b"")] * len(touched)
         for number in touched:
             part = slice(number * _BLOCK, (number + 1) * _BLOCK)
-            blocks[number] = _block(self._in_order[part], fates[part].tolist())
+            blocks[number] = _block(self._in_order[part], fates[part].tolist(), texts)
         passing, curable, final = (b",".join(filter(None, parts)) for parts in zip(*blocks))  # noqa: B905 - all are triples
         kept.fates, kept.passing = fates, b"[" + passing + b"]"
         kept.answer = _filter_result(b'{"Nodes":null,"NodeNames":' + kept.passing, curable, final)
@@ -230,7 +262,9 @@ class NodeNames:
         return nodes.unknown[position] if node is None else node.name
 
 
-def _block(names: list[bytes], fates: list[int]) -> tuple[bytes, bytes, bytes]:
+def _block(
+    names: list[bytes], fates: list[int], texts: Sequence[bytes]
+) -> tuple[bytes, bytes, bytes]:
     by_fate: defaultdict[int, list[bytes]] = defaultdict(list)
     for name, fate in zip(names, fates, strict=True):
         by_fate[fate].append(name)
@@ -238,7 +272,7 @@ def _block(names: list[bytes], fates: list[int]) -> tuple[bytes, bytes, bytes]:
     by_fate.pop(_NOT_NAMED, None)
     failed: tuple[list[bytes], list[bytes]] = ([], [])
     for fate, alike in sorted(by_fate.items()):
-        text = _TEXTS[fate // 2]
+        text = texts[fate // 2]
         failed[fate % 2].append((text + b",").join(alike) + text)
     return passing, b",".join(failed[1]), b",".join(failed[0])
 
@@ -281,14 +315,10 @@ def encode_filter(
         Stands for what was asked, such as the pod's shape: where all nodes were asked about, the
         answer is the last one to this question, rewritten where verdicts differ.
     """
-    # A node's fate in one number: even if final, odd if an eviction may help.
-    fates = verdicts.codes.astype(np.int16) * 2 + verdicts.curable
-    fates[verdicts.codes == 0] = 0 if verdicts.named is None else _NOT_NAMED
-    if verdicts.named is not None:
-        fates[verdicts.named] = 0
+    fates, texts = verdicts.fates(), verdicts.texts()
     keep = question is not None and verdicts.nodes is fragments.everything and not verdicts.message
     if keep:
-        kept = fragments.kept(question, fates)
+        kept = fragments.kept(question, fates, texts)
         if kept is not None:
             return kept
     passing = np.flatnonzero(fates == 0)
@@ -302,7 +332,7 @@ def encode_filter(
     for fate in np.flatnonzero(np.bincount(fates)).tolist():
         if fate > _NOT_NAMED:
             message = verdicts.message
-            text = b":" + _encoder.encode(message) if message else _TEXTS[fate // 2]
+            text = b":" + _encoder.encode(message) if message else texts[fate // 2]
             nodes = fragments.joined(verdicts.nodes, np.flatnonzero(fates == fate), text + b",")
             failed[fate % 2].append(nodes + text)
     final, curable = (b",".join(parts) for parts in failed)
@@ -323,10 +353,15 @@ def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
     return b"[" + b",".join(parts) + b"]"
 
 
-def ranked(engine: Engine, request: PodRequest, nodes: Listed) -> tuple[Ranking, IntArray]:
-    """Scores 0..10 of these nodes, and the engine's own scores behind them."""
+def ranked(
+    engine: Engine, request: PodRequest, nodes: Listed, *, passed: bool = False
+) -> tuple[Ranking, IntArray]:
+    """Scores 0..10 of these nodes, and the engine's own scores behind them.
+
+    ``passed`` as in :meth:`Engine.filter`.
+    """
     rows = nodes.rows
-    scores = np.where(rows >= 0, engine.scores(request, rows), INFEASIBLE)
+    scores = np.where(rows >= 0, engine.scores(request, rows, passed=passed), INFEASIBLE)
     feasible = scores != INFEASIBLE
     if feasible.all():
         return Ranking(nodes, ranks(scores, rows)), scores
@@ -345,3 +380,18 @@ def prefer(
         ranked[position] = WINNER
         order[position] = np.iinfo(np.int64).max
     return Ranking(ranking.nodes, ranked), order
+
+
+def named_shortages(
+    engine: Engine,
+    request: PodRequest,
+    rows: IntArray,
+    codes: NDArray[np.int8],
+    *,
+    passed: bool = False,
+) -> tuple[tuple[str, ...], IntArray | None]:
+    """``resources`` and ``short`` of :class:`Verdicts`; ``passed`` as in :meth:`Engine.filter`."""
+    if not request.counted:
+        return (), None
+    names = tuple(name for name, _ in request.counted)
+    return names, engine.short_of(request, rows, codes, passed=passed)

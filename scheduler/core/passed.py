@@ -1,0 +1,168 @@
+"""Nodes that kube-scheduler has passed for a pod, where our state may be behind its own.
+
+kube-scheduler counts cpu, memory, pods and counted resources itself, and hears of pods and nodes by
+another watch than ours. Where a node that it has passed lacks these by our state, one of two things
+is true: room is reserved for other pods, which kube-scheduler knows nothing of; or our state is
+late. Only the first is a reason to refuse the node. In the second case the node is looked at as if
+it had just what the pod asks for. Devices are always those of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scheduler.core.columns import COLUMNS, counted, counted_bytes
+from scheduler.core.counted import amounts
+from scheduler.core.excerpts import excerpt
+from scheduler.core.model import Placement, PodRequest, Reason, Shape
+from scheduler.core.state import ClusterState
+
+__all__ = ["as_passed", "doubtful", "short_of"]
+
+IntArray = NDArray[np.int64]
+
+# Reasons that may be about something that kube-scheduler counts itself.
+_DOUBTFUL = np.zeros(len(Reason), dtype=bool)
+for _reason in (
+    Reason.NODE_TOO_SMALL,
+    Reason.RESOURCE_MISSING,
+    Reason.INSUFFICIENT_CPU,
+    Reason.INSUFFICIENT_MEMORY,
+    Reason.INSUFFICIENT_PODS,
+    Reason.INSUFFICIENT_RESOURCE,
+):
+    _DOUBTFUL[_reason.code] = True
+
+
+def doubtful(codes: NDArray[np.int8], rows: IntArray) -> IntArray:
+    """Those of the rows, -1 for unknown nodes, that are perhaps refused because we are late.
+
+    Parameters
+    ----------
+    codes : (N,)
+        Reason code of every row of the state.
+    rows : (R,)
+        Rows that kube-scheduler has passed.
+
+    Returns
+    -------
+    (K,) int64
+        Ascending, each row once.
+    """
+    known = rows[rows >= 0]
+    return np.unique(known[_DOUBTFUL[codes[known]]])
+
+
+def as_passed(
+    state: ClusterState, request: PodRequest, rows: IntArray, reserved: Iterable[Placement]
+) -> ClusterState:
+    """These rows alone, as they have to be for kube-scheduler to have passed them for the pod.
+
+    Parameters
+    ----------
+    state
+        Read only.
+    rows : (R,)
+        Occupied rows.
+    reserved
+        Reservations, of whatever pods and wherever; the pod's own are room for it.
+
+    Returns
+    -------
+    ClusterState
+        Row *i* is ``rows[i]``. It lacks cpu, memory, pods or counted resources only where the pod
+        would fit by our state without the reservations for others.
+    """
+    seen = _without_own(state, request, rows)
+    at = {row: position for position, row in enumerate(rows.tolist())}
+    others: dict[int, list[PodRequest]] = {}
+    for placement in reserved:
+        position = at.get(state.row_of.get(placement.node, -1), -1)
+        if position >= 0 and placement.pod.uid != request.uid:
+            others.setdefault(position, []).append(placement.pod)
+    _raise_to(seen, request.shape, others)
+    return seen
+
+
+def short_of(
+    state: ClusterState,
+    request: PodRequest,
+    rows: IntArray,
+    codes: NDArray[np.int8],
+    reserved: Iterable[Placement] | None = None,
+) -> IntArray:
+    """Which of the counted resources that a pod asks for each row has too little of.
+
+    Parameters
+    ----------
+    rows, codes : (R,)
+        What was asked about, -1 for unknown nodes, and the verdicts.
+    reserved
+        As in :func:`as_passed`; None where kube-scheduler has not passed the rows.
+
+    Returns
+    -------
+    (R,) int64
+        Position of the first one in ``request.counted``; -1 where that is not what is lacking.
+    """
+    found = np.full(len(rows), -1, dtype=np.int64)
+    missing = codes == Reason.RESOURCE_MISSING.code
+    at = np.flatnonzero(missing | (codes == Reason.INSUFFICIENT_RESOURCE.code))
+    if len(at):
+        if reserved is None:
+            seen = _without_own(state, request, rows[at])
+        else:
+            seen = as_passed(state, request, rows[at], reserved)
+        found[at] = seen.counted.first_short(request.counted, missing[at])
+    return found
+
+
+def _without_own(state: ClusterState, request: PodRequest, rows: IntArray) -> ClusterState:
+    """These rows alone, without the pod itself."""
+    seen = excerpt(state, rows)
+    own = state.placements.get(request.uid)
+    for position in np.flatnonzero(rows == state.row(own.node)).tolist() if own else ():
+        _put(seen, position, state.excerpt_without(int(rows[position]), {request.uid}))
+    return seen
+
+
+def _put(seen: ClusterState, position: int, row: ClusterState) -> None:
+    """Write a row of another state with the same vocabulary over one of these."""
+    for name, _, _, _ in COLUMNS:
+        getattr(seen, name)[position] = getattr(row, name)[0]
+    seen.counted.offered[position] = row.counted.offered[0]
+    seen.counted.free[position] = row.counted.free[0]
+
+
+def _raise_to(seen: ClusterState, shape: Shape, others: Mapping[int, Sequence[PodRequest]]) -> None:
+    """Have every row offer and have left what is asked for, unless reservations are in the way."""
+    kept = np.zeros((4, len(seen)), dtype=np.int64)
+    for position, pods in others.items():
+        for pod in pods:
+            cpu, memory = counted(pod.cpu_milli), counted_bytes(pod.memory_bytes)
+            kept[:3, position] += (cpu, memory, 1)
+    _raise(seen.cpu_alloc, seen.cpu_free, shape.cpu_milli, kept[0])
+    _raise(seen.mem_alloc, seen.mem_free, shape.memory_bytes, kept[1])
+    _raise(seen.pods_alloc, seen.pods_free, 1, kept[2])
+    for name, asked in shape.counted:
+        code = seen.counted.code(name)
+        if code < 0:
+            continue  # none of these nodes offers it, as far as we know
+        offered, free = seen.counted.offered[:, code], seen.counted.free[:, code]
+        kept[3] = 0
+        for position, pods in others.items():
+            if offered[position]:  # else nobody is charged for it there
+                kept[3, position] = sum(dict(amounts(pod)).get(name, 0) for pod in pods)
+        _raise(offered, free, asked, kept[3])
+
+
+def _raise(offered: IntArray, free: IntArray, asked: int, kept: IntArray) -> None:
+    """Raise what is offered and free to what is asked for where ``kept`` is not what is lacking."""
+    if not asked:
+        return
+    late = free + kept < asked
+    offered[late] = np.maximum(offered[late], asked)
+    free[late] = np.maximum(free[late], asked)

@@ -1,0 +1,124 @@
+"""A live service that has not heard yet of what kube-scheduler knows: it does not refuse for it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from scheduler.core.model import Reason
+from testbed.fake_api import NODES, PODS, eventually
+from testbed.kube_objects import node_json, pod_json
+from tests.following import MILLI, Following
+
+NIC = "example.com/nic"
+
+
+@pytest.fixture
+def following(api, follow) -> Following:
+    api.put(NODES, node_json("a", cpu="4", allocatable={MILLI: "2000", NIC: "2", "pods": "2"}))
+    api.put(PODS, pod_json("ends", node="a", requests={"cpu": "3", NIC: "2"}))
+    made = follow(hold_ttl_s=60.0).start()
+    made.equal()
+    return made
+
+
+def _filter(following: Following, pod: dict[str, Any], nodes: tuple[str, ...] = ("a",)) -> Any:
+    body = {"Pod": pod, "NodeNames": list(nodes)}
+    return following.web.post("/filter", json=body).get_json()
+
+
+def _scores(following: Following, pod: dict[str, Any], nodes: tuple[str, ...]) -> dict[str, int]:
+    body = {"Pod": pod, "NodeNames": list(nodes)}
+    answer = following.web.post("/prioritize", json=body).get_json()
+    return {one["Host"]: one["Score"] for one in answer}
+
+
+def _bind(following: Following, name: str) -> str:
+    call = {"PodName": name, "PodNamespace": "ns", "PodUID": f"uid-{name}", "Node": "a"}
+    error: str = following.web.post("/bind", json=call).get_json()["Error"]
+    return error
+
+
+def _pending(following: Following, name: str, **requests: str) -> dict[str, Any]:
+    pod = pod_json(name, requests=requests)
+    following.api.put(PODS, pod)
+    return pod
+
+
+def test_a_pod_is_bound_where_another_has_ended_without_our_hearing_of_it(api, following) -> None:
+    asks = _pending(following, "asks", cpu="3", **{NIC: "2", MILLI: "500"})
+    api.muted = True
+    api.delete(PODS, "ends")
+    assert _filter(following, asks)["NodeNames"] == ["a"]
+    assert _scores(following, asks, ("a",)) == {"a": 10}
+    assert _bind(following, "asks") == ""
+    with following.service.exclusive() as engine:
+        row = engine.state.row("a")
+        assert (engine.state.cpu_free[row], engine.state.pods_free[row]) == (-2000, 0)
+        assert engine.state.counted.free[row].tolist() == [-2]
+        assert engine.state.check() == []
+    for path in ("/metrics", "/debug/state"):
+        assert following.web.get(path).status_code == 200
+    assert following.service.planning_view().nodes
+    api.muted = False
+    following.equal()
+    with following.service.exclusive() as engine:
+        assert engine.state.cpu_free[engine.state.row("a")] == 1000
+
+
+def test_a_node_with_room_is_better_than_one_that_is_full_as_far_as_we_know(api, following) -> None:
+    api.put(NODES, node_json("c", cpu="4", allocatable={MILLI: "2000", "pods": "2"}))
+    following.equal()
+    asks = pod_json("asks", requests={"cpu": "2"})
+    assert _filter(following, asks, ("a", "c"))["NodeNames"] == ["a", "c"]
+    first = _scores(following, asks, ("a", "c"))
+    assert sorted(first) == ["a", "c"] and max(first.values()) == 10
+    assert _scores(following, asks, ("c", "a")) == first
+
+
+def test_devices_refuse_all_the_same(following) -> None:
+    said = _filter(following, pod_json("asks", requests={"cpu": "3", MILLI: "3000"}))
+    assert said["FailedAndUnresolvableNodes"] | said["FailedNodes"] == {
+        "a": Reason.NODE_TOO_SMALL.text
+    }
+
+
+def test_a_reservation_for_another_pod_refuses_until_it_ends(api, following) -> None:
+    first = _pending(following, "first", cpu="1")
+    assert _filter(following, first)["NodeNames"] == ["a"]  # the only one, so it is kept for it
+    second = _pending(following, "second", cpu="1")
+    said = _filter(following, second)
+    assert said["FailedAndUnresolvableNodes"] == {"a": Reason.INSUFFICIENT_CPU.text}
+    assert following.service.missed(0.0) == []
+    api.delete(PODS, "first")
+    eventually(lambda: [pod.name for pod in following.service.missed(0.0)] == ["second"])
+    assert following.service.missed(0.0) == []
+
+
+def test_a_pod_that_was_passed_is_not_asked_to_come_again(api, following) -> None:
+    asks = _pending(following, "asks", cpu="3")
+    assert _filter(following, asks)["NodeNames"] == ["a"]
+    following.service.missed(0.0)
+    api.delete(PODS, "ends")
+    following.equal()
+    assert following.service.missed(0.0) == []
+
+
+def test_a_dry_run_goes_by_what_is_known_here(following) -> None:
+    body = {"Pod": pod_json("asks", requests={"cpu": "3"}), "NodeNames": ["a"]}
+    said = following.web.post("/filter-dryrun", json=body).get_json()
+    assert not said["NodeNames"]
+
+
+def test_a_counted_resource_that_is_kept_for_another_pod_is_named(api, following) -> None:
+    tpu = "example.com/tpu"
+    api.put(NODES, node_json("c", allocatable={NIC: "4", tpu: "1"}))
+    following.equal()
+    assert _filter(following, _pending(following, "first", **{NIC: "3"}), ("c",))["NodeNames"]
+    asks = _pending(following, "second", **{tpu: "1", NIC: "2"})
+    said = _filter(following, asks, ("a", "b", "c"))
+    assert said["NodeNames"] == ["a", "b"]
+    assert said["FailedAndUnresolvableNodes"] == {
+        "c": f"{Reason.INSUFFICIENT_RESOURCE.text}: {NIC}"
+    }
