@@ -165,13 +165,14 @@ def read_dump(paths: Path | Sequence[Path], names: ResourceNames | None = None) 
     groups.state(found.groups)
     for pod in found.pods:  # one that has succeeded needs no place any more
         groups.join(pod, pod_uid(pod))
-    models, devices = _understood(found, alive, names)
+    charged = [(pod, charge_of(pod, names, groups)) for pod in alive]
+    models, devices = _understood(found, charged, names)
     listed = _Listed({model.name for model in models}, found, names)
     found.surroundings.offered = {
         name for model in models for name, amount in model.counted.items() if amount
     }
-    for pod in alive:
-        listed.add(pod, charge_of(pod, names, groups), devices)
+    for pod, charge in charged:
+        listed.add(pod, charge, devices)
     listed.name_orphans()
     closed = tuple(
         replace(model, taints=(IN_DOUBT,), pods=0) if model.name in found.closed else model
@@ -321,25 +322,26 @@ def _named(pod: PodObject) -> str:
 
 
 def _understood(
-    found: _Items, pods: list[PodObject], names: ResourceNames
+    found: _Items, charged: Sequence[tuple[PodObject, Charge]], names: ResourceNames
 ) -> tuple[tuple[Node, ...], dict[str, tuple[DeviceShare, ...]]]:
     """Nodes, and by uid the devices of pods on nodes where any pod has a record or several ways.
 
     Such nodes are understood by a mirror, as beside a live cluster.
     """
-    running = [pod for pod in pods if pod.spec.node_name]
-    shared = {pod.spec.node_name for pod in running if _recorded(pod, names)} - found.closed
+    running = [(pod, charge) for pod, charge in charged if pod.spec.node_name]
+    shared = {pod.spec.node_name for pod, charge in running if _recorded(pod, charge, names)}
+    shared -= found.closed
     engine = Engine(ClusterState())
     mirror = Mirror(engine, Adoption(engine, ttl_s=1.0), names)
     for obj, _ in found.nodes:
         if obj.metadata.name in shared:
             mirror.node(obj)
-    for pod in running:
+    for pod, _ in running:
         if pod.spec.node_name in shared:
             mirror.pod(pod)
     effective = mirror.image().nodes
     noted = mirror.unreadable
-    problems = {_named(p): charge_of(p, names).problem for p in running if _named(p) in noted}
+    problems = {_named(pod): charge.problem for pod, charge in running} if noted else {}
     for subject, problem in noted.items():
         if subject.startswith("Pod ") and problem != problems.get(subject):
             found.note(subject, problem, _COUNTED, harmless=True)
@@ -352,9 +354,8 @@ def _understood(
     return tuple(effective.get(model.name, model) for _, model in found.nodes), devices
 
 
-def _recorded(pod: PodObject, names: ResourceNames) -> bool:
+def _recorded(pod: PodObject, charge: Charge, names: ResourceNames) -> bool:
     """Whether more than its request decides which devices the pod has."""
-    charge = charge_of(pod, names)
     if unread(name for name, _ in charge.request.counted):
         return True
     return bool(charge.parts) or record_of(pod, charge.request.gpu, names) is not None

@@ -27,7 +27,9 @@ from scheduler.core.state import ClusterState
 from scheduler.files import kubectl_dump, native, openb
 from scheduler.files.load import load_nodes, load_workload
 from scheduler.files.workload import Arrival, BoundPod, Workload, place_bound
+from scheduler.kube.pod_requests import charge_of
 from scheduler.simulator.generate import GeneratorConfig, generate
+from testbed.kube_objects import node_json, pod_json
 from tests.builders import gang_key, gangs_of, node, pod
 
 HEADER = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec,creation_time,deletion_time\n"
@@ -402,3 +404,29 @@ def test_arrival_processes_have_the_stated_rate(arrivals: str) -> None:
 def test_impossible_settings_are_named(fields: dict) -> None:
     with pytest.raises(InvalidInput, match=f"generate.{next(iter(fields))}"):
         GeneratorConfig(**fields)
+
+
+def test_every_pod_of_a_dump_is_charged_once(tmp_path: Path, monkeypatch) -> None:
+    records = ({}, {"snugfit.io/devices": "0:500:0:0"}, {"snugfit.io/devices": "what"})
+    contradicts = {"nvidia.com/gpu": "1", "snugfit.io/gpu-milli": "500"}
+    items = [node_json("n0", gpus=2)]
+    for number, record in enumerate(records):
+        asked = contradicts if number == 2 else {"snugfit.io/gpu-milli": "500"}
+        items.append(pod_json(f"p{number}", node="n0", requests=asked, annotations=record))
+    items.append(pod_json("waits", requests={"nvidia.com/gpu": "1"}))
+    path = tmp_path / "cluster.json"
+    kinds = ("Node", *["Pod"] * 4)
+    listed = [
+        {"apiVersion": "v1", "kind": kind} | item for kind, item in zip(kinds, items, strict=True)
+    ]
+    path.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": listed}))
+    charged: list[str] = []
+
+    def charge(found, *rest):
+        charged.append(found.metadata.name)
+        return charge_of(found, *rest)
+
+    monkeypatch.setattr(kubectl_dump, "charge_of", charge)
+    read = kubectl_dump.read_dump(path)
+    assert len(read.workload.bound) == 3
+    assert sorted(charged) == ["p0", "p1", "p2", "waits"]
