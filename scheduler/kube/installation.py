@@ -26,6 +26,7 @@ from scheduler.kube.sharing.records import Standing, standing
 from scheduler.kube.sharing.table import OWN, record_of, registered
 
 __all__ = [
+    "EVICTION",
     "RIGHTS",
     "Check",
     "NodeReport",
@@ -109,6 +110,9 @@ RIGHTS = (
     ),
 )
 """What the extender needs."""
+
+EVICTION = Right("create", "", "pods/eviction", purpose="what is left of a preempted gang runs on")
+"""What it needs besides where its setting ``evict_gangs`` is on."""
 
 
 @dataclass(frozen=True, slots=True)

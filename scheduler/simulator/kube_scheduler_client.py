@@ -11,7 +11,7 @@ import http.client
 import random
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -189,8 +189,54 @@ class SchedulingLoop:
     def __post_init__(self) -> None:
         self._random = random.Random(f"ties/{self.seed}")  # noqa: S311 - reproducible
 
+    def run(self, requests: Iterable[PodRequest]) -> Iterator[tuple[PodRequest, str]]:
+        """Place pods as they arrive, and requeue members of gangs as kube-scheduler does.
+
+        A member is refused until enough of its gang exist. It is asked about again once another
+        member has its place, and when nothing arrives any more, as often as that helps anybody.
+
+        Yields
+        ------
+        (PodRequest, str)
+            Every pod once: with its node as soon as it has one, or with an empty string when it is
+            given up.
+        """
+        refused: dict[GangKey, list[PodRequest]] = {}
+        for request in requests:
+            node, gang = self.schedule(request), request.gang
+            if node or gang is None:
+                yield request, node
+            if gang is not None and not node:
+                refused.setdefault(gang, []).append(request)
+            elif gang in refused:
+                yield from self._again(refused, gang)
+        while refused:
+            helped = False
+            for gang in list(refused):
+                for placed in self._again(refused, gang):
+                    helped = True
+                    yield placed
+            if not helped:
+                break
+        for members in refused.values():
+            yield from ((member, "") for member in members)
+
+    def _again(
+        self, refused: dict[GangKey, list[PodRequest]], gang: GangKey
+    ) -> Iterator[tuple[PodRequest, str]]:
+        """Ask about the refused members of a gang again; those that are placed, and their nodes."""
+        members, refused[gang] = refused[gang], []
+        for member in members:
+            node = self.schedule(member)
+            if node:
+                yield member, node
+            else:
+                refused[gang].append(member)
+        if not refused[gang]:
+            del refused[gang]
+
     def schedule(self, request: PodRequest) -> str:
-        """Place one pod; returns its node, or an empty string if it fits nowhere."""
+        """Ask about one pod once, and place it; returns its node, or nothing if it was refused."""
         pod = msgspec.json.encode(pod_json(request, gangs=self.gangs))
         names = self.nodes[self._start :] + self.nodes[: self._start]
         self._start = (self._start + 1) % len(self.nodes)

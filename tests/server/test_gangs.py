@@ -15,6 +15,7 @@ import pytest
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.model import PodRequest
 from scheduler.files.kubectl_dump import pod_json
+from scheduler.simulator.kube_scheduler_client import SchedulingLoop
 from scheduler.webhook.metrics import ExtenderMetrics
 from tests.builders import gang_key, gangs_of, node, pod
 from tests.server.conftest import Running
@@ -307,3 +308,28 @@ def test_when_the_planner_keeps_dying_the_policy_is_fgd_again(start) -> None:
     _until(dead_and_forgotten)
     assert server.client.get("/readyz")["prices"] == "none: scoring as fgd"
     assert server.planner.figures.priced_at is None
+
+
+def _loop(server: Running, *members: PodRequest) -> SchedulingLoop:
+    return SchedulingLoop(server.client, _names(server), gangs=gangs_of(*members))
+
+
+def test_a_scheduling_loop_asks_about_members_again_until_their_gang_is_placed(start) -> None:
+    server = start([node(f"n{i}", gpus=4) for i in range(3)])
+    gang, large = _gang("g", 4, count=2), _gang("large", 4, count=4)
+    single = pod("single", count=1)
+    arriving = [gang[0], large[0], gang[1], single, *large[1:], *gang[2:]]
+    ended = list(_loop(server, *gang, *large).run(arriving))
+    assert sorted(request.uid for request, _ in ended) == sorted(p.uid for p in arriving)
+    assert all(node for request, node in ended if request in gang)
+    assert not any(node for request, node in ended if request in large)
+    assert _running(server, "g") == 4 and _running(server, "large") == 0
+    assert ended[0][0] == single and bool(ended[0][1])
+
+
+def test_a_scheduling_loop_places_a_gang_that_is_planned_during_many_questions(start) -> None:
+    server = start([node(f"n{i}", gpus=8) for i in range(12)])
+    server.service._drafting._longest_s = 0.0  # a few places for each question
+    gang = _gang("g", 90)
+    ended = dict(_loop(server, *gang).run(gang))
+    assert len(ended) == 90 and all(ended.values())

@@ -37,6 +37,11 @@ __all__ = ["command"]
     show_default=True,
     help="ValidatingAdmissionPolicy that keeps records of devices to the extender.",
 )
+@click.option(
+    "--evict-gangs",
+    is_flag=True,
+    help="The extender's setting evict_gangs is on: it needs a right.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(
     kubeconfig: Path | None,
@@ -46,6 +51,7 @@ def command(
     scheduler_name: str,
     extender: str,
     record_policy: str,
+    evict_gangs: bool,
     as_json: bool,
 ) -> None:
     """Look at a live cluster: is everything there that Snugfit needs, and how is it understood?
@@ -71,7 +77,9 @@ def command(
     nodes = list_in_part(client, "/api/v1/nodes", node_decoder)
     pods = list_in_part(client, "/api/v1/pods", pod_decoder)
     misread = [*misread_nodes(nodes, names), *misread_pods(pods, names)]
-    checks = _cluster_checks(client, account, record_policy, [part.obj for part in pods])
+    checks = _cluster_checks(
+        client, account, record_policy, [part.obj for part in pods], evicts=evict_gangs
+    )
     checks.append(not_understood(misread))
     reports = node_reports(part.obj for part in nodes if not part.missing)
     reports += [
@@ -111,14 +119,19 @@ def command(
 
 
 def _cluster_checks(
-    client: KubeClient, account: str, record_policy: str, all_pods: Sequence[PodObject]
+    client: KubeClient,
+    account: str,
+    record_policy: str,
+    all_pods: Sequence[PodObject],
+    *,
+    evicts: bool,
 ) -> list[Check]:
     """Reachability, versions, permissions."""
     import msgspec
 
     from scheduler.cluster.api.paging import list_objects
     from scheduler.core.errors import InvalidInput
-    from scheduler.kube.installation import RIGHTS, Check, State, lacking, versions
+    from scheduler.kube.installation import EVICTION, RIGHTS, Check, State, lacking, versions
     from scheduler.kube.objects import mapping_decoder
 
     version: dict[str, Any] = msgspec.json.decode(client.get("/version"))
@@ -133,7 +146,8 @@ def _cluster_checks(
         if container["name"] == "kube-scheduler"
     }
     checks += versions(str(version.get("gitVersion", "")), images)
-    rights = [replace(r, name=record_policy) if r.name else r for r in RIGHTS]
+    needed = (*RIGHTS, EVICTION) if evicts else RIGHTS
+    rights = [replace(r, name=record_policy) if r.name else r for r in needed]
     if account:
         namespace, _, name = account.partition("/")
         if not namespace or not name:

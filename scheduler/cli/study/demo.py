@@ -120,8 +120,8 @@ def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_S
             )
             placed = 0
             with progress("webhook") as bar:
-                for number, request in enumerate(workload.requests):
-                    placed += bool(loop.schedule(request))
+                for number, (_, node) in enumerate(loop.run(workload.requests)):
+                    placed += bool(node)
                     bar(number + 1, len(workload.requests))
             said = client.get("/debug/state")
             client.close()

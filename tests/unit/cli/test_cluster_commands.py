@@ -127,6 +127,12 @@ def test_doctor_fails_on_missing_rights_and_a_silent_extender(kubeconfig: str) -
     assert table.exit_code == 1 and "failed" in table.stdout
 
 
+def test_doctor_looks_at_the_right_to_evict_where_the_setting_is_on(kubeconfig: str) -> None:
+    for flags, named in (((), False), (("--evict-gangs",), True)):
+        done = _run("doctor", "--kubeconfig", kubeconfig, "--json", *flags)
+        assert ("create pods/eviction" in done.stdout) is named
+
+
 def test_doctor_names_what_is_not_understood(kubeconfig: str, monkeypatch) -> None:
     bad = {"metadata": {"name": "bad", "labels": 7}, "status": {"allocatable": {"cpu": "8"}}}
     monkeypatch.setitem(NODES, "items", [*NODES["items"], bad])
