@@ -70,7 +70,7 @@ format: $(VENV)/dev.done ## Rewrite the code in the house style
 	$(BIN)/ruff format .
 
 bench-smoke: $(VENV)/dev.done ## A benchmark run small enough for every change
-	$(BIN)/snugfit bench smoke
+	$(BIN)/python -m bench smoke
 
 # Hashes, and nothing that names a registry.
 # Extras stay: pip takes "name[extra]" for a requirement of its own, and without a version of its own

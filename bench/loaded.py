@@ -1,13 +1,9 @@
 """Does a command hold on a machine that has other things to do?
 
-    python -m bench.loaded --runs 20 --busy 4 --log loaded.jsonl -- make test
-    python -m bench.loaded --runs 20 --busy 4 --log loaded.jsonl --batch 5 -- make test
-
-Runs the command again and again beside busy loops, one process each. Every finished run is one line
+The command runs again and again beside busy loops, one process each. Every finished run is one line
 of JSON in the log: when it began, seconds, exit code, which tests failed, the commit. The next call
-goes on where the log ends, so that a series can be cut into batches; Ctrl-C keeps what is
-done. The output of a run that failed is kept beside the log. Exit code 1 if any run of the series
-failed.
+goes on where the log ends, so that a series can be split into batches; Ctrl-C keeps what is done.
+The output of a run that failed is kept beside the log. Exit code 1 if any run of the series failed.
 """
 
 from __future__ import annotations
@@ -15,53 +11,94 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from bench.machine import commit
+from bench.report import Report, benchmark
+from testbed.busy import busy_loops
+
+__all__ = ["command"]
+
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COUNTS = re.compile(r"(\d+) (passed|failed|error|skipped|deselected)")
+_GRACE_S = 1.0
 
 
-@click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--runs", default=20, show_default=True, help="Of the whole series.")
-@click.option("--batch", default=0, help="At most so many now; 0: all that is left.")
-@click.option("--busy", default=4, show_default=True, help="Busy loops beside each run.")
+@benchmark("loaded")
+@click.option(
+    "--runs", type=click.IntRange(1), default=20, show_default=True, help="Of the whole series."
+)
+@click.option(
+    "--batch", type=click.IntRange(0), default=0, help="At most so many now.  [default: all]"
+)
+@click.option(
+    "--busy", type=click.IntRange(0), default=4, show_default=True, help="Busy loops beside."
+)
 @click.option(
     "--log", type=click.Path(path_type=Path), default=Path("loaded.jsonl"), show_default=True
 )
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-def main(runs: int, batch: int, busy: int, log: Path, command: tuple[str, ...]) -> None:
-    """Run, log, and sum up the series: the lines of the log with this command and as many loops."""
-    series = {"command": list(command), "busy": busy}
-    left = max(0, runs - len(_lines(log, series)))
+@click.argument("argv", metavar="-- COMMAND...", nargs=-1, required=True)
+def command(
+    report: Report, runs: int, batch: int, busy: int, log: Path, argv: tuple[str, ...]
+) -> None:
+    """A row per run of the series: the lines of the log with this command and as many loops."""
+    report.title = f"{shlex.join(argv)}, beside {busy} busy loops"
+    series: dict[str, Any] = {"command": list(argv), "busy": busy}
+    done = _lines(log, series)
+    left = max(0, runs - len(done))
     try:
         for _ in range(min(left, batch) if batch else left):
-            number = len(_lines(log, series)) + 1
-            line = series | {"run": number, "commit": _commit()} | _run(command, busy, log, number)
+            _sum_up(report, done, runs)
+            line: dict[str, Any] = series | {"run": len(done) + 1, "commit": commit()}
+            line |= _run(argv, busy, log, len(done) + 1)
+            done.append(line)
             with log.open("a", encoding="utf-8") as out:
                 out.write(json.dumps(line) + "\n")
-            sys.stderr.write(
-                f"run {number} of {runs}: exit code {line['code']}, {line['seconds']:.0f} s"
-                f"{'; ' if line['failed'] else ''}{', '.join(line['failed'])}\n"
+            report.say(
+                f"run {len(done)} of {runs}: exit code {line['code']}, {line['seconds']:.0f} s"
+                f"{'; ' if line['failed'] else ''}{', '.join(line['failed'])}"
             )
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped; the run under way does not count\n")
-    done = _lines(log, series)
-    json.dump(summary(done) | {"runs_left": max(0, runs - len(done))}, sys.stdout, indent=1)
-    sys.stdout.write("\n")
-    sys.exit(any(line["code"] for line in done))
+    finally:
+        _sum_up(report, done, runs)
+
+
+def _sum_up(report: Report, lines: list[dict[str, Any]], runs: int) -> None:
+    """What the series has come to so far."""
+    report.progress(len(lines), runs)
+    report.rows = [
+        {
+            "run": line["run"],
+            "start": line["start"],
+            "seconds": line["seconds"],
+            "code": line["code"],
+            "failed": ", ".join(line["failed"]),
+            "commit": line["commit"],
+        }
+        for line in lines
+    ]
+    seconds = [line["seconds"] for line in lines]
+    failures = Counter(name for line in lines for name in line["failed"])
+    report.facts = {
+        "runs": len(lines),
+        "green": sum(not line["code"] for line in lines),
+        "runs_left": max(0, runs - len(lines)),
+        "failures": dict(failures.most_common()),
+    }
+    if seconds:
+        middle = round(statistics.median(seconds), 1)
+        report.facts["seconds_min_median_max"] = [min(seconds), middle, max(seconds)]
+    report.failures = [f"run {line['run']}" for line in lines if line["code"]]
 
 
 def _lines(log: Path, series: dict[str, Any]) -> list[dict[str, Any]]:
@@ -77,7 +114,7 @@ def _run(command: tuple[str, ...], busy: int, log: Path, number: int) -> dict[st
     began = datetime.now(UTC)
     clock = time.monotonic()
     said = log.with_name(f"{log.stem}-{began:%Y%m%dT%H%M%S}-{number}.txt")
-    with _busy_loops(busy), said.open("wb") as out:
+    with busy_loops(busy), said.open("wb") as out:
         process = subprocess.Popen(
             command,
             stdout=out,
@@ -87,8 +124,7 @@ def _run(command: tuple[str, ...], busy: int, log: Path, number: int) -> dict[st
         try:
             code = process.wait()
         except KeyboardInterrupt:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait()
+            _end(process)
             raise
     seconds = time.monotonic() - clock
     text = _COLOUR.sub("", said.read_text(encoding="utf-8", errors="replace"))
@@ -115,44 +151,11 @@ def _counts(text: str) -> dict[str, int]:
     return dict(found)
 
 
-@contextmanager
-def _busy_loops(count: int) -> Iterator[None]:
-    """Processes that compute nothing for as long as this lasts."""
-    loop = [sys.executable, "-c", "while True: pass"]
-    loops = [subprocess.Popen(loop, start_new_session=True) for _ in range(count)]
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the command and all that it has started."""
+    os.killpg(process.pid, signal.SIGTERM)
     try:
-        yield
-    finally:
-        for process in loops:
-            process.kill()
-            process.wait()
-
-
-def _commit() -> str:
-    """The commit, with a mark if files were changed since."""
-    said = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607 - the git of whoever measures
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return said.stdout.strip()
-
-
-def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
-    """What a series of runs came to."""
-    seconds = [line["seconds"] for line in lines]
-    failures = Counter(name for line in lines for name in line["failed"])
-    return {
-        "runs": len(lines),
-        "green": sum(not line["code"] for line in lines),
-        "seconds_min_median_max": (
-            [min(seconds), round(statistics.median(seconds), 1), max(seconds)] if seconds else []
-        ),
-        "failures": dict(failures.most_common()),
-        "commits": sorted({line["commit"] for line in lines}),
-    }
-
-
-if __name__ == "__main__":
-    main()
+        process.wait(timeout=_GRACE_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()

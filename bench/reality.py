@@ -1,21 +1,16 @@
-"""Does the simulator tell the truth? The same stream through a real kube-scheduler.
+"""Does the simulator tell the truth?
 
-The openb trace under the inflation protocol, once in the simulator and once through kube-apiserver,
-kube-scheduler and the running extender: the same nodes in the same order, the same pods in the same
-order, fractions and whole devices by ``snugfit.io/gpu-milli``, models by node affinity. Beside it
-the same stream through kube-scheduler alone. A referee that reads the API alone checks the end.
-
-    python -m bench.reality --trace default --seed 0
-
-Needs Go for the first run (the control plane is built once), and the public traces.
+The openb trace under the inflation protocol (see `online`), once in the simulator and once through
+kube-apiserver, kube-scheduler and the running extender: the same nodes in the same order, the same
+pods in the same order over one connection, fractions and whole devices by `snugfit.io/gpu-milli`,
+models by node affinity. Beside it the same stream through kube-scheduler alone, which counts
+milli-GPU per node; its row counts only pods for which their node has a device. A referee that reads
+the API alone checks the end. The first run builds the control plane (needs Go).
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +19,12 @@ from typing import Any
 import click
 import numpy as np
 
+from bench.options import arrival_option, data_option, openb_files
+from bench.report import Report, benchmark
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.engine import Engine
 from scheduler.core.model import Node, PodRequest, Reason
+from scheduler.core.policies.table import policy_named
 from scheduler.core.state import ClusterState
 from scheduler.files import kubectl_dump, openb
 from scheduler.files.workload import Arrival, Workload
@@ -39,48 +37,58 @@ from testbed.controlplane.objects import SCHEDULER
 from testbed.controlplane.plane import ControlPlane
 from testbed.controlplane.scheduling import extended, stock
 
+__all__ = ["command"]
+
 NAMES = ResourceNames()
 
 
-@click.command()
+@benchmark("reality")
+@data_option
 @click.option("--trace", default="default", show_default=True)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True)
-@click.option("--arrival", default=1.0, show_default=True, help="Requested share of the GPUs.")
-@click.option("--most-nodes", default=0, help="Only so many nodes and a share of the pods.")
-def main(trace: str, seed: int, policy: str, arrival: float, most_nodes: int) -> None:
-    """Print allocation in the simulator, through Snugfit, and through kube-scheduler alone."""
-    workload = _workload(trace, seed, arrival, most_nodes)
-    rows = [_simulated(workload, policy, seed)]
+@arrival_option(1.0)
+@click.option(
+    "--most-nodes",
+    type=click.IntRange(0),
+    default=0,
+    help="Only so many nodes, and a share of the pods.  [default: all]",
+)
+def command(
+    report: Report, data: Path, trace: str, seed: int, policy: str, arrival: float, most_nodes: int
+) -> None:
+    """A row for the simulator, for Snugfit, and for kube-scheduler alone."""
+    policy_named(policy)
+    workload = _workload(data, trace, seed, arrival, most_nodes)
+    nodes, pods = len(workload.nodes), len(workload.arrivals)
+    report.title = f"{trace}, seed {seed}: {nodes} nodes, {pods} pods"
+    report.progress(0, 3)
+    places = [_counted(report, _simulated(workload, policy, seed))]
     with ControlPlane(find()) as plane:
-        rows.append(_real(plane, workload, policy))
-        rows.append(_real(plane, workload, None))
-    truth = rows[0].pop("where")
-    where = rows[1].pop("where")
-    rows[2].pop("where")
+        places += [_counted(report, _real(plane, workload, who)) for who in (policy, None)]
+    truth, where = places[:2]
     both = [pod for pod in truth if pod in where]
     first = next((pod for pod in truth if truth[pod] != where.get(pod)), None)
-    content = {
-        "trace": trace,
-        "seed": seed,
-        "policy": policy,
-        "nodes": len(workload.nodes),
-        "pods": len(workload.arrivals),
-        "rows": rows,
+    report.facts = {
         "same_node_percent": round(100 * sum(truth[p] == where[p] for p in both) / len(both), 2),
         "only_simulated": len([p for p in truth if p not in where]),
         "only_real": len([p for p in where if p not in truth]),
         "first_difference": first and [first, truth[first], where.get(first)],
     }
-    json.dump(content, sys.stdout, indent=1)
-    sys.stdout.write("\n")
 
 
-def _workload(trace: str, seed: int, arrival: float, most_nodes: int) -> Workload:
+def _counted(report: Report, found: tuple[dict[str, Any], dict[str, str]]) -> dict[str, str]:
+    """Add the row; the node of each pod."""
+    row, where = found
+    report.add(**row)
+    report.progress(len(report.rows), 3)
+    return where
+
+
+def _workload(data: Path, trace: str, seed: int, arrival: float, most_nodes: int) -> Workload:
     """The stream of the protocol under names that Kubernetes accepts, nodes in row order."""
-    folder = Path(os.environ.get("SNUGFIT_DATA", "../shared/data"), "openb")
-    nodes = openb.read_nodes(folder / "openb_node_list_gpu_node.csv")
-    pods = openb.read_pods(folder / f"openb_pod_list_{trace}.csv")
+    node_list, (pod_list,) = openb_files(data, [trace], "--trace")
+    nodes, pods = openb.read_nodes(node_list), openb.read_pods(pod_list)
     if most_nodes:
         nodes, pods = nodes[:: len(nodes) // most_nodes], pods[:: len(nodes) // most_nodes]
     stream = inflate(Workload(nodes, pods), seed=seed, arrival=arrival)
@@ -95,7 +103,7 @@ def _workload(trace: str, seed: int, arrival: float, most_nodes: int) -> Workloa
     return Workload(renamed, tuple(arrivals), source=trace)
 
 
-def _simulated(workload: Workload, policy: str, seed: int) -> dict[str, Any]:
+def _simulated(workload: Workload, policy: str, seed: int) -> tuple[dict[str, Any], dict[str, str]]:
     ends: dict[str, Engine] = {}
     outcome = run(
         workload,
@@ -103,18 +111,18 @@ def _simulated(workload: Workload, policy: str, seed: int) -> dict[str, Any]:
         observe=lambda _number, _share, engine: ends.update(engine=engine),
     )
     placements = ends["engine"].state.placements.values()
-    return {
-        "who": "simulator",
-        "allocated_percent": round(
-            100 * outcome.allocated_gpu_milli / outcome.capacity_gpu_milli, 3
-        ),
+    row = {
+        "who": f"simulator ({policy})",
+        "allocated": round(100 * outcome.allocated_gpu_milli / outcome.capacity_gpu_milli, 3),
         "placed": outcome.placed,
         "seconds": round(outcome.seconds, 1),
-        "where": {placement.pod.name: placement.node for placement in placements},
     }
+    return row, {placement.pod.name: placement.node for placement in placements}
 
 
-def _real(plane: ControlPlane, workload: Workload, policy: str | None) -> dict[str, Any]:
+def _real(
+    plane: ControlPlane, workload: Workload, policy: str | None
+) -> tuple[dict[str, Any], dict[str, str]]:
     cluster = Cluster(plane)
     cluster.create(_node(node) for node in workload.nodes)
     mix = plane.home / "mix.json"
@@ -122,7 +130,7 @@ def _real(plane: ControlPlane, workload: Workload, policy: str | None) -> dict[s
     config = stock()
     if policy:
         user = plane.kubeconfig(plane.tokens["admin"], "extender")
-        extender = live(plane, user, "--policy", policy, "--mix", mix)
+        extender = live(plane, user, "--policy", policy, "--mix", str(mix))
         extender.start()
         config = extended(extender.url, bindVerb="bind")
         del config["extenders"][0]["managedResources"]  # pods without GPUs come to us, too
@@ -139,18 +147,15 @@ def _real(plane: ControlPlane, workload: Workload, policy: str | None) -> dict[s
         where = _with_devices(workload, where, requests)
     allocated = sum(requests[pod].gpu.requested_milli for pod in where)
     row: dict[str, Any] = {
-        "who": f"snugfit ({policy})" if policy else "kube-scheduler alone",
-        "allocated_percent": round(100 * allocated / workload.gpu_milli, 3),
+        "who": f"kube-scheduler and Snugfit ({policy})" if policy else "kube-scheduler alone",
+        "allocated": round(100 * allocated / workload.gpu_milli, 3),
         "placed": len(where),
         "seconds": round(seconds, 1),
-        "where": where,
     }
     if policy:
-        metrics = extender.metrics()
-        row["drift"] = metrics["snugfit_drift_rows"]
-        row["binds"] = {k: v for k, v in metrics.items() if k.startswith("snugfit_binds_total")}
+        row["drift"] = int(extender.metrics()["snugfit_drift_rows"])
     cluster.close()
-    return row
+    return row, where
 
 
 def _with_devices(
@@ -173,7 +178,7 @@ def _with_devices(
 def _node(node: Node) -> dict[str, Any]:
     allocatable = {
         "cpu": f"{node.cpu_milli}m",
-        "memory": f"{node.memory_mib}Mi",
+        "memory": str(node.memory_bytes),
         "pods": str(node.pods),
     }
     if node.devices:
@@ -191,7 +196,3 @@ def _pod(request: PodRequest) -> dict[str, Any]:
     del body["metadata"]["uid"], body["spec"]["priority"]
     body["spec"]["schedulerName"] = SCHEDULER
     return body
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,16 @@
-"""Which WSGI server should carry the webhook? Protocol and answer: bench/README.md, DECISIONS.
+"""Which WSGI server should carry the webhook?
 
-Starts each server that is installed in a process of its own with the same small Flask application,
-which decodes a filter call of 5,000 names and answers 5,000 scores. A raw-socket client sends
-calls serially on one kept-alive connection, as kube-scheduler's cycle does, while two more
+Each server that is installed runs in a process of its own with the same small Flask application,
+which decodes a filter call of 5,000 names and answers 5,000 scores. A client on a raw socket sends
+calls one after another on one kept-alive connection, as kube-scheduler's cycle does, while two more
 connections send small calls, as concurrent binds do. Servers take turns, so that ratios hold on a
-noisy machine.
-
-    python bench/servers.py [--rounds 5] [--calls 200]
+noisy machine; milliseconds.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import socket
-import statistics
 import subprocess
 import sys
 import threading
@@ -22,26 +18,63 @@ import time
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import click
 import msgspec
 from flask import Flask, Response, request
 
+from bench.figures import percentiles
+from bench.report import Report, benchmark
+from scheduler.core.errors import SchedulerError
+
+__all__ = ["app", "command", "serve_cheroot", "serve_ours"]
+
 NAMES = [f"node-{i:05d}" for i in range(5000)]
 FRAGMENTS = [b'{"Host":"%b","Score":7}' % name.encode() for name in NAMES]
+_CALL = ("-c", "import bench.servers, sys; getattr(bench.servers, sys.argv[1])(int(sys.argv[2]))")
 COMMANDS = {
-    "scheduler": ["-c", "import servers, sys; servers.serve_ours(int(sys.argv[1]))", "{port}"],
-    "cheroot": ["-c", "import servers, sys; servers.serve_cheroot(int(sys.argv[1]))", "{port}"],
-    "waitress": ["-m", "waitress", "--threads=4", "--listen=127.0.0.1:{port}", "servers:app"],
+    "scheduler": [*_CALL, "serve_ours", "{port}"],
+    "cheroot": [*_CALL, "serve_cheroot", "{port}"],
+    "waitress": ["-m", "waitress", "--threads=4", "--listen=127.0.0.1:{port}", "bench.servers:app"],
     "gunicorn": [
         "-m", "gunicorn", "--worker-class=gthread", "--workers=1", "--threads=4",
-        "--keep-alive=180", "--bind=127.0.0.1:{port}", "servers:app",
+        "--keep-alive=180", "--bind=127.0.0.1:{port}", "bench.servers:app",
     ],
     "granian": [
         "-m", "granian", "--interface=wsgi", "--workers=1", "--blocking-threads=4", "--no-ws",
-        "--http=1", "--host=127.0.0.1", "--port={port}", "--log-level=error", "servers:app",
+        "--http=1", "--host=127.0.0.1", "--port={port}", "--log-level=error", "bench.servers:app",
     ],
 }  # fmt: skip
 
 app = Flask(__name__)
+
+
+@benchmark("servers")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--calls", type=click.IntRange(1), default=200, show_default=True)
+def command(report: Report, rounds: int, calls: int) -> None:
+    """A row per server."""
+    report.title = "A large answer beside small calls, and small calls alone, ms"
+    names = [name for name in COMMANDS if importlib.util.find_spec(name)]
+    results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
+    with ExitStack() as stack:
+        ports = {name: _start(stack, name) for name in names}
+        for number in range(rounds + 1):
+            for name, port in ports.items():
+                times, small_alone = _round(port, calls if number else 20)
+                if number:  # the first round warms up
+                    results[name][0].extend(times)
+                    results[name][1].extend(small_alone)
+            report.progress(number, rounds)
+    for name, (large_times, small_times) in results.items():
+        large_p50, large_p99 = percentiles(large_times, 50, 99)
+        small_p50, small_p99 = percentiles(small_times, 50, 99)
+        report.add(
+            server=name,
+            large_p50=large_p50,
+            large_p99=large_p99,
+            small_p50=small_p50,
+            small_p99=small_p99,
+        )
 
 
 class _Args(msgspec.Struct, rename="pascal"):
@@ -109,7 +142,7 @@ def _free_port() -> int:
 def _start(stack: ExitStack, name: str) -> int:
     port = _free_port()
     command = [sys.executable, *(part.format(port=port) for part in COMMANDS[name])]
-    process = subprocess.Popen(command, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stderr=subprocess.DEVNULL)
 
     def stop() -> None:
         process.terminate()
@@ -123,7 +156,7 @@ def _start(stack: ExitStack, name: str) -> int:
             _connect(port).close()
             return port
         time.sleep(0.05)
-    raise SystemExit(f"{name} did not start")
+    raise SchedulerError(f"{name} did not start")
 
 
 def _round(port: int, calls: int) -> tuple[list[float], list[float]]:
@@ -150,32 +183,3 @@ def _round(port: int, calls: int) -> tuple[list[float], list[float]]:
     for binder in binders:
         binder.join()
     return times, small_alone
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--calls", type=int, default=200)
-    options = parser.parse_args()
-    names = [name for name in COMMANDS if importlib.util.find_spec(name)]
-    results: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in names}
-    with ExitStack() as stack:
-        ports = {name: _start(stack, name) for name in names}
-        for number in range(options.rounds + 1):
-            for name, port in ports.items():
-                times, small_alone = _round(port, options.calls if number else 20)
-                if number:  # the first round warms up
-                    results[name][0].extend(times)
-                    results[name][1].extend(small_alone)
-    print("| server | large p50 | large p99 | small p50 | small p99 |\n|---|---|---|---|---|")
-    for name, (large_times, small_times) in results.items():
-        cells = []
-        for times in (large_times, small_times):
-            cuts = statistics.quantiles(times, n=100)
-            cells += [f"{cuts[49]:.2f}", f"{cuts[98]:.2f}"]
-        print(f"| {name} | {' | '.join(cells)} |")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,23 +1,22 @@
 """Does anything give way in an hour in which everything goes wrong at once?
 
-    python -m bench.siege --minutes 60
-
-The real server follows an API server over HTTP (``testbed/fake_api.py``), and a kube-scheduler asks
+The real server follows an API server over HTTP (`testbed/fake_api.py`), and a kube-scheduler asks
 it pod by pod. A hostile tenant creates, patches, finishes and deletes pods that contradict
-themselves, beside honest ones. Meanwhile watches are cut in every way and versions compacted, and
-the planner process is killed, or stopped without a word. A referee that knows requests and the
-Bindings as they were posted judges each placement; resident memory is sampled, and its slope
-fitted after the warm-up. Exit code 1 if something was given twice, an honest pod was not served,
-or the server's account was not the API's.
+themselves (annotations and labels of everybody, right and wrong; patches after binding, namesakes,
+pods that name their node themselves), beside honest ones. Meanwhile watches are cut in every way
+and versions compacted, and the planner process is killed, or stopped without a word. A referee that
+knows requests and the Bindings as they were posted judges each placement; honest pods that fit
+beyond doubt have to be served within 30 s; drift is 0; resident memory is sampled, and its slope
+fitted after the warm-up. `--guarded` refuses changes of records to the tenant, as the admission
+policy does. Exit code 1 if a device was given twice, an honest pod was not served, or the account
+of the server was not that of the API.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import sys
 import tempfile
 import threading
 import time
@@ -28,19 +27,22 @@ from typing import Any
 
 import click
 
-from bench.soak import slope
+from bench.figures import slope
+from bench.report import Report, benchmark
 from testbed import hostile
 from testbed.fake_api import FakeApi, serving
 from testbed.hostile import MEMORY, MILLI, WHOLE
 from testbed.hostile_cluster import HostileCluster, Pod
 from testbed.live import LiveServer
 
+__all__ = ["Siege", "command"]
+
 _DEVICES = {
     **{f"whole-{number}": 8 for number in range(3)},
     **{f"part-{number}": 4 for number in range(4)},
     **{f"both-{number}": 4 for number in range(3)},
 }
-_HONEST = (
+_HONEST: tuple[dict[str, str], ...] = (
     {MILLI: "300"}, {MILLI: "600"}, {MILLI: "900"}, {MILLI: "1000"}, {WHOLE: "1"}, {WHOLE: "2"},
     {MEMORY: "20000"}, {},
 )  # fmt: skip
@@ -48,14 +50,17 @@ _MOST_ALIVE = 40  # of each side
 _SERVED_WITHIN_S = 30.0
 
 
-@click.command()
+@benchmark("siege")
 @click.option("--minutes", default=60.0, show_default=True)
 @click.option("--warm-up", default=5.0, show_default=True, help="Minutes that do not count.")
 @click.option("--every", default=10.0, show_default=True, help="Seconds between samples.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--guarded", is_flag=True, help="An admission policy keeps records from the tenant.")
-def main(minutes: float, warm_up: float, every: float, seed: int, *, guarded: bool) -> None:
-    """Print what was done and what came of it."""
+def command(
+    report: Report, minutes: float, warm_up: float, every: float, seed: int, *, guarded: bool
+) -> None:
+    """One row; what was done how often is told beside it."""
+    report.title = f"Siege of {minutes:g} minutes, seed {seed}"
     with tempfile.TemporaryDirectory() as folder, serving() as api:
         server = LiveServer(
             api, Path(folder), policy="priced", planner="true", hold_ttl_s=0.5, gang_ttl_s=1,
@@ -63,20 +68,31 @@ def main(minutes: float, warm_up: float, every: float, seed: int, *, guarded: bo
         )  # fmt: skip
         try:
             siege = Siege(api, server, random.Random(seed), guarded=guarded)
-            samples = siege.last(60 * minutes, every)
-            content = siege.outcome()
+            try:
+                siege.last(60 * minutes, every, report)
+            finally:
+                _judge(report, siege, 60 * warm_up)
         finally:
             server.stop()
-    counted = [sample for sample in samples if sample[0] >= 60 * warm_up] or samples
-    content |= {
-        "minutes": minutes,
-        "samples": len(counted),
-        "mib_per_hour": slope([sample[0] for sample in counted], [s[1] for s in counted]),
-        "mib_first_last": [round(counted[0][1], 1), round(counted[-1][1], 1)],
-    }
-    json.dump(content, sys.stdout, indent=1)
-    sys.stdout.write("\n")
-    sys.exit(bool(content["wrong"] or content["tracebacks"]))
+
+
+def _judge(report: Report, siege: Siege, warm_up_s: float) -> None:
+    """What has come of it, also if it was ended before its time."""
+    figures, report.facts["done"], wrong = siege.outcome()
+    counted = [sample for sample in siege.samples if sample[0] >= warm_up_s] or siege.samples
+    memory = [mib for _, mib in counted]
+    report.add(
+        minutes=round(siege.samples[-1][0] / 60, 1) if siege.samples else 0.0,
+        deeds=sum(siege.done.values()),
+        **figures,
+        samples=len(counted),
+        mib_per_hour=slope([seconds for seconds, _ in counted], memory),
+        mib_first=round(memory[0], 1) if memory else None,
+        mib_last=round(memory[-1], 1) if memory else None,
+    )
+    report.failures += wrong
+    if figures["tracebacks"]:
+        report.failures.append(f"{figures['tracebacks']} tracebacks in the log of the server")
 
 
 class Siege:
@@ -97,6 +113,8 @@ class Siege:
         How often what was done.
     wrong
         What must not be, as text.
+    samples
+        Seconds since the beginning, and resident memory in MiB.
     """
 
     def __init__(
@@ -104,6 +122,7 @@ class Siege:
     ) -> None:
         self.done: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.samples: list[tuple[float, float]] = []
         self._api, self._server, self._chance, self._guarded = api, server, chance, guarded
         self._cluster = HostileCluster(api, server, _DEVICES)
         self._pods = self._cluster.referee.pods
@@ -111,41 +130,40 @@ class Siege:
         self._waits: dict[str, float] = {}
         self._longest_wait_s = 0.0
 
-    def last(self, seconds: float, every: float) -> list[tuple[float, float]]:
-        """Go on for so long; times and resident memory."""
+    def last(self, seconds: float, every: float, report: Report) -> None:
+        """Go on for so long, with a sample every so many seconds."""
         disturber = threading.Thread(target=self._disturb, args=(self._chance.random(),))
         disturber.start()
         begun = time.monotonic()
-        samples: list[tuple[float, float]] = []
         try:
             while (now := time.monotonic() - begun) < seconds:
                 self._turn()
-                if now >= every * len(samples):
+                report.progress(int(now), int(seconds))
+                if now >= every * len(self.samples):
                     self._look()
-                    samples.append((now, self._server.memory_mib()))
-                    sys.stderr.write(
-                        f"{now:.0f} s, {samples[-1][1]:.0f} MiB, {sum(self.done.values())} deeds,"
-                        f" {len(self.wrong)} wrong\n"
+                    self.samples.append((now, self._server.memory_mib()))
+                    report.say(
+                        f"{now:.0f} s, {self.samples[-1][1]:.0f} MiB,"
+                        f" {sum(self.done.values())} deeds, {len(self.wrong)} wrong"
                     )
         finally:
             self._over.set()
             disturber.join()
-        return samples
 
-    def outcome(self) -> dict[str, Any]:
-        """What was done, and what is left once every pod is gone."""
+    def outcome(self) -> tuple[dict[str, Any], dict[str, int], list[str]]:
+        """Figures, what was done how often, and what is wrong, once every pod is gone."""
         self._cluster.clear()
         self._cluster.settle()
         self._look()
         metric = self._server.metric
-        return {
-            "done": dict(sorted(self.done.items())),
-            "wrong": self.wrong[:20],
+        figures = {
+            "wrong": len(self.wrong),
             "longest_wait_of_an_honest_pod_s": round(self._longest_wait_s, 2),
             "drifts": int(metric("snugfit_drifts_total")),
             "faults": int(metric("snugfit_watch_faults_total")),
             "tracebacks": self._server.text().count("Traceback"),
         }
+        return figures, dict(sorted(self.done.items())), self.wrong[:20]
 
     # -- the tenant and the others -----------------------------------------------------------
 
@@ -265,7 +283,3 @@ class Siege:
             else:
                 self._api.cut(how)
             self.done[f"planner {how}" if how in ("kill", "stop") else f"watches {how}"] += 1
-
-
-if __name__ == "__main__":
-    main()

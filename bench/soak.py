@@ -1,26 +1,23 @@
-"""Does the extender grow? Pods come and go at random for half an hour, nodes flap now and then.
+"""Does the extender grow?
 
 Real etcd, kube-apiserver and kube-scheduler, and the extender with the accounts and the
-configuration that the chart ships. Resident memory, file descriptors and threads of the extender
-are sampled; the slope of memory is a least-squares fit after the first minutes, in which caches
-fill. A referee watches the API all the while.
-
-    python -m bench.soak --minutes 30 --rate 15
-
-Needs Go for the first run (the control plane is built once).
+configuration that the chart ships. Pods are created, finished and deleted at random, at most 150
+alive at a time; every 20 s a node is cordoned, removed or brought back. Resident memory, file
+descriptors and threads of the extender are sampled; the slope of memory is a least-squares fit
+after the warm-up, in which caches fill. A referee watches the API all the while. Give the benchmark
+`MALLOC_ARENA_MAX=2`, as the image has it. The first run builds the control plane (needs Go).
 """
 
 from __future__ import annotations
 
-import json
 import random
-import sys
 import time
 from typing import Any
 
 import click
-import numpy as np
 
+from bench.figures import slope
+from bench.report import Report, benchmark
 from testbed.controlplane.api import Api, Json, eventually
 from testbed.controlplane.assets import find
 from testbed.controlplane.cluster import Cluster
@@ -30,19 +27,28 @@ from testbed.controlplane.storm import roomy
 from testbed.controlplane.system import System
 from testbed.controlplane.vigil import Vigil
 
+__all__ = ["command"]
+
 _FLAP_EVERY_S = 20
 _MOST_ALIVE = 150
 
 
-@click.command()
+Sample = tuple[float, float, int, int]
+"""Seconds, MiB, descriptors, threads."""
+
+
+@benchmark("soak")
 @click.option("--minutes", default=30.0, show_default=True)
 @click.option("--warm-up", default=5.0, show_default=True, help="Minutes that do not count.")
 @click.option("--rate", default=15.0, show_default=True, help="Pods created per second.")
 @click.option("--every", default=10.0, show_default=True, help="Seconds between samples.")
 @click.option("--seed", default=0, show_default=True)
-def main(minutes: float, warm_up: float, rate: float, every: float, seed: int) -> None:
-    """Print the slope of memory, and the range of descriptors and threads."""
-    samples: list[tuple[float, float, int, int]] = []
+def command(
+    report: Report, minutes: float, warm_up: float, rate: float, every: float, seed: int
+) -> None:
+    """One row."""
+    report.title = f"Soak at {rate:g} pods a second"
+    samples: list[Sample] = []
     with ControlPlane(find()) as plane:
         cluster = Cluster(plane)
         cluster.create([*roomy(), fraction_node("flapping", 8)])
@@ -55,36 +61,25 @@ def main(minutes: float, warm_up: float, rate: float, every: float, seed: int) -
                 churn.turn(now)
                 if now >= every * len(samples):
                     memory = extender.memory_mib()
-                    fds, threads = extender.descriptors(), extender.threads()
-                    samples.append((now, memory, fds, threads))
-                    sys.stderr.write(
-                        f"{now:.0f} s, {memory:.1f} MiB, {fds} descriptors, {threads} threads\n"
-                    )
+                    samples.append((now, memory, extender.descriptors(), extender.threads()))
+                    report.rows = [_figures(samples, 60 * warm_up, churn)]
+                    report.progress(int(now), int(60 * minutes))
+                    report.say(f"{now:.0f} s, {memory:.1f} MiB, {churn.created} pods")
                 ahead = churn.created / rate - (time.monotonic() - begun)
                 time.sleep(max(0.0, ahead))
             vigil.check()
-            events = vigil.events
+            report.rows = [_figures(samples, 60 * warm_up, churn)]
+            report.facts["pod_events"] = vigil.events
         cluster.api.delete_all("Pod", "default")
         eventually(lambda: not cluster.api.objects("Pod"), "all pods are gone")
         system.verify()
         metrics = extender.metrics()
-    json.dump(
-        _figures(samples, 60 * warm_up)
-        | {
-            "minutes": minutes,
-            "pods_created": churn.created,
-            "pods_per_second": round(churn.created / (60 * minutes), 1),
-            "nodes_flapped": churn.flaps,
-            "pod_events": events,
-            "bound": int(metrics['snugfit_binds_total{result="bound"}']),
-            "recounts": int(metrics["snugfit_recounts_total"]),
-            "drifts": int(metrics["snugfit_drifts_total"]),
-            "faults": int(metrics["snugfit_watch_faults_total"]),
-        },
-        sys.stdout,
-        indent=1,
-    )
-    sys.stdout.write("\n")
+    report.facts |= {
+        "bound": int(metrics['snugfit_binds_total{result="bound"}']),
+        "recounts": int(metrics["snugfit_recounts_total"]),
+        "drifts": int(metrics["snugfit_drifts_total"]),
+        "faults": int(metrics["snugfit_watch_faults_total"]),
+    }
 
 
 class _Churn:
@@ -131,25 +126,19 @@ class _Churn:
         return fraction_pod(name, self._chance.choice((100, 250, 500, 1000)))
 
 
-def _figures(samples: list[tuple[float, float, int, int]], warm_up_s: float) -> dict[str, Any]:
+def _figures(samples: list[Sample], warm_up_s: float, churn: _Churn) -> dict[str, Any]:
     counted = [sample for sample in samples if sample[0] >= warm_up_s] or samples
-    memory = np.array([sample[1] for sample in counted])
+    seconds, memory, descriptors, threads = zip(*counted, strict=True)
+    lasted = samples[-1][0]
     return {
+        "minutes": round(lasted / 60, 1),
+        "pods": churn.created,
+        "pods_per_second": round(churn.created / lasted, 1) if lasted else None,
+        "nodes_flapped": churn.flaps,
         "samples": len(counted),
-        "mib_per_hour": slope([sample[0] for sample in counted], list(memory)),
-        "mib_first_last": [round(float(memory[0]), 1), round(float(memory[-1]), 1)],
-        "mib_min_max": [round(float(memory.min()), 1), round(float(memory.max()), 1)],
-        "descriptors_min_max": [min(s[2] for s in counted), max(s[2] for s in counted)],
-        "threads_min_max": [min(s[3] for s in counted), max(s[3] for s in counted)],
+        "mib_per_hour": slope(seconds, memory),
+        "mib_first": round(memory[0], 1),
+        "mib_last": round(memory[-1], 1),
+        "descriptors": f"{min(descriptors)}-{max(descriptors)}",
+        "threads": f"{min(threads)}-{max(threads)}",
     }
-
-
-def slope(seconds: list[float], mib: list[float]) -> float:
-    """MiB per hour, by least squares."""
-    if len(seconds) < 2:
-        return 0.0
-    return round(float(np.polyfit(np.array(seconds) / 3600, np.array(mib), 1)[0]), 2)
-
-
-if __name__ == "__main__":
-    main()

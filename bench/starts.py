@@ -1,13 +1,11 @@
-"""Does it start, every time? `snugfit serve` is started again and again on a busy machine.
+"""Does it start, every time?
 
-An API server of our own serves nodes, pods, disruption budgets and two kinds of gangs, so that as
-many watches as in a large cluster begin at the same moment. Each start has to become ready, to give
-a right answer to a filter call, and to end with exit code 0 on SIGTERM. A crash while threads begin
-(a segmentation fault in a library, say) shows as a process that ends by a signal.
-
-    python -m bench.starts --starts 1000 --busy 4 --log starts.jsonl
-
-The log has one line per start. A run that is cut short goes on where its log ends.
+`snugfit serve` is started again and again on a busy machine. An API server of our own serves nodes,
+pods, disruption budgets and two kinds of gangs, so that as many watches as in a large cluster begin
+at the same moment. Each start has to become ready, to give a right answer to a filter call, and to
+end with exit code 0 on SIGTERM. A crash while threads begin (a segmentation fault in a library,
+say) shows as a process that ends by a signal. The log has one line per start; a run that is cut
+short goes on where its log ends.
 """
 
 from __future__ import annotations
@@ -15,19 +13,21 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import click
 import yaml
 
+from bench.report import Report, benchmark
+from testbed.busy import busy_loops
 from testbed.controlplane.process import free_port
 from testbed.fake_api import NODES, PODS, FakeApi, serving
 from testbed.kube_objects import node_json, pod_json
@@ -40,18 +40,27 @@ _GROUPS = (
 _GPU = "nvidia.com/gpu"
 _NODES, _FULL = 20, 10
 _LOOK_S = 0.02
+_ENDED = "ended "  # how a problem begins that is the end of the process
 
 
-@click.command()
-@click.option("--starts", default=1000, show_default=True)
-@click.option("--busy", default=4, show_default=True, help="Busy loops beside.")
+@benchmark("starts")
+@click.option("--starts", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--busy", type=click.IntRange(0), default=4, show_default=True, help="Busy loops beside."
+)
 @click.option("--patience", default=180.0, show_default=True, help="Seconds until it is ready.")
-@click.option("--minutes", default=0.0, help="Begin no start after this time.")
-@click.option("--log", type=click.Path(path_type=Path), default=Path("starts.jsonl"))
-def main(starts: int, busy: int, patience: float, minutes: float, log: Path) -> None:
-    """Print what became of all starts in the log; exit code 1 if one of them failed."""
+@click.option("--minutes", default=0.0, help="Begin no start after this time.  [default: no end]")
+@click.option(
+    "--log", type=click.Path(path_type=Path), default=Path("starts.jsonl"), show_default=True
+)
+def command(
+    report: Report, starts: int, busy: int, patience: float, minutes: float, log: Path
+) -> None:
+    """One row of all starts in the log."""
+    report.title = "Starts of snugfit serve"
     begun = time.monotonic()
-    with serving() as api, _busy_loops(busy), tempfile.TemporaryDirectory() as home:
+    _sum_up(report, _so_far(log), starts)
+    with serving() as api, busy_loops(busy), tempfile.TemporaryDirectory() as home:
         _fill(api)
         kubeconfig = _kubeconfig(api, Path(home))
         for number in range(len(_so_far(log)), starts):
@@ -61,37 +70,35 @@ def main(starts: int, busy: int, patience: float, minutes: float, log: Path) -> 
             with log.open("a", encoding="utf-8") as lines:
                 lines.write(json.dumps(seen) + "\n")
             if seen["problem"] or number % 20 == 19:
-                sys.stderr.write(f"{json.dumps(seen)}\n")
-    seen_all = _so_far(log)
-    failed = [one for one in seen_all if one["problem"]]
-    seconds = sorted(one["ready_s"] for one in seen_all if one["ready_s"] is not None)
-    content = {
-        "starts": len(seen_all),
-        "failed": len(failed),
-        "problems": dict(Counter(one["problem"] for one in failed)),
-        "ends": dict(Counter(str(one["code"]) for one in seen_all)),
-        "ready_s": {"median": seconds[len(seconds) // 2], "most": seconds[-1]} if seconds else {},
-    }
-    json.dump(content, sys.stdout, indent=1)
-    sys.stdout.write("\n")
-    sys.exit(1 if failed else 0)
+                report.say(json.dumps(seen))
+            _sum_up(report, _so_far(log), starts)
+
+
+def _sum_up(report: Report, seen: list[dict[str, Any]], starts: int) -> None:
+    """What has become of the starts so far."""
+    report.progress(len(seen), starts)
+    failed = [one for one in seen if one["problem"]]
+    seconds = [one["ready_s"] for one in seen if one["ready_s"] is not None]
+    codes = [one["code"] for one in seen]
+    report.rows = [
+        {
+            "starts": len(seen),
+            "busy_loops": ", ".join(sorted({str(one["busy"]) for one in seen})),
+            "ended_by_a_signal": sum(code is not None and code < 0 for code in codes),
+            "not_ready_or_wrong": sum(not one["problem"].startswith(_ENDED) for one in failed),
+            "exit_code_not_0": sum(code is None or code > 0 for code in codes),
+            "ready_s_median": statistics.median(seconds) if seconds else None,
+            "ready_s_most": max(seconds, default=None),
+        }
+    ]
+    problems = Counter(one["problem"] for one in failed)
+    report.failures = [f"{count} times: {problem}" for problem, count in problems.most_common()]
 
 
 def _so_far(log: Path) -> list[dict[str, Any]]:
     if not log.exists():
         return []
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines() if line]
-
-
-@contextmanager
-def _busy_loops(count: int) -> Iterator[None]:
-    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for loop in loops:
-            loop.kill()
-            loop.wait()
 
 
 def _fill(api: FakeApi) -> None:
@@ -152,9 +159,9 @@ def _start(kubeconfig: Path, home: Path, patience: float) -> dict[str, Any]:
         process.kill()
         process.wait()
     if code and code < 0:
-        problem = f"ended by {signal.Signals(-code).name}"
+        problem = f"{_ENDED}by {signal.Signals(-code).name}"
     elif code and not problem:
-        problem = f"ended with {code}"
+        problem = f"{_ENDED}with {code}"
     tail = said.read_text(encoding="utf-8", errors="replace")[-2000:] if problem else ""
     return {"ready_s": ready_s, "problem": problem, "code": code, "said": tail}
 
@@ -192,7 +199,3 @@ def _call(port: int, method: str, path: str, body: str | None = None) -> tuple[i
         return answer.status, answer.read()
     finally:
         line.close()
-
-
-if __name__ == "__main__":
-    main()

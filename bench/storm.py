@@ -1,52 +1,60 @@
-"""Does a storm of watch events move the webhook's latency?
+"""Does a storm of watch events move the latency of the webhook?
 
-    python -m bench.storm [--nodes 5000] [--pods 25000] [--rate 500]
-
-The extender follows an API server (played by a process of its own, see ``bench/sync.py``) while
-filter and prioritize over all node names are measured, as kube-scheduler sends them. Idle and storm
+The extender follows an API server (played by a process of its own, see `sync`) while filter and
+prioritize over all node names are measured, as kube-scheduler sends them. Idle and stormy phases
 take turns in one run. Half of the events tell of a pod's status, the others of its end and return.
+Percentiles are medians over the phases, in milliseconds, so that one bad moment of a shared machine
+does not decide.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
-import sys
 import time
 import urllib.request
 from dataclasses import replace
 
+import click
 import msgspec
 
-from bench.sync import following, until_ready
+from bench.figures import percentiles
+from bench.report import Report, benchmark
+from bench.sync import until_ready
 from scheduler.files.kubectl_dump import pod_json
 from scheduler.simulator.generate import GeneratorConfig, generate
+from testbed.large_cluster import following
 from testbed.plain_client import PlainClient
 
-_PHASES = 6
+__all__ = ["command"]
+
+_PHASES = ("idle", "storm") * 3
 
 
-def main() -> None:
-    """Measure, and print JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, default=5000)
-    parser.add_argument("--pods", type=int, default=25_000)
-    parser.add_argument("--rate", type=int, default=500, help="Events per second.")
-    parser.add_argument("--cycles", type=int, default=400, help="Of each phase.")
-    chosen = parser.parse_args()
+@benchmark("storm")
+@click.option("--nodes", type=click.IntRange(1), default=5000, show_default=True)
+@click.option("--pods", type=click.IntRange(1), default=25_000, show_default=True)
+@click.option(
+    "--rate", type=click.IntRange(1), default=500, show_default=True, help="Events per second."
+)
+@click.option(
+    "--cycles", type=click.IntRange(1), default=400, show_default=True, help="Of each phase."
+)
+def command(report: Report, nodes: int, pods: int, rate: int, cycles: int) -> None:
+    """A row for idle phases, and one for stormy ones."""
+    report.title = f"{rate} events a second, {nodes} nodes, {pods} pods; filter + prioritize, ms"
     times: dict[str, list[list[float]]] = {"idle": [], "storm": []}
-    with following(chosen.nodes, chosen.pods, "--hold-ttl", "2") as (extender, api, began):
+    with following(nodes, pods, "--hold-ttl", "2") as (extender, api, began):
         url, synced = until_ready(extender, began)
         client = PlainClient(url)
-        names = [f"node-{number}" for number in range(chosen.nodes)]
-        wanted = _wanted(chosen.cycles * _PHASES)
-        for phase in range(_PHASES):
-            kind = ("idle", "storm")[phase % 2]
-            _get(f"{api}/rate/{chosen.rate if kind == 'storm' else 0}")
+        names = [f"node-{number}" for number in range(nodes)]
+        wanted = iter(_wanted(cycles * len(_PHASES)))
+        for phase, kind in enumerate(_PHASES):
+            report.progress(phase, len(_PHASES))
+            _get(f"{api}/rate/{rate if kind == 'storm' else 0}")
             time.sleep(1.0)
             found = []
-            for pod in wanted[phase * chosen.cycles : (phase + 1) * chosen.cycles]:
+            for _ in range(cycles):
+                pod = next(wanted)
                 passing, _ = client.filter(pod, names)
                 cycle = client.elapsed_ms
                 if len(passing) > 1:
@@ -55,25 +63,31 @@ def main() -> None:
                 found.append(cycle)
                 names = [*names[1:], names[0]]
             times[kind].append(found)
-        events = _metric(url, "snugfit_watch_events_total")
-        drift = _metric(url, "snugfit_drift_rows")
-    figures = {
-        kind: {"p50": _at(found, 0.5), "p99": _at(found, 0.99)} for kind, found in times.items()
-    }
-    content = {
-        "nodes": chosen.nodes,
-        "pods": chosen.pods,
-        "rate": chosen.rate,
-        "milliseconds": figures,
-        "storm_over_idle": {
-            key: round(figures["storm"][key] / figures["idle"][key], 2) for key in ("p50", "p99")
-        },
-        "events_applied": events,
-        "drift": drift,
-        "sync": synced,
-    }
-    json.dump(content, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+            report.rows = _rows(times)
+        report.facts = {
+            "events_applied": _metric(url, "snugfit_watch_events_total"),
+            "drift": _metric(url, "snugfit_drift_rows"),
+            "sync": synced,
+        }
+
+
+def _rows(times: dict[str, list[list[float]]]) -> list[dict[str, object]]:
+    """A row per kind of phase that was measured, with its ratio to idle."""
+    rows: list[dict[str, object]] = []
+    for kind, phases in times.items():
+        if not phases:
+            continue
+        row = dict(zip(("p50", "p99"), _middle(phases), strict=True))
+        idle = dict(zip(("p50", "p99"), _middle(times["idle"]), strict=True))
+        ratios = {f"{key}_over_idle": round(row[key] / idle[key], 2) for key in row}
+        rows.append({"phases": kind, **row, **ratios})
+    return rows
+
+
+def _middle(phases: list[list[float]]) -> list[float]:
+    """Medians over the phases of p50 and p99."""
+    found = [percentiles(phase, 50, 99) for phase in phases]
+    return [round(statistics.median(column), 3) for column in zip(*found, strict=True)]
 
 
 def _wanted(count: int) -> list[bytes]:
@@ -96,12 +110,3 @@ def _get(url: str) -> str:
 def _metric(url: str, name: str) -> float:
     lines = _get(f"{url}/metrics").splitlines()
     return next(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(f"{name} "))
-
-
-def _at(phases: list[list[float]], share: float) -> float:
-    """Median over the phases, so that one bad moment of a shared machine does not decide."""
-    return round(statistics.median(sorted(found)[int(len(found) * share)] for found in phases), 3)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,22 +1,16 @@
-"""What does the extender cost a real kube-scheduler? Pods per second with it, and without.
+"""What does the extender cost a real kube-scheduler, in pods per second?
 
 kube-scheduler, kube-apiserver and etcd on this machine, nodes that nobody runs, every node scored
-(``percentageOfNodesToScore: 100``), whole GPUs. The configurations take turns, several rounds in
-one run, and are compared as ratios: the machine is shared.
-
-    python -m bench.throughput --nodes 1000 --pods 1500 --rounds 3
-    python -m bench.throughput --nodes 5000 --pods 500 --rounds 3
-
-``alone``: no extender. ``stock``: with it, all in-tree scoring on. ``packing``: with it, in-tree
-scoring off. Both as `snugfit config kube-scheduler` prints them. ``sampled``: no extender, and
-kube-scheduler's default sample of the nodes. The first run builds the control plane (needs Go).
+(`percentageOfNodesToScore: 100`), pods of one whole GPU from a standing queue. The configurations
+take turns, several rounds in one run, and are compared as ratios, since the machine is shared.
+`alone`: no extender. `stock`: with it, all in-tree scoring on. `packing`: with it, in-tree scoring
+off. Both as `snugfit config kube-scheduler` prints them. `sampled`: no extender, and the default
+sample of the nodes. The first run builds the control plane (needs Go).
 """
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -24,7 +18,11 @@ from typing import Any
 import click
 import yaml
 
+from bench.options import Listed
+from bench.report import Report, benchmark
 from scheduler.core.defaults import DEFAULT_POLICY
+from scheduler.core.errors import InvalidInput
+from scheduler.core.policies.table import policy_named
 from scheduler.kube.scheduler_config.write import Profile, SchedulerSetup, kube_scheduler_config
 from testbed.controlplane.assets import find
 from testbed.controlplane.cluster import Cluster
@@ -34,19 +32,40 @@ from testbed.controlplane.plane import ControlPlane
 from testbed.controlplane.process import Daemon
 from testbed.controlplane.scheduling import stock
 
+__all__ = ["command"]
+
 _MODELS = ("NVIDIA-A100-SXM4-80GB", "NVIDIA-H100-80GB-HBM3", "Tesla-T4")
 _WARM = 20
+_PROFILES = tuple(profile.value for profile in Profile)
 
 
-@click.command()
-@click.option("--nodes", default=1000, show_default=True)
-@click.option("--pods", default=1500, show_default=True, help="Measured pods of each round.")
-@click.option("--rounds", default=3, show_default=True)
+@benchmark("throughput")
+@click.option("--nodes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--pods",
+    type=click.IntRange(1),
+    default=1500,
+    show_default=True,
+    help="Measured pods of each round.",
+)
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True)
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True)
-@click.option("--cases", default="alone,stock,packing", show_default=True)
-def main(nodes: int, pods: int, rounds: int, policy: str, cases: str) -> None:
-    """Print pods per second of each case, and ratios to kube-scheduler alone."""
-    rates: dict[str, list[float]] = {case: [] for case in cases.split(",")}
+@click.option(
+    "--cases",
+    type=Listed(str),
+    default="alone,stock,packing",
+    show_default=True,
+    help="Ratios are to the first.",
+)
+def command(
+    report: Report, nodes: int, pods: int, rounds: int, policy: str, cases: tuple[str, ...]
+) -> None:
+    """A row per case."""
+    policy_named(policy)
+    for case in cases:
+        _config(case, "http://127.0.0.1")
+    report.title = f"Pods per second, {nodes} nodes, {pods} pods a round, policy {policy}"
+    rates: dict[str, list[float]] = {case: [] for case in cases}
     with ControlPlane(find()) as plane:
         Cluster(plane).create(_nodes(nodes))
         user = plane.kubeconfig(plane.tokens["admin"], "extender")
@@ -54,39 +73,39 @@ def main(nodes: int, pods: int, rounds: int, policy: str, cases: str) -> None:
         extender.start()
         for number in range(rounds):
             for case, found in rates.items():
-                rate = _round(plane, case, extender.url, pods)
-                found.append(rate)
-                sys.stderr.write(f"round {number} {case}: {rate:.1f} pods/s\n")
+                report.progress(sum(map(len, rates.values())), rounds * len(cases))
+                found.append(_round(plane, case, extender.url, pods))
+                report.rows = _rows(rates)
+                report.say(f"round {number} {case}: {found[-1]:.1f} pods/s")
         metrics = extender.metrics()
-        sys.stderr.write(f"extender: {_verbs(metrics)}\n")
-    middle = {case: round(statistics.median(found), 1) for case, found in rates.items()}
-    content = {
-        "nodes": nodes,
-        "pods": pods,
-        "rounds": rounds,
-        "policy": policy,
-        "pods_per_second": middle,
-        "all_rounds": {case: [round(rate, 1) for rate in found] for case, found in rates.items()},
-        "percent_of_alone": {
-            case: round(
-                100 * statistics.median(a / b for a, b in zip(found, rates["alone"], strict=True))
-            )
-            for case, found in rates.items()
-        },
-        "drift": metrics["snugfit_drift_rows"],
-    }
-    json.dump(content, sys.stdout, indent=1)
-    sys.stdout.write("\n")
+    report.facts = {"drift": int(metrics["snugfit_drift_rows"]), "verbs_ms": _verbs(metrics)}
 
 
-def _verbs(metrics: dict[str, float]) -> dict[str, str]:
-    """Mean time of each verb inside the extender."""
+def _rows(rates: dict[str, list[float]]) -> list[dict[str, Any]]:
+    """Rates of all rounds, and the median of their ratios to the first case."""
+    first = next(iter(rates.values()))
+    return [
+        {
+            "case": case,
+            "pods_per_second": round(statistics.median(found), 1),
+            "rounds": ", ".join(f"{rate:.0f}" for rate in found),
+            "percent_of_first": round(
+                100 * statistics.median(a / b for a, b in zip(found, first, strict=False))
+            ),
+        }
+        for case, found in rates.items()
+        if found
+    ]
+
+
+def _verbs(metrics: dict[str, float]) -> dict[str, float]:
+    """Mean time of each verb inside the extender, in milliseconds."""
     found = {}
     for verb in ("filter", "prioritize", "bind"):
         count = metrics.get(f'snugfit_request_seconds_count{{verb="{verb}"}}', 0.0)
         total = metrics.get(f'snugfit_request_seconds_sum{{verb="{verb}"}}', 0.0)
         if count:
-            found[verb] = f"{1000 * total / count:.2f} ms, {count:.0f} calls"
+            found[verb] = round(1000 * total / count, 2)
     return found
 
 
@@ -129,10 +148,9 @@ def _config(case: str, url: str) -> dict[str, Any]:
         if case == "sampled":
             del config["percentageOfNodesToScore"]
         return config
+    if case not in _PROFILES:
+        known = ", ".join(("alone", "sampled", *_PROFILES))
+        raise InvalidInput("--cases", f"{case!r} is not a case", f"use {known}")
     setup = SchedulerSetup(profile=Profile(case), url=url)
-    config = yaml.safe_load(kube_scheduler_config(setup))
-    return config | {"leaderElection": {"leaderElect": False}}
-
-
-if __name__ == "__main__":
-    main()
+    written: dict[str, Any] = yaml.safe_load(kube_scheduler_config(setup))
+    return written | {"leaderElection": {"leaderElect": False}}

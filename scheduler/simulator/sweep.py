@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +22,7 @@ from scheduler.files.workload import Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.inflation import Experiment, Outcome, run
 
-__all__ = ["Job", "experiment_of", "in_processes", "loaded", "sweep"]
+__all__ = ["Job", "experiment_of", "in_processes", "loaded", "one_by_one", "run_job", "sweep"]
 
 J = TypeVar("J")
 R = TypeVar("R")
@@ -49,7 +53,7 @@ def sweep(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Outcome]:
     """Run all jobs; as :func:`in_processes`."""
-    return in_processes(_run, jobs, processes=processes, progress=progress)
+    return in_processes(run_job, jobs, processes=processes, progress=progress)
 
 
 def in_processes(
@@ -63,31 +67,70 @@ def in_processes(
 
     Parameters
     ----------
+    work, jobs, processes
+        As for :func:`one_by_one`.
+    progress
+        Called with runs done and runs in all.
+    """
+    results = []
+    for result in one_by_one(work, jobs, processes=processes):
+        results.append(result)
+        if progress:
+            progress(len(results), len(jobs))
+    return results
+
+
+def one_by_one(
+    work: Callable[[J], R],
+    jobs: Sequence[J],
+    *,
+    processes: int | None = None,
+    apart: bool = False,
+) -> Iterator[R]:
+    """Results in the order of the jobs, each as soon as it and those before it are there.
+
+    Ctrl-C, an error, or a caller that wants no more ends the worker processes at once.
+
+    Parameters
+    ----------
     work
         What to do with a job; a function of a module, as are jobs and results to be pickled.
     jobs
         What to run.
     processes
         Worker processes; all cores if left out, none at all with 1.
-    progress
-        Called with runs done and runs in all.
+    apart
+        A single worker is a process, too: a solver keeps Ctrl-C from the process that it runs in.
     """
     count = processes or os.cpu_count() or 1
-    results = []
-    if count == 1:
-        for job in jobs:
-            results.append(work(job))
-            if progress:
-                progress(len(results), len(jobs))
-        return results
+    if count == 1 and not apart:
+        yield from map(work, jobs)
+        return
     # Spawned workers start clean; forked ones would inherit threads and locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(count, len(jobs) or 1), mp_context=context) as pool:
-        for result in pool.map(work, jobs):
-            results.append(result)
-            if progress:
-                progress(len(results), len(jobs))
-    return results
+        before = set(multiprocessing.active_children())
+        with _ctrl_c_ignored():  # which is inherited: the workers leave Ctrl-C to this process
+            results = deque(pool.submit(work, job) for job in jobs)
+        try:
+            while results:
+                yield results.popleft().result()
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - before:
+                worker.terminate()
+            raise
+
+
+@contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @lru_cache(maxsize=2)
@@ -112,7 +155,8 @@ def experiment_of(job: Job) -> Experiment:
     )
 
 
-def _run(job: Job) -> Outcome:
+def run_job(job: Job) -> Outcome:
+    """What one job comes to."""
     workload, _ = loaded(job.nodes, job.pods)
     experiment = experiment_of(job)
     profile = job.profile

@@ -13,6 +13,7 @@ from scheduler.core import reading
 from scheduler.files import native
 from scheduler.files.workload import Workload
 from tests.builders import node
+from tests.command_line import is_one_line
 
 NODE = {"name": "n", "cpu_milli": 8000, "memory_mib": 8192, "gpus": 2, "product": "A"}
 POD = {"name": "p", "cpu_milli": 100, "gpu": {"milli": 300}}
@@ -37,14 +38,6 @@ def _dump(*items: object) -> str:
     return json.dumps({"kind": "List", "items": list(items)})
 
 
-def _is_one_line(done, *words: str) -> None:
-    assert done.code == 2, done
-    assert done.err.count("\n") == 1 and not done.out, done
-    assert done.err.startswith("snugfit: ")
-    for word in words:
-        assert word in done.err, done.err
-
-
 # -- what a path may lead to -------------------------------------------------------------------
 
 # Every command that reads a file, with its path in place of FILE.
@@ -63,9 +56,6 @@ READERS = {
     "policy served": ("serve", "--policy-file", "FILE", "--print-config"),
     "tune": ("tune", "--nodes", "ok.json", "--policy-file", "FILE"),
     "journal": ("tune", "--nodes", "ok.json", "--journal", "FILE"),
-    "vector": ("bench", "vector", "FILE"),
-    "known": ("bench", "vector", "ok.vbp", "--known", "FILE"),
-    "seeds": ("bench", "backlog", "--seeds", "FILE"),
     "kubeconfig": ("doctor", "--kubeconfig", "FILE"),
 }
 
@@ -75,7 +65,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ok.json").write_text(_v1())
     (tmp_path / "ok.csv").write_text("sn,cpu_milli,memory_mib,gpu,model\nn,1,1,1,A\n")
-    (tmp_path / "ok.vbp").write_text("1 10\n1\n4 3\n")
     return tmp_path
 
 
@@ -123,7 +112,7 @@ def test_whatever_a_path_leads_to_is_named(folder: Path, snugfit, reader: str, w
     path = folder / named.replace("FILE", "file")
     _make(what, path)
     done = snugfit(*(path.name if word == named else word for word in READERS[reader]))
-    _is_one_line(done, path.name)
+    is_one_line(done, path.name)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +124,7 @@ def test_an_empty_file_is_named(folder: Path, snugfit, reader: str) -> None:
     path = folder / named.replace("FILE", "file")
     path.write_text(" \r\n")
     done = snugfit(*(path.name if word == named else word for word in READERS[reader]))
-    _is_one_line(done, path.name, "is empty")
+    is_one_line(done, path.name, "is empty")
 
 
 def test_too_large_files_are_refused_unread(
@@ -143,9 +132,8 @@ def test_too_large_files_are_refused_unread(
 ) -> None:
     with (folder / "sparse.json").open("wb") as file:
         file.truncate(reading.LARGEST_WORKLOAD + 1)
-    _is_one_line(snugfit("plan", "--snapshot", "sparse.json"), "more than 1024 MiB")
-    _is_one_line(snugfit("config", "check", "sparse.json"), "more than 4 MiB")
-    _is_one_line(snugfit("bench", "vector", "sparse.json"), "more than 64 MiB")
+    is_one_line(snugfit("plan", "--snapshot", "sparse.json"), "more than 1024 MiB")
+    is_one_line(snugfit("config", "check", "sparse.json"), "more than 4 MiB")
 
 
 @pytest.mark.parametrize("reader", ["simulate", "openb", "policy", "check"])
@@ -200,13 +188,13 @@ def test_byte_order_marks_and_line_ends_of_another_system_are_none_of_its_busine
 @pytest.mark.parametrize("command", [("simulate", "--nodes"), ("plan", "--snapshot")])
 def test_our_format(folder: Path, snugfit, command, content: str, words) -> None:
     (folder / "ok.json").write_text(content)
-    _is_one_line(snugfit(*command, "ok.json"), "ok.json", *words)
+    is_one_line(snugfit(*command, "ok.json"), "ok.json", *words)
 
 
 def test_more_nodes_than_any_cluster_has(folder: Path, snugfit) -> None:
     nodes = [{"name": f"n{i}", "cpu_milli": 1, "memory_mib": 1} for i in range(100_001)]
     (folder / "many.json").write_text(_v1(nodes))
-    _is_one_line(snugfit("simulate", "--nodes", "many.json"), "many.json", "100000", "nodes")
+    is_one_line(snugfit("simulate", "--nodes", "many.json"), "many.json", "100000", "nodes")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +210,7 @@ def test_more_nodes_than_any_cluster_has(folder: Path, snugfit) -> None:
 )
 def test_node_lists(folder: Path, snugfit, line: str, words) -> None:
     (folder / "n.csv").write_text(f"sn,cpu_milli,memory_mib,gpu,model\n{line}\n")
-    _is_one_line(snugfit("bound", "--nodes", "n.csv"), "n.csv", *words)
+    is_one_line(snugfit("bound", "--nodes", "n.csv"), "n.csv", *words)
 
 
 @pytest.mark.parametrize("time", ["nan", "-inf", "1e300", "-3", "1_0e"])
@@ -230,7 +218,7 @@ def test_times_of_pod_lists(folder: Path, snugfit, time: str) -> None:
     header = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,creation_time\n"
     (folder / "p.csv").write_text(f"{header}p,1,1,1,500,{time}\n")
     done = snugfit("simulate", "--nodes", "ok.csv", "--pods", "p.csv")
-    _is_one_line(done, "p.csv:2:creation_time", "no time")
+    is_one_line(done, "p.csv:2:creation_time", "no time")
 
 
 @pytest.mark.parametrize(
@@ -249,7 +237,7 @@ def test_times_of_pod_lists(folder: Path, snugfit, time: str) -> None:
 def test_costs_of_models(folder: Path, snugfit, content: str, words) -> None:
     (folder / "costs").write_text(content)
     done = snugfit("plan", "--snapshot", "ok.json", "--model-costs", "costs")
-    _is_one_line(done, "costs", *words)
+    is_one_line(done, "costs", *words)
 
 
 @pytest.mark.parametrize(
@@ -272,7 +260,7 @@ def test_costs_of_models(folder: Path, snugfit, content: str, words) -> None:
 )
 def test_kubeconfigs(folder: Path, snugfit, content: str) -> None:
     (folder / "kubeconfig").write_text(content)
-    _is_one_line(snugfit("doctor", "--kubeconfig", "kubeconfig"), "kubeconfig")
+    is_one_line(snugfit("doctor", "--kubeconfig", "kubeconfig"), "kubeconfig")
     assert not (folder / "PWNED").exists()
 
 
@@ -318,14 +306,14 @@ def _unfolding(levels: int, width: int, line: str) -> str:
 )
 def test_yaml(folder: Path, snugfit, text: str, words) -> None:
     (folder / "f.yaml").write_text(text)
-    _is_one_line(snugfit("config", "check", "f.yaml"), "f.yaml", *words)
+    is_one_line(snugfit("config", "check", "f.yaml"), "f.yaml", *words)
     served = snugfit("serve", "--config", "f.yaml", "--print-config")
-    _is_one_line(served, "f.yaml")
+    is_one_line(served, "f.yaml")
 
 
 def test_aliases_that_unfold_into_little_are_read(folder: Path, snugfit) -> None:
     (folder / "f.yaml").write_text("port: &port 10300\nprobe_port_: 0\n")
-    _is_one_line(snugfit("serve", "--config", "f.yaml", "--print-config"), "probe_port_")
+    is_one_line(snugfit("serve", "--config", "f.yaml", "--print-config"), "probe_port_")
     (folder / "f.yaml").write_text("policy: &x fgd\nlog_level: info\nhost: *x\n")
     done = snugfit("serve", "--config", "f.yaml", "--print-config")
     assert done.code == 0 and json.loads(done.out)["host"] == "fgd"
@@ -390,33 +378,7 @@ def test_many_bad_objects_are_counted(folder: Path, snugfit) -> None:
 def test_a_dump_of_which_nothing_can_be_read_is_refused(folder: Path, snugfit) -> None:
     for text in (_dump(1, 2), "{}", '{"items": null}', '{"items": 5}', _dump(1) + _dump(2)):
         (folder / "dump.json").write_text(text)
-        _is_one_line(snugfit("plan", "--snapshot", "dump.json"), "dump.json")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("2 10 10\n1\n-1 5 3\n", ("row 1", "negative")),
-        ("2 10 10\n2\n1 5 3\n4 5 -3\n", ("row 2", "negative")),
-        ("2 10 -10\n1\n1 5 3\n", ("capacity -10",)),
-        ("2 10 10\n1\n1 50 3\n", ("row 1", "larger")),
-        ("2 10 10\n1\n1 5 100001\n", ("100,000 items",)),
-        ("2 10 10\n1\n1 5 " + "9" * 5000 + "\n", ("5000 digits",)),
-        ("2 10 10\n999999999999\n1 5 3\n", ("999999999999 rows",)),
-        ("99999 10 10\n1\n1 5 3\n", ("dimensions",)),
-        ("2 10 10\n1\n1.5 5 3\n", ("1.5",)),
-        ("2 10 10\n1\n٣ 5 3\n", ("integers",)),
-    ],
-)
-def test_a_bad_vector_file_is_named_and_stops_no_other(
-    folder: Path, snugfit, content: str, words
-) -> None:
-    (folder / "bad.vbp").write_text(content)
-    _is_one_line(snugfit("bench", "vector", "bad.vbp"), "bad.vbp", *words)
-    done = snugfit("bench", "vector", "bad.vbp", "ok.vbp", "--budget", "500ms", "--json")
-    assert done.code == 2 and done.err.startswith("snugfit: ") and "bad.vbp" in done.err
-    said = json.loads(done.out)
-    assert [row["instance"] for row in said["rows"]] == ["ok"] and len(said["refused"]) == 1
+        is_one_line(snugfit("plan", "--snapshot", "dump.json"), "dump.json")
 
 
 # -- what an option may say --------------------------------------------------------------------
@@ -441,13 +403,10 @@ def test_a_bad_vector_file_is_named_and_stops_no_other(
         (("plan", "--snapshot", "ok.json", "--budget", "\u0663s"), "--budget"),
         (("tune", "--nodes", "ok.json", "--train", "1000000000"), "--train"),
         (("healthcheck", "--url", "http://[::"), "--url"),
-        (("bench", "backlog", "--seeds", "seeds", "--nodes", "999999999"), "--nodes"),
-        (("bench", "backlog", "--seeds", "seeds", "--utilisation", "nan"), "--utilisation"),
     ],
 )
 def test_numbers_without_end_are_refused(folder: Path, snugfit, args, word: str) -> None:
-    (folder / "seeds").write_text("1\n")
-    _is_one_line(snugfit(*args), word)
+    is_one_line(snugfit(*args), word)
 
 
 # -- files that cannot be written --------------------------------------------------------------

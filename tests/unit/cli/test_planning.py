@@ -1,4 +1,4 @@
-"""``plan``, ``bound`` and ``bench backlog`` as scripts use them."""
+"""``plan`` and ``bound`` as scripts use them."""
 
 from __future__ import annotations
 
@@ -136,21 +136,6 @@ def test_bound_compares_with_the_best_possible(tmp_path: Path) -> None:
     assert _run("bound", "--nodes", str(path), "--budget", "1s", "--below", "-1").returncode == 1
 
 
-def test_backlog_rows(tmp_path: Path) -> None:
-    seeds = tmp_path / "seeds.csv"
-    seeds.write_text("seed\n484806185843093489\n")
-    grid = ["--nodes", "4", "--pods-per-node", "4", "--priorities", "2", "--utilisation", "0.9,1.0"]
-    done = _run("bench", "backlog", "--seeds", str(seeds), *grid, "--budget", "1s", "--json")
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
-    assert [row["utilisation"] for row in rows] == [0.9, 1.0]
-    for row in rows:
-        assert row["placed_by_tier"] >= row["default_by_tier"] and row["pods"] == 16
-        assert all(p <= b for p, b in zip(row["placed_by_tier"], row["bound_by_tier"], strict=True))
-    seeds.write_text("seed\nmany\n")
-    assert "csv:2: 'many' is no seed" in _run("bench", "backlog", "--seeds", str(seeds)).stderr
-
-
 @pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("3", 3)])
 def test_budgets(text: str, seconds: float) -> None:
     assert parse_budget(text) == seconds
@@ -160,15 +145,3 @@ def test_budgets(text: str, seconds: float) -> None:
 def test_no_budgets(text: str) -> None:
     with pytest.raises(InvalidInput, match="--budget"):
         parse_budget(text)
-
-
-@pytest.mark.data
-@pytest.mark.skipif(not (DATA / "openb").exists(), reason=f"no traces at {DATA} (SNUGFIT_DATA)")
-def test_offline_backlogs_of_a_trace() -> None:
-    options = ["--filled", "0.02", "--backlog", "30", "--seeds", "1", "--budget", "20s", "--json"]
-    done = _run("bench", "offline", "--data", str(DATA), *options)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)["rows"]
-    assert [row["how"] for row in rows] == ["one by one", "planned", "planned, moves"]
-    assert all(row["placed"] == 30 for row in rows)
-    assert rows[1]["GPUs"] == rows[1]["bound"] and rows[2]["moves"] == 0

@@ -100,8 +100,6 @@ def evil_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     pod = {"kind": "Pod", "metadata": {"name": f"p{EVIL}", "creationTimestamp": EVIL}}
     other = {"kind": "Node", "metadata": {"name": f"n{EVIL}"}, "status": {"allocatable": {}}}
     (tmp_path / "dump.json").write_text(json.dumps({"items": [other, pod]}))
-    (tmp_path / "bad.vbp").write_text(f"1 {EVIL}")
-    (tmp_path / "no\x1b[31m.vbp").write_text("1 x")
     return tmp_path
 
 
@@ -123,8 +121,6 @@ def evil_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("config", "check", EVIL),
         ("serve", "--config", "keys.yaml", "--print-config"),
         ("serve", "--host", EVIL, "--print-config"),
-        ("bench", "vector", "bad.vbp"),
-        ("bench", "vector", "no\x1b[31m.vbp"),
         (EVIL,),
         ("simulate", f"--{EVIL}"),
         ("simulate", "--seed", EVIL),

@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.vectorpack.best_pattern import best_pattern
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
 from scheduler.planner.bounds.bin_patterns import Bin
@@ -55,7 +56,7 @@ def test_the_best_contents_of_a_bin_against_all_of_them(items, threshold: int) -
         counts = np.array(pattern)
         assert threshold < int(counts @ prices) <= best
         assert (counts <= demand).all() and (counts @ sizes <= capacity).all()
-    _, most = content.best(prices, Budget(5.0, deterministic=True), 5.0)
+    _, most = best_pattern(content, prices, Budget(5.0, deterministic=True), 5.0)
     assert most == best
 
 

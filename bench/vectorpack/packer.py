@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 from ortools.sat.python import cp_model
 
+from bench.vectorpack.best_pattern import best_pattern
+from bench.vectorpack.heuristics import Eliminator, Portfolio
 from scheduler.core.errors import InvalidInput, SolverFault
 from scheduler.planner.bounds.bin_patterns import Bin, Pattern
 from scheduler.planner.effort import Budget
-from scheduler.planner.packing import Eliminator, Portfolio
 from scheduler.planner.window.window import solver_for
 
 __all__ = ["VectorInstance", "VectorPlan", "pack_bins"]
@@ -146,7 +147,7 @@ class _Packer:
     master: _Master = field(init=False)
 
     def __post_init__(self) -> None:
-        self._random = random.Random(f"bins/{self.budget.seed}")  # noqa: S311 - reproducible
+        self._random = random.Random(f"bins/{self.budget.seed}")
         demand = self.instance.demand
         self._bin = Bin(self.instance.capacity, self.instance.sizes, demand)
         self._share = self._bin.share
@@ -215,7 +216,9 @@ class _Packer:
             self.budget.charge(0.005)
             found = self._bin.good(prices, _SCALE + _SCALE // 1000, self.columns)
             if not found:
-                missing, most = self._bin.best(prices, self.budget, end - self.budget.spent)
+                missing, most = best_pattern(
+                    self._bin, prices, self.budget, end - self.budget.spent
+                )
                 if most is not None and most > 0:
                     worth = int((prices * self.instance.demand).sum())
                     self.bound = max(self.bound, -(-worth // max(most, _SCALE)))

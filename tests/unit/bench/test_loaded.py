@@ -24,14 +24,14 @@ print("==== 3 passed in 3.00s ====")
 def _loaded(folder: Path, *options: str) -> tuple[int, dict[str, object]]:
     done = subprocess.run(
         [
-            sys.executable, "-m", "bench.loaded", "--log", str(folder / "log.jsonl"), "--busy", "1",
-            *options, "--", sys.executable, "-c", _COMMAND, str(folder / "runs"),
+            sys.executable, "-m", "bench", "loaded", "--json", "--log", str(folder / "log.jsonl"),
+            "--busy", "1", *options, "--", sys.executable, "-c", _COMMAND, str(folder / "runs"),
         ],
         capture_output=True,
         text=True,
         check=False,
     )  # fmt: skip
-    return done.returncode, json.loads(done.stdout)
+    return done.returncode, json.loads(done.stdout)["facts"]
 
 
 def test_a_series_is_cut_into_batches_and_its_failures_are_named(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.vectorpack.packer import VectorInstance, _check, pack_bins
+from bench.vectorpack.reader import read
 from scheduler.core.errors import InvalidInput, SolverFault
 from scheduler.planner.effort import Budget
-from scheduler.planner.vector import VectorInstance, _check, pack_bins
-from scheduler.simulator.vectorpack import read
 from tests.depth import examples
 
 

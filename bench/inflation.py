@@ -1,0 +1,44 @@
+"""Streams of the inflation protocol, run seed by seed in parallel processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from bench.report import Report
+from scheduler.simulator.inflation import Outcome
+from scheduler.simulator.sweep import Job, one_by_one, run_job
+
+__all__ = ["FULL", "over_seeds", "trace_of"]
+
+FULL = "1.00"
+"""Where the requested milli-GPU pass 100 % of the capacity."""
+
+_PREFIX = "openb_pod_list_"
+
+
+def over_seeds(report: Report, cases: Sequence[Job], seeds: int) -> Iterator[list[Outcome]]:
+    """The outcomes of each case with seeds 0..n-1, as soon as a case is complete.
+
+    The seed of a run is also that of its emulated kube-scheduler, if it has one.
+    """
+    jobs = [_seeded(case, seed) for case in cases for seed in range(seeds)]
+    group: list[Outcome] = []
+    report.progress(0, len(jobs))
+    for number, outcome in enumerate(one_by_one(run_job, jobs), start=1):
+        report.progress(number, len(jobs))
+        group.append(outcome)
+        if len(group) == seeds:
+            yield group
+            group = []
+
+
+def _seeded(case: Job, seed: int) -> Job:
+    profile = case.profile and replace(case.profile, seed=seed)
+    return replace(case, seed=seed, profile=profile)
+
+
+def trace_of(job: Job) -> str:
+    """Name of the openb trace that a job runs."""
+    assert job.pods is not None
+    return job.pods.stem.removeprefix(_PREFIX)

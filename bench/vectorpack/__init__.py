@@ -1,0 +1,1 @@
+"""Vector bin packing, a yardstick of the column generation that the planner bounds plans with."""
