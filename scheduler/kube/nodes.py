@@ -52,6 +52,7 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
     foreign = registered(obj, names)
     if foreign is not None:
         devices, resource = tuple(one.device for one in foreign[0]), foreign[1]
+        _refuse_instances(path, len(devices), allocatable, labels, names)
         devices += _of_other_vendors(path, allocatable, capacity, labels, names)
     else:
         devices, resource = devices_of(Advert(path, allocatable, capacity, labels, names))
@@ -71,6 +72,33 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         offers=_offers(path, allocatable, names),
         serves=_serves(path, allocatable, labels, names) if foreign is None else Serves.BOTH,
     )
+
+
+def _refuse_instances(
+    path: str,
+    described: int,
+    allocatable: Quantities,
+    labels: Mapping[str, str],
+    names: ResourceNames,
+) -> None:
+    """Refuse MIG instances beside devices that another protocol describes and hands out.
+
+    They may be instances of these very devices, unless a label counts enough devices for both.
+    """
+    offered = {n: q for n, q in allocatable.items() if n.startswith(names.mig_prefix)}
+    if not any(units(quantity, f"{path}[{name}]") for name, quantity in offered.items()):
+        return
+    counts = (names.count_label, names.cloud_count_label)
+    there = Advert(path, {}, {}, labels, names).physical
+    uncounted = {key: value for key, value in labels.items() if key not in counts}
+    instances, _ = devices_of(Advert(path, offered, {}, uncounted, names))
+    if described + len(instances) > there:
+        raise InvalidInput(
+            path,
+            f"offers {', '.join(sorted(offered))} beside {described} devices that another device"
+            " plugin describes, which may be the same",
+            "have each GPU of the node offered by one of the two",
+        )
 
 
 def _of_other_vendors(

@@ -44,7 +44,7 @@ _SHOWN = 40
 
 class _HamiDevice(msgspec.Struct):
     id: str = ""
-    index: int = 0
+    index: int | None = None
     devmem: int = 0
     type: str = ""
     health: bool = False
@@ -90,15 +90,18 @@ def hami_node(obj: NodeObject, names: ResourceNames) -> list[Registered] | None:
     if len({device.id for device in found}) < len(found):
         raise InvalidInput(field, "has two devices of one UUID")
     for device in found:
-        bounded(device.index, f"{field}.index", _MOST_INDEX)
+        bounded(device.index or 0, f"{field}.index", _MOST_INDEX)
         bounded(device.count, f"{field}.count", _MOST_SLOTS)
         bounded(device.devmem, f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
     if not _offered_by([device.count for device in found], slots) and (
         _unanswered(metadata) or _whole_devices(metadata, max(slots, ever), names)
     ):
         return None
-    if len({device.index for device in found}) == len(found):  # older ones state no index
-        found.sort(key=lambda device: device.index)
+    if any(device.index is not None for device in found):  # older ones state none; 0 is left out
+        indices = [device.index or 0 for device in found]
+        if len(set(indices)) < len(found):
+            raise InvalidInput(field, "has two devices of one index", "have HAMi write it anew")
+        found.sort(key=lambda device: device.index or 0)
     product = product_of(metadata, names)
     return [
         Registered(
@@ -160,7 +163,7 @@ def _offered_by(counts: list[int], slots: int) -> bool:
 def _hami_fields(fields: list[str], field: str) -> _HamiDevice:
     if len(fields) not in (7, 9):
         raise ValueError(f"{','.join(fields)[:80]!r} has {len(fields)} fields, not 7 or 9")
-    index = bounded(fields[7], f"{field}.index", _MOST_INDEX) if len(fields) == 9 else 0
+    index = bounded(fields[7], f"{field}.index", _MOST_INDEX) if len(fields) == 9 else None
     memory = bounded(fields[2], f"{field}.devmem", MAX_DEVICE_MEMORY_MIB)
     count = bounded(fields[1], f"{field}.count", _MOST_SLOTS)
     mode = fields[8] if len(fields) == 9 else ""

@@ -15,7 +15,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.model import Reason
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
-from scheduler.kube.installation import node_reports
+from scheduler.kube.installation import State, node_reports
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pod_requests import pod_request
@@ -349,3 +349,68 @@ def test_what_is_counted_by_its_own_name_is_no_second_way_to_the_same_devices(
     shares = {"aliyun.com/gpu-mem": "30", "aliyun.com/gpu-count": "2", beside: "2"}
     (report,) = node_reports([node_object("a", allocatable=shares)])
     assert ("several ways" in report.remark) is several
+
+
+# -- registers that contradict themselves, or the node -----------------------------------------
+
+
+def _refused(node: Any, why: str) -> None:
+    """No device is given out, and the node is named, live and by doctor."""
+    seen = Seen(node)
+    assert why in seen.mirror.unreadable["Node a"]
+    assert seen.free_mib() == []
+    (report,) = node_reports([node])
+    assert report.state is State.FAILED and why in report.remark
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("index", [0, 1, 5])
+def test_two_devices_of_one_index_are_not_understood(index: int, *, text: bool) -> None:
+    register = _register(text=text)
+    for at in range(2):
+        old, new = (
+            (f",{at},hami-core", f",{index},hami-core")
+            if text
+            else (f'"index":{at}', f'"index":{index}')
+        )
+        register = register.replace(old, new, 1) if at != index else register
+    _refused(_node(register), "has two devices of one index")
+
+
+def test_two_devices_of_one_uuid_are_not_understood() -> None:
+    _refused(_node(_register().replace("GPU-1", "GPU-0")), "has two devices of one UUID")
+
+
+def test_an_index_of_zero_may_be_left_out_and_older_registers_state_none() -> None:
+    left_out = _register().replace('"index":0,', "")
+    assert len(node_of(_node(left_out)).devices) == 2
+    older = "".join(f"GPU-{at},10,{SIZE},100,A100,0,true:" for at in range(2))
+    assert len(node_of(_node(older)).devices) == 2
+
+
+MIG = {"nvidia.com/mig-3g.20gb": "2", "nvidia.com/mig-1g.5gb": "1"}
+
+
+@pytest.mark.parametrize(
+    ("mode", "labels"),
+    [
+        ("hami-core", {}),
+        ("mig", {}),
+        ("hami-core", {"nvidia.com/gpu.count": "2"}),
+        ("hami-core", {"nvidia.com/gpu.count": "3"}),  # these instances are not of one device
+    ],
+)
+def test_instances_beside_a_register_may_be_of_its_devices(
+    mode: str, labels: dict[str, str]
+) -> None:
+    offered = {GPU: "20", **MIG}
+    _refused(_node(_register(mode), labels=labels, allocatable=offered), "may be the same")
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_instances_of_other_devices_leave_those_of_the_register_alone(count: int) -> None:
+    """A label counts enough devices for both; or no instance is offered any more."""
+    offered = {GPU: "20", **(MIG if count else dict.fromkeys(MIG, "0"))}
+    labels = {"nvidia.com/gpu.count": str(count)} if count else {}
+    node = node_of(_node(allocatable=offered, labels=labels))
+    assert [d.memory_mib for d in node.devices] == [SIZE, SIZE]
