@@ -348,6 +348,8 @@ class Device:
         devices behind the units of a node, one with a replica for each unit stands for all of them.
         With replicas, ``mig`` names the profile of the instances that they share, if there are
         instances.
+    shared
+        Whether what is handed out are replicas although there is but one.
     """
 
     product: str = ""
@@ -359,6 +361,7 @@ class Device:
     replicas: int = 1
     resource: str = ""
     units: bool = False
+    shared: bool = False
 
     def __post_init__(self) -> None:
         if self.memory_mib < 0:
@@ -370,13 +373,13 @@ class Device:
         most = MAX_UNITS if self.units else DEVICE_MILLI
         if not 1 <= self.replicas <= most:
             raise InvalidInput("device.replicas", f"is {self.replicas}", f"use 1..{most}")
-        if self.mig and self.replicas > 1 and not self.units:
+        if self.mig and (self.replicas > 1 or self.shared) and not self.units:
             raise InvalidInput("device", "is both partitioned by MIG and time-sliced")
 
     @property
     def kind(self) -> GpuKind:
         """How it is handed out: WHOLE (and in fractions), by MIG instances, or SHARED."""
-        if self.replicas > 1 or (self.units and not self.mig_layout):
+        if self.replicas > 1 or self.shared or (self.units and not self.mig_layout):
             return GpuKind.SHARED
         return GpuKind.MIG if self.mig else GpuKind.WHOLE
 

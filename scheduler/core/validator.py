@@ -179,7 +179,7 @@ def _take(ledger: _NodeLedger, share: DeviceShare, pod: PodRequest) -> None:
             raise Violation(f"{pod.key} takes MIG slots of {where} that are taken")
         device.slots |= share.slots
         return
-    if model.replicas > 1 or model.units:
+    if model.replicas > 1 or model.shared or model.units:
         device.replicas += share.slots
         if device.replicas > model.replicas:
             raise Violation(f"{pod.key} over-commits the replicas of {where}")
@@ -211,7 +211,7 @@ def _own(node: Node) -> list[int]:
     entire = [
         (index, device.resource or node.resource)
         for index, device in enumerate(node.devices)
-        if not device.mig and device.replicas == 1 and not device.units
+        if not (device.mig or device.replicas > 1 or device.shared or device.units)
     ]
     return [index for index, resource in entire if resource == entire[0][1]]
 
@@ -268,14 +268,15 @@ def _is_of(ask: GpuRequest, device: DeviceModel, node: Node) -> bool:
     """Whether a device is one that this part of a request may have."""
     resource = device.resource or node.resource
     pooled = device.units and not device.mig_layout
-    plain = not device.mig and device.replicas == 1 and not device.units
+    by_replicas = device.replicas > 1 or device.shared
+    plain = not (device.mig or by_replicas or device.units)
     if ask.resource and resource != ask.resource:
         return False
     if ask.mig:
         names = {profile for profile, _ in ask.mig}
         fits = device.mig in names if pooled else bool(device.mig) and not device.units
     elif ask.replicas:
-        fits = device.replicas > 1 and not device.units
+        fits = by_replicas and not device.units
     elif ask.count and ask.resource:
         fits = plain or device.units
     else:
@@ -292,12 +293,12 @@ def _answers(gpu: GpuRequest, shares: tuple[DeviceShare, ...], devices: list[Dev
         return _answers_mig(gpu, shares, devices)
     if gpu.replicas:
         return sum(share.slots for share in shares) == gpu.replicas and all(
-            device.replicas > 1 and share.slots > 0
+            (device.replicas > 1 or device.shared) and share.slots > 0
             for device, share in zip(devices, shares, strict=True)
         )
     if any(device.units for device in devices):
         return _answers_units(gpu, shares, devices)
-    if any(device.mig or device.replicas > 1 for device in devices):
+    if any(device.mig or device.replicas > 1 or device.shared for device in devices):
         return False
     if gpu.count:
         return len(shares) == gpu.count and all(share.milli == 1000 for share in shares)

@@ -134,6 +134,7 @@ class _Device(_Struct):
     replicas: _Replicas = 1
     resource: str = ""
     units: bool = False
+    shared: bool = False
 
 
 class _Taint(_Struct):
@@ -279,6 +280,7 @@ def _node(node: _Node) -> Node:
                 d.replicas,
                 d.resource,
                 d.units,
+                d.shared,
             )
             for d in node.devices
         )
@@ -481,6 +483,7 @@ def _node_out(node: Node) -> _Node:
                 replicas=d.replicas,
                 resource=d.resource,
                 units=d.units,
+                shared=d.shared,
             )
             for d in node.devices
         ],

@@ -290,15 +290,16 @@ def _sliced(
 
 
 def _pool(model: Device, count: int, *, units: bool = True) -> list[Device]:
-    """One that stands for all devices behind some units; a single share of nothing else is none.
+    """One that stands for all devices behind some units.
 
     Of shares with a name of their own, one has no more than a device may be divided into.
     """
     model = replace(model, memory_mib=0, units=units)
     if units:
         return [replace(model, replicas=min(count, MAX_UNITS))] if count else []
-    parts = ceil(count / DEVICE_MILLI) if count > 1 else 0
-    return [replace(model, replicas=(count + part) // parts) for part in range(parts)]
+    parts = ceil(count / DEVICE_MILLI)
+    shares = [(count + part) // parts for part in range(parts)]
+    return [replace(model, replicas=each, shared=each == 1) for each in shares]
 
 
 # -- MIG ---------------------------------------------------------------------------------------

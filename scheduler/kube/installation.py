@@ -368,6 +368,8 @@ def _kind(device: Device) -> str:
         parts.append("MIG " + "+".join(profile for profile, _ in device.mig_layout))
     elif device.mig:
         parts.append(f"MIG {device.mig}")
+    if device.shared:
+        parts.append("1 replica")
     if device.replicas > 1:
         parts.append(f"{device.replicas} {'units' if device.units else 'replicas'}")
     if not device.healthy:

@@ -250,6 +250,7 @@ ODD = {
     "two vendors": (Device("A2", 16_000), XE, XE),
     "partly partitioned": (Device("A100-SXM4-40GB"), HALF),
     "units": (Device("T4", replicas=4, units=True),) * 2,
+    "a single share": (Device("T4", shared=True),),
     "two models": (Device("A10"), Device("L4")),
 }
 

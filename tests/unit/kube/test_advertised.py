@@ -147,6 +147,20 @@ CASES: dict[str, tuple[dict[str, int], dict[str, str], int, dict[str, int]]] = {
         {MIG + "1g.5gb.shared": 28, GPU: 1}, {f"{MIG}1g.5gb.replicas": "4"}, 2,
         {MIG + "1g.5gb.shared": 28, MIG + "1g.5gb": 0, GPU: 1},
     ),
+    "a single share": ({SHARED: 1}, {}, 1, {SHARED: 1, GPU: 0}),
+    "a single share of what is labelled as four": (
+        {SHARED: 1}, {REPLICAS: "4", COUNT: "1"}, 1, {SHARED: 1, GPU: 0},
+    ),
+    "a single share beside a whole GPU": (
+        {SHARED: 1, GPU: 1}, {COUNT: "2"}, 2, {SHARED: 1, GPU: 1},
+    ),
+    "a single share of an instance": (
+        {MIG + "1g.5gb.shared": 1}, {}, 1, {MIG + "1g.5gb.shared": 1},
+    ),
+    "a single device of another driver": ({XE: 1}, {}, 1, {XE: 1, I915: 0}),
+    "a single share of another driver": (
+        {I915: 1}, {"gpu.intel.com/device.count": "1"}, 1, {I915: 1},
+    ),
     "two vendors": ({GPU: 1, I915: 5}, {COUNT: "1"}, 6, {GPU: 1, I915: 5, XE: 0}),
     "two drivers": ({I915: 2, XE: 3}, {}, 5, {I915: 2, XE: 3, GPU: 0}),
     "three vendors": ({GPU: 1, "amd.com/gpu": 2, XE: 3}, {}, 6, {GPU: 1, "amd.com/gpu": 2, XE: 3}),
