@@ -24,7 +24,7 @@ from bench.processes import processor_s
 from bench.report import Report, benchmark
 from scheduler.core.model import GpuRequest
 from scheduler.files import native
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.kube_scheduler_client import SchedulingLoop
 from scheduler.simulator.server_process import running_server

@@ -26,7 +26,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.model import Node, PodRequest, Reason
 from scheduler.core.policies.table import policy_named
 from scheduler.core.state import ClusterState
-from scheduler.files import kubectl_dump, openb
+from scheduler.files import dump_writer, openb
 from scheduler.files.workload import Arrival, Workload
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.simulator.inflation import Experiment, inflate, run
@@ -126,7 +126,7 @@ def _real(
     cluster = Cluster(plane)
     cluster.create(_node(node) for node in workload.nodes)
     mix = plane.home / "mix.json"
-    kubectl_dump.write(Workload((), workload.arrivals), mix)
+    dump_writer.write(Workload((), workload.arrivals), mix)
     config = stock()
     if policy:
         user = plane.kubeconfig(plane.tokens["admin"], "extender")
@@ -192,7 +192,7 @@ def _node(node: Node) -> dict[str, Any]:
 
 
 def _pod(request: PodRequest) -> dict[str, Any]:
-    body = kubectl_dump.pod_json(request, NAMES)
+    body = dump_writer.pod_json(request, NAMES)
     del body["metadata"]["uid"], body["spec"]["priority"]
     body["spec"]["schedulerName"] = SCHEDULER
     return body

@@ -20,7 +20,7 @@ import msgspec
 from bench.figures import percentiles
 from bench.report import Report, benchmark
 from bench.sync import until_ready
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.generate import GeneratorConfig, generate
 from testbed.large_cluster import following
 from testbed.plain_client import PlainClient

@@ -26,7 +26,7 @@ from scheduler.core.errors import SchedulerError
 from scheduler.core.model import GpuRequest, PodRequest
 from scheduler.core.policies.table import policy_named
 from scheduler.files import native
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.kube_scheduler_client import ExtenderClient, SchedulingLoop
 from scheduler.simulator.server_process import running_server

@@ -38,9 +38,10 @@ from scheduler.core.errors import (
     UnknownNode,
 )
 from scheduler.core.model import Placement, PodRequest
+from scheduler.kube.device_annotation import binding_annotations
 from scheduler.kube.mirror import Mirror, has_ended
 from scheduler.kube.objects import PodObject, pod_decoder
-from scheduler.kube.pod_requests import binding_annotations, pod_uid
+from scheduler.kube.pod_requests import pod_uid
 from scheduler.kube.sharing.table import gpushare_annotations
 from scheduler.webhook.protocol import BindArgs
 

@@ -15,6 +15,7 @@ from typing import Any
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, GpuKind, Node, Serves
 from scheduler.core.omissions import NotUnderstood
+from scheduler.kube.device_annotation import OWN
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pod_requests import charge_of, pod_uid
@@ -23,7 +24,7 @@ from scheduler.kube.sharing.foreign import sharing_resources, system_of, unread
 from scheduler.kube.sharing.hami import HAMI_REGISTER, abandoned_register
 from scheduler.kube.sharing.record_policy import RECORD_POLICY, gap
 from scheduler.kube.sharing.records import Standing, standing
-from scheduler.kube.sharing.table import OWN, record_of, registered
+from scheduler.kube.sharing.table import record_of, registered
 
 __all__ = [
     "EVICTION",

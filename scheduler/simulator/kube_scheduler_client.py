@@ -21,7 +21,7 @@ import msgspec
 from scheduler.core.errors import SchedulerError
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.model import GangKey, PodRequest
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 
 __all__ = ["ExtenderClient", "ProtocolError", "SchedulingLoop"]
 

@@ -10,7 +10,7 @@ import pytest
 
 from scheduler.core.model import Device, DeviceShare, Placement, PodRequest
 from scheduler.core.validator import verify
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.kube_scheduler_client import ExtenderClient
 from tests.builders import node, pod
 from tests.depth import examples

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import msgspec
 import pytest
 
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.webhook.framing import BadRequest, Chunks, parse_head
 from tests.builders import node, pod
 from tests.server.conftest import Running

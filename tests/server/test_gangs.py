@@ -14,7 +14,7 @@ import pytest
 
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.model import PodRequest
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.kube_scheduler_client import SchedulingLoop
 from scheduler.webhook.metrics import ExtenderMetrics
 from tests.builders import gang_key, gangs_of, node, pod

@@ -11,7 +11,7 @@ from itertools import count as numbered
 import msgspec
 import pytest
 
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from testbed.fake_api import eventually
 from tests.builders import node, pod
 from tests.server.conftest import Running

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.model import Reason
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.kube_scheduler_client import SchedulingLoop
 from tests.builders import node, pod
 from tests.depth import examples

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from scheduler.core.model import PodRequest
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.kube_scheduler_client import ExtenderClient
 from tests.builders import gang_key, gangs_of, node, pod
 from tests.depth import examples

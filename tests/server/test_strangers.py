@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import trustme
 
-from scheduler.files.kubectl_dump import pod_json
+from scheduler.files.dump_writer import pod_json
 from scheduler.webhook.framing import MOST_HEAD
 from scheduler.webhook.listener import Limits, Listener
 from scheduler.webhook.tls import Certificates

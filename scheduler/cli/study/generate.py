@@ -56,7 +56,7 @@ def command(
     --nodes FILE` or `snugfit serve --offline --nodes FILE`.
     """
     from scheduler.cli.console import print_json, print_table
-    from scheduler.files import kubectl_dump, native
+    from scheduler.files import dump_writer, native
     from scheduler.simulator.generate import GeneratorConfig, generate
 
     config = GeneratorConfig(
@@ -72,7 +72,7 @@ def command(
         gang_size=gang_size,
     )
     workload = generate(config)
-    (native if style == "snugfit" else kubectl_dump).write(workload, out)
+    (native if style == "snugfit" else dump_writer).write(workload, out)
     fleet = Counter((node.product, len(node.devices)) for node in workload.nodes)
     kinds = Counter(_asked(request.gpu) for request in workload.requests)
     summary = {

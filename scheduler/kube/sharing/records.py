@@ -33,9 +33,9 @@ from datetime import datetime
 from enum import Enum, auto
 
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest, Node, Placement
+from scheduler.kube.device_annotation import OWN
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.claims import Claim, Part, Record, Slot
-from scheduler.kube.sharing.table import OWN
 
 __all__ = ["Reading", "Standing", "own_record", "read", "standing"]
 

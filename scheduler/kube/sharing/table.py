@@ -40,6 +40,7 @@ from scheduler.core.model import (
     Placement,
 )
 from scheduler.core.model import GpuRequest as _Request
+from scheduler.kube.device_annotation import OWN, recorded_devices
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.quantity import bounded, whole
 from scheduler.kube.resource_names import ResourceNames
@@ -48,7 +49,6 @@ from scheduler.kube.sharing.foreign import UNREAD_SYSTEMS
 from scheduler.kube.sharing.hami import by_plugin, hami_node, hami_pod
 
 __all__ = [
-    "OWN",
     "PROTOCOLS",
     "Protocol",
     "ambiguity",
@@ -59,13 +59,9 @@ __all__ = [
     "who_picks",
 ]
 
-OWN = "Snugfit"
-
 KAI_GROUP = "runai-gpu-group"
 _GPUSHARE = "ALIYUN_COM_GPU_MEM_"
 _MOST_INDEX = 1 << 10
-_MOST_CLAIMS = 1 << 10
-_SHOWN = 40
 _PLUGIN = "the device plugin"
 
 
@@ -176,30 +172,6 @@ def gpushare_annotations(
     }
 
 
-# -- our own -----------------------------------------------------------------------------------
-
-
-def _own_pod(pod: PodObject, names: ResourceNames) -> Record | None:
-    annotations = pod.metadata.annotations or {}
-    text = annotations.get(names.devices_annotation)
-    if text is None:
-        return None
-    field = f"metadata.annotations[{names.devices_annotation}]"
-    claims: dict[str, Claim] = {}
-    for part in text.split(",", _MOST_CLAIMS):
-        numbers = part.split(":", 4)
-        if not 2 <= len(numbers) <= 4:
-            raise InvalidInput(
-                field, f"{part[:_SHOWN]!r} is no device share", "write index:milli:memory:slots"
-            )
-        index, milli = bounded(numbers[0], field, _MOST_INDEX), bounded(numbers[1], field, 1000)
-        memory = bounded(numbers[2], field, MAX_DEVICE_MEMORY_MIB) if len(numbers) > 2 else 0
-        if str(index) in claims:
-            raise InvalidInput(field, "lists a device twice")
-        claims[str(index)] = Claim(str(index), memory, milli=milli)
-    return Record(OWN, tuple(claims.values()), annotations.get(names.uid_annotation, ""))
-
-
 def _no_node(_obj: NodeObject, _names: ResourceNames) -> list[Registered] | None:
     return None
 
@@ -217,7 +189,7 @@ PROTOCOLS = (
     Protocol(
         OWN,
         lambda gpu, names: gpu.chosen_by_us and gpu.resource != names.share_memory,
-        _own_pod,
+        recorded_devices,
         _no_node,
         lambda _names: "",
     ),

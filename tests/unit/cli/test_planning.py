@@ -12,7 +12,7 @@ import pytest
 
 from scheduler.cli.ask.plan import parse_budget
 from scheduler.core.errors import InvalidInput
-from scheduler.files import kubectl_dump, native
+from scheduler.files import dump_writer, native
 from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.simulator.generate import GeneratorConfig, generate
 from tests.builders import node, pod
@@ -37,7 +37,7 @@ def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -
     waiting = [pod(name, count=n, resource="nvidia.com/gpu") for name, n in (("w", 4), ("x", 8))]
     workload = Workload((node("a", gpus=4), node("b", gpus=4)), tuple(map(Arrival, waiting)), bound)
     path = tmp_path / "dump.json"
-    kubectl_dump.write(workload, path)
+    dump_writer.write(workload, path)
     content = json.loads(path.read_text())
     for item in content["items"]:
         if owned and item["kind"] == "Pod":

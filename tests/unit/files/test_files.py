@@ -24,7 +24,7 @@ from scheduler.core.model import (
 )
 from scheduler.core.selection import NOT_READY
 from scheduler.core.state import ClusterState
-from scheduler.files import kubectl_dump, native, openb
+from scheduler.files import dump_writer, kubectl_dump, native, openb
 from scheduler.files.load import load_nodes, load_workload
 from scheduler.files.workload import Arrival, BoundPod, Workload, place_bound
 from scheduler.kube.pod_requests import charge_of
@@ -224,7 +224,7 @@ def test_the_short_form_of_devices(tmp_path: Path) -> None:
 
 def test_a_kubectl_dump_round_trips_what_it_can_say(tmp_path: Path) -> None:
     path, original = tmp_path / "dump.json", _rich_workload()
-    kubectl_dump.write(original, path)
+    dump_writer.write(original, path)
     found = load_workload(path)
     for ours, theirs in zip(found.nodes, original.nodes, strict=True):
         assert (ours.devices, ours.taints) == (theirs.devices, theirs.taints)
@@ -266,9 +266,9 @@ def test_nodes_whose_devices_are_not_all_alike_round_trip(tmp_path: Path, kind: 
     assert [n.devices for n in found.nodes] == [ODD[kind]] and found.requests == asks
     if kind in ("units", "two models"):
         with pytest.raises(InvalidInput, match="use the snugfit/v1 format"):
-            kubectl_dump.write(original, tmp_path / "dump.json")
+            dump_writer.write(original, tmp_path / "dump.json")
         return
-    kubectl_dump.write(original, tmp_path / "dump.json")
+    dump_writer.write(original, tmp_path / "dump.json")
     found = kubectl_dump.read(tmp_path / "dump.json")
     assert found.requests[0].gpu == both
     told = [(g.resource, g.kind, g.product, len(g.devices)) for g in found.nodes[0].groups]

@@ -16,8 +16,9 @@ from scheduler.core.model import (
     PodRequest,
     Toleration,
 )
+from scheduler.kube.device_annotation import write_device_shares
 from scheduler.kube.objects import PodObject
-from scheduler.kube.pod_requests import pod_request, write_device_shares
+from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.table import record_of
 
