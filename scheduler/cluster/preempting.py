@@ -82,7 +82,12 @@ class Preempting:
             with self._lock:
                 row = self._engine.state.row_of.get(name, -1)
                 members = self._adoption.members
-                candidate = Candidate(self._engine, request, row, members) if row >= 0 else None
+                live = mirror is not None
+                candidate = (
+                    Candidate(self._engine, request, row, members, passed=live)
+                    if row >= 0
+                    else None
+                )
                 budgets = list(mirror.budgets.values()) if mirror else []
                 uids = candidate.everybody if candidate and budgets else ()
                 labels = {uid: mirror.labels_of(uid) for uid in uids} if mirror else {}

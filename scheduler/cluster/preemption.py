@@ -23,6 +23,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.feasibility import dynamic_reasons
 from scheduler.core.gangs.members import Members
 from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Release
+from scheduler.core.passed import believe
 from scheduler.core.state import ClusterState
 from scheduler.kube.disruption import BudgetObject, covers
 
@@ -141,6 +142,8 @@ class Candidate:
         Row of the node.
     members
         Members of gangs that run, on whatever node.
+    passed
+        kube-scheduler finds room there for what it counts itself, once its own victims have gone.
     """
 
     def __init__(
@@ -149,8 +152,10 @@ class Candidate:
         request: PodRequest,
         row: int,
         members: Members | None = None,
+        *,
+        passed: bool = False,
     ) -> None:
-        self.request = request
+        self.request, self._passed = request, passed
         self.node = node.name if (node := engine.state.nodes[row]) is not None else ""
         self.pods = engine.state.pods_on(row)
         placements, here = engine.state.placements, {p.pod.uid for p in self.pods}
@@ -179,6 +184,17 @@ class Candidate:
         """Whether the pod fits with what has been taken out."""
         assert self._state is not None  # callers look at possible
         return int(dynamic_reasons(self._state, self.request.shape, _ROW)[0]) == _FITS
+
+    def believe(self) -> None:
+        """kube-scheduler's victims are out: by its count, cpu and its like suffice now.
+
+        What is reserved for others it does not count.
+        """
+        assert self._state is not None  # callers look at possible
+        if self._passed:
+            held = (p.pod for p in self.pods if p.pod.uid in self.held - {self.request.uid})
+            reserved = [pod for pod in held if pod.uid in self._state.placements]
+            believe(self._state, self.request.shape, {0: reserved})
 
     def take_out(self, unit: Unit) -> None:
         """Imagine that these pods are gone."""
@@ -271,6 +287,7 @@ def choose_victims(
     rest = [unit for unit in units if unit not in base]
     for unit in base:
         candidate.take_out(unit)
+    candidate.believe()
     for order in _orders(rest, costs):
         found = _enough(candidate, order)
         if found is None:

@@ -20,7 +20,7 @@ from scheduler.core.excerpts import excerpt
 from scheduler.core.model import Placement, PodRequest, Reason, Shape
 from scheduler.core.state import ClusterState
 
-__all__ = ["as_passed", "doubtful", "short_of"]
+__all__ = ["as_passed", "believe", "doubtful", "short_of"]
 
 IntArray = NDArray[np.int64]
 
@@ -83,7 +83,7 @@ def as_passed(
         position = at.get(state.row_of.get(placement.node, -1), -1)
         if position >= 0 and placement.pod.uid != request.uid:
             others.setdefault(position, []).append(placement.pod)
-    _raise_to(seen, request.shape, others)
+    believe(seen, request.shape, others)
     return seen
 
 
@@ -137,8 +137,16 @@ def _put(seen: ClusterState, position: int, row: ClusterState) -> None:
     seen.counted.free[position] = row.counted.free[0]
 
 
-def _raise_to(seen: ClusterState, shape: Shape, others: Mapping[int, Sequence[PodRequest]]) -> None:
-    """Have every row offer and have left what is asked for, unless reservations are in the way."""
+def believe(seen: ClusterState, shape: Shape, others: Mapping[int, Sequence[PodRequest]]) -> None:
+    """Have every row offer and have left what is asked for, unless reservations are in the way.
+
+    Parameters
+    ----------
+    seen
+        Rows where kube-scheduler finds room for the shape, as far as it counts; written to.
+    others
+        By row, pods for which room is reserved there.
+    """
     kept = np.zeros((4, len(seen)), dtype=np.int64)
     for position, pods in others.items():
         for pod in pods:

@@ -358,3 +358,28 @@ def test_a_call_that_takes_too_long_answers_what_it_has() -> None:
     asking = msgspec.convert(pod_json("w", requests={"nvidia.com/gpu": "1"}), PodObject)
     answer = service.preempt(PreemptArgs(asking, {f"n{n}": ((), 0) for n in range(50)}))
     assert 1 <= len(answer) < 50
+
+
+@pytest.mark.parametrize(
+    ("passed", "reserved", "victims"),
+    [
+        (True, False, {"low"}),
+        (False, False, None),
+        (True, True, None),
+    ],
+)
+def test_cpu_that_kube_scheduler_finds_behind_its_victims_is_there(
+    passed: bool, reserved: bool, victims: set[str] | None
+) -> None:
+    """Somebody has ended without our hearing of it; what is reserved for others, only we know."""
+    engine = _engine(node("a", gpus=1, cpu=1000))
+    _run(engine, _low("low", count=1), 0)
+    other = pod("other", cpu=850, memory=1, priority=20)
+    if reserved:
+        engine.hold(other, "a", 100.0)
+    else:
+        _run(engine, other)
+    wanted = pod("wanted", cpu=200, memory=1, priority=10, count=1)
+    candidate = Candidate(engine, wanted, 0, passed=passed)
+    found = choose_victims(candidate, ["low"])
+    assert (None if found is None else set(found.uids)) == victims
