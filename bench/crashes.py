@@ -3,7 +3,7 @@
 Real etcd, kube-apiserver and kube-scheduler, and the extender, with the accounts and the
 configuration that the chart ships. 300 pods that all fit (halves and quarters of devices, whole
 devices) are created on 39 nodes while one or two components are killed with SIGKILL at six random
-points and started again within a second. A referee that reads the API alone watches every moment.
+points and started again within a second. A validator that reads the API alone watches every moment.
 In the end every pod has to be placed, no device promised twice at any moment, no reservation left,
 and the state of the extender has to be what the API says; a traceback in its log or an event that
 it could not apply counts as a failure too. One control plane serves all runs. A shorter storm is

@@ -4,8 +4,8 @@ The openb trace under the inflation protocol (see `online`), once in the simulat
 kube-apiserver, kube-scheduler and the running extender: the same nodes in the same order, the same
 pods in the same order over one connection, fractions and whole devices by `snugfit.io/gpu-milli`,
 models by node affinity. Beside it the same stream through kube-scheduler alone, which counts
-milli-GPU per node; its row counts only pods for which their node has a device. A referee that reads
-the API alone checks the end. The first run builds the control plane (needs Go).
+milli-GPU per node; its row counts only pods for which their node has a device. A validator that
+reads the API alone checks the end. The first run builds the control plane (needs Go).
 """
 
 from __future__ import annotations

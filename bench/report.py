@@ -104,9 +104,9 @@ def benchmark(name: str) -> Callable[[Callable[..., None]], click.Command]:
             if table is not None:
                 table_name(name, table)  # refused before hours of work, not after
             report = Report(name)
-            begun = datetime.now(UTC)
+            source = _source(settings)
             report.run(body, settings)
-            _publish(name, report, _run_of(begun, settings), table, as_json=as_json)
+            _publish(name, report, source, table, as_json=as_json)
             raise click.exceptions.Exit(report.exit_code)
 
         call.__doc__ = sys.modules[body.__module__].__doc__
@@ -127,10 +127,10 @@ _record = click.option(
 )
 
 
-def _run_of(begun: datetime, settings: dict[str, Any]) -> dict[str, Any]:
-    """Where the figures of this run come from."""
+def _source(settings: dict[str, Any]) -> dict[str, Any]:
+    """Where the figures of a run that begins now come from."""
     return {
-        "date": begun.date().isoformat(),
+        "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
         "versions": versions(),

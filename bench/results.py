@@ -1,6 +1,7 @@
 """Published figures: one file of JSON per table, in ``bench/results``.
 
-A file has ``benchmark``, ``title`` and ``runs``. A run has ``date``, ``commit``, ``machine``
+A file has ``benchmark``, ``title``, ``runs`` and how the page draws it (see ``bench/readme.py``). A
+run has ``date``, ``commit``, ``machine``
 (``model``, ``cores``, ``memory_gib``), ``command``, ``settings``, ``rows`` and ``facts``; what is
 not known is null. A run replaces the earlier one of the same command, and stands beside those of
 other commands: the table shows the rows of all of them.
@@ -57,7 +58,7 @@ def record(
     known = load(table, folder) if path.exists() else {"runs": []}
     runs = [other for other in known["runs"] if other["command"] != run["command"]]
     runs.append({**run, "rows": report.rows, "facts": report.facts})
-    content = {"benchmark": benchmark, "title": known.get("title", report.title), "runs": runs}
+    content = {"benchmark": benchmark, "title": report.title} | known | {"runs": runs}
     folder.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path

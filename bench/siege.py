@@ -4,8 +4,8 @@ The real server follows an API server over HTTP (`testbed/fake_api.py`), and a k
 it pod by pod. A hostile tenant creates, patches, finishes and deletes pods that contradict
 themselves (annotations and labels of everybody, right and wrong; patches after binding, namesakes,
 pods that name their node themselves), beside honest ones. Meanwhile watches are cut in every way
-and versions compacted, and the planner process is killed, or stopped without a word. A referee that
-knows requests and the Bindings as they were posted judges each placement; honest pods that fit
+and versions compacted, and the planner process is killed, or stopped without a word. A validator
+that knows requests and the Bindings as they were posted judges each placement; honest pods that fit
 beyond doubt have to be served within 30 s; drift is 0; resident memory is sampled, and its slope
 fitted after the warm-up. `--guarded` refuses changes of records to the tenant, as the admission
 policy does. Exit code 1 if a device was given twice, an honest pod was not served, or the account

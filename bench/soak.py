@@ -4,8 +4,9 @@ Real etcd, kube-apiserver and kube-scheduler, and the extender with the accounts
 configuration that the chart ships. Pods are created, finished and deleted at random, at most 150
 alive at a time; every 20 s a node is cordoned, removed or brought back. Resident memory, file
 descriptors and threads of the extender are sampled; the slope of memory is a least-squares fit
-after the warm-up, in which caches fill. A referee watches the API all the while. Give the benchmark
-`MALLOC_ARENA_MAX=2`, as the image has it. The first run builds the control plane (needs Go).
+after the warm-up, in which caches fill. A validator watches the API all the while. Give the
+benchmark `MALLOC_ARENA_MAX=2`, as the image has it. The first run builds the control plane (needs
+Go).
 """
 
 from __future__ import annotations
