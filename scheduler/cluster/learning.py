@@ -1,47 +1,27 @@
-"""What is learnt of the pods that ask, come and leave: the typical mix, and the turnover."""
+"""The life cycle of mix and prices, driven under the lock of a live cluster."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from threading import Lock
 
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
-from scheduler.core.mix import Learnt, MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GpuKind, PodRequest
 from scheduler.core.prices import Prices
-from scheduler.core.turnover import Turnover
+from scheduler.planner.pricing.lifecycle import (
+    MixUpdate,
+    PriceLifecycle,
+    PricingRules,
+    PricingTask,
+)
 
-__all__ = ["Learning", "Lesson"]
+__all__ = ["Learning"]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Lesson:
-    """A mix to be made of what is known, and its tables where it comes into force at once.
-
-    Parameters
-    ----------
-    learnt
-        What is known.
-    vocabulary
-        What the tables are made for; None without any.
-    number
-        Lessons before this one.
-    """
-
-    learnt: Learnt
-    vocabulary: Vocabulary | None
-    number: int
-
-    def make(self) -> tuple[TypicalMix, Fragmentation | None]:
-        """The mix and its tables; takes long, and no lock."""
-        mix = self.learnt.mix()
-        return mix, Fragmentation(self.vocabulary, mix) if self.vocabulary else None
 
 
 class Learning:
@@ -62,24 +42,19 @@ class Learning:
 
     def __init__(self, engine: Engine, config: ExtenderConfig, lock: Lock) -> None:
         self._engine, self._lock = engine, lock
-        self._every, self._half_life = config.relearns_every, config.mix_half_life_pods
-        self._next: TypicalMix | None = None  # in force together with prices for it
-        running = [placement.pod for placement in engine.state.placements.values()]
-        self._learner = MixLearner(self._half_life, running=running)
-        self._turnover = Turnover(running)
+        rules = PricingRules(
+            config.relearns_every,
+            config.mix_half_life_pods,
+            config.reprice_bindings,
+            config.reprice_s,
+        )
+        self._lifecycle = PriceLifecycle(engine, rules)
         self._begun = False
-        self._lesson: Lesson | None = None
-        self._lessons = self._learnt = 0
 
     @property
     def mix(self) -> TypicalMix:
         """The typical mix that prices are to be made for."""
-        return self._next or self._engine.mix
-
-    @property
-    def departures(self) -> float:
-        """Pods that leave for each that comes, in 0..1."""
-        return self._turnover.share
+        return self._lifecycle.mix
 
     def begun(self) -> None:
         """Everything that runs in a live cluster is known: start from that.
@@ -87,42 +62,46 @@ class Learning:
         Pods without devices are left out: kube-scheduler does not ask about them here.
         """
         pods = (placement.pod for placement in self._engine.state.placements.values())
-        running = [pod for pod in pods if pod.gpu.kind is not GpuKind.NONE]
-        self._learner = MixLearner(self._half_life, running=running)
-        self._turnover = Turnover(running)
+        self._lifecycle.on_initial_sync([pod for pod in pods if pod.gpu.kind is not GpuKind.NONE])
         self._begun = True
-        if self._every:
-            self._engine.set_mix(self._learner.mix())
-            self._next = self._lesson = None
 
     def asks(self, request: PodRequest) -> None:
         """A pod has asked for the first time; it may be time for a :meth:`lesson`."""
-        self._learner.observe(request)
-        if self._learner.due(self._every):
-            # Scores are made anew once, at prices for it; early on it does not wait for those.
-            soon = self._engine.prices is None or self._learner.observed < self._every
-            vocabulary = Vocabulary.of(self._engine.state) if soon else None
-            self._lessons += 1
-            self._lesson = Lesson(self._learner.learnt(), vocabulary, self._lessons)
+        self._lifecycle.on_pod_seen(request)
 
-    def lesson(self) -> Lesson | None:
-        """What is to be made now, if anything; whoever gets it has to :meth:`learn` it,
-        without the lock.
-        """
-        lesson, self._lesson = self._lesson, None
-        return lesson
+    def comes(self, request: PodRequest, *, asked: bool) -> None:
+        """A pod was placed; one that has not asked here has asked another replica."""
+        self._lifecycle.on_pod_placed(request)
+        if self._begun and not asked and request.gpu.kind is not GpuKind.NONE:
+            self.asks(request)
 
-    def learn(self, lesson: Lesson | None) -> None:
-        """Make a mix and its tables, and put them in force unless a later lesson is already."""
+    def leaves(self, request: PodRequest) -> None:
+        """A pod that was placed is gone."""
+        self._lifecycle.on_pod_left(request)
+
+    def lesson(self) -> MixUpdate | None:
+        """The mix that is due, if any. The caller has to :meth:`learn` it, without the lock."""
+        return self._lifecycle.take_update()
+
+    def learn(self, lesson: MixUpdate | None) -> None:
+        """Make a mix and its tables, and put them in force unless a later one is already."""
         if lesson is None:
             return
         mix, tables = lesson.make()
         with self._lock:
-            if lesson.number < self._learnt:
-                return
-            self._learnt, self._next = lesson.number, mix
-            if tables is not None:
-                self._engine.set_mix(mix, tables)
+            self._lifecycle.put_mix(lesson, mix, tables)
+
+    def prices_due(self, now: float, pause_s: float) -> bool:
+        """Whether prices are to be made anew; without the lock, so that it may be a moment late."""
+        return self._lifecycle.prices_due(now, self._engine.state.node_epoch, pause_s)
+
+    def task(self) -> PricingTask:
+        """What prices are to be made for now."""
+        return self._lifecycle.task(self._engine.state.node_epoch)
+
+    def priced(self, task: PricingTask, now: float) -> None:
+        """Prices were made for this task, or there are none."""
+        self._lifecycle.priced(task, now)
 
     def charge(
         self,
@@ -153,19 +132,6 @@ class Learning:
                 for _ in in_steps(rehearsed.steps()):
                     pass
         with self._lock:
-            mix = mix if prices is not None else self.mix
-            self._engine.set_prices(prices, rehearsed, mix)
-            if mix is self._next:
-                self._next = None
+            self._lifecycle.put_prices(prices, mix or self._lifecycle.mix, rehearsed)
             if prices is not None and self._engine.prices is None:
                 log.warning("prices lack a class of nodes that is here; scoring as fgd")
-
-    def comes(self, request: PodRequest, *, asked: bool) -> None:
-        """A pod was placed; one that has not asked here has asked another replica."""
-        self._turnover.comes(request)
-        if self._begun and not asked and request.gpu.kind is not GpuKind.NONE:
-            self.asks(request)
-
-    def leaves(self, request: PodRequest) -> None:
-        """A pod that was placed is gone."""
-        self._turnover.leaves(request)

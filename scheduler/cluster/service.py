@@ -49,6 +49,7 @@ from scheduler.kube.nodes import node_of
 from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.table import who_picks
+from scheduler.planner.pricing.lifecycle import PricingTask
 from scheduler.webhook.answers import (
     WINNER,
     NodeNames,
@@ -346,10 +347,14 @@ class ExtenderService:
         """The typical mix that prices are to be made for."""
         return self._learning.mix
 
-    @property
-    def bindings(self) -> int:
-        """Pods placed for good or gone, since the start."""
-        return self._bindings
+    def prices_due(self, now: float, pause_s: float) -> bool:
+        """Whether prices are due; changes of mix and nodes wait for the pause to pass."""
+        return self._learning.prices_due(now, pause_s)
+
+    def priced(self, task: PricingTask, now: float) -> None:
+        """Prices were made for this task, or there are none."""
+        with self._lock:
+            self._learning.priced(task, now)
 
     @property
     def nodes(self) -> int:
@@ -585,8 +590,7 @@ class ExtenderService:
             # Copies made by C loops; what takes longer happens outside the lock.
             placed, held = dict(engine.state.placements), set(engine.holds)
             nodes, epoch = list(engine.state.nodes), engine.state.node_epoch
-            mix, departures = self._learning.mix, self._learning.departures
-            bindings = self._bindings
+            pricing = self._learning.task()
             gangs = self._adoption.members.specs({pod.gang for pod in pending if pod.gang})
             generation = engine.state.generation_now
             turn = int(now // _REPLAN_S)  # holds and reservations come and go by themselves
@@ -597,10 +601,8 @@ class ExtenderService:
             [node for node in nodes if node is not None],
             [placement for uid, placement in placed.items() if uid not in held],
             pending,
-            mix,
-            bindings,
+            pricing,
             generation,
-            departures,
             gangs,
         )
 

@@ -9,8 +9,8 @@ from threading import Lock
 from scheduler.core.cluster_metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.spec import GangSpec
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
+from scheduler.planner.pricing.lifecycle import PricingTask
 
 __all__ = ["Figures", "PlanningView"]
 
@@ -26,10 +26,8 @@ class PlanningView:
     nodes: Sequence[Node]
     placements: Sequence[Placement]
     pending: tuple[PodRequest, ...]
-    mix: TypicalMix
-    bindings: int
+    pricing: PricingTask
     generation: int
-    departures: float
     gangs: Mapping[GangKey, GangSpec]
 
 

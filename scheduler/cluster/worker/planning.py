@@ -23,7 +23,7 @@ from scheduler.cluster.worker.process import Companion, CompanionFault, Counterp
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest, Release
-from scheduler.core.prices import PriceWeights, reprice_after
+from scheduler.core.prices import PriceWeights
 from scheduler.core.state import ClusterState
 
 __all__ = ["PlannerFigures", "PlannerLoop", "decided_by"]
@@ -91,7 +91,6 @@ class PlannerLoop:
         self._sent_epoch = -1
         self._sent_nodes: Mapping[str, Node] = {}
         self._sent_placements: Mapping[str, Placement] = {}
-        self._priced = (0.0, 0, -1)  # when, after how many bindings, for which nodes
         self._priced_mix: TypicalMix | None = None
         self._pricing_took_s = 0.0
         self._price_again_at = 0.0  # not before, since it has just failed
@@ -169,24 +168,15 @@ class PlannerLoop:
             self._ensure_process()
 
     def _reprice_due(self) -> bool:
-        """Whether enough has changed, or time has passed, since the prices in force were made."""
-        at, bindings, epoch = self._priced
-        now = self._service.bindings
+        """Whether prices are to be made anew, and the last attempt has not just failed."""
+        now = time.monotonic()
         # Nodes that come one by one are not worth a pricing each, nor is every first pod.
         pause_s = min(self._config.planner_debounce_s, _IDLE * self._pricing_took_s)
-        return time.monotonic() >= self._price_again_at and (
-            (
-                (epoch != self._service.node_epoch or self._priced_mix is not self._service.mix)
-                and time.monotonic() - at >= pause_s
-            )
-            or abs(now - bindings)
-            >= reprice_after(self._service.nodes, self._config.reprice_bindings)
-            or (now != bindings and time.monotonic() - at >= self._config.reprice_s)
-        )
+        return now >= self._price_again_at and self._service.prices_due(now, pause_s)
 
     def _reprice(self, view: PlanningView) -> None:
-        started = time.monotonic()
-        answer = self._ask(view, "price", (view.mix, self._weights, view.departures))
+        started, task = time.monotonic(), view.pricing
+        answer = self._ask(view, "price", (task.mix, self._weights, task.departures))
         if answer is None or "fault" in answer:
             if answer is not None:
                 log.error("prices could not be computed: %s", answer["fault"])
@@ -196,12 +186,12 @@ class PlannerLoop:
         made = answer["prices"]
         if made is not None:
             self.figures.priced_at = time.monotonic()
-        if made is not None or view.mix is not self._priced_mix:
+        if made is not None or task.mix is not self._priced_mix:
             # Where there are none, the last good ones stay.
-            self._service.set_prices(made or self._service.prices, view.mix)
-        self._priced = (time.monotonic(), view.bindings, view.epoch)
+            self._service.set_prices(made or self._service.prices, task.mix)
+        self._service.priced(task, time.monotonic())
         self._pricing_took_s = time.monotonic() - started
-        self._priced_mix = view.mix
+        self._priced_mix = task.mix
 
     def _price_later(self) -> None:
         """Pricing has failed: neither try five times a second nor charge old prices for ever."""

@@ -58,7 +58,7 @@ def test_at_prices_it_comes_with_the_prices_made_for_it(asked) -> None:
     asked.price(asked.service.mix)
     asked.ask(3, gpus=2)
     assert asked.gpus_in_force() == {1}
-    learnt = asked.service.planning_view().mix
+    learnt = asked.service.planning_view().pricing.mix
     assert {shape.gpu.count for shape in learnt.shapes} == {1, 2}
     asked.ask(3, gpus=4)  # while they are made
     asked.price(learnt)

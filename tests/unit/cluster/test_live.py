@@ -262,7 +262,7 @@ def _ask(following: Following, name: str) -> list[str]:
 def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow) -> None:
     """Whoever gets a node, asked about or not, and whoever had one and goes."""
     following = follow(hold_ttl_s=0.0).start()
-    share = [following.service.planning_view().departures]
+    share = [following.service.planning_view().pricing.departures]
     for turn in range(3):
         name = f"p{turn}"
         api.put(PODS, pod_json(name, requests={MILLI: "100"}))
@@ -271,11 +271,11 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
             assert "a" in _ask(following, name)
         api.put(PODS, pod_json(name, node="a", requests={MILLI: "100"}))
         eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.facts)
-    share.append(following.service.planning_view().departures)
+    share.append(following.service.planning_view().pricing.departures)
     assert share == [0.0, 0.0]  # nobody has left
     api.delete(PODS, "p0")
-    eventually(lambda: following.service.planning_view().departures > 0)
-    with_one = following.service.planning_view().departures
+    eventually(lambda: following.service.planning_view().pricing.departures > 0)
+    with_one = following.service.planning_view().pricing.departures
     assert 0 < with_one < 0.01  # one of three, but three are too few to tell
     # A pod that goes without ever having had a node is none that leaves.
     api.put(PODS, pod_json("never", requests={MILLI: "100"}))
@@ -283,12 +283,12 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
     _ask(following, "never")
     api.delete(PODS, "never")
     eventually(lambda: "uid-never" not in following.live.mirror.pending)
-    assert following.service.planning_view().departures == with_one
+    assert following.service.planning_view().pricing.departures == with_one
 
 
 def test_a_cluster_with_running_pods_is_taken_to_hold_its_level(api, follow) -> None:
     api.put(PODS, pod_json("there", node="a", requests={MILLI: "100"}))
-    assert follow().start().service.planning_view().departures == 1.0
+    assert follow().start().service.planning_view().pricing.departures == 1.0
 
 
 @pytest.mark.parametrize("status", [403, 429, 503])

@@ -11,9 +11,10 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
 from scheduler.core.mig import MigType, _count, _placements
-from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.planner.pricing.learner import MixLearner
 from tests.builders import node, pod
 
 MOST_POPULAR = 192

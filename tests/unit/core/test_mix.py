@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
+from scheduler.planner.pricing.learner import MixLearner
 from tests.builders import pod
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import MixLearner, TypicalMix
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import GpuKind
 from scheduler.core.prices import reprice_after
 from scheduler.core.state import ClusterState
+from scheduler.planner.pricing.learner import MixLearner
+from scheduler.planner.pricing.lifecycle import PricingRules
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
-from scheduler.simulator.pricing import RELEARN_EVERY, Pricing
+from scheduler.simulator.pricing import Pricing
 from tests.builders import node, pod
 
 SMALL = generate(GeneratorConfig(nodes=30, load=1.0, seed=6))
@@ -31,6 +35,7 @@ def test_prices_are_computed_again_when_enough_has_changed() -> None:
         row = engine.best(request)
         if row >= 0:
             engine.reserve(request, SMALL.nodes[row].name)
+            pricing.starts(request)
             placed += 1
         pricing.refresh()
     assert pricing.solved == 2
@@ -45,8 +50,10 @@ def test_the_last_good_prices_stay() -> None:
     good = engine.prices
     for _ in range(reprice_after(1)):  # binding and releasing counts as change
         engine.reserve(filler := pod(count=2), "a")
+        pricing.starts(filler)
         pricing.refresh()
         engine.release(filler.uid)
+        pricing.departs(filler)
     engine.reserve(pod(count=2), "a")
     pricing.refresh()
     assert good is not None and engine.prices is not None
@@ -62,12 +69,33 @@ def test_a_policy_without_prices_is_left_alone() -> None:
 def test_the_learnt_mix_is_what_the_webhook_would_have_learnt() -> None:
     engine = Engine(ClusterState(SMALL.nodes), "fgd", mix=TypicalMix())
     pricing, learner = Pricing(engine, "learnt"), MixLearner()
-    for number, request in enumerate(SMALL.requests[:70], start=1):
+    every = PricingRules().relearn_pods
+    asked_about = [pod for pod in SMALL.requests if pod.gpu.kind is not GpuKind.NONE]
+    for number, request in enumerate(asked_about[:70], start=1):
         pricing.arrives(request)
         learner.observe(request)
         if number in (1, 2, 4, 8, 16, 32, 64):
-            assert learner.due(RELEARN_EVERY) and engine.mix == learner.mix()
-    assert not learner.due(RELEARN_EVERY) and engine.mix != learner.mix()
+            assert learner.due(every) and engine.mix == learner.mix()
+    assert not learner.due(every) and engine.mix != learner.mix()
+
+
+def test_pods_that_kube_scheduler_would_not_ask_about_teach_nothing() -> None:
+    engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", mix=TypicalMix())
+    engine.reserve(pod(count=0), "a")
+    pricing = Pricing(engine, "learnt")
+    pricing.arrives(pod(count=0))
+    assert engine.mix.all_shapes == ()
+    pricing.arrives(pod(count=1))
+    assert [shape.gpu.count for shape in engine.mix.shapes] == [1]
+
+
+def test_the_rules_are_those_of_the_settings() -> None:
+    settings, rules = ExtenderConfig(), PricingRules()
+    assert (settings.relearns_every, settings.mix_half_life_pods, settings.reprice_bindings) == (
+        rules.relearn_pods,
+        rules.half_life_pods,
+        rules.reprice_changes,
+    )
 
 
 def test_learning_starts_from_the_pods_that_run() -> None:
