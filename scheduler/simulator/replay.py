@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
 
+from scheduler.advisor.snapshot import Snapshot
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs.spec import minimum_of
@@ -29,7 +30,6 @@ from scheduler.core.validator import Referee
 from scheduler.files.workload import Arrival, Workload, meet, place_bound
 from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
-from scheduler.planner.problem import Problem
 from scheduler.simulator.inflation import (
     Experiment,
     RefereeMismatch,
@@ -436,13 +436,9 @@ class _Run:
     def _carry_out_plan(self, now: float) -> None:
         """Plan all waiting pods at once and start those that the plan has a node for."""
         waiting = {pod.arrival.request.uid: pod for pod in self.pool.values()}
-        problem = Problem(
-            self.state.snapshot(),
-            tuple(pod.arrival.request for pod in waiting.values()),
-            objective="gpu",
-            policy=self.experiment.policy,
-            gangs=self.workload.gangs,
-        )
+        pending = tuple(pod.arrival.request for pod in waiting.values())
+        snapshot = Snapshot(self.state.snapshot(), pending, self.workload.gangs)
+        problem = snapshot.problem("gpu", policy=self.experiment.policy)
         made = plan(problem, Budget(_PLAN_WORK, deterministic=True, seed=self.experiment.seed))
         self.plans += 1
         for placement in made.placements:

@@ -32,26 +32,16 @@ def command(
     allocate (linear relaxation, proved), and an integer plan with its gap. Priorities are
     ignored, and so is where pods run already. Compare with what `snugfit simulate` allocates.
     """
-    from dataclasses import replace
-
+    from scheduler.advisor.snapshot import Snapshot
     from scheduler.cli.ask.plan import parse_budget
     from scheduler.cli.console import print_json, print_table
     from scheduler.cli.inputs import read_workload, said_of
-    from scheduler.core.state import ClusterState
     from scheduler.planner.effort import Budget
     from scheduler.planner.plan import plan
-    from scheduler.planner.problem import Problem
 
     limit = parse_budget(budget)
     workload = read_workload(nodes, pods)
-    requests = (*workload.requests, *(running.request for running in workload.bound))
-    pending = tuple(replace(request, priority=0) for request in requests)
-    problem = Problem(
-        ClusterState(workload.nodes).snapshot(),
-        pending,
-        objective="gpu",
-        not_considered=workload.not_considered,
-    )
+    problem = Snapshot.of_empty_cluster(workload).problem("gpu")
     made = plan(problem, Budget(limit, seed=seed))
     capacity = max(1, workload.gpu_milli)
     value = sum(tier.value for tier in made.tiers)
@@ -60,14 +50,14 @@ def command(
     content = {
         "status": made.status.value,
         "capacity_gpu_milli": workload.gpu_milli,
-        "requested_gpu_milli": sum(request.gpu.requested_milli for request in pending),
+        "requested_gpu_milli": sum(request.gpu.requested_milli for request in problem.pending),
         "planned_gpu_milli": value,
         "bound_gpu_milli": most,
         "planned_percent": round(100 * value / capacity, 4),
         "bound_percent": round(100 * most / capacity, 4),
         "gap_percent": round(gap, 4),
         "pods_placed": sum(tier.placed for tier in made.tiers),
-        "pods": len(pending),
+        "pods": len(problem.pending),
         "seconds": round(made.seconds, 3),
     }
     if as_json:

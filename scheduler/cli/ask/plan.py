@@ -11,10 +11,9 @@ import click
 from scheduler.cli.terminal import say
 
 if TYPE_CHECKING:
-    from scheduler.files.kubectl_dump import Dump
     from scheduler.planner.problem import Plan, Problem
 
-__all__ = ["command", "parse_budget", "problem_of"]
+__all__ = ["command", "parse_budget"]
 
 _MOST_COST = 1_000_000
 _MOST_SEED = 1 << 31
@@ -89,8 +88,7 @@ def command(
       -A -o json > dump.json
     snugfit plan --snapshot dump.json --budget 10s --explain
     """  # noqa: D301 - click looks for a real backspace
-    from dataclasses import replace
-
+    from scheduler.advisor.snapshot import Snapshot
     from scheduler.cli.console import print_json
     from scheduler.cli.inputs import remark
     from scheduler.core.errors import InvalidInput
@@ -104,7 +102,12 @@ def command(
     costs = _model_costs(model_costs) if model_costs else {}
     dump = load_dump(snapshot)
     remark(", ".join(map(str, snapshot)), dump.workload)
-    problem = replace(_problem(dump, objective, moves=moves, topology=topology), model_costs=costs)
+    problem = Snapshot.of_dump(dump).problem(
+        objective,
+        moves=moves,
+        topology=[key.strip() for key in topology.split(",") if key.strip()],
+        model_costs=costs,
+    )
     made = plan(problem, Budget(limit, deterministic=deterministic, seed=seed))
     if as_json:
         misread = [one.to_json() for one in dump.workload.not_understood]
@@ -113,42 +116,6 @@ def command(
         _print_plan(made, problem, explain=explain)
     if made.unplaced:
         raise click.exceptions.Exit(1)
-
-
-def problem_of(
-    path: Path, objective: str = "pods", *, moves: bool = True, topology: str = ""
-) -> Problem:
-    """The problem that a file states; raises as the readers of files do."""
-    from scheduler.files.load import load_dump
-
-    return _problem(load_dump(path), objective, moves=moves, topology=topology)
-
-
-def _problem(dump: Dump, objective: str, *, moves: bool, topology: str) -> Problem:
-    from scheduler.core.engine import Engine
-    from scheduler.core.state import ClusterState
-    from scheduler.files.workload import place_bound
-    from scheduler.planner.problem import Disruption, DisruptionBudget, Problem
-
-    engine = Engine(ClusterState(dump.workload.nodes), "best-fit")
-    place_bound(engine, dump.workload)
-    running = engine.state.placements
-    return Problem(
-        engine.state.snapshot(),
-        dump.workload.requests,
-        {u: Disruption(cost, 1) for u, cost in dump.move_costs.items() if u in running}
-        if moves
-        else {},
-        tuple(DisruptionBudget(b.name, b.uids & running.keys(), b.allowed) for b in dump.budgets),
-        topology=tuple(key.strip() for key in topology.split(",") if key.strip()),
-        objective=objective,
-        preferences=dump.preferences,
-        not_considered=dump.workload.not_considered,
-        gangs=dump.workload.gangs,
-        provisos=dump.provisos,
-        patient=dump.patient,
-        unmet=dump.unmet,
-    )
 
 
 def _model_costs(path: Path) -> dict[str, int]:

@@ -378,13 +378,13 @@ def _plan(
     content: tuple[float, Mapping[GangKey, GangSpec]],
 ) -> dict[str, Any]:
     # Imported in the planner process alone: the solver takes a third of a second and 100 MB.
+    from scheduler.advisor.snapshot import Snapshot  # noqa: PLC0415
     from scheduler.planner.effort import Budget  # noqa: PLC0415
     from scheduler.planner.plan import plan  # noqa: PLC0415
-    from scheduler.planner.problem import Problem  # noqa: PLC0415
 
     seconds, gangs = content
     try:
-        problem = Problem(state.fork(), tuple(pending), gangs=gangs)
+        problem = Snapshot(state.fork(), tuple(pending), gangs).problem()
         made = plan(problem, Budget(seconds, workers=1))
     except Exception as error:  # noqa: BLE001 - told to the web process, which logs it
         return {"fault": f"{type(error).__name__}: {error}"}

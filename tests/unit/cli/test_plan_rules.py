@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from scheduler.advisor.snapshot import Snapshot
 from scheduler.cli.ask.bound import command as bound
-from scheduler.cli.ask.plan import problem_of
+from scheduler.files.load import load_dump
 from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
 from scheduler.planner.problem import Plan, Status
@@ -26,7 +27,7 @@ def planned(tmp_path: Path) -> Any:
     def planned(*items: dict[str, Any]) -> Plan:
         path = tmp_path / "dump.json"
         path.write_text(json.dumps({"kind": "List", "items": list(items)}))
-        return plan(problem_of(path), Budget(2.0, deterministic=True))
+        return plan(Snapshot.of_dump(load_dump(path)).problem(), Budget(2.0, deterministic=True))
 
     return planned
 
