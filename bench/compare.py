@@ -20,7 +20,7 @@ import click
 import msgspec
 
 from bench.figures import percentiles
-from bench.processes import processor_s
+from bench.processes import children, processor_s
 from bench.report import Report, benchmark
 from scheduler.core.model import GpuRequest
 from scheduler.files import native
@@ -52,9 +52,9 @@ def command(report: Report, before: Path, after: Path, nodes: int, cycles: int) 
         workload = generate(GeneratorConfig(nodes=nodes, load=0.6, seed=3))
         native.write(filled_cluster(workload, "fgd"), cluster)
         urls = [_start(stack, str(tree.resolve()), cluster) for tree in (before, after)]
-        spent = [-processor_s(pid) for pid in _children()]
+        spent = [-processor_s(pid) for pid in children(os.getpid())]
         figures = _measure(report, urls, nodes, cycles)
-        spent = [s + processor_s(pid) for s, pid in zip(spent, _children(), strict=True)]
+        spent = [s + processor_s(pid) for s, pid in zip(spent, children(os.getpid()), strict=True)]
     for call in CALLS:
         old, new = (percentiles(times[call], 10, 50, 99, digits=2) for times in figures)
         report.add(
@@ -73,11 +73,6 @@ def _start(stack: ExitStack, checkout: str, cluster: Path) -> str:
     os.environ["PYTHONPATH"] = checkout
     with chdir(checkout):  # the first place where Python looks for modules
         return stack.enter_context(running_server(cluster))
-
-
-def _children() -> list[int]:
-    tasks = Path("/proc/self/task").glob("*/children")
-    return sorted(int(pid) for task in tasks for pid in task.read_text().split())
 
 
 def _measure(

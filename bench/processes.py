@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-__all__ = ["memory_mib", "processor_s"]
+__all__ = ["children", "memory_mib", "processor_s"]
+
+
+def children(pid: int) -> list[int]:
+    """Processes that this one has started, oldest first."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/children")
+    return sorted(int(child) for task in tasks for child in task.read_text("ascii").split())
 
 
 def memory_mib(pid: int, field: str = "VmRSS") -> int:

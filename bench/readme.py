@@ -185,6 +185,7 @@ def _sources(runs: Sequence[Mapping[str, Any]]) -> list[str]:
                 machine["model"],
                 cores and f"{cores} cores",
                 memory and f"{memory:g} GiB",
+                run.get("load") is not None and f"at a load of {run['load']:g}",
                 run.get("note"),
             )
             if text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -133,6 +134,7 @@ def _source(settings: dict[str, Any]) -> dict[str, Any]:
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),
+        "load": round(os.getloadavg()[0], 1),
         "versions": versions(),
         "command": shlex.join(["python", "-m", "bench", *_without_output(sys.argv[1:])]),
         "settings": {key: _plain(value) for key, value in settings.items()},

@@ -1,10 +1,10 @@
 """Published figures: one file of JSON per table, in ``bench/results``.
 
 A file has ``benchmark``, ``title``, ``runs`` and how the page draws it (see ``bench/readme.py``). A
-run has ``date``, ``commit``, ``machine``
-(``model``, ``cores``, ``memory_gib``), ``command``, ``settings``, ``rows`` and ``facts``; what is
-not known is null. A run replaces the earlier one of the same command, and stands beside those of
-other commands: the table shows the rows of all of them.
+run has ``date``, ``commit``, ``machine`` (``model``, ``cores``, ``memory_gib``), ``load`` when it
+began, ``command``, ``settings``, ``rows`` and ``facts``; what is not known is null. A run replaces
+the earlier one of the same command, and stands beside those of other commands: the table shows the
+rows of all of them.
 """
 
 from __future__ import annotations

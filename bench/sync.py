@@ -21,7 +21,7 @@ import click
 import msgspec
 from kubernetes.client import ApiClient
 
-from bench.processes import memory_mib, processor_s
+from bench.processes import children, memory_mib, processor_s
 from bench.report import Report, benchmark
 from scheduler.kube.objects import PodObject
 from testbed.large_cluster import following, pod
@@ -65,6 +65,7 @@ def until_ready(extender: subprocess.Popen[str], began: float) -> tuple[str, dic
         "first_sync_s": float(synced.split(" in ")[1].split()[0]),
         "resident_mib": memory_mib(extender.pid),
         "peak_mib": memory_mib(extender.pid, "VmHWM"),
+        "planner_process_mib": sum(map(memory_mib, children(extender.pid))),
         "pods": int(float(metrics["snugfit_pods_running"])),
         "nodes": content["nodes"],
         "faults": int(float(metrics["snugfit_watch_faults_total"])),

@@ -31,6 +31,8 @@ class _Side:
     latencies_ms: dict[str, list[float]]
 
     def to_json(self) -> dict[str, Any]:
+        import numpy as np
+
         from scheduler.core.cluster_metrics import CAUSES
 
         capacity = self.metrics.capacity_milli
@@ -46,15 +48,13 @@ class _Side:
             "pods_placed": self.placed,
             "pods_dropped": self.dropped,
             "latency_ms": {
-                verb: {"p50": _percentile(times, 50), "p99": _percentile(times, 99)}
+                verb: {
+                    f"p{percent}": round(float(np.percentile(times, percent)), 3)
+                    for percent in (50, 99)
+                }
                 for verb, times in self.latencies_ms.items()
             },
         }
-
-
-def _percentile(times: list[float], percent: int) -> float:
-    ordered = sorted(times)
-    return round(ordered[min(len(ordered) - 1, len(ordered) * percent // 100)], 3)
 
 
 @click.command("demo")
