@@ -24,6 +24,8 @@ __all__ = ["as_passed", "believe", "doubtful", "short_of"]
 
 IntArray = NDArray[np.int64]
 
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
+
 # Reasons that may be about something that kube-scheduler counts itself.
 _DOUBTFUL = np.zeros(len(Reason), dtype=bool)
 for _reason in (
@@ -52,8 +54,12 @@ def doubtful(codes: NDArray[np.int8], rows: IntArray) -> IntArray:
     (K,) int64
         Ascending, each row once.
     """
-    known = rows[rows >= 0]
-    return np.unique(known[_DOUBTFUL[codes[known]]])
+    doubts = _DOUBTFUL[codes]
+    if not doubts.any():
+        return _NO_ROWS
+    asked = np.zeros(len(codes) + 1, dtype=bool)
+    asked[rows] = True  # unknown nodes fall on the last one
+    return np.flatnonzero(doubts & asked[:-1])
 
 
 def as_passed(
