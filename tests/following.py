@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 from scheduler.cluster.follow import LiveCluster
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
 from scheduler.webhook.routes import create_app
 from testbed.fake_api import NODES, PODS, FakeApi, eventually
+from tests.service import Service
 
 BUDGETS = "/apis/policy/v1/poddisruptionbudgets"
 MILLI = "snugfit.io/gpu-milli"
@@ -19,13 +21,26 @@ MILLI = "snugfit.io/gpu-milli"
 class Following:
     """A live cluster over a fake API server."""
 
-    def __init__(self, api: FakeApi, identity: str = "me", **settings: Any) -> None:
+    def __init__(
+        self,
+        api: FakeApi,
+        identity: str = "me",
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        **settings: Any,
+    ) -> None:
         self.api = api
         quiet = {"watch_groups": "", "recount_s": 0.0, "watch_read_s": 5.0, "bind_deadline_s": 60.0}
         config = ExtenderConfig(**quiet | settings)
-        self.service = ExtenderService(Engine(ClusterState()), config, offline=False)
-        self.live = LiveCluster(self.service, api.client(), config, identity)
-        self.web = create_app(self.service, None, self.live).test_client()
+        self.service = Service(
+            Engine(ClusterState()),
+            config,
+            offline=False,
+            clock=clock,
+            live=lambda ledger: LiveCluster(ledger, api.client(), identity),
+        )
+        self.live = self.service.live
+        self.web = create_app(self.service.webhook).test_client()
 
     def start(self) -> Following:
         self.live.start()

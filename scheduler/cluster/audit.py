@@ -25,7 +25,7 @@ import msgspec
 
 from scheduler.cluster.api.paging import Reads, pages
 from scheduler.cluster.housekeeping import Sparingly
-from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.watched import Kind
 from scheduler.core.errors import KubeApiError
 from scheduler.kube.salvage import InPart, salvage
@@ -81,12 +81,12 @@ class _Doubt:
 
 
 class Audit:
-    """Reads again what is doubtful. Marking is done with the service's lock held.
+    """Reads again what is doubtful. Marking is done with the cluster's lock held.
 
     Parameters
     ----------
-    service
-        Whose lock guards everything that is known.
+    ledger
+        Of the cluster.
     client
         The API.
     kinds
@@ -99,14 +99,14 @@ class Audit:
 
     def __init__(
         self,
-        service: ExtenderService,
+        ledger: Ledger,
         client: Reads,
         kinds: Callable[[], Mapping[str, Kind]],
         recount: Callable[[], object],
         figures: AuditFigures,
     ) -> None:
         self.figures = figures
-        self._service, self._client, self._kinds = service, client, kinds
+        self._ledger, self._client, self._kinds = ledger, client, kinds
         self._recount = recount
         self._doubts: dict[tuple[str, str], _Doubt] = {}
         self._told = Sparingly(_ONCE_S)
@@ -144,7 +144,7 @@ class Audit:
     def reread(self) -> None:
         """Read what is doubtful and due; :class:`KubeApiError` if the API cannot be asked."""
         now = time.monotonic()
-        with self._service.exclusive():
+        with self._ledger.locked(chore=True):
             due = [(key, doubt) for key, doubt in self._doubts.items() if doubt.due <= now]
         for key, doubt in sorted(due, key=lambda item: item[1].due)[:_MOST_READINGS]:
             kind = self._kinds().get(key[0])
@@ -153,14 +153,14 @@ class Audit:
             try:
                 obj = self._one(kind, doubt)
             except KubeApiError as error:
-                with self._service.exclusive():
+                with self._ledger.locked(chore=True):
                     self._again(key, doubt)
                 if error.passing:
                     raise
                 log.warning("%s of %s cannot be read: %s", doubt.name, kind.label, error)
                 continue
             self.figures.rereads += 1
-            with self._service.exclusive():
+            with self._ledger.locked(chore=True):
                 if self._doubts.get(key) is doubt:  # else an event has come in the meantime
                     self._settle(kind, key[1], doubt, obj)
             if doubt.confirmed:
@@ -248,7 +248,7 @@ class Audit:
         return suspects
 
     def _audit(self, kind: Kind) -> int:
-        with self._service.exclusive():
+        with self._ledger.locked(chore=True):
             missing = set(kind.known())
         found: dict[str, Any] = {}
         selection = {"fieldSelector": kind.selector} if kind.selector else {}
@@ -256,10 +256,9 @@ class Audit:
             objects = [_whatever(obj) for raw in page if (obj := _decoded(kind, raw)) is not None]
             missing.difference_update(map(kind.identity, objects))
             for some in _slices(objects):
-                with self._service.exclusive():
+                with self._ledger.locked(chore=True):
                     found |= {kind.identity(obj): obj for obj in some if self._odd(kind, obj)}
-                time.sleep(0)  # let a waiting request have its turn
-        with self._service.exclusive():
+        with self._ledger.locked(chore=True):
             # What has come, changed or gone meanwhile is known by now.
             named = {
                 identity: (obj.metadata.namespace, obj.metadata.name)

@@ -12,27 +12,26 @@ later and evicts nobody.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.cluster.ledger import Cluster
 from scheduler.cluster.preemption import curable
-from scheduler.core.engine import Engine
 from scheduler.core.errors import KubeApiError
 from scheduler.core.model import PodRequest, Reason
 
-__all__ = ["Evictions", "Unheard", "catch_up"]
+__all__ = ["Unheard", "catch_up", "unheard", "waited_for"]
 
 _LOOK_S = 0.004
 _CATCH_UP_S = 0.25  # kube-scheduler stands still meanwhile
 _UNKNOWN_FOR_S = 5.0
-_MOST_VICTIMS = 200_000  # named for all pods together
 _MOST_ASKED_ABOUT = 16
 
 IntArray = NDArray[np.int64]
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,30 +80,30 @@ def catch_up(look: Look, ask: Ask | None = None) -> str:
     str
         Why even after that a refusal may be wrong; else empty.
     """
-    unheard, now = look()
-    if unheard is None:
+    missing, now = look()
+    if missing is None:
         return ""
     until = now + _CATCH_UP_S
-    if ask is not None and len(unheard.victims) <= _MOST_ASKED_ABOUT:
-        answered = _ask_about(unheard.victims, ask, look, until)
-        unheard, now = look()
-        if unheard is None:
+    if ask is not None and len(missing.victims) <= _MOST_ASKED_ABOUT:
+        answered = _ask_about(missing.victims, ask, look, until)
+        missing, now = look()
+        if missing is None:
             return ""
         if not answered:
-            return Unheard(unheard.victims, certain=True, since=now).problem(now)
-        if not unheard.certain:
+            return Unheard(missing.victims, certain=True, since=now).problem(now)
+        if not missing.certain:
             return ""  # they are still there, for kube-scheduler too
-    while unheard is not None and now < min(until, unheard.since + _CATCH_UP_S):
+    while missing is not None and now < min(until, missing.since + _CATCH_UP_S):
         time.sleep(_LOOK_S)
-        unheard, now = look()
-    return unheard.problem(now) if unheard is not None else ""
+        missing, now = look()
+    return missing.problem(now) if missing is not None else ""
 
 
 def _ask_about(victims: Mapping[str, PodRequest], ask: Ask, look: Look, until: float) -> bool:
-    """Whether the API has said of all of them what became of them, or it makes no odds by now."""
+    """Whether the API has said what became of all of them, or that does not matter by now."""
     for pod in victims.values():
-        unheard, now = look()
-        if unheard is None or pod.uid not in unheard.victims:
+        missing, now = look()
+        if missing is None or pod.uid not in missing.victims:
             continue
         if now >= until:
             return False
@@ -115,110 +114,34 @@ def _ask_about(victims: Mapping[str, PodRequest], ask: Ask, look: Look, until: f
     return True
 
 
-@dataclass(slots=True)
-class _Named:
-    by_node: Mapping[str, tuple[str, ...]]
-    missed: dict[tuple[frozenset[str], bool], float] = field(default_factory=dict)
+def waited_for(cluster: Cluster, request: PodRequest) -> IntArray:
+    """Rows where victims named for the pod are still there."""
+    if request.uid not in cluster.victims:
+        return _NO_ROWS
+    state = cluster.engine.state
+    left = cluster.victims.left(request.uid, state)
+    return np.array([state.row_of[node] for node in left], dtype=np.int64)
 
 
-class Evictions:
-    """Whom we named, by the pod that wants room. Used by one thread at a time.
+def unheard(cluster: Cluster, request: PodRequest, rows: IntArray) -> Unheard | None:
+    """What we may not have heard yet of the nodes asked about; None if it makes no difference.
 
     Parameters
     ----------
-    most
-        Pods remembered; the one that asked longest ago is forgotten first.
+    rows : (R,)
+        Nodes that kube-scheduler takes for large enough.
     """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._named: OrderedDict[str, _Named] = OrderedDict()
-        self._victims = 0
-
-    def __len__(self) -> int:
-        return len(self._named)
-
-    def __contains__(self, uid: str) -> bool:
-        return uid in self._named
-
-    def name(self, uid: str, by_node: Mapping[str, Sequence[str]]) -> None:
-        """These victims have been named for a pod, by node; kube-scheduler takes one of them."""
-        self.drop(uid)
-        kept = {node: tuple(victims) for node, victims in by_node.items() if victims}
-        if not kept:
-            return
-        self._named[uid] = _Named(kept)
-        self._victims += _count(kept)
-        while len(self._named) > self._most or (
-            self._victims > _MOST_VICTIMS and len(self._named) > 1
-        ):
-            self.drop(next(iter(self._named)))
-
-    def chosen(self, uid: str, node: str) -> None:
-        """kube-scheduler has decided for one of the nodes: nobody is evicted on the others."""
-        named = self._named.get(uid)
-        if named is not None and node in named.by_node:
-            self._victims -= _count(named.by_node)
-            named.by_node = {node: named.by_node[node]}
-            self._victims += _count(named.by_node)
-
-    def drop(self, uid: str) -> None:
-        """The pod has found its place, or is gone."""
-        named = self._named.pop(uid, None)
-        if named is not None:
-            self._victims -= _count(named.by_node)
-
-    def waited_for(self, engine: Engine, request: PodRequest) -> IntArray:
-        """Rows where victims named for the pod are still there."""
-        named = self._named.get(request.uid)
-        if named is None:
-            return np.zeros(0, dtype=np.int64)
-        left = self._left(engine, named, named.by_node)
-        return np.array([engine.state.row_of[node] for node in left], dtype=np.int64)
-
-    def unheard(
-        self, engine: Engine, request: PodRequest, rows: IntArray, now: float
-    ) -> Unheard | None:
-        """What we may not have heard yet of the nodes asked about; None if it makes no odds.
-
-        Parameters
-        ----------
-        rows : (R,)
-            Nodes that kube-scheduler takes for large enough.
-        """
-        named = self._named.get(request.uid)
-        if named is None:
-            return None
-        asked = set(rows.tolist())
-        nodes = [node for node in named.by_node if engine.state.row_of.get(node) in asked]
-        left = self._left(engine, named, nodes)
-        if not left:
-            return None
-        codes = engine.filter(request, rows, passed=True)
-        if (codes == Reason.FITS.code).any():
-            return None
-        at = np.isin(rows, [engine.state.row_of[node] for node in left])
-        certain = bool(curable(engine, request, rows[at], codes[at]).any())
-        placements = engine.state.placements
-        missing = {uid: placements[uid].pod for victims in left.values() for uid in victims}
-        since = named.missed.setdefault((frozenset(missing), certain), now)
-        return Unheard(missing, certain, since)
-
-    @staticmethod
-    def _left(engine: Engine, named: _Named, nodes: Iterable[str]) -> dict[str, list[str]]:
-        """Victims that are still there, by node."""
-        placements = engine.state.placements
-        left = {}
-        for node in nodes:
-            there = [
-                uid
-                for uid in named.by_node[node]
-                if uid in placements and placements[uid].node == node
-            ]
-            if there and node in engine.state.row_of:
-                left[node] = there
-        return left
-
-
-def _count(by_node: Mapping[str, Sequence[str]]) -> int:
-    return sum(map(len, by_node.values()))
+    engine, state = cluster.engine, cluster.engine.state
+    asked = set(rows.tolist())
+    named = cluster.victims.left(request.uid, state)
+    left = {node: victims for node, victims in named.items() if state.row_of[node] in asked}
+    if not left:
+        return None
+    codes = engine.filter(request, rows, passed=True)
+    if (codes == Reason.FITS.code).any():
+        return None
+    at = np.isin(rows, [state.row_of[node] for node in left])
+    certain = bool(curable(engine, request, rows[at], codes[at]).any())
+    missing = {uid: state.placements[uid].pod for victims in left.values() for uid in victims}
+    since = cluster.victims.missed_since(request.uid, missing, cluster.now, certain=certain)
+    return Unheard(missing, certain, since)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,14 @@ from http import HTTPStatus
 from scheduler.cluster.api.client import KubeClient
 from scheduler.cluster.audit import Audit, AuditFigures
 from scheduler.cluster.binding import Binder
+from scheduler.cluster.chores import expired_reservations, pods_to_requeue, requeue_later
 from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
+from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.preempting import due_evictions
+from scheduler.cluster.repricing import put_mix_if_due
 from scheduler.cluster.requeue import WAKE_ANNOTATION
-from scheduler.cluster.service import ExtenderService
-from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.errors import KubeApiError
 from scheduler.core.model import PodRequest
-from scheduler.kube.mirror import Mirror
 
 __all__ = ["Caretaker", "LiveFigures"]
 
@@ -74,12 +74,14 @@ class Caretaker:
 
     Parameters
     ----------
-    service, mirror, binder, client, config, figures
+    ledger, binder, client, figures
         Of the live cluster.
     audit
         Compares what is known with the API.
     active
         Whether this replica is the one that compares it.
+    accepting
+        Whether verbs are answered here.
     groups
         Looks for kinds of gangs that are served by now.
     policy
@@ -90,29 +92,28 @@ class Caretaker:
 
     def __init__(
         self,
-        service: ExtenderService,
-        mirror: Mirror,
+        ledger: Ledger,
         binder: Binder,
         client: KubeClient,
-        config: ExtenderConfig,
         figures: LiveFigures,
         *,
         audit: Audit,
         active: Callable[[], bool],
+        accepting: Callable[[], bool],
         groups: Callable[[], None],
         policy: Callable[[], None],
         classes: Callable[[], None],
     ) -> None:
-        self._service, self._mirror, self._binder = service, mirror, binder
-        self._client, self._config, self._figures = client, config, figures
-        self._audit, self._active = audit, active
+        config = ledger.config
+        self._ledger, self._binder, self._client, self._figures = ledger, binder, client, figures
+        self._audit, self._active, self._accepting = audit, active, accepting
         self._told, self._patience = Sparingly(_TOLD_EVERY_S), Patience()
         self._chores = [
-            Chore("learning", service.learn),
+            Chore("learning", lambda: put_mix_if_due(ledger)),
             Chore("groups", groups, _NEW_KINDS_EVERY_S),
             Chore("record policy", policy, _POLICY_EVERY_S),
             Chore("device classes", classes, _NEW_KINDS_EVERY_S),
-            Chore("holds", lambda: self._settle("holds", service.overdue())),
+            Chore("holds", lambda: self._settle("holds", expired_reservations(ledger))),
             Chore("bindings", lambda: self._settle("bindings", binder.overdue())),
         ]
         if config.wake_after_s:
@@ -173,8 +174,8 @@ class Caretaker:
             log.error("%s: pod %s is left out: %s", chore, pod.key, text, exc_info=error)
 
     def _wake_missed(self) -> None:
-        if self._service.accepting():
-            self._wake(self._service.missed(self._config.wake_after_s))
+        if self._accepting():
+            self._wake(pods_to_requeue(self._ledger, self._ledger.config.wake_after_s))
 
     def _wake(self, missed: Sequence[PodRequest]) -> None:
         """Let kube-scheduler ask about these pods again."""
@@ -186,26 +187,28 @@ class Caretaker:
             except KubeApiError as error:
                 log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
                 if error.passing:
-                    self._service.still_missed(missed[at:])  # the others would fare no better
+                    requeue_later(self._ledger, missed[at:])  # the others would fare no better
                     return
             except Exception as error:  # noqa: BLE001 - of this pod alone
                 self._failed("waking", pod, error)
-                self._service.still_missed([pod])
+                requeue_later(self._ledger, [pod])
             else:
                 self._figures.wakeups += 1
                 log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)
 
     def _evict_remainders(self) -> None:
         """Evict what is left of gangs elsewhere, as far as their budgets allow."""
-        if not self._service.accepting():
+        if not self._accepting():
             return
-        due = [pod for pod in self._service.preempting.due() if not self._patience.waits(pod.uid)]
+        with self._ledger.locked(chore=True) as cluster:
+            due = due_evictions(cluster)
+        due = [pod for pod in due if not self._patience.waits(pod.uid)]
         for pod in due[:_MOST_READINGS]:
             try:
                 self._client.evict(pod.namespace, pod.name, pod.uid)
             except KubeApiError as error:
                 if error.status in _OTHERWISE_GONE:
-                    self._service.preempting.done(pod.uid)
+                    self._evicted(pod)
                     continue
                 log.warning("pod %s, whose gang is evicted, stays: %s", pod.key, error)
                 self._patience.failed(pod.uid)
@@ -216,16 +219,20 @@ class Caretaker:
                 self._failed("gangs", pod, error)
             else:
                 self._patience.succeeded(pod.uid)
-                self._service.preempting.done(pod.uid)
+                self._evicted(pod)
                 self._figures.gang_evictions += 1
                 log.info("pod %s was evicted, as kube-scheduler evicts others of its gang", pod.key)
 
+    def _evicted(self, pod: PodRequest) -> None:
+        with self._ledger.locked(chore=True) as cluster:
+            cluster.victims.done(pod.uid)
+
     def recount(self) -> list[str]:
         """Compare the state with the facts, off the request path, and mend it if it differs."""
-        with self._service.exclusive() as engine:
-            image = self._mirror.image()
-            snapshot = engine.state.snapshot()
-            held, assumed = frozenset(engine.holds), frozenset(self._binder.assumed)
+        with self._ledger.locked(chore=True) as cluster:
+            image = cluster.live.image()
+            snapshot = cluster.engine.state.snapshot()
+            held, assumed = frozenset(cluster.engine.holds), frozenset(cluster.pods.assumed)
         found = image.differences(snapshot, held, assumed)
         self._figures.recounts += 1
         self._figures.drift = len(found)
@@ -239,23 +246,22 @@ class Caretaker:
 
     def _heal(self) -> None:
         """Bring the state back to the facts, a few nodes at a time so that requests get through."""
-        with self._service.exclusive():
-            self._mirror.evict_phantoms(frozenset(self._binder.assumed))
-            names = self._mirror.node_names()
+        with self._ledger.locked(chore=True) as cluster:
+            cluster.live.evict_phantoms(frozenset(cluster.pods.assumed))
+            names = cluster.live.node_names()
         for start in range(0, len(names), _MOST_AT_ONCE):
             some = names[start : start + _MOST_AT_ONCE]
             try:
-                with self._service.exclusive():
-                    self._mirror.heal(some)
+                with self._ledger.locked(chore=True) as cluster:
+                    cluster.live.heal(some)
             except Exception:  # noqa: BLE001 - only one of them is to blame, and it is told of
                 for name in some:
                     self._heal_alone(name)
-            time.sleep(0)
 
     def _heal_alone(self, name: str) -> None:
         try:
-            with self._service.exclusive():
-                self._mirror.heal([name])
+            with self._ledger.locked(chore=True) as cluster:
+                cluster.live.heal([name])
         except Exception:  # tried again after the next recount
             self._figures.chore_faults["recount"] += 1
             if self._told.now(("heal", name)):

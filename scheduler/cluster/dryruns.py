@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +12,8 @@ from scheduler.core.engine import Engine
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
 from scheduler.kube.dra import DEVICES_OF_CLASS, without
-from scheduler.webhook.answers import NodeFragments, Verdicts, encode_filter
-from scheduler.webhook.name_index import Listed
 
-__all__ = ["Look", "encode_look", "look"]
+__all__ = ["Look", "look"]
 
 IntArray = NDArray[np.int64]
 
@@ -86,21 +83,3 @@ def look(
         ),
     )
     return Look(codes, short, passed if (rest.codes == _FITS).any() else ())
-
-
-def encode_look(
-    nodes: Listed,
-    found: Look,
-    request: PodRequest,
-    fragments: NodeFragments,
-    raw_nodes: Sequence[msgspec.Raw] | None,
-) -> bytes:
-    """An ``ExtenderFilterResult`` that says besides what it could not take into account."""
-    resources = tuple(name for name, _ in request.counted)
-    final = np.zeros(len(found.codes), dtype=bool)
-    verdicts = Verdicts(nodes, found.codes, final, resources=resources, short=found.short)
-    answer = encode_filter(verdicts, fragments, raw_nodes)[0]
-    if not found.omissions:
-        return answer
-    named = msgspec.json.encode([omission.to_json() for omission in found.omissions])
-    return answer[:-1] + b',"NotConsidered":' + named + b"}"

@@ -1,4 +1,4 @@
-"""A live cluster behind the service: watches in, facts applied, doubts settled, drift found.
+"""A live cluster behind the ledger: watches in, facts applied, doubts settled, drift found.
 
 Threads: one per watched kind reads and decodes; one applies what they read, in small groups, so
 that a storm of events costs few lock acquisitions and a request waits for none of them long; one
@@ -30,8 +30,7 @@ from scheduler.cluster.audit import Audit
 from scheduler.cluster.binding import Binder
 from scheduler.cluster.caretaker import Caretaker, LiveFigures
 from scheduler.cluster.housekeeping import Sparingly
-from scheduler.cluster.service import ExtenderService
-from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.cluster.watched import Kind
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.core.model import GangKey
@@ -99,46 +98,50 @@ class _Queue:
 
 
 class LiveCluster:
-    """Keeps a service informed about a cluster.
+    """Keeps a ledger informed about a cluster.
 
     Parameters
     ----------
-    service
-        Learns about the cluster; its engine starts empty.
+    ledger
+        Of a live cluster; its engine starts empty.
     client
         The API.
-    config
-        What to watch, how long to wait.
     identity
         Of this replica, for the Lease.
+    on_synced
+        Called once, when everything that existed at the start is known and before it is answered.
 
     Attributes
     ----------
     mirror : Mirror
-        Facts; used within ``service.exclusive()`` only.
+        Facts; used with the ledger's lock held only.
     binder : Binder
         Carries out the bind verb.
     lease : LeaseHolder or None
         Says whose turn it is, where that is not decided by somebody else.
-    on_synced
-        Called once, when everything that existed at the start is known and before it is answered.
     """
 
     def __init__(
-        self, service: ExtenderService, client: KubeClient, config: ExtenderConfig, identity: str
+        self,
+        ledger: Ledger,
+        client: KubeClient,
+        identity: str,
+        *,
+        on_synced: Callable[[], None] = lambda: None,
     ) -> None:
         self.figures = LiveFigures()
-        self._service, self._client, self._config = service, client, config
+        config = ledger.config
+        self._ledger, self._client, self._config = ledger, client, config
         self._items: queue.Queue[Item] = queue.Queue(_MOST_QUEUED)
         self._kinds: dict[str, Kind] = {}
         self._stop = threading.Event()
         self._synced = threading.Event()
-        self.on_synced: Callable[[], None] = lambda: None
+        self._on_synced = on_synced
         self._started = time.monotonic()
-        self.mirror: Mirror = service.attach()
-        with service.exclusive() as engine:
-            self._engine = engine  # used with the lock held only
-        self.binder = Binder(service, self.mirror, client, deadline_s=config.bind_deadline_s)
+        with ledger.locked() as cluster:
+            self.mirror: Mirror = cluster.live
+            self._engine = cluster.engine  # used with the lock held only
+        self.binder = Binder(ledger, client, deadline_s=config.bind_deadline_s)
         self.lease = (
             LeaseHolder(
                 client,
@@ -150,21 +153,16 @@ class LiveCluster:
             if config.lease_name
             else None
         )
-        if config.bind:
-            service.binder = self.binder.bind
-        service.ask_end = self.binder.ask_end
-        service.accepting = self.accepting
-        self.audit = Audit(service, client, lambda: self._kinds, self.recount, self.figures)
+        self.audit = Audit(ledger, client, lambda: self._kinds, self.recount, self.figures)
         self._told = Sparingly(_TOLD_EVERY_S)
         self._caretaker = Caretaker(
-            service,
-            self.mirror,
+            ledger,
             self.binder,
             client,
-            config,
             self.figures,
             audit=self.audit,
             active=lambda: self.lease is None or self.lease.held,
+            accepting=self.accepting,
             groups=self.look_for_groups,
             policy=self.look_at_policy,
             classes=self.look_at_classes,
@@ -229,7 +227,7 @@ class LiveCluster:
 
     def detail(self) -> dict[str, Any]:
         """For ``/readyz``."""
-        with self._service.exclusive():
+        with self._ledger.locked(chore=True):
             misread = self._not_understood()
             uncertain = sorted(self.mirror.uncertain_nodes)
             ambiguous = self.mirror.ambiguous_nodes
@@ -252,7 +250,7 @@ class LiveCluster:
         return content
 
     def _not_understood(self) -> list[NotUnderstood]:
-        """Objects that are not as they should be. With the service's lock held."""
+        """Objects that are not as they should be. With the lock held."""
         running = (fact.request.key for fact in self.mirror.facts.values())
         found = named(self.mirror.unreadable, running)
         for kind, label in _IN_PART:
@@ -265,7 +263,7 @@ class LiveCluster:
         return found
 
     def read_in_part(self) -> dict[str, int]:
-        """Objects of which only a part could be read, by kind. With the service's lock held."""
+        """Objects of which only a part could be read, by kind. With the lock held."""
         return {
             name: len(self._kinds[label].unreadable)
             for name, label in _IN_PART
@@ -325,7 +323,7 @@ class LiveCluster:
             if self._policy_refused != str(error):
                 log.warning("records count as unguarded, policy %s cannot be read: %s", name, error)
             self._policy_refused = str(error)
-        with self._service.exclusive():
+        with self._ledger.locked(chore=True):
             self.mirror.protect(since)
 
     def look_at_classes(self) -> None:
@@ -347,7 +345,7 @@ class LiveCluster:
             if self._classes_refused != str(error):
                 log.warning("nodes whose devices come by DRA are refused: %s", error)
             self._classes_refused = str(error)
-        with self._service.exclusive():
+        with self._ledger.locked(chore=True):
             if mapped != dra.mapped:
                 before, dra.mapped = dra.nodes, mapped
                 self.mirror.redescribe(sorted({*before, *dra.nodes}))
@@ -424,12 +422,10 @@ class LiveCluster:
                 "spec": obj.spec or {},
             }
             stated[key] = statements(content)
-            if self.mirror.group(stated[key]):
-                self._service.gangs_resized()
+            self.mirror.group(stated[key])
 
         def remove(key: str) -> None:
-            if self.mirror.group_gone(stated.pop(key, {})):
-                self._service.gangs_resized()
+            self.mirror.group_gone(stated.pop(key, {}))
 
         return self._kind(
             name, served.path, group_decoder,
@@ -493,7 +489,7 @@ class LiveCluster:
         if placed is None or placed.node != node:
             return node not in self._engine.state.row_of  # it is charged when its node is known
         try:
-            wanted = pod_request(obj, self._service.names, self.mirror.groups)
+            wanted = pod_request(obj, self._ledger.names, self.mirror.groups)
         except InvalidInput:
             return True  # the mirror has found its own way to charge it, and says so
         return placed.pod.shape == wanted.shape
@@ -523,15 +519,14 @@ class LiveCluster:
                     batch.append(self._items.get_nowait())
             except queue.Empty:
                 pass
-            with self._service.exclusive():
+            with self._ledger.locked(chore=True) as cluster:
                 for item in batch:
                     try:
-                        self._apply_one(item)
+                        self._apply_one(cluster, item)
                     except Exception as error:  # noqa: BLE001 - this thread must outlive it
                         self._lost(item[0], error)
-            time.sleep(0)  # let a waiting request have its turn
 
-    def _apply_one(self, item: Item) -> None:
+    def _apply_one(self, cluster: Cluster, item: Item) -> None:
         label, what, content = item
         if what == "stop":
             return
@@ -550,7 +545,7 @@ class LiveCluster:
                 for name in sorted(kind.unlisted):
                     self._remove(kind, name)
                 kind.listed, kind.unlisted = True, set()
-                self._note_synced()
+                self._note_synced(cluster)
             case "UNREADABLE":
                 self._unread(kind, content)
             case "DELETED":
@@ -602,11 +597,11 @@ class LiveCluster:
         else:
             self.audit.settled(kind, identity)
 
-    def _note_synced(self) -> None:
+    def _note_synced(self, cluster: Cluster) -> None:
         if not self.synced and all(kind.listed for kind in self._kinds.values()):
             self.figures.synced_s = time.monotonic() - self._started
-            self._service.begun()
-            self.on_synced()
+            cluster.events.on_synced()
+            self._on_synced()
             self._synced.set()
             log.info(
                 "synced %d nodes and %d running pods in %.1f s",

@@ -72,15 +72,11 @@ class Refusals:
     Parameters
     ----------
     most
-        How many are remembered; whoever was refused longest ago is forgotten first.
-    gathered
-        Whether a pod fits together with the rest of its gang or not at all.
+        How many are remembered; the one that was refused longest ago is forgotten first.
     """
 
-    def __init__(
-        self, most: int, gathered: Callable[[PodRequest], bool] = lambda _request: False
-    ) -> None:
-        self._most, self._gathered = most, gathered
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._kind_of: OrderedDict[str, _Kind] = OrderedDict()
         self._kinds: OrderedDict[_Kind, _Alike] = OrderedDict()
         self._of_gang: dict[GangKey, set[_Kind]] = {}
@@ -98,6 +94,7 @@ class Refusals:
         kept: IntArray | None = None,
         *,
         anywhere: bool = False,
+        gang: GangKey | None = None,
     ) -> None:
         """A pod fits nowhere, at this time and in the state of this generation.
 
@@ -110,10 +107,11 @@ class Refusals:
             kube-scheduler has had reasons of its own against them.
         kept : (K,)
             Nodes where holds alone kept it from evicting somebody.
+        gang
+            Its gang, where it fits together with the rest of that or not at all.
         """
         self.drop(request.uid)
         asked = _bits(rows[rows >= 0])
-        gang = request.gang if self._gathered(request) else None
         kind: _Kind = ((request.shape, request.selection), gang, asked, anywhere)
         alike = self._kinds.setdefault(kind, _Alike(kind))
         alike.pods[request.uid] = (request, at)
@@ -147,20 +145,11 @@ class Refusals:
         for kind in self._of_gang.get(gang, ()):
             self._kinds[kind].generation = -1
 
-    def look(
+    def take_over(
         self,
-        engine: Engine,
-        adoption: Adoption | None,
         pending: Mapping[str, PodRequest],
         now: float,
-        after_s: float,
-    ) -> Iterator[list[PodRequest]]:
-        """:meth:`take_over` whoever is pending, then :meth:`wake` who was refused so long ago."""
-        yield from self.take_over(pending, now)
-        yield from self.wake(engine, adoption, now - after_s)
-
-    def take_over(
-        self, pending: Mapping[str, PodRequest], now: float
+        gathered: Callable[[PodRequest], bool] = lambda _request: False,
     ) -> Iterator[list[PodRequest]]:
         """Take pods with devices for refused now if there was no look for some time; nobody wakes.
 
@@ -170,13 +159,16 @@ class Refusals:
             Pods without a node, by uid.
         now
             Time of this look.
+        gathered
+            Whether a pod fits together with the rest of its gang or not at all.
         """
         resumed, self._looked_at = now - self._looked_at >= _PAUSE_S, now
         if not resumed:
             return
         for number, request in enumerate(list(pending.values())):
             if request.uid not in self._kind_of and request.gpu.kind is not GpuKind.NONE:
-                self.add(request, now, -1, _NO_ROWS, anywhere=True)
+                gang = request.gang if gathered(request) else None
+                self.add(request, now, -1, _NO_ROWS, anywhere=True, gang=gang)
             if number % _STEP == _STEP - 1:
                 yield []
 

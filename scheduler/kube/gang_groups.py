@@ -49,6 +49,11 @@ class Groups:
         of them are listed. Otherwise each of its members counts alone.
     asked_by
         What a pod asks for; with it the roles of a gang say what members to come will ask for.
+
+    Attributes
+    ----------
+    version : int
+        Changes with everything that objects state: what was read of pods before may be wrong.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class Groups:
         count_members: bool = False,
         asked_by: Callable[[PodObject], PodRequest] | None = None,
     ) -> None:
+        self.version = 0
         self._count_members, self._asked_by = count_members, asked_by
         self._stated: dict[GangKey, Stated] = {}
         self._said: dict[GangKey, Stated] = {}
@@ -108,6 +114,7 @@ class Groups:
         """Objects state this; returns the keys of which that is news."""
         news = [key for key, one in stated.items() if self._said.get(key) != one]
         self._said.update(stated)
+        self.version += bool(news)
         for key in news:
             parts = tuple(self._with_like(part, key.namespace) for part in stated[key].parts)
             self._stated[key] = replace(stated[key], parts=parts)
@@ -116,6 +123,7 @@ class Groups:
     def unstate(self, keys: Iterable[GangKey]) -> list[GangKey]:
         """Objects are gone: nobody states this any more; returns the keys that were known."""
         known = [key for key in keys if self._said.pop(key, None) is not None]
+        self.version += bool(known)
         for key in known:
             del self._stated[key]
         return known

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from scheduler.core.engine import Engine, Hold
@@ -37,6 +37,7 @@ from scheduler.kube.gang_groups import Groups
 from scheduler.kube.nodes import node_of, without_devices
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.observed import Fact, Image, shared_labels, withheld
+from scheduler.kube.pod_events import PodEvents
 from scheduler.kube.pod_requests import charge_of, has_ended, pod_request, pod_uid
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.claims import Record, indices_of
@@ -50,8 +51,6 @@ __all__ = ["Mirror", "has_ended"]
 
 log = logging.getLogger(__name__)
 
-Settled = Callable[[str, PodRequest | None, PodRequest | None], None]
-
 _MOST_BURIED = 4096
 
 
@@ -64,13 +63,8 @@ class Mirror:
         What is kept up to date.
     names
         Resource names and labels.
-    settled
-        Called with the uid of every pod that got a node, ended or was deleted; then with the pod if
-        it had no node before, else None; then with the pod if it had one and is gone, else None.
-    nominated
-        Called with a pod without a node and the node that kube-scheduler has in mind for it.
-    leaving
-        Called with the uid of a pod that is being deleted on its node.
+    events
+        Told what becomes of pods.
 
     Attributes
     ----------
@@ -94,13 +88,11 @@ class Mirror:
         adoption: Adoption,
         names: ResourceNames | None = None,
         *,
-        settled: Settled = lambda _uid, _came, _left: None,
-        nominated: Callable[[PodRequest, str], None] = lambda _request, _node: None,
-        leaving: Callable[[str], None] = lambda _uid: None,
+        events: PodEvents | None = None,
     ) -> None:
         self._engine, self._adoption = engine, adoption
         self._names = names or ResourceNames()
-        self._settled, self._nominated, self._leaving = settled, nominated, leaving
+        self._events = events or PodEvents()
         self.facts: dict[str, Fact] = {}
         self.pending: dict[str, PodRequest] = {}
         self.budgets: dict[str, BudgetObject] = {}
@@ -251,14 +243,14 @@ class Mirror:
                 self._name_problem(key, charge.problem)
                 self._wait(charge.request, obj)
                 if node := obj.status.nominated_node_name if obj.status else None:
-                    self._nominated(self.pending[uid], node)
+                    self._events.on_pod_nominated(self.pending[uid], node)
             return
         fact = self._fact(obj, obj.spec.node_name)
         self.pending.pop(uid, None)
         self._establish(fact)
         if obj.metadata.deletion_timestamp:
             self._adoption.leaves(fact.request)
-            self._leaving(uid)
+            self._events.on_pod_leaving(uid)
 
     def _wait(self, request: PodRequest, obj: PodObject) -> None:
         """A pod without a node; its gang counts on it, if anybody may ask about it."""
@@ -288,7 +280,7 @@ class Mirror:
             if self._by_name.get(request.key, ("", ""))[0] == uid:
                 del self._by_name[request.key]
             self._adoption.gone(request)
-        self._settled(uid, None, fact.request if fact else None)
+        self._events.on_pod_gone(uid, fact.request if fact else None)
 
     def pod_gone_for_good(self, uid: str) -> None:
         """The API has been asked, and the pod does not run any more.
@@ -454,7 +446,7 @@ class Mirror:
         self.facts[uid] = fact
         self._settle(fact, chosen, alone=True)
         if known is None or known.node != fact.node:
-            self._settled(uid, fact.request if known is None else None, None)
+            self._events.on_pod_placed(fact.request, first=known is None)
 
     def _with(self, fact: Fact, record: Record | None) -> Fact:
         """The fact with the record that counts, whatever is written on the pod by now."""

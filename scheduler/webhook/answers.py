@@ -15,31 +15,23 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.engine import INFEASIBLE, Engine
+from scheduler.cluster.dryruns import Look
+from scheduler.cluster.ledger import Cluster
+from scheduler.cluster.verdicts import Listed, Ranking, Verdicts
 from scheduler.core.model import PodRequest, Reason
-from scheduler.core.ranking import ranks
-from scheduler.core.state import ClusterState
-from scheduler.webhook.name_index import Listed, NameIndex
+from scheduler.webhook.name_index import NameIndex
 from scheduler.webhook.protocol import FilterArgs
 
 __all__ = [
-    "WINNER",
     "NodeFragments",
     "NodeNames",
-    "Ranking",
-    "Verdicts",
     "encode_error",
     "encode_filter",
+    "encode_look",
     "encode_ranking",
-    "named_shortages",
-    "prefer",
-    "ranked",
 ]
 
 IntArray = NDArray[np.int64]
-
-WINNER = 10
-"""Score of the node that the pod should go to; nobody else has it."""
 
 _RECENT_LISTS = 8
 _KEPT_ANSWERS = 64
@@ -47,68 +39,6 @@ _BLOCK = 64
 _NOT_NAMED = 1  # the fate of a node that passes and goes unmentioned
 _encoder = msgspec.json.Encoder()
 _TEXTS = [b":" + _encoder.encode(Reason.of(code).text) for code in range(len(Reason))]
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """A filter answer about R nodes.
-
-    Attributes
-    ----------
-    nodes
-        The nodes asked about.
-    codes : (R,) int8
-        Reason codes, 0 passes.
-    curable : (R,) bool
-        Whether a rejected node goes to ``FailedNodes`` (eviction may help) or to
-        ``FailedAndUnresolvableNodes``.
-    message : str
-        Replaces the reason's text if not empty.
-    named : (K,) int64, optional
-        Positions of the passing nodes to name; None names all of them. The others are neither
-        among those that pass nor among those that failed.
-    resources : tuple of str
-        Counted resources that the pod asks for.
-    short : (R,) int64, optional
-        Position in ``resources`` of the one that a node has too little of, -1 for other reasons.
-    """
-
-    nodes: Listed
-    codes: NDArray[np.int8]
-    curable: NDArray[np.bool_]
-    message: str = ""
-    named: IntArray | None = None
-    resources: tuple[str, ...] = ()
-    short: IntArray | None = None
-
-    def fates(self) -> NDArray[np.int16]:
-        """What becomes of each node and why in one number, (R,): 0 if it passes and is named.
-
-        Even if final, odd if an eviction may help; half of it is an index of :meth:`texts`.
-        """
-        why = self.codes.astype(np.int16)
-        if self.short is not None:
-            left = self.codes == Reason.INSUFFICIENT_RESOURCE.code
-            why = np.where(self.short >= 0, len(Reason) + 2 * self.short + left, why)
-        fates: NDArray[np.int16] = (why * 2 + self.curable).astype(np.int16)
-        fates[self.codes == 0] = 0 if self.named is None else _NOT_NAMED
-        if self.named is not None:
-            fates[self.named] = 0
-        return fates
-
-    def texts(self) -> list[bytes]:
-        """What a fate is called, as the value of a JSON object with the colon before it."""
-        pair = (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE)
-        named = [f"{reason.text}: {name}" for name in self.resources for reason in pair]
-        return _TEXTS + [b":" + _encoder.encode(text) for text in named]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """A prioritize answer: R nodes and their scores 0..10, (R,) int64."""
-
-    nodes: Listed
-    scores: IntArray
 
 
 @dataclass(slots=True)
@@ -176,6 +106,12 @@ class NodeFragments:
                 pieces[place] = _encoder.encode(nodes.unknown[int(positions[place])])
         return between.join(pieces)
 
+    def name(self, nodes: Listed, position: int) -> str:
+        """Name of one node of a call."""
+        row = int(nodes.rows[position])
+        name = self.names[row] if row >= 0 else None
+        return nodes.unknown[position] if name is None else name
+
     def kept(
         self, question: Hashable, fates: NDArray[np.int16], texts: Sequence[bytes]
     ) -> tuple[bytes, bytes] | None:
@@ -219,22 +155,15 @@ class NodeFragments:
 
 
 class NodeNames:
-    """Names of the nodes of a cluster as nodes come and go.
+    """Names of the nodes of a cluster as nodes come and go. Used with its lock held."""
 
-    Parameters
-    ----------
-    state
-        The cluster. Whoever may use it may use this.
-    """
-
-    def __init__(self, state: ClusterState) -> None:
-        self._state = state
+    def __init__(self) -> None:
         self._epoch = -1
         self._fragments = NodeFragments(())
 
-    def fragments(self) -> NodeFragments:
+    def fragments(self, cluster: Cluster) -> NodeFragments:
         """The names as they are now."""
-        state = self._state
+        state = cluster.engine.state
         if self._epoch != state.node_epoch:
             names = [node.name if node else None for node in state.nodes]
             if names != self._fragments.names:  # else a node has changed, not its name
@@ -242,24 +171,41 @@ class NodeNames:
             self._epoch = state.node_epoch
         return self._fragments
 
-    def listed(self, args: FilterArgs) -> Listed:
+    def listed(self, cluster: Cluster, args: FilterArgs) -> Listed:
         """The nodes of a call, without decoding their names where that can be avoided."""
-        found = self.fragments().find(args.names) if args.names else None
+        found = self.fragments(cluster).find(args.names) if args.names else None
         if found is not None:
             return found
-        names = args.node_names()
-        rows = self._state.rows_of(names)
+        state, names = cluster.engine.state, args.node_names()
+        rows = state.rows_of(names)
         seen = np.bincount(rows + 1, minlength=1)  # the first bin counts unknown names
         if seen[0] or seen.max(initial=0) > 1:
             names = list(dict.fromkeys(names))
-            rows = self._state.rows_of(names)
+            rows = state.rows_of(names)
         return Listed(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
 
-    def name(self, nodes: Listed, position: int) -> str:
-        """Name of one node of a call."""
-        row = int(nodes.rows[position])
-        node = self._state.nodes[row] if row >= 0 else None
-        return nodes.unknown[position] if node is None else node.name
+
+def _fates(verdicts: Verdicts) -> NDArray[np.int16]:
+    """What becomes of each node and why in one number, (R,): 0 if it passes and is named.
+
+    Even if final, odd if an eviction may help; half of it is an index of :func:`_texts_of`.
+    """
+    why = verdicts.codes.astype(np.int16)
+    if verdicts.short is not None:
+        left = verdicts.codes == Reason.INSUFFICIENT_RESOURCE.code
+        why = np.where(verdicts.short >= 0, len(Reason) + 2 * verdicts.short + left, why)
+    fates: NDArray[np.int16] = (why * 2 + verdicts.curable).astype(np.int16)
+    fates[verdicts.codes == 0] = 0 if verdicts.named is None else _NOT_NAMED
+    if verdicts.named is not None:
+        fates[verdicts.named] = 0
+    return fates
+
+
+def _texts_of(verdicts: Verdicts) -> list[bytes]:
+    """What a fate is called, as the value of a JSON object with the colon before it."""
+    pair = (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE)
+    named = [f"{reason.text}: {name}" for name in verdicts.resources for reason in pair]
+    return _TEXTS + [b":" + _encoder.encode(text) for text in named]
 
 
 def _block(
@@ -315,7 +261,7 @@ def encode_filter(
         Stands for what was asked, such as the pod's shape: where all nodes were asked about, the
         answer is the last one to this question, rewritten where verdicts differ.
     """
-    fates, texts = verdicts.fates(), verdicts.texts()
+    fates, texts = _fates(verdicts), _texts_of(verdicts)
     keep = question is not None and verdicts.nodes is fragments.everything and not verdicts.message
     if keep:
         kept = fragments.kept(question, fates, texts)
@@ -353,45 +299,19 @@ def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
     return b"[" + b",".join(parts) + b"]"
 
 
-def ranked(
-    engine: Engine, request: PodRequest, nodes: Listed, *, passed: bool = False
-) -> tuple[Ranking, IntArray]:
-    """Scores 0..10 of these nodes, and the engine's own scores behind them.
-
-    ``passed`` as in :meth:`Engine.filter`.
-    """
-    rows = nodes.rows
-    scores = np.where(rows >= 0, engine.scores(request, rows, passed=passed), INFEASIBLE)
-    feasible = scores != INFEASIBLE
-    if feasible.all():
-        return Ranking(nodes, ranks(scores, rows)), scores
-    places = np.zeros(len(rows), dtype=np.int64)
-    places[feasible] = ranks(scores[feasible], rows[feasible])
-    return Ranking(nodes, places), scores
-
-
-def prefer(
-    ranking: Ranking, scores: IntArray, position: int, *, joint: bool
-) -> tuple[Ranking, IntArray]:
-    """The ranking with a planned node as its winner; a gang's member has no second choice."""
-    ranked = np.zeros_like(ranking.scores) if joint else np.minimum(ranking.scores, WINNER - 1)
-    order = np.full_like(scores, INFEASIBLE) if joint else scores.copy()
-    if position >= 0:
-        ranked[position] = WINNER
-        order[position] = np.iinfo(np.int64).max
-    return Ranking(ranking.nodes, ranked), order
-
-
-def named_shortages(
-    engine: Engine,
+def encode_look(
+    nodes: Listed,
+    found: Look,
     request: PodRequest,
-    rows: IntArray,
-    codes: NDArray[np.int8],
-    *,
-    passed: bool = False,
-) -> tuple[tuple[str, ...], IntArray | None]:
-    """``resources`` and ``short`` of :class:`Verdicts`; ``passed`` as in :meth:`Engine.filter`."""
-    if not request.counted:
-        return (), None
-    names = tuple(name for name, _ in request.counted)
-    return names, engine.short_of(request, rows, codes, passed=passed)
+    fragments: NodeFragments,
+    raw_nodes: Sequence[msgspec.Raw] | None,
+) -> bytes:
+    """An ``ExtenderFilterResult`` that says besides what it could not take into account."""
+    resources = tuple(name for name, _ in request.counted)
+    final = np.zeros(len(found.codes), dtype=bool)
+    verdicts = Verdicts(nodes, found.codes, final, resources=resources, short=found.short)
+    answer = encode_filter(verdicts, fragments, raw_nodes)[0]
+    if not found.omissions:
+        return answer
+    named = _encoder.encode([omission.to_json() for omission in found.omissions])
+    return answer[:-1] + b',"NotConsidered":' + named + b"}"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.model import Reason
+from scheduler.core.model import PodRequest, Reason
 
 __all__ = ["Decision", "DecisionLog"]
 
 _LONGEST = 600
+_NO_CODES = np.zeros(0, dtype=np.int8)
 _TEXTS = [Reason.of(code).text for code in range(len(Reason))]
 
 
@@ -56,14 +57,20 @@ class DecisionLog:
 
     Attributes
     ----------
-    on_verdicts
-        Called with verb and reason counts, (reasons,) int64, after every answer that gives
-        reasons.
+    put_off : int
+        Filter calls answered by an error, for victims whose end we had not heard of.
     """
 
     def __init__(self, size: int) -> None:
-        self.on_verdicts: Callable[[str, NDArray[np.int64]], None] = lambda _verb, _counts: None
+        self.put_off = 0
         self._decisions: deque[Decision] = deque(maxlen=size)
+        self._verdicts: dict[str, NDArray[np.int64]] = {}
+        self._counting = Lock()
+
+    def verdicts(self) -> dict[str, NDArray[np.int64]]:
+        """Verdicts on nodes so far by verb: how many by reason code, (reasons,)."""
+        with self._counting:
+            return {verb: counts.copy() for verb, counts in self._verdicts.items()}
 
     def latest(self, limit: int) -> list[dict[str, Any]]:
         """The latest decisions, newest first."""
@@ -99,10 +106,17 @@ class DecisionLog:
         reasons = {}
         if len(codes):
             counts = np.bincount(codes, minlength=len(Reason))
-            self.on_verdicts(verb, counts)
+            with self._counting:
+                self._verdicts[verb] = self._verdicts.get(verb, 0) + counts
             reasons = {_TEXTS[code]: int(counts[code]) for code in np.flatnonzero(counts).tolist()}
         candidates = len(codes) if asked is None else asked
         pod, uid, detail = (each[:_LONGEST] for each in (pod, uid, detail))
         self._decisions.append(
             Decision(time.time(), verb, pod, uid, candidates, reasons, top or [], detail)
         )
+
+    def record_put_off(self, request: PodRequest, problem: str) -> None:
+        """A filter call was answered by an error: the pod is to ask again."""
+        with self._counting:
+            self.put_off += 1
+        self.record("filter", request.key, request.uid, _NO_CODES, detail=problem)

@@ -7,16 +7,17 @@ from collections import Counter as Counts
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from scheduler import __version__
 from scheduler.cluster.follow import LiveCluster
-from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.view import Figures
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
 from scheduler.core.model import Reason
+from scheduler.webhook.decision_log import DecisionLog
 
 __all__ = ["ExtenderMetrics"]
 
@@ -24,18 +25,16 @@ _BUCKETS = (0.00025, 0.0005, 0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1,
 
 
 class ExtenderMetrics:
-    """Counters and histograms of one service, in a registry of its own."""
+    """Counters and histograms of one webhook, in a registry of its own."""
 
     def __init__(
         self,
-        service: ExtenderService,
+        ledger: Ledger,
+        decisions: DecisionLog,
         planner: PlannerLoop | None = None,
         live: LiveCluster | None = None,
     ) -> None:
         self.registry = CollectorRegistry()
-        self._verdicts = Counter(
-            "snugfit_verdicts", "Verdicts on nodes", ["verb", "reason"], registry=self.registry
-        )
         self.latency = Histogram(
             "snugfit_request_seconds",
             "Time to answer a request, without the network",
@@ -46,22 +45,11 @@ class ExtenderMetrics:
         self.errors = Counter(
             "snugfit_request_errors", "Requests refused", ["verb", "code"], registry=self.registry
         )
-        self._by_code: dict[tuple[str, int], Counter] = {}
-        self.registry.register(_ClusterCollector(service))
+        self.registry.register(_ClusterCollector(ledger, decisions))
         if planner is not None:
             self.registry.register(_PlannerCollector(planner))
         if live is not None:
-            self.registry.register(_LiveCollector(service, live))
-        service.log.on_verdicts = self.count
-
-    def count(self, verb: str, counts: NDArray[np.int64]) -> None:
-        """Add reason counts of one answer."""
-        for code in np.flatnonzero(counts).tolist():
-            child = self._by_code.get((verb, code))
-            if child is None:
-                child = self._verdicts.labels(verb, Reason.of(code).name.lower())
-                self._by_code[verb, code] = child
-            child.inc(int(counts[code]))
+            self.registry.register(_LiveCollector(ledger, live))
 
     def exposition(self) -> bytes:
         """The text format."""
@@ -71,8 +59,9 @@ class ExtenderMetrics:
 class _ClusterCollector(Collector):
     """Figures of the cluster, computed when scraped."""
 
-    def __init__(self, service: ExtenderService) -> None:
-        self._service = service
+    def __init__(self, ledger: Ledger, decisions: DecisionLog) -> None:
+        self._ledger, self._decisions = ledger, decisions
+        self._figures = Figures(ledger)
 
     def describe(self) -> Iterator[Metric]:
         """Nothing up front: computing it at registration would be work before the first scrape."""
@@ -80,22 +69,22 @@ class _ClusterCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One family per figure."""
-        figures = self._service.metrics()
+        figures, pulse = self._figures.latest(), self._ledger.pulse()
         build = GaugeMetricFamily("snugfit_build_info", "Version", labels=["version", "policy"])
-        build.add_metric([__version__, self._service.config.policy], 1)
+        build.add_metric([__version__, self._ledger.config.policy], 1)
         yield build
         decided = GaugeMetricFamily("snugfit_decided_by", "What scores nodes now", labels=["by"])
-        now = decided_by(self._service)
+        now = decided_by(self._ledger)
         for by in sorted({now, *(("prices", "fgd") if now in ("prices", "fgd") else ())}):
             decided.add_metric([by], float(by == now))
         yield decided
         for name, text, value in (
             ("nodes", "Nodes known", figures.nodes),
             ("pods", "Pods placed or held", figures.pods),
-            ("holds", "Tentative placements", self._service.holds),
+            ("holds", "Tentative placements", pulse.reservations),
             ("overfull_nodes", "Nodes that gave more than they have", figures.overfull_nodes),
             ("power_watts", "Power that the nodes draw, by the model", figures.power_watts),
-            ("state_generation", "Stamp of the latest state change", self._service.generation),
+            ("state_generation", "Stamp of the latest state change", pulse.generation),
         ):
             yield GaugeMetricFamily(f"snugfit_{name}", text, value=value)
         families = {
@@ -117,23 +106,32 @@ class _ClusterCollector(Collector):
             stranded.add_metric([cause], milli)
         yield stranded
         gangs = GaugeMetricFamily("snugfit_gangs", "Gangs that are not whole", labels=["state"])
-        counts = self._service.gang_counts()
+        with self._ledger.locked(chore=True) as cluster:
+            counts = cluster.gangs.counts()
         for state in ("planned", "resting", "reserved", "waiting"):
             gangs.add_metric([state], counts[state])
         yield gangs
         yield CounterMetricFamily(
             "snugfit_filters_put_off",
             "Filter calls answered by an error until victims are known to be gone",
-            value=self._service.asked_again,
+            value=self._decisions.put_off,
         )
         yield GaugeMetricFamily("snugfit_pins", "Pods with a planned node", value=counts["pins"])
+        verdicts = CounterMetricFamily(
+            "snugfit_verdicts", "Verdicts on nodes", labels=["verb", "reason"]
+        )
+        for verb, by_code in sorted(self._decisions.verdicts().items()):
+            for code in np.flatnonzero(by_code).tolist():
+                reason = Reason.of(code).name.lower()
+                verdicts.add_metric([verb, reason], int(by_code[code]))
+        yield verdicts
 
 
 class _LiveCollector(Collector):
     """How well the cluster is known."""
 
-    def __init__(self, service: ExtenderService, live: LiveCluster) -> None:
-        self._service, self._live = service, live
+    def __init__(self, ledger: Ledger, live: LiveCluster) -> None:
+        self._ledger, self._live = ledger, live
 
     def describe(self) -> Iterator[Metric]:
         """Nothing up front."""
@@ -142,13 +140,13 @@ class _LiveCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One family per figure."""
         live, figures = self._live, self._live.figures
-        with self._service.exclusive():
-            unreadable = Counts(key.split(" ")[0] for key in live.mirror.unreadable)
+        with self._ledger.locked(chore=True) as cluster:
+            mirror = cluster.live
+            unreadable = Counts(key.split(" ")[0] for key in mirror.unreadable)
             unreadable.update(live.read_in_part())
-            uncertain = len(live.mirror.uncertain_nodes)
-            ambiguous = len(live.mirror.ambiguous_nodes)
-            facts, pending = len(live.mirror.facts), len(live.mirror.pending)
-            assumed = len(live.binder.assumed)
+            uncertain, ambiguous = len(mirror.uncertain_nodes), len(mirror.ambiguous_nodes)
+            facts, pending = len(mirror.facts), len(mirror.pending)
+            assumed = len(cluster.pods.assumed)
         for name, text, value in (
             ("synced", "Whether the cluster is known completely", float(live.synced)),
             ("active", "Whether verbs are answered", float(live.accepting())),

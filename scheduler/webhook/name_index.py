@@ -10,13 +10,10 @@ decodes the names one by one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Listed", "NameIndex"]
+__all__ = ["NameIndex"]
 
 IntArray = NDArray[np.int64]
 Words = NDArray[np.uint64]
@@ -26,22 +23,6 @@ _WORD = 8
 _GOLDEN = 0x9E3779B97F4A7C15
 _SPREAD = [np.uint64(_GOLDEN * (2 * step + 1) % (1 << 64)) for step in range(8)]
 _ROOM = 8  # slots per name: nearly every look-up ends at its first slot
-
-
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """The nodes that a call asks about, each once.
-
-    Attributes
-    ----------
-    rows : (R,) int64
-        Row of each, -1 if the name is unknown.
-    unknown : mapping of int to str
-        Name of each position whose row is -1. The others' names are those of their rows.
-    """
-
-    rows: IntArray
-    unknown: Mapping[int, str]
 
 
 class NameIndex:

@@ -14,11 +14,11 @@ from typing import TypeVar
 
 import msgspec
 
+from scheduler.cluster.bind_request import BindRequest
 from scheduler.core.errors import InvalidInput
 from scheduler.kube.objects import NodeObject, PodObject
 
 __all__ = [
-    "BindArgs",
     "FilterArgs",
     "Misread",
     "PreemptArgs",
@@ -136,16 +136,6 @@ class FilterArgs:
             if self.cut:
                 raise Misread(error.field, error.problem) from error
             raise
-
-
-@dataclass(frozen=True, slots=True)
-class BindArgs:
-    """A bind call."""
-
-    name: str
-    namespace: str
-    uid: str
-    node: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +270,7 @@ def decode_filter(body: bytes, *, whole: bool = False) -> FilterArgs:
     return FilterArgs(pod, b"", [node for node, _ in listed], [raw for _, raw in listed])
 
 
-def decode_bind(body: bytes) -> BindArgs:
+def decode_bind(body: bytes) -> BindRequest:
     """Arguments of bind; :class:`InvalidInput` if a field is missing or is no name."""
     _check_text(body)
     args = _decoded(_decode_binding, body)
@@ -294,7 +284,7 @@ def decode_bind(body: bytes) -> BindArgs:
     for field, value in (("PodName", name), ("PodNamespace", namespace), ("Node", args.node or "")):
         if not _NAME.fullmatch(value):
             raise InvalidInput(f"body.{field}", f"{value[:100]!r} is no name of an object")
-    return BindArgs(name, namespace, args.pod_uid or f"{namespace}/{name}", args.node or "")
+    return BindRequest(name, namespace, args.pod_uid or f"{namespace}/{name}", args.node or "")
 
 
 def decode_preempt(body: bytes) -> PreemptArgs:

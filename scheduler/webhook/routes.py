@@ -1,4 +1,4 @@
-"""Routes -> service. Nothing here decides.
+"""Routes -> verbs and views. Nothing here decides.
 
 kube-scheduler never reads the body of a failed request, and a body on it costs the connection, so
 a refusal is an empty one with a status code; only a request that cannot be read is told why, which
@@ -21,7 +21,8 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.cluster.follow import LiveCluster
-from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.view import prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.model import GpuKind, Placement
@@ -31,6 +32,7 @@ from scheduler.core.state import ClusterState
 from scheduler.webhook import protocol
 from scheduler.webhook.metrics import ExtenderMetrics
 from scheduler.webhook.status import BRIEFLY, VERBS
+from scheduler.webhook.webhook import Webhook
 
 __all__ = ["create_app", "openapi_document", "probes"]
 
@@ -55,42 +57,36 @@ def openapi_document(base: str = "") -> dict[str, Any]:
     return document
 
 
-def probes(
-    service: ExtenderService, live: LiveCluster | None = None
-) -> dict[str, Callable[[], bool]]:
+def probes(webhook: Webhook) -> dict[str, Callable[[], bool]]:
     """What a probe asks, by path; answered without a lock."""
     return {
         "/healthz": lambda: True,
-        "/readyz": lambda: _ready(live),
-        "/activez": lambda: service.accepting(),  # noqa: PLW0108 - it is replaced later
+        "/readyz": lambda: _ready(webhook.live),
+        "/activez": webhook.accepting,
     }
 
 
-def create_app(
-    service: ExtenderService,
-    planner: PlannerLoop | None = None,
-    live: LiveCluster | None = None,
-) -> Flask:
-    """The WSGI application of one service, with what runs beside it, if anything does."""
+def create_app(webhook: Webhook) -> Flask:
+    """The WSGI application of one webhook."""
     app = Flask("snugfit", static_folder=None)
-    base = app.config[_BASE] = service.config.base
-    app.config["MAX_CONTENT_LENGTH"] = service.config.max_body_mib << 20
-    metrics = ExtenderMetrics(service, planner, live)
+    config, answers, metrics = webhook.ledger.config, webhook.verbs, webhook.metrics
+    base = app.config[_BASE] = config.base
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_mib << 20
 
     def filter_(body: bytes) -> bytes:
-        return _read_twice(service.filter, body)
+        return _read_twice(answers.filter, body)
 
     def prioritize(body: bytes) -> bytes:
-        return _read_twice(service.prioritize, body)
+        return _read_twice(answers.prioritize, body)
 
     def bind(body: bytes) -> bytes:
-        return protocol.encode_bind(service.bind(protocol.decode_bind(body)))
+        return protocol.encode_bind(answers.bind(protocol.decode_bind(body)))
 
     def preempt(body: bytes) -> bytes:
-        return protocol.encode_preempt(service.preempt(protocol.decode_preempt(body)))
+        return protocol.encode_preempt(answers.preempt(protocol.decode_preempt(body)))
 
     def dry_run(body: bytes) -> bytes:
-        return _read_twice(service.dry_run, body)
+        return _read_twice(answers.dry_run, body)
 
     verbs = {
         "filter": filter_,
@@ -100,11 +96,11 @@ def create_app(
         "filter-dryrun": dry_run,
     }
     for verb, handle in verbs.items():
-        view = _verb_view(verb, handle, service, metrics)
+        view = _verb_view(verb, handle, webhook)
         app.add_url_rule(f"{base}/{verb}", verb, view, methods=["POST"])
-    _add_views(app, service, metrics, live, planner)
+    _add_views(app, webhook)
     _add_refusals(app, metrics)
-    short = _ShortWay(app.wsgi_app, verbs, service, metrics)
+    short = _ShortWay(app.wsgi_app, verbs, webhook)
     setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
     return app
 
@@ -128,13 +124,13 @@ class _ShortWay:
         self,
         flask: _Wsgi,
         verbs: Mapping[str, Callable[[bytes], bytes]],
-        service: ExtenderService,
-        metrics: ExtenderMetrics,
+        webhook: Webhook,
     ) -> None:
-        self._flask, self._service, self._metrics = flask, service, metrics
-        self._most = service.config.max_body_mib << 20
+        config, metrics = webhook.ledger.config, webhook.metrics
+        self._flask, self._accepting, self._metrics = flask, webhook.accepting, metrics
+        self._most = config.max_body_mib << 20
         self._verbs = {
-            f"{service.config.base}/{verb}": (verb, handle, metrics.latency.labels(verb))
+            f"{config.base}/{verb}": (verb, handle, metrics.latency.labels(verb))
             for verb, handle in verbs.items()
         }
 
@@ -147,7 +143,7 @@ class _ShortWay:
             or environ.get("CONTENT_TYPE") != _JSON
             or not length.isdecimal()
             or int(length) > self._most
-            or not self._service.accepting()
+            or not self._accepting()
         ):
             return self._flask(environ, start)
         verb, handle, latency = known
@@ -180,13 +176,14 @@ def _explained(error: Exception) -> bytes:
 
 
 def _verb_view(
-    verb: str, handle: Callable[[bytes], bytes], service: ExtenderService, metrics: ExtenderMetrics
+    verb: str, handle: Callable[[bytes], bytes], webhook: Webhook
 ) -> Callable[[], Response]:
+    metrics = webhook.metrics
     latency = metrics.latency.labels(verb)
 
     def view() -> Response:
         started = time.perf_counter()
-        if not service.accepting():
+        if not webhook.accepting():
             return _refuse(503, metrics)
         if request.mimetype != _JSON:
             return _refuse(415, metrics)
@@ -197,13 +194,9 @@ def _verb_view(
     return view
 
 
-def _add_views(
-    app: Flask,
-    service: ExtenderService,
-    metrics: ExtenderMetrics,
-    live: LiveCluster | None,
-    planner: PlannerLoop | None,
-) -> None:
+def _add_views(app: Flask, webhook: Webhook) -> None:
+    ledger, metrics, live = webhook.ledger, webhook.metrics, webhook.live
+
     @app.get("/healthz")
     def healthz() -> Response:
         return Response("ok\n", mimetype="text/plain")
@@ -211,14 +204,14 @@ def _add_views(
     @app.get("/readyz")
     def readyz() -> Response:
         brief = request.environ.get(BRIEFLY)
-        content = {"ready": _ready(live)} if brief else _readiness(service, live, planner)
+        content = {"ready": _ready(live)} if brief else _readiness(ledger, live, webhook.planner)
         response = _json(content)
         response.status_code = 200 if content["ready"] else 503
         return response
 
     @app.get("/activez")
     def activez() -> Response:
-        active = service.accepting()
+        active = webhook.accepting()
         text = "active\n" if active else "not active\n"
         return Response(text, 200 if active else 503, mimetype="text/plain")
 
@@ -228,28 +221,27 @@ def _add_views(
 
     @app.get("/openapi.json")
     def description() -> Response:
-        return _json(openapi_document(service.config.base))
+        return _json(openapi_document(ledger.config.base))
 
     @app.get("/debug/state")
     def debug_state() -> Response:
-        state, held = service.snapshot()
-        return _json(_state_json(state, held))
+        return _json(_state_json(*snapshot(ledger)))
 
     @app.get("/debug/prices")
     def debug_prices() -> Response:
-        return _json(_prices_json(service.prices))
+        return _json(_prices_json(prices_in_force(ledger)))
 
     @app.get("/debug/decisions")
     def debug_decisions() -> Response:
         limit = request.args.get("limit", default=50, type=int)
-        return _json({"decisions": service.decisions(limit)})
+        return _json({"decisions": webhook.decisions.latest(limit)})
 
     @app.delete("/offline/pods/<path:uid>")
     def release(uid: str) -> Response:
-        if not service.offline:
+        if webhook.offline is None:
             return _refuse(403, metrics)
         try:
-            service.release(uid)
+            webhook.offline.release(uid)
         except UnknownPod:
             return _refuse(404, metrics)
         return Response(status=204)
@@ -260,21 +252,22 @@ def _ready(live: LiveCluster | None) -> bool:
 
 
 def _readiness(
-    service: ExtenderService, live: LiveCluster | None, planner: PlannerLoop | None
+    ledger: Ledger, live: LiveCluster | None, planner: PlannerLoop | None
 ) -> dict[str, Any]:
     """A replica that waits for its turn is ready to take it: only what it knows counts here."""
+    pulse = ledger.pulse()
     content: dict[str, Any] = {
         "ready": _ready(live),
-        "nodes": service.nodes,
-        "generation": service.generation,
+        "nodes": pulse.nodes,
+        "generation": pulse.generation,
     }
     if live is not None:
         content |= live.detail()
-    content["decided_by"] = decided_by(service)
+    content["decided_by"] = decided_by(ledger)
     if planner is not None:
         content["planner"] = planner.detail()
-    if service.config.policy == "priced":
-        content["prices"] = "in force" if service.prices else "none: scoring as fgd"
+    if ledger.config.policy == "priced":
+        content["prices"] = "in force" if prices_in_force(ledger) else "none: scoring as fgd"
     return content
 
 

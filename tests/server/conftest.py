@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
@@ -20,6 +19,7 @@ from scheduler.webhook.access import Api
 from scheduler.webhook.routes import create_app, probes
 from scheduler.webhook.server import ExtenderServer
 from tests.builders import node, pod
+from tests.service import Service
 
 
 class Running:
@@ -36,10 +36,17 @@ class Running:
             mix=TypicalMix.from_requests([pod(count=1)]),
         )
         self.engine = engine
-        self.service = ExtenderService(engine, self.config, offline=offline, clock=self.clock)
-        self.planner = PlannerLoop(self.service, self.config) if self.config.planner else None
-        app = create_app(self.service, self.planner)
-        self.server = ExtenderServer(app, self.config, probes(self.service), api)
+        self.accepting = True
+        self.service = Service(
+            engine,
+            self.config,
+            offline=offline,
+            clock=self.clock,
+            planner=PlannerLoop if self.config.planner else lambda _: None,
+            accepting=lambda: self.accepting,
+        )
+        self.planner, webhook = self.service.planner, self.service.webhook
+        self.server = ExtenderServer(create_app(webhook), self.config, probes(webhook), api)
         if self.planner:
             self.planner.start()
         self.url = self.server.url

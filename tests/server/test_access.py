@@ -295,7 +295,7 @@ def test_probes_are_open_and_say_one_word(server: Running) -> None:
     port = server.server.status.port
     for path in ("/healthz", "/readyz", "/activez"):
         assert _plain(port, path, Host="anything.example") == (200, b"ok\n")
-    server.service.accepting = lambda: False
+    server.accepting = False
     with server.service.exclusive():  # whatever holds the lock
         assert _plain(port, "/activez")[0] == 503
         assert _plain(port, "/healthz") == (200, b"ok\n")
@@ -364,7 +364,7 @@ def test_metrics_need_somebody_to_ask(start, authority, tmp_path: Path) -> None:
 
 def test_every_route_has_a_door(server: Running) -> None:
     """A route that no list names would be shown nowhere, and nobody would know why."""
-    app = create_app(server.service)
+    app = create_app(server.service.webhook)
     routes = {str(rule) for rule in app.url_map.iter_rules()}
     offline = {route for route in routes if route.startswith(OFFLINE_PATHS)}
     assert offline and routes - offline == open_paths("") | CONTENT_PATHS

@@ -16,6 +16,7 @@ from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.model import PodRequest
 from scheduler.files.dump_writer import pod_json
 from scheduler.simulator.kube_scheduler_client import SchedulingLoop
+from scheduler.webhook.decision_log import DecisionLog
 from scheduler.webhook.metrics import ExtenderMetrics
 from tests.builders import gang_key, gangs_of, node, pod
 from tests.server.conftest import Running
@@ -51,7 +52,7 @@ def _bind(server: Running, request: PodRequest) -> str:
     passing, _ = _filter(server, request)
     if not passing:
         return ""
-    assert len(passing) == 1 or not server.service._joint(request)
+    assert len(passing) == 1 or not server.service.is_joint(request)
     assert server.client.bind(request, passing[0]) == ""
     return passing[0]
 
@@ -226,8 +227,8 @@ def test_prices_that_fail_are_tried_again_after_a_while(start, monkeypatch) -> N
 def test_the_metrics_say_what_became_of_plans(start) -> None:
     """The loop is not started: a plan is handed over as the planner process would, but late."""
     server = start([node("a", gpus=2), node("b", gpus=2), node("c", gpus=1)], gang_ttl_s=60.0)
-    planner = PlannerLoop(server.service, server.config)
-    registry = ExtenderMetrics(server.service, planner)
+    planner = PlannerLoop(server.service.ledger)
+    registry = ExtenderMetrics(server.service.ledger, DecisionLog(1), planner)
     waiting = [pod("x", count=2), pod("y", count=2), pod("z", count=1), *_gang("g", 2)]
     for request in waiting:
         _filter(server, request)
@@ -261,7 +262,7 @@ def test_the_metrics_say_what_became_of_plans(start) -> None:
 def test_the_planner_process_is_told_what_changes(start) -> None:
     """Of placements and nodes only the difference is handed over, from plan to plan."""
     server = start([node("a", gpus=1), node("b", gpus=1)], hold_ttl_s=0, planner_budget_s=60.0)
-    loop = PlannerLoop(server.service, server.config)
+    loop = PlannerLoop(server.service.ledger)
     _filter(server, pod("x", count=1))
 
     def planned() -> list[tuple[str, str]]:

@@ -124,7 +124,7 @@ def test_the_status_door_shows_health_and_takes_no_orders(start, authority, tmp_
 def test_a_replica_that_waits_for_its_turn_sends_callers_elsewhere(start) -> None:
     """A connection kept alive would lead kube-scheduler to it again, past the Service."""
     server = start([node(gpus=1)])
-    server.service.accepting = lambda: False
+    server.accepting = False
     connection = http.client.HTTPConnection("127.0.0.1", _port(server), timeout=60)
     statuses = {}
     for method, path in (("GET", "/activez"), ("GET", "/healthz"), ("POST", "/filter")):

@@ -379,7 +379,7 @@ class TestRefusals:
         def fail(*_args: object) -> None:
             raise RuntimeError("planted")
 
-        monkeypatch.setattr(server.service, "filter", fail)
+        monkeypatch.setattr(server.service.verbs, "filter", fail)
         body = json.dumps(_args(pod())).encode()
         status, _, answer = _call(
             server, "POST", "/filter", body, **{"Content-Type": "application/json"}

@@ -117,7 +117,7 @@ def command(
 def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     from scheduler.cli.inputs import read_workload
     from scheduler.cluster.follow import LiveCluster
-    from scheduler.cluster.service import ExtenderService
+    from scheduler.cluster.ledger import Ledger
     from scheduler.cluster.worker.planning import PlannerLoop
     from scheduler.core.engine import Engine
     from scheduler.core.errors import InvalidInput
@@ -126,6 +126,7 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     from scheduler.files.workload import Workload, place_bound
     from scheduler.webhook.routes import create_app, probes
     from scheduler.webhook.server import ExtenderServer
+    from scheduler.webhook.webhook import Webhook
 
     workload = read_workload(nodes) if nodes else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
@@ -145,16 +146,15 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
         seed=config.seed,
     )
     place_bound(engine, workload)
-    service = ExtenderService(engine, config, offline=nodes is not None)
+    ledger = Ledger(engine, config, live=nodes is None)
     client = None if nodes else _client(config)
-    live = LiveCluster(service, client, config, _identity()) if client else None
-    loop = PlannerLoop(service, config) if config.needs_planner_process else None
-    app = create_app(service, loop, live)
-    server = ExtenderServer(app, config, probes(service, live), client)
+    # What a cluster consists of lives long. Without freezing it, each full collection would look at
+    # all of it again and hold up every request meanwhile.
+    live = LiveCluster(ledger, client, _identity(), on_synced=gc.freeze) if client else None
+    loop = PlannerLoop(ledger) if config.needs_planner_process else None
+    webhook = Webhook(ledger, loop, live)
+    server = ExtenderServer(create_app(webhook), config, probes(webhook), client)
     if live:
-        # What a cluster consists of lives long. Without this, each full collection would look at
-        # all of it again and hold up every request meanwhile.
-        live.on_synced = gc.freeze
         live.start()
     if loop:
         loop.start()

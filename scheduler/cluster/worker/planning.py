@@ -17,8 +17,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scheduler.cluster.service import ExtenderService, PlanningView
-from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.repricing import put_prices
+from scheduler.cluster.view import PlanningView, planning_view, prices_in_force
 from scheduler.cluster.worker.process import Companion, CompanionFault, Counterpart
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.mix import TypicalMix
@@ -73,14 +74,13 @@ class PlannerLoop:
 
     Parameters
     ----------
-    service
-        Where the backlog comes from and plans go.
-    config
-        Budget, debounce and memory limit.
+    ledger
+        Where the backlog comes from and plans go; with budget, debounce and memory limit.
     """
 
-    def __init__(self, service: ExtenderService, config: ExtenderConfig) -> None:
-        self._service, self._config = service, config
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        config = self._config = ledger.config
         self._weights = config.price_weights()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="planner", daemon=True)
@@ -139,11 +139,11 @@ class PlannerLoop:
             try:
                 self._look()
                 if self._config.policy == "priced" and self._reprice_due():
-                    self._reprice(self._service.planning_view())
+                    self._reprice(planning_view(self._ledger))
                 if time.monotonic() - planned_at < self._config.planner_debounce_s:
                     continue
                 planned_at = time.monotonic()
-                view = self._service.planning_view() if self._config.planner else None
+                view = planning_view(self._ledger) if self._config.planner else None
                 if view is not None and view.pending and view.stamp != seen:
                     seen = view.stamp
                     answer = self._ask(view, "plan", (self._config.planner_budget_s, view.gangs))
@@ -172,7 +172,10 @@ class PlannerLoop:
         now = time.monotonic()
         # Nodes that come one by one are not worth a pricing each, nor is every first pod.
         pause_s = min(self._config.planner_debounce_s, _IDLE * self._pricing_took_s)
-        return now >= self._price_again_at and self._service.prices_due(now, pause_s)
+        if now < self._price_again_at:
+            return False
+        with self._ledger.locked(chore=True) as cluster:
+            return cluster.pricing.prices_due(now, cluster.engine.state.node_epoch, pause_s)
 
     def _reprice(self, view: PlanningView) -> None:
         started, task = time.monotonic(), view.pricing
@@ -188,8 +191,9 @@ class PlannerLoop:
             self.figures.priced_at = time.monotonic()
         if made is not None or task.mix is not self._priced_mix:
             # Where there are none, the last good ones stay.
-            self._service.set_prices(made or self._service.prices, task.mix)
-        self._service.priced(task, time.monotonic())
+            put_prices(self._ledger, made or prices_in_force(self._ledger), task.mix)
+        with self._ledger.locked(chore=True) as cluster:
+            cluster.pricing.priced(task, time.monotonic())
         self._pricing_took_s = time.monotonic() - started
         self._priced_mix = task.mix
 
@@ -203,7 +207,7 @@ class PlannerLoop:
         made, longest = self.figures.priced_at, _PRICES_LAST * max(1.0, self._config.reprice_s)
         if made is not None and time.monotonic() - made > longest:
             log.warning("no prices for %.0f s; scoring as fgd until there are some", longest)
-            self._service.set_prices(None)
+            put_prices(self._ledger, None)
             self.figures.priced_at = None
 
     def _ask(self, view: PlanningView, what: str, content: Any) -> dict[str, Any] | None:  # noqa: ANN401 - what the question takes
@@ -241,7 +245,6 @@ class PlannerLoop:
     def _send(self, companion: Companion, what: str, items: Sequence[Any]) -> None:
         for start in range(0, len(items), _PIECE):
             companion.send((what, items[start : start + _PIECE]))
-            time.sleep(0)  # let a waiting request have the interpreter
 
     def _adopt(self, answer: dict[str, Any], view: PlanningView) -> None:
         figures = self.figures
@@ -252,7 +255,11 @@ class PlannerLoop:
         pending = {pod.uid: pod for pod in view.pending}
         places = [(pending[uid], node) for uid, node in answer["places"] if uid in pending]
         for piece in _pieces(places):  # requests get in between
-            adopted, rejected = self._service.adopt(piece, view.generation)
+            with self._ledger.locked(chore=True) as cluster:
+                cluster.expire()
+                adopted, rejected = cluster.gangs.adopt(
+                    piece, cluster.now, generation=view.generation
+                )
             figures.adopted += adopted
             figures.rejected.update(rejected)
         figures.plans[answer["status"].lower()] += 1
@@ -298,10 +305,10 @@ class PlannerLoop:
             companion.end()
 
 
-def decided_by(service: ExtenderService) -> str:
+def decided_by(ledger: Ledger) -> str:
     """What scores nodes now: the policy; with ``priced`` ``prices``, or ``fgd`` without any."""
-    policy = service.config.policy
-    return policy if policy != "priced" else "prices" if service.prices else "fgd"
+    policy = ledger.config.policy
+    return policy if policy != "priced" else "prices" if prices_in_force(ledger) else "fgd"
 
 
 def _pieces(places: Sequence[tuple[PodRequest, str]]) -> Iterator[list[tuple[PodRequest, str]]]:

@@ -3,7 +3,7 @@
 A gang's plan has one *slot* for each member that exists, and at least for as many as have to start
 together: all of these places are held, or none. The first question about any member takes them for
 all, since kube-scheduler gives a gang up at the first refusal. A gang of which too few members
-exist holds nothing; it is asked about again once they do (see :attr:`Adoption.on_gathered`).
+exist holds nothing; it is asked about again once they do (see ``on_gathered``).
 Members are told the node of their slot and nothing else; who asks twice, or in another order, gets
 the same answer.
 
@@ -68,13 +68,13 @@ class Adoption:
     unborn_share
         Share of the cluster that the gangs of one namespace may hold for members that do not exist
         yet; 0 for none.
+    on_gathered
+        Called with a gang once as many of its members exist as have to start together.
 
     Attributes
     ----------
     members : Members
         Who there is, and how many there have to be.
-    on_gathered
-        Called with a gang once as many of its members exist as have to start together.
     """
 
     def __init__(
@@ -85,8 +85,9 @@ class Adoption:
         reserve_after_s: float = 0.0,
         at_once: int | None = None,
         unborn_share: float = 0.0,
+        on_gathered: Callable[[GangKey], None] = lambda _key: None,
     ) -> None:
-        self.on_gathered: Callable[[GangKey], None] = lambda _key: None
+        self._on_gathered = on_gathered
         self._engine = engine
         self._at_once = at_once
         self._unborn_share = unborn_share
@@ -499,7 +500,7 @@ class Adoption:
 
     def _grown(self, key: GangKey, *, before: bool) -> None:
         if not before and self.members.minimum(key) > 1 and self.members.enough(key):
-            self.on_gathered(key)
+            self._on_gathered(key)
 
     def _leave(self, uid: str) -> None:
         """A pod is no member any more, and does not wait."""

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+from scheduler.cluster.bind_request import BindRequest
+from scheduler.cluster.ledger import Cluster
 from scheduler.kube.objects import PodObject
 from scheduler.kube.salvage import InPart
-from scheduler.webhook.protocol import BindArgs
 from testbed.fake_api import NODES, PODS, FakeApi, drop, eventually, refuse, say
 from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod
@@ -221,12 +222,12 @@ def test_an_event_that_was_lost_is_found(api, follow, monkeypatch) -> None:
     live = following.live
     apply, lost = live._apply_one, []
 
-    def lose(item: Any) -> None:
+    def lose(cluster: Cluster, item: Any) -> None:
         label, what, content = item
         if label == "pods" and what in ("ADDED", "MODIFIED", "DELETED"):
             lost.append(content.metadata.name)
         else:
-            apply(item)
+            apply(cluster, item)
 
     monkeypatch.setattr(live, "_apply_one", lose)
     api.put(PODS, pod_json("added", node="b", requests={GPU: "1"}))
@@ -260,7 +261,7 @@ def test_a_binding_of_ours_that_the_watch_has_not_told_of_is_no_drift(api, follo
     following = follow().start()
     api.put(PODS, pod_json("p", requests={MILLI: "500"}))
     eventually(lambda: "uid-p" in following.live.mirror.pending)
-    assert following.service.bind(BindArgs("p", "ns", "uid-p", "a")) == ""
+    assert following.service.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
     following.live.audit.audit()
     following.equal()
     eventually(lambda: following.metric("snugfit_objects_in_doubt") == 0)
@@ -332,13 +333,13 @@ def test_an_object_without_a_name_ends_nothing_that_is_known(api, follow) -> Non
     api.put(PODS, pod_json("p", node="b"))
     following = follow().start()
     kind = following.live._kinds["pods"]
-    with following.service.exclusive():
+    with following.service.ledger.locked() as cluster:
         for item in (
             ("listing", None),
             ("unread", [InPart(PodObject(), ("metadata.name",))]),
             ("listed", None),
         ):
-            following.live._apply_one((kind.label, *item))
+            following.live._apply_one(cluster, (kind.label, *item))
     assert "uid-p" in following.live.mirror.facts
 
 

@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.cluster.awaited_victims import Evictions
-from scheduler.cluster.service import ExtenderService
+from scheduler.cluster.named_victims import NamedVictims, OnNode
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
+from scheduler.core.model import Placement, Release
 from scheduler.core.state import ClusterState
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.webhook.metrics import ExtenderMetrics
 from scheduler.webhook.protocol import PreemptArgs, decode_filter
 from testbed.kube_objects import node_json, pod_json
 from tests.builders import node, pod
+from tests.service import Service
 
 MILLI = "snugfit.io/gpu-milli"
 DEVICES = "snugfit.io/devices"
@@ -29,10 +29,10 @@ class Live:
 
     def __init__(self, *running: tuple[str, str, str]) -> None:
         self.now = 0.0
-        self.service = ExtenderService(
+        self.service = Service(
             Engine(ClusterState()), ExtenderConfig(), offline=False, clock=lambda: self.now
         )
-        self.mirror = self.service.attach()
+        self.mirror = self.service.mirror
         for name in ("n0", "n1"):
             content = node_json(name, gpus=2, allocatable={MILLI: "2000"})
             self.mirror.node(msgspec.convert(content, NodeObject))
@@ -76,7 +76,7 @@ def live(monkeypatch) -> Live:
     def sleep(seconds: float) -> None:
         made.now += seconds
 
-    monkeypatch.setattr("scheduler.cluster.service.time.sleep", sleep)
+    monkeypatch.setattr("scheduler.cluster.awaited_victims.time.sleep", sleep)
     return made
 
 
@@ -89,7 +89,7 @@ def test_the_end_of_a_victim_is_waited_for(live, monkeypatch) -> None:
         if next(steps) == 3:
             live.ends("c")
 
-    monkeypatch.setattr("scheduler.cluster.service.time.sleep", sleep)
+    monkeypatch.setattr("scheduler.cluster.awaited_victims.time.sleep", sleep)
     assert live.filter(1000, "n1")["NodeNames"] == ["n1"]
     assert 0 < live.now < 0.1
 
@@ -108,7 +108,7 @@ def test_without_word_of_it_the_pod_asks_again_and_evicts_nobody(live) -> None:
     answer = live.filter(1000, "n1")
     assert "the end of 1 victims" in answer["Error"]
     assert live.service.decisions(1)[0]["detail"] == answer["Error"]
-    said = ExtenderMetrics(live.service).exposition().decode()
+    said = live.service.webhook.metrics.exposition().decode()
     assert "snugfit_filters_put_off_total 1.0" in said and "snugfit_power_watts " in said
     assert not answer["FailedNodes"]
     assert not answer["NodeNames"]
@@ -153,7 +153,7 @@ def test_whoever_has_found_its_place_has_no_victims_any_more(live) -> None:
     bound["metadata"]["annotations"] = {DEVICES: "0:1000:0:0"}
     with live.service.exclusive():
         live.mirror.pod(msgspec.convert(bound, PodObject))
-    assert not live.service._evictions
+    assert not live.service.ledger.awaits_victims()
 
 
 def test_while_the_rest_of_the_victims_ends_nobody_is_evicted_elsewhere(monkeypatch) -> None:
@@ -169,7 +169,7 @@ def test_while_the_rest_of_the_victims_ends_nobody_is_evicted_elsewhere(monkeypa
     def sleep(seconds: float) -> None:
         live.now += seconds
 
-    monkeypatch.setattr("scheduler.cluster.service.time.sleep", sleep)
+    monkeypatch.setattr("scheduler.cluster.awaited_victims.time.sleep", sleep)
     assert live.preempt(800, n0=("a", "b"))["n0"] == {"uid-a", "uid-b"}
     live.ends("a")
     answer = live.filter(800, "n0")
@@ -233,15 +233,15 @@ def test_where_kube_scheduler_evicts_nobody_nothing_is_waited_for(live) -> None:
 
 
 def test_so_many_are_remembered_and_no_more() -> None:
-    engine = Engine(ClusterState([node("n", gpus=2)]))
-    evictions = Evictions(2)
+    state = ClusterState([node("n", gpus=2)])
+    victims = NamedVictims(2)
     running = pod("low", count=2)
-    engine.reserve(running, "n")
+    state.apply([Placement(running, "n")], enforce=False)
     asking = [pod(f"high-{i}", count=1) for i in range(3)]
     for request in asking:
-        evictions.name(request.uid, {"n": [running.uid]})
-    assert [len(evictions.waited_for(engine, request)) for request in asking] == [0, 1, 1]
-    evictions.name(asking[1].uid, {"n": []})
-    assert len(evictions) == 1
-    engine.release(running.uid)
-    assert not len(evictions.waited_for(engine, asking[2]))
+        victims.record(request.uid, {"n": OnNode((running.uid,))})
+    assert [len(victims.left(request.uid, state)) for request in asking] == [0, 1, 1]
+    victims.record(asking[1].uid, {"n": OnNode(())})
+    assert len(victims) == 1
+    state.apply([Release(running.uid)])
+    assert not len(victims.left(asking[2].uid, state))

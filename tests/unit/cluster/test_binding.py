@@ -10,16 +10,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from scheduler.cluster.bind_request import BindRequest
 from scheduler.cluster.binding import Binder
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import KubeApiError
 from scheduler.core.state import ClusterState
 from scheduler.kube.objects import NodeObject, PodObject
-from scheduler.webhook.protocol import BindArgs, decode_filter
+from scheduler.webhook.protocol import decode_filter
 from testbed.fake_api import NODES, PODS, FakeApi, carry_out_and_drop, drop, refuse, serving
 from testbed.kube_objects import node_json, pod_json
+from tests.service import Service
 
 MILLI = "snugfit.io/gpu-milli"
 DEVICES = "snugfit.io/devices"
@@ -38,17 +39,14 @@ class Binding:
     def restart(self) -> None:
         """A new process: nothing is known but what a first list tells."""
         engine = Engine(ClusterState())
-        self.service = ExtenderService(
-            engine, ExtenderConfig(), offline=False, clock=lambda: self.now
-        )
-        self.mirror = self.service.attach()
-        self.binder = Binder(
-            self.service,
-            self.mirror,
-            self.api.client(),
-            deadline_s=self.deadline_s,
+        self.service = Service(
+            engine,
+            ExtenderConfig(),
+            offline=False,
             clock=lambda: self.now + time.monotonic(),
         )
+        self.mirror = self.service.mirror
+        self.binder = Binder(self.service.ledger, self.api.client(), deadline_s=self.deadline_s)
         self.engine = engine
         for obj in self.api.objects[NODES].values():
             self.mirror.node(msgspec.convert(obj, NodeObject))
@@ -66,7 +64,7 @@ class Binding:
             self.mirror.pod(msgspec.convert(obj, PodObject))
 
     def bind(self, node: str, name: str = "p") -> str:
-        return self.binder.bind(BindArgs(name, "ns", f"uid-{name}", node))
+        return self.binder.bind(BindRequest(name, "ns", f"uid-{name}", node))
 
     def settle(self) -> None:
         """What is overdue is asked for, long after."""
@@ -101,7 +99,8 @@ def binding(api) -> Iterator[Binding]:
     made.settle()
     held = frozenset(made.engine.holds)
     assert made.mirror.image().differences(made.engine.state, held, frozenset()) == []
-    assert not made.binder.assumed and not held
+    with made.service.ledger.locked() as cluster:
+        assert not cluster.pods.assumed and not held
 
 
 def test_devices_are_recorded_in_the_very_write_that_binds(binding) -> None:

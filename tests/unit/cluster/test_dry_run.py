@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.model import Reason
@@ -15,14 +14,15 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.objects import NodeObject
 from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import node_json, pod_json
+from tests.service import Service
 
 GPU, MILLI, WIDGET = "nvidia.com/gpu", "snugfit.io/gpu-milli", "example.com/widget"
 
 
 @pytest.fixture
-def service() -> ExtenderService:
-    made = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = made.attach()
+def service() -> Service:
+    made = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+    mirror = made.mirror
     for name, offered in (
         ("whole", {GPU: "4"}), ("parts", {MILLI: "4000"}), ("plain", {"example.com/gear": "1"})
     ):  # fmt: skip
@@ -30,11 +30,11 @@ def service() -> ExtenderService:
     return made
 
 
-def passing(service: ExtenderService, requests: dict[str, str]) -> list[str]:
+def passing(service: Service, requests: dict[str, str]) -> list[str]:
     return list(answer(service, requests)["NodeNames"] or ())
 
 
-def answer(service: ExtenderService, requests: dict[str, str]) -> dict[str, Any]:
+def answer(service: Service, requests: dict[str, str]) -> dict[str, Any]:
     question: dict[str, Any] = {
         "Pod": pod_json("p", requests=requests), "NodeNames": ["whole", "parts", "plain"]
     }  # fmt: skip
@@ -55,12 +55,12 @@ def answer(service: ExtenderService, requests: dict[str, str]) -> dict[str, Any]
     ],
 )
 def test_a_pod_goes_where_everything_is_offered_that_it_asks_for_by_that_name(
-    service: ExtenderService, asked: dict[str, str], nodes: list[str]
+    service: Service, asked: dict[str, str], nodes: list[str]
 ) -> None:
     assert passing(service, asked) == nodes
 
 
-def test_what_no_node_offers_is_named_and_so_is_what_is_used_up(service: ExtenderService) -> None:
+def test_what_no_node_offers_is_named_and_so_is_what_is_used_up(service: Service) -> None:
     said = answer(service, {"example.com/gear": "1", WIDGET: "1"})
     assert said["FailedAndUnresolvableNodes"] == dict.fromkeys(
         ("whole", "parts"), f"{Reason.RESOURCE_MISSING.text}: example.com/gear"
@@ -72,10 +72,9 @@ IMPLICIT = "deviceclass.resource.kubernetes.io/nic"
 
 
 @pytest.fixture
-def with_classes(service: ExtenderService) -> ExtenderService:
+def with_classes(service: Service) -> Service:
     """Classes stand for whole GPUs and for widgets; another has its implicit name only."""
-    assert service._mirror is not None
-    service._mirror.dra.mapped = frozenset({GPU, WIDGET, IMPLICIT})
+    service.mirror.dra.mapped = frozenset({GPU, WIDGET, IMPLICIT})
     return service
 
 
@@ -93,7 +92,7 @@ def with_classes(service: ExtenderService) -> ExtenderService:
     ],
 )
 def test_what_a_device_class_stands_for_is_passed_and_named(
-    with_classes: ExtenderService, asked: dict[str, str], nodes: list[str], named: str
+    with_classes: Service, asked: dict[str, str], nodes: list[str], named: str
 ) -> None:
     said = answer(with_classes, asked)
     assert said["NodeNames"] == nodes
@@ -108,7 +107,7 @@ def test_what_a_device_class_stands_for_is_passed_and_named(
 
 
 def test_a_node_that_does_not_exist_yet_may_have_devices_of_a_class(
-    with_classes: ExtenderService,
+    with_classes: Service,
 ) -> None:
     question = {
         "Pod": pod_json("p", requests={WIDGET: "1"}), "Nodes": {"items": [node_json("new")]}

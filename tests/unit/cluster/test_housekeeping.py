@@ -118,7 +118,7 @@ def test_one_pod_that_cannot_be_settled_stops_no_other(api, follow, monkeypatch,
         assert following.metric('snugfit_chore_faults_total{chore="holds"}') >= 1
 
 
-@pytest.mark.parametrize("broken", ["overdue", "missed"])
+@pytest.mark.parametrize("broken", ["expired_reservations", "pods_to_requeue"])
 def test_a_chore_of_the_service_that_fails_is_counted_and_stops_no_other(
     api, follow, monkeypatch, broken: str
 ) -> None:
@@ -127,9 +127,9 @@ def test_a_chore_of_the_service_that_fails_is_counted_and_stops_no_other(
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(following.service, broken, fail)
+    monkeypatch.setattr(f"scheduler.cluster.caretaker.{broken}", fail)
     following.start()
-    chore = {"overdue": "holds", "missed": "waking"}[broken]
+    chore = {"expired_reservations": "holds", "pods_to_requeue": "waking"}[broken]
     eventually(lambda: following.metric(f'snugfit_chore_faults_total{{chore="{chore}"}}') > 2)
     recounts = following.live.figures.recounts
     eventually(lambda: following.live.figures.recounts > recounts + 2)

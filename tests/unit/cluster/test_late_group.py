@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
@@ -15,6 +14,7 @@ from scheduler.kube.objects import PodObject
 from scheduler.kube.workloads import statements
 from scheduler.webhook.protocol import decode_filter
 from tests.builders import node
+from tests.service import Service
 
 GROUP = {
     "apiVersion": "scheduling.k8s.io/v1beta1",
@@ -41,10 +41,8 @@ class Late:
 
     def __init__(self, gpus: int) -> None:
         self.engine = Engine(ClusterState(), "best-fit")
-        self.service = ExtenderService(
-            self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0
-        )
-        self.mirror = self.service.attach()
+        self.service = Service(self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0)
+        self.mirror = self.service.mirror
         self.mirror._models["a"] = node("a", gpus=gpus)
         self.engine.state.add_node(self.mirror._models["a"])
         for name in ("m0", "m1"):
@@ -53,17 +51,15 @@ class Late:
     def group(self) -> None:
         with self.service.exclusive():
             assert self.mirror.group(statements(GROUP))
-            self.service.gangs_resized()
 
     def ask(self, name: str) -> None:
         args = decode_filter(msgspec.json.encode({"Pod": _pod(name), "NodeNames": ["a"]}))
         assert msgspec.json.decode(self.service.filter(args))["NodeNames"] == ["a"]
 
     def bind(self, name: str) -> None:
-        with self.service.exclusive():
-            request = self.service.seen(name)
-            assert request is not None
-            self.service.reserve(request, "a")
+        request = self.service.seen(name)
+        assert request is not None
+        self.service.reserve(request, "a")
 
     def watch(self, name: str, node_name: str = "") -> None:
         self.mirror.pod(msgspec.convert(_pod(name, node_name), PodObject))

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from scheduler.cluster.bind_request import BindRequest
 from scheduler.kube.objects import pod_decoder
-from scheduler.webhook.protocol import BindArgs, PreemptArgs
+from scheduler.webhook.protocol import PreemptArgs
 from testbed.fake_api import PODS, FakeApi, drop, eventually, refuse
 from testbed.kube_objects import pod_json
 from tests.following import BUDGETS, MILLI, Following
@@ -68,7 +69,7 @@ def test_the_end_of_the_last_victim_is_asked_for(api, urgent) -> None:
     api.muted = True
     api.delete(PODS, "second")
     assert _ask(urgent)["NodeNames"] == ["a"]
-    assert urgent.service.bind(BindArgs("urgent", "default", "uid-urgent", "a")) == ""
+    assert urgent.service.bind(BindRequest("urgent", "default", "uid-urgent", "a")) == ""
     api.muted = False
     urgent.equal()
 

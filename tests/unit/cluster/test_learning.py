@@ -6,7 +6,6 @@ import json
 
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
@@ -15,6 +14,7 @@ from scheduler.planner.pricing.compute import prices
 from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import pod_json
 from tests.builders import node
+from tests.service import Service
 
 
 class Asked:
@@ -23,7 +23,7 @@ class Asked:
     def __init__(self) -> None:
         self.state = ClusterState([node(f"n{i}", gpus=8) for i in range(3)])
         self.engine = Engine(self.state, "priced")
-        self.service = ExtenderService(self.engine, ExtenderConfig(relearn_every=3))
+        self.service = Service(self.engine, ExtenderConfig(relearn_every=3))
         self.pods = 0
 
     def ask(self, count: int, gpus: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.webhook.protocol import BindArgs
+from scheduler.cluster.bind_request import BindRequest
 from testbed.fake_api import LEASES, NODES, PODS, FakeApi, drop, eventually, refuse, say
 from testbed.kube_objects import node_json, pod_json
 from tests.builders import pod
@@ -179,9 +179,8 @@ def test_gangs_learn_their_size_from_group_objects(api, follow, late) -> None:
         following.live.look_for_groups()
 
     def size() -> int:
-        with following.service.exclusive():
-            gang = following.live.mirror.pending["uid-m"].gang
-            return following.service._adoption.members.minimum(gang)
+        with following.service.ledger.locked() as cluster:
+            return cluster.gangs.members.minimum(cluster.live.pending["uid-m"].gang)
 
     assert size() == 1
     api.put(path, group)
@@ -245,7 +244,7 @@ def test_a_bind_through_the_verb_ends_on_the_pod_and_in_the_state(api, follow) -
     following = follow().start()
     api.put(PODS, pod_json("p", requests={MILLI: "500"}))
     eventually(lambda: "uid-p" in following.live.mirror.pending)
-    assert following.service.bind(BindArgs("p", "ns", "uid-p", "a")) == ""
+    assert following.service.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
     eventually(lambda: "uid-p" in following.live.mirror.facts)
     following.equal()
     assert following.metric('snugfit_binds_total{result="bound"}') == 1

@@ -82,7 +82,7 @@ def test_a_gang_that_is_restarted_is_not_bound_by_half(api, follow) -> None:
     for number in range(3):
         api.put(PODS, _member(f"old{number}", 3, node="b", deletionTimestamp=GONE))
         api.put(PODS, _member(f"new{number}", 3))
-    members, gang = following.service._adoption.members, following.live.mirror.groups.gang_of
+    members, gang = following.service.gangs.members, following.live.mirror.groups.gang_of
     eventually(lambda: "uid-new2" in following.live.mirror.pending)
     assert not members.running(gang("uid-new2"))
     assert "1 of 3 missing members" in _why(following, "new0")
@@ -147,6 +147,12 @@ def _preempt(following: Following) -> dict[str, Any]:
     }
 
 
+def _nominated(following: Following) -> str:
+    """The node that a pod with victims is to go to, as far as is known."""
+    with following.service.ledger.locked() as cluster:
+        return "".join(named.nominated for named in cluster.victims._named.values())
+
+
 def _detail(following: Following) -> str:
     latest = following.web.get("/debug/decisions").get_json()["decisions"]
     return next(entry["detail"] for entry in latest if entry["verb"] == "preempt")
@@ -172,10 +178,10 @@ def test_the_rest_of_an_evicted_gang_is_evicted_once_kube_scheduler_has_begun(
     following = follow(evict_gangs=True).start()
     assert _preempt(following) == {"x": ["uid-low0"], "y": ["uid-low1"]}
     assert "evicted once kube-scheduler has begun" in _detail(following)
-    due = following.service.preempting.due
+    due = following.service.due_evictions
     two_nodes.next("POST", "/pods/low1/eviction", refuse(429))  # its budget does not allow it yet
     _nominate(two_nodes, "x")
-    eventually(lambda: following.service.preempting._remainders._chosen)
+    eventually(lambda: _nominated(following) == "x")
     assert due() == []
     going = _member("low0", 2, node="x", spec={"priority": -5}, deletionTimestamp=GONE)
     two_nodes.put(PODS, going)
@@ -192,7 +198,7 @@ def test_nobody_is_evicted_on_account_of_a_node_that_was_not_chosen(two_nodes, f
     _nominate(two_nodes, "z")
     two_nodes.delete(PODS, "low0")  # it has ended by itself
     following.equal()
-    assert following.service.preempting.due() == []
+    assert following.service.due_evictions() == []
     assert "low1" in two_nodes.objects[PODS]
 
 
@@ -202,8 +208,8 @@ def test_a_member_is_not_bound_once_the_others_have_lost_their_places(api, follo
     for name in ("m0", "m1"):
         api.put(PODS, _member(name, 2, spec={"schedulerName": "ours"}))
     api.put(PODS, pod_json("single", requests=GPU))
-    following, late = follow(), Late()
-    following.service._clock = late
+    late = Late()
+    following = follow(clock=late)
     following.start()
     assert _passes(following, "m0") and _passes(following, "m1")
     assert not _passes(following, "single")

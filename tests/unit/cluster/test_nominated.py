@@ -5,7 +5,6 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
@@ -13,6 +12,7 @@ from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import PodObject
 from scheduler.webhook.protocol import decode_filter
 from tests.builders import node
+from tests.service import Service
 
 POD = {
     "metadata": {"name": "p", "namespace": "default", "uid": "p"},
@@ -28,12 +28,12 @@ class Clock:
 
 
 @pytest.fixture
-def asked() -> tuple[ExtenderService, Mirror, Clock]:
+def asked() -> tuple[Service, Mirror, Clock]:
     """A pod that has asked; node a was the only one offered, and is held."""
     clock = Clock()
     engine = Engine(ClusterState([node("a", gpus=1), node("b", gpus=1)]), "best-fit")
-    service = ExtenderService(engine, ExtenderConfig(hold_ttl_s=30), offline=False, clock=clock)
-    mirror = service.attach()
+    service = Service(engine, ExtenderConfig(hold_ttl_s=30), offline=False, clock=clock)
+    mirror = service.mirror
     mirror.pod(msgspec.convert(POD, PodObject))
     service.filter(decode_filter(msgspec.json.encode({"Pod": POD, "NodeNames": ["a"]})))
     assert service.holds == 1
@@ -44,7 +44,7 @@ def nominate(mirror: Mirror, where: str) -> None:
     mirror.pod(msgspec.convert(POD | {"status": {"nominatedNodeName": where}}, PodObject))
 
 
-def held(service: ExtenderService) -> list[str]:
+def held(service: Service) -> list[str]:
     with service.exclusive() as engine:
         return [hold.placement.node for hold in engine.holds.values()]
 

@@ -16,7 +16,6 @@ from scheduler.cluster.preemption import (
     choose_victims,
     without_dearer_gangs,
 )
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.members import Members
@@ -29,6 +28,7 @@ from scheduler.webhook.protocol import PreemptArgs
 from testbed.kube_objects import node_json, pod_json
 from tests.builders import gang_key, node, pod
 from tests.depth import examples
+from tests.service import Service
 
 GANG = gang_key("g", 2)
 
@@ -323,8 +323,8 @@ def test_victims_make_room_and_none_is_taken_in_vain(running, wanted, suggestion
 
 
 def test_the_verb_answers_for_many_nodes_and_leaves_hopeless_ones_out() -> None:
-    service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = service.attach()
+    service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+    mirror = service.mirror
     for name, gpus in (("a", 1), ("b", 1), ("small", 0)):
         mirror.node(msgspec.convert(node_json(name, gpus=gpus), NodeObject))
     whole = {"nvidia.com/gpu": "1"}
@@ -351,8 +351,8 @@ def test_a_call_that_takes_too_long_answers_what_it_has() -> None:
         return now[0]
 
     config = ExtenderConfig(preempt_deadline_s=3.0)
-    service = ExtenderService(Engine(ClusterState()), config, offline=False, clock=clock)
-    mirror = service.attach()
+    service = Service(Engine(ClusterState()), config, offline=False, clock=clock)
+    mirror = service.mirror
     for number in range(50):
         mirror.node(msgspec.convert(node_json(f"n{number}", gpus=1), NodeObject))
     asking = msgspec.convert(pod_json("w", requests={"nvidia.com/gpu": "1"}), PodObject)

@@ -2,69 +2,69 @@
 
 from __future__ import annotations
 
-from scheduler.cluster.remainders import Remainder, Remainders
+from scheduler.cluster.named_victims import NamedVictims, OnNode
 from tests.builders import pod
 
 OTHERS = (pod("m2"), pod("m3"))
 
 
-def _remainders(most: int = 10) -> Remainders:
-    made = Remainders(most)
-    made.name("high", {"a": Remainder(OTHERS, frozenset({"m0", "m1"})),
-                       "b": Remainder(OTHERS[:1], frozenset({"m3"}))})  # fmt: skip
+def _named(most: int = 10) -> NamedVictims:
+    made = NamedVictims(most)
+    on_a = OnNode(("m0", "m1"), OTHERS, frozenset({"m0", "m1"}))
+    made.record("high", {"a": on_a, "b": OnNode(("m3",), OTHERS[:1], frozenset({"m3"}))})
     return made
 
 
-def _due(remainders: Remainders, now: float = 0.0) -> list[str]:
-    return [member.uid for member in remainders.due(now)]
+def _due(victims: NamedVictims, now: float = 0.0) -> list[str]:
+    return [member.uid for member in victims.due(now)]
 
 
 def test_nothing_is_due_before_a_node_is_chosen_and_a_victim_goes() -> None:
     for first, second in (("goes", "chosen"), ("chosen", "goes")):
-        remainders = _remainders()
+        victims = _named()
         acts = {
-            "goes": lambda made=remainders: made.goes("m1", 0.0),
-            "chosen": lambda made=remainders: made.chosen("high", "a", 0.0),
+            "goes": lambda made=victims: made.on_pod_leaving("m1", 0.0),
+            "chosen": lambda made=victims: made.on_pod_nominated("high", "a", 0.0),
         }
         acts[first]()
-        assert _due(remainders) == []
+        assert _due(victims) == []
         acts[second]()
-        assert _due(remainders) == ["m2", "m3"] and len(remainders) == 0
+        assert _due(victims) == ["m2", "m3"]
 
 
 def test_a_victim_of_a_node_that_was_not_chosen_does_not_count() -> None:
-    remainders = _remainders()
-    remainders.chosen("high", "a", 0.0)
-    remainders.goes("m3", 0.0)
-    assert _due(remainders) == []
-    remainders.chosen("high", "elsewhere", 0.0)
-    remainders.goes("m0", 0.0)
-    assert _due(remainders) == []
+    victims = _named()
+    victims.on_pod_nominated("high", "a", 0.0)
+    victims.on_pod_leaving("m3", 0.0)
+    assert _due(victims) == []
+    victims.on_pod_nominated("high", "elsewhere", 0.0)
+    victims.on_pod_leaving("m0", 0.0)
+    assert _due(victims) == []
 
 
 def test_a_pod_that_has_found_its_place_begins_nothing_any_more() -> None:
-    remainders = _remainders()
-    remainders.drop("high")
-    remainders.goes("m0", 0.0)
-    remainders.chosen("high", "a", 0.0)
-    assert _due(remainders) == []
+    victims = _named()
+    victims.drop("high")
+    victims.on_pod_leaving("m0", 0.0)
+    victims.on_pod_nominated("high", "a", 0.0)
+    assert _due(victims) == []
 
 
 def test_what_is_done_or_has_been_tried_for_long_is_left_alone() -> None:
-    remainders = _remainders()
-    remainders.goes("m0", 0.0)
-    remainders.chosen("high", "a", 0.0)
-    remainders.done("m2")
-    assert _due(remainders, 599.0) == ["m3"]
-    assert _due(remainders, 600.0) == []
+    victims = _named()
+    victims.on_pod_leaving("m0", 0.0)
+    victims.on_pod_nominated("high", "a", 0.0)
+    victims.done("m2")
+    assert _due(victims, 599.0) == ["m3"]
+    assert _due(victims, 600.0) == []
 
 
 def test_so_many_are_remembered_and_no_more() -> None:
-    remainders = _remainders(most=1)
-    remainders.name("other", {"a": Remainder(OTHERS, frozenset({"m0"}))})
-    assert len(remainders) == 1
-    remainders.goes("m0", 0.0)
-    remainders.chosen("high", "a", 0.0)
-    assert _due(remainders) == []
-    remainders.chosen("other", "a", 0.0)
-    assert _due(remainders) == ["m2", "m3"]
+    victims = _named(most=1)
+    victims.record("other", {"a": OnNode(("m0",), OTHERS, frozenset({"m0"}))})
+    assert len(victims) == 1
+    victims.on_pod_leaving("m0", 0.0)
+    victims.on_pod_nominated("high", "a", 0.0)
+    assert _due(victims) == []
+    victims.on_pod_nominated("other", "a", 0.0)
+    assert _due(victims) == ["m2", "m3"]

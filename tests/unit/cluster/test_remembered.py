@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.model import PodRequest, Reason
@@ -19,6 +18,7 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.pod_requests import pod_request
 from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import node_object, pod_json, pod_object
+from tests.service import Service
 
 LONG = 100_000
 WHOLE = {"nvidia.com/gpu": "1"}
@@ -73,8 +73,9 @@ def _pod(kind: str, number: int, *, node: str = "") -> dict[str, Any]:
 @pytest.mark.parametrize("bound", [False, True], ids=["pending", "bound"])
 @pytest.mark.parametrize("kind", MADE)
 def test_pods_that_say_very_much_leave_nothing_when_they_go(kind: str, bound: bool) -> None:
-    service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = service.attach()
+    engine = Engine(ClusterState())
+    service = Service(engine, ExtenderConfig(), offline=False)
+    mirror = service.mirror
     mirror.node(node_object("n", gpus=8))
 
     def live_and_die(number: int) -> None:
@@ -95,7 +96,7 @@ def test_pods_that_say_very_much_leave_nothing_when_they_go(kind: str, bound: bo
     finally:
         tracemalloc.stop()
     assert kept < 4 * LONG  # of ten times as much, and several copies of it
-    assert mirror.image().differences(service._engine.state, frozenset(), frozenset()) == []
+    assert mirror.image().differences(engine.state, frozenset(), frozenset()) == []
 
 
 def _request(kind: str) -> PodRequest:
@@ -104,8 +105,8 @@ def _request(kind: str) -> PodRequest:
 
 def test_rules_that_are_too_long_to_remember_select_nothing_and_stop_no_answer() -> None:
     engine = Engine(ClusterState())
-    service = ExtenderService(engine, ExtenderConfig(), offline=False)
-    service.attach().node(node_object("n", gpus=1))
+    service = Service(engine, ExtenderConfig(), offline=False)
+    service.mirror.node(node_object("n", gpus=1))
     for kind in ("values", "terms", "node selector", "tolerations"):
         request = _request(kind)
         assert engine.filter(request, np.arange(1))[0] == Reason.FITS.code

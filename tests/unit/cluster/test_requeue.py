@@ -33,9 +33,10 @@ def woken(refusals, engine, before, *members):
 
 
 def refused(engine, *pods, at=0.0, adoption=None):
-    made = Refusals(100, adoption.members.gathered) if adoption else Refusals(100)
+    made = Refusals(100)
     for one in pods:
-        made.add(one, at, engine.state.generation_now, NO_ROWS, anywhere=True)
+        gang = one.gang if adoption and adoption.members.gathered(one) else None
+        made.add(one, at, engine.state.generation_now, NO_ROWS, anywhere=True, gang=gang)
     return made
 
 

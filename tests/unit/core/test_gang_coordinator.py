@@ -32,7 +32,10 @@ class Cluster:
 
     def __init__(self, *nodes, **settings: float) -> None:
         self.engine = Engine(ClusterState(nodes), "best-fit")
-        self.adoption = Adoption(self.engine, ttl_s=TTL, **settings)
+        self.gathered: list[GangKey] = []
+        self.adoption = Adoption(
+            self.engine, ttl_s=TTL, on_gathered=self.gathered.append, **settings
+        )
         self.rows = np.arange(len(nodes))
         self.now = 0.0
 
@@ -78,8 +81,7 @@ def test_a_gang_that_fits_gets_all_its_places_at_the_first_question() -> None:
 def test_a_gang_holds_nothing_until_its_members_exist() -> None:
     """One pod states a large gang: nobody else loses a device by that."""
     cluster = Cluster(node("a", gpus=4))
-    gathered: list[GangKey] = []
-    cluster.adoption.on_gathered = gathered.append
+    gathered = cluster.gathered
     members = _gang("g", 4)
     for number, member in enumerate(members[:3], 1):
         answer = cluster.ask(member)
@@ -95,8 +97,7 @@ def test_a_pod_of_a_scheduler_that_never_asks_does_not_exist_for_us() -> None:
     cluster = Cluster(node("a", gpus=2))
     members = _gang("g", 2)
     described(cluster.adoption, *members)
-    gathered: list[GangKey] = []
-    cluster.adoption.on_gathered = gathered.append
+    gathered = cluster.gathered
     cluster.adoption.expect(members[0], "ours")
     cluster.adoption.expect(members[1], "other")
     cluster.adoption.hears("ours")
@@ -188,8 +189,7 @@ def test_members_of_one_role_do_not_stand_in_for_another() -> None:
     workers = [pod(f"w{n}", count=1, gang=key, role="worker") for n in range(4)]
     for worker in workers:
         cluster.adoption.expect(worker)
-    gathered: list[GangKey] = []
-    cluster.adoption.on_gathered = gathered.append
+    gathered = cluster.gathered
 
     def place(request: PodRequest) -> GangAnswer:
         return cluster.adoption.answer(request, cluster.rows, cluster.now)

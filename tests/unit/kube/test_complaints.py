@@ -8,7 +8,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
@@ -16,6 +15,7 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import node_object, pod_json, pod_object
+from tests.service import Service
 
 log = logging.getLogger("scheduler.test")
 
@@ -74,8 +74,8 @@ UPDATES: dict[str, Any] = {
 @pytest.mark.parametrize("bound", [False, True], ids=["pending", "bound"])
 def test_a_pod_that_is_changed_often_has_a_line_or_two(caplog, update, bound: bool) -> None:
     caplog.set_level(logging.INFO)
-    service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = service.attach()
+    service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+    mirror = service.mirror
     mirror.node(node_object("n", gpus=1))
     for number in range(20):
         mirror.pod(pod_object("p", node="n" if bound else "", **update(number)))
@@ -86,7 +86,7 @@ def test_a_pod_that_is_changed_often_has_a_line_or_two(caplog, update, bound: bo
 
 
 def test_an_answer_for_every_node_does_not_repeat_what_a_pod_wrote_at_length(caplog) -> None:
-    service = ExtenderService(Engine(ClusterState()), ExtenderConfig())
+    service = Service(Engine(ClusterState()), ExtenderConfig())
     names = [f"n{number}" for number in range(200)]
     requests = {"x/" + "y" * 100_000: "-1"}
     body = decode_filter_of({"Pod": pod_json("p", requests=requests), "NodeNames": names})

@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, PodRequest
@@ -14,6 +13,7 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.objects import PodObject
 from scheduler.kube.workloads import statements
 from tests.builders import node
+from tests.service import Service
 
 STEP, TRAIN = (GangKey("jobset", "default", "js", stage) for stage in ("step", "train"))
 WHOLE = GangKey("jobset", "default", "js")
@@ -37,8 +37,8 @@ class Live:
 
     def __init__(self) -> None:
         self.engine = Engine(ClusterState(), "best-fit")
-        service = ExtenderService(self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0)
-        self.mirror, self.adoption = service.attach(), service._adoption
+        service = Service(self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0)
+        self.mirror, self.adoption = service.mirror, service.gangs
         self.mirror._models["a"] = node("a", gpus=8)
         self.engine.state.add_node(self.mirror._models["a"])
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.mig import KNOWN_PROFILES, MEDIA_BIT
@@ -15,14 +14,15 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.mirror import Mirror
 from scheduler.kube.pod_requests import charge_of, pod_request
 from testbed.kube_objects import node_object, pod_object
+from tests.service import Service
 
 SEVEN = {"nvidia.com/mig-1g.5gb": "7"}
 
 
 class Cluster:
     def __init__(self) -> None:
-        self.service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = self.service.attach()
+        self.service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        self.mirror: Mirror = self.service.mirror
         with self.service.exclusive() as engine:
             self.state = engine.state
 

@@ -12,7 +12,6 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import SchedulerError
@@ -25,6 +24,7 @@ from scheduler.kube.workloads import Stated
 from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod
 from tests.depth import examples
+from tests.service import Service
 
 GANG = {"scheduling.x-k8s.io/pod-group": "g"}
 GROUP = GangKey("scheduler-plugins", "ns", "g")
@@ -35,8 +35,8 @@ class Cluster:
     """A mirror and what it writes into."""
 
     def __init__(self) -> None:
-        self.service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = self.service.attach()
+        self.service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        self.mirror: Mirror = self.service.mirror
         with self.service.exclusive() as engine:
             self.engine = engine
         self.assumed: set[str] = set()
@@ -403,14 +403,14 @@ def test_a_gang_learns_its_size_whenever_it_is_stated(cluster) -> None:
     def sizes() -> list[int]:
         pending = cluster.mirror.pending
         found = [cluster.mirror.facts["uid-p"].request, pending["uid-q"], pending["uid-r"]]
-        return [cluster.service._adoption.members.minimum(request.gang) for request in found]
+        return [cluster.service.gangs.members.minimum(request.gang) for request in found]
 
     assert sizes() == [5, 5, 5]  # what one of them states holds for all
     assert cluster.mirror.group({GROUP: Stated(3)}) and sizes() == [3, 3, 3]
     assert not cluster.mirror.group({GROUP: Stated(3)})
     assert cluster.mirror.group_gone([GROUP]) and sizes() == [5, 5, 5]
     cluster.mirror.pod_gone("uid-r")
-    assert cluster.service._adoption.members.minimum(GROUP) == 1
+    assert cluster.service.gangs.members.minimum(GROUP) == 1
 
 
 def test_drift_is_found_and_mended(cluster) -> None:
@@ -588,7 +588,7 @@ class AnyOrder(RuleBasedStateMachine):
         uid = data.draw(st.sampled_from(sorted(cluster.mirror.pending)))
         node = data.draw(st.sampled_from(sorted(self.nodes)))
         request = cluster.mirror.pending[uid]
-        adoption = cluster.service._adoption
+        adoption = cluster.service.gangs
         try:
             if kind == "ask" and adoption.concerns(request):
                 adoption.answer(request, np.arange(len(cluster.state)), 0.0)
@@ -642,7 +642,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert mine.ambiguous_nodes == theirs.ambiguous_nodes
         for uid, fact in mine.facts.items():
             gang = fact.request.gang
-            assert gang is None or uid in self.cluster.service._adoption.members.running(gang)
+            assert gang is None or uid in self.cluster.service.gangs.members.running(gang)
             if fact.node in self.nodes and fact.node not in mine.uncertain_nodes:
                 self._same_usage(fresh, uid)
 

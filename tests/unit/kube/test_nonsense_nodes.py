@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
@@ -17,6 +16,7 @@ from scheduler.kube.advertise import Action, adverts
 from scheduler.kube.nodes import node_of
 from testbed.kube_objects import node_object, pod_object
 from tests.builders import pod
+from tests.service import Service
 
 REGISTER = "hami.io/node-nvidia-register"
 A100 = {"nvidia.com/gpu.product": "NVIDIA-A100-SXM4-40GB"}
@@ -99,8 +99,8 @@ class Cluster:
     """One node that is well and a mirror to show others to."""
 
     def __init__(self) -> None:
-        service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror = service.attach()
+        service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        self.mirror = service.mirror
         with service.exclusive() as engine:
             self.engine = engine
         self.mirror.node(node_object("well", gpus=2))

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.model import Reason
@@ -21,6 +20,7 @@ from scheduler.kube.nodes import node_of
 from scheduler.kube.pod_requests import pod_request
 from testbed.kube_objects import node_object, pod_object
 from tests.depth import examples
+from tests.service import Service
 
 ALLOCATED = "hami.io/vgpu-devices-allocated"
 REGISTER = "hami.io/node-nvidia-register"
@@ -67,8 +67,8 @@ class Seen:
     """What is left on the node, and what was said about the pod."""
 
     def __init__(self, node: Any, *pods: Any) -> None:
-        service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = service.attach()
+        service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        self.mirror: Mirror = service.mirror
         self.mirror.node(node)
         for pod in pods:
             self.mirror.pod(pod)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.model import DeviceShare, Reason
@@ -14,6 +13,7 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.mirror import Mirror
 from testbed.kube_objects import node_object, pod_object
 from tests.builders import pod
+from tests.service import Service
 
 DEVICES, UID = "snugfit.io/devices", "snugfit.io/devices-uid"
 WHOLE = {"nvidia.com/gpu": "1"}
@@ -46,8 +46,8 @@ NODES: dict[str, dict[str, Any]] = {
 
 class Cluster:
     def __init__(self) -> None:
-        self.service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = self.service.attach()
+        self.service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        self.mirror: Mirror = self.service.mirror
         with self.service.exclusive() as engine:
             self.engine = engine
 

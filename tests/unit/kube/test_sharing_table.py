@@ -7,7 +7,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
@@ -25,6 +24,7 @@ from scheduler.kube.sharing.table import (
 )
 from testbed.kube_objects import node_object, pod_json, pod_object
 from tests.builders import pod
+from tests.service import Service
 
 NAMES = ResourceNames()
 UUIDS = (
@@ -50,8 +50,8 @@ class Cluster:
     """A mirror and the verdicts that follow from it."""
 
     def __init__(self, names: ResourceNames | None = None) -> None:
-        service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = service.attach(names)
+        service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False, names=names)
+        self.mirror: Mirror = service.mirror
         with service.exclusive() as engine:
             self.engine = engine
 
@@ -342,18 +342,18 @@ def test_gpushare_may_count_in_mebibytes() -> None:
 
 def test_a_gpushare_binding_reaches_the_pod_over_the_api() -> None:
     """The same write that assigns the node carries both records."""
+    from scheduler.cluster.bind_request import BindRequest
     from scheduler.cluster.binding import Binder
-    from scheduler.webhook.protocol import BindArgs
     from testbed.fake_api import PODS, serving
 
     with serving() as api:
-        service = ExtenderService(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        mirror = service.attach()
+        service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
+        mirror = service.mirror
         mirror.node(_share_node())
         spec = {"containers": [{"resources": {"limits": {"aliyun.com/gpu-mem": 8}}}]}
         api.put(PODS, pod_json("p", spec=spec))
-        binder = Binder(service, mirror, api.client(), deadline_s=5)
-        assert binder.bind(BindArgs("p", "ns", "uid-p", "a")) == ""
+        binder = Binder(service.ledger, api.client(), deadline_s=5)
+        assert binder.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
         annotations = api.objects[PODS]["p"]["metadata"]["annotations"]
     assert annotations["ALIYUN_COM_GPU_MEM_ASSIGNED"] == "false"
     assert (

@@ -8,9 +8,9 @@ import random
 import numpy as np
 import pytest
 
+from scheduler.cluster.verdicts import Listed, Verdicts
 from scheduler.core.model import Reason
-from scheduler.webhook.answers import NodeFragments, Verdicts, encode_filter
-from scheduler.webhook.name_index import Listed
+from scheduler.webhook.answers import NodeFragments, encode_filter
 
 CODES = [0, 0, 0, Reason.INSUFFICIENT_CPU.code, Reason.INSUFFICIENT_DEVICES.code]
 CODES += [Reason.MODEL_NOT_ALLOWED.code]

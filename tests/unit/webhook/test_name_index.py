@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scheduler.cluster.verdicts import Listed
 from scheduler.webhook.answers import NodeFragments
-from scheduler.webhook.name_index import Listed
 from tests.depth import examples
 
 FORMATS = ("node-{0:05d}", "ip-10-{1}-{2}.eu-west-1.compute.internal", "gke-{2}-pool-{1}-{0:x}")

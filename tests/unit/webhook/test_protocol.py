@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 import pytest
 
+from scheduler.cluster.verdicts import Listed
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Reason
 from scheduler.webhook import answers, protocol
-from scheduler.webhook.name_index import Listed
 
 POD = {"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": {"containers": []}}
 

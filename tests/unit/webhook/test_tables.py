@@ -7,18 +7,18 @@ import json
 import numpy as np
 import pytest
 
-from scheduler.cluster import awaited_victims as named
-from scheduler.cluster.awaited_victims import Evictions
+from scheduler.cluster import named_victims as named
+from scheduler.cluster.named_victims import NamedVictims, OnNode
+from scheduler.cluster.pod_memory import Waiting
 from scheduler.cluster.recent import Recent
-from scheduler.cluster.service import ExtenderService
 from scheduler.cluster.settings import ExtenderConfig
-from scheduler.cluster.waiting import Waiting
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
 from scheduler.webhook.decision_log import DecisionLog
 from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import pod_json
 from tests.builders import node, pod
+from tests.service import Service
 
 
 def test_what_was_put_in_longest_ago_is_forgotten_first() -> None:
@@ -45,26 +45,28 @@ def test_who_waits_is_bounded_in_number_and_in_time() -> None:
 @pytest.mark.parametrize("gpu", [{"snugfit.io/gpu-milli": "1"}, {"nvidia.com/gpu": "99"}, {}])
 def test_pods_that_ask_and_never_come_fill_no_table(gpu: dict[str, str]) -> None:
     engine = Engine(ClusterState([node("n", gpus=2)]), "fgd")
-    service = ExtenderService(engine, ExtenderConfig(remembered_pods=50, hold_ttl_s=0.0))
+    service = Service(engine, ExtenderConfig(remembered_pods=50, hold_ttl_s=0.0))
     for number in range(300):
         body = {"Pod": pod_json(f"p{number}", requests=gpu), "NodeNames": ["n"]}
         service.filter(decode_filter(json.dumps(body).encode()))
-    tables = (service._waiting, service._seen, service._shortened, service._refusals)
-    assert all(len(table) <= 50 for table in tables)
+    with service.ledger.locked() as cluster:
+        sizes = (*cluster.pods.sizes(), len(cluster.requeue))
+    assert all(size <= 50 for size in sizes)
     assert len(service.planning_view().pending) <= 50
 
 
 def test_victims_named_for_pods_are_bounded_in_all(monkeypatch) -> None:
     monkeypatch.setattr(named, "_MOST_VICTIMS", 100)
-    table = Evictions(1000)
+    table = NamedVictims(1000)
     for number in range(30):
-        table.name(f"p{number}", {"n": [f"v{at}" for at in range(8)], "m": ["w"]})
+        eight = OnNode(tuple(f"v{at}" for at in range(8)))
+        table.record(f"p{number}", {"n": eight, "m": OnNode(("w",))})
     assert len(table) == 11
     assert "p29" in table and "p0" not in table
-    table.chosen("p29", "m")
+    table.on_pod_nominated("p29", "m", 0.0)
     for number in range(30):
         table.drop(f"p{number}")
-    table.name("large", {"n": [f"v{at}" for at in range(1000)]})
+    table.record("large", {"n": OnNode(tuple(f"v{at}" for at in range(1000)))})
     assert "large" in table and table._victims == 1000
 
 

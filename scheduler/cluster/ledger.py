@@ -1,0 +1,289 @@
+"""The one way to a cluster: its state, engine, gangs and memories, behind one lock.
+
+    with ledger.locked() as cluster:
+        cluster.engine.filter(request)
+
+What stands behind ``as`` is the only thing by which anything can be changed, and it is of no use
+any more once the block has ended. Requests come before chores, see :mod:`.fair_lock`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import TypeVar, cast
+
+from scheduler.cluster.cluster_events import ClusterEvents
+from scheduler.cluster.fair_lock import FairLock
+from scheduler.cluster.named_victims import NamedVictims
+from scheduler.cluster.pod_memory import PodMemory
+from scheduler.cluster.requeue import Refusals
+from scheduler.cluster.settings import ExtenderConfig
+from scheduler.core.engine import Engine
+from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.mix import TypicalMix
+from scheduler.core.model import PodRequest
+from scheduler.kube.mirror import Mirror
+from scheduler.kube.resource_names import ResourceNames
+from scheduler.planner.pricing.lifecycle import PriceLifecycle, PricingRules
+
+__all__ = ["Cluster", "Ledger", "Pulse"]
+
+T = TypeVar("T")
+
+_PLACES_AT_ONCE = 16
+_EXPIRED_AT_ONCE = 128
+
+
+@dataclass(slots=True)
+class Cluster:
+    """Everything that is known of a cluster, for as long as its lock is held.
+
+    Attributes
+    ----------
+    engine
+        Answers, and the state.
+    gangs
+        Joint plans and pins.
+    pods
+        Who has asked, and who waits.
+    requeue
+        Refused pods that kube-scheduler may have to be told about.
+    victims
+        Pods that are evicted for others.
+    pricing
+        When the typical mix and the prices are made anew, and which are in force.
+    mirror
+        What the API says; None where the cluster comes from a file and bind is the truth.
+    events
+        What follows once a pod is placed or gone.
+    config
+        Settings.
+    now
+        Monotonic seconds when the lock was taken.
+    """
+
+    engine: Engine
+    gangs: Adoption
+    pods: PodMemory
+    requeue: Refusals
+    victims: NamedVictims
+    pricing: PriceLifecycle
+    mirror: Mirror | None
+    events: ClusterEvents
+    config: ExtenderConfig
+    now: float
+
+    @property
+    def live(self) -> Mirror:
+        """What the API says, where the cluster is a live one."""
+        assert self.mirror is not None  # only what follows a live cluster asks
+        return self.mirror
+
+    def expire(self) -> None:
+        """End what is over by now: places of gangs, and reservations.
+
+        Those of pods that exist stay where the cluster is a live one: they may be bound, and the
+        API is asked first.
+        """
+        self.gangs.tend(self.now)
+        spare = None if self.mirror is None else self.is_pod
+        self.engine.expire(self.now, spare=spare, most=_EXPIRED_AT_ONCE)
+
+    def is_pod(self, uid: str) -> bool:
+        """Whether this is a pod, and not what stands for a gang's missing member."""
+        return uid in self.pods or (self.mirror is not None and uid in self.mirror.pending)
+
+    def is_joint(self, request: PodRequest) -> bool:
+        """Whether the pod is answered from the plan of a gang that is not whole yet."""
+        return self.config.gangs and self.gangs.concerns(request)
+
+    def request_of(self, uid: str) -> PodRequest | None:
+        """What a pod asks for that has asked, or is known to be pending."""
+        pending = self.mirror.pending.get(uid) if self.mirror else None
+        asked = self.pods.asked(uid)
+        if asked is None or pending is None or asked.gang == pending.gang:
+            return asked or pending
+        return replace(asked, gang=pending.gang)  # its group has become known since it asked
+
+
+class _GivenBack(Cluster):
+    """A :class:`Cluster` whose lock has been given back."""
+
+    __slots__ = ()
+
+    def __getattribute__(self, name: str) -> object:
+        if name.startswith("__"):
+            return object.__getattribute__(self, name)
+        raise RuntimeError(
+            f"`{name}` of a cluster whose lock has been given back: "
+            "use it inside of `with ledger.locked() as cluster:` alone"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """How far things have come, to notice that they have changed.
+
+    Attributes
+    ----------
+    generation
+        Stamp of the latest change of the state.
+    nodes
+        Nodes known.
+    reservations
+        Reservations in force, expired ones included until the next question.
+    mix
+        The typical mix that prices are to be made for.
+    """
+
+    generation: int
+    nodes: int
+    reservations: int
+    mix: TypicalMix
+
+
+class Ledger:
+    """Owns a cluster and lends it to one thread at a time.
+
+    Parameters
+    ----------
+    engine
+        Only this ledger may touch it from now on.
+    config
+        Settings.
+    live
+        The API says what is there. Otherwise the cluster comes from a file.
+    names
+        Resource names and labels.
+    clock
+        Monotonic seconds; reservations expire by it.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        config: ExtenderConfig,
+        *,
+        live: bool = False,
+        names: ResourceNames | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config, self.live, self.clock = config, live, clock
+        self.names = names or config.resource_names
+        self._lock = FairLock()
+        engine.state.counted.elsewhere_counts = live  # kube-scheduler has been asked first
+        pods, victims = PodMemory(config.remembered_pods), NamedVictims(config.remembered_pods)
+        requeue = Refusals(config.remembered_pods)
+        gangs = Adoption(
+            engine,
+            ttl_s=config.gang_ttl_s,
+            reserve_after_s=config.gang_reserve_after_s,
+            at_once=_PLACES_AT_ONCE,
+            unborn_share=config.gang_unborn_share,
+            on_gathered=requeue.stir,
+        )
+        rules = PricingRules(
+            config.relearns_every,
+            config.mix_half_life_pods,
+            config.reprice_bindings,
+            config.reprice_s,
+        )
+        pricing = PriceLifecycle(engine, rules)
+        events = ClusterEvents(
+            engine,
+            gangs,
+            pods,
+            requeue,
+            victims,
+            pricing,
+            reserved_s=config.hold_ttl_s,
+            clock=clock,
+        )
+        mirror = Mirror(engine, gangs, self.names, events=events) if live else None
+        self._victims = victims
+        self._parts = (
+            engine,
+            gangs,
+            pods,
+            requeue,
+            victims,
+            pricing,
+            mirror,
+            events,
+            config,
+        )
+
+    def locked(self, *, chore: bool = False) -> _Locked:
+        """The cluster, with no other thread in it.
+
+        Parameters
+        ----------
+        chore
+            Let requests go first that wait as well.
+        """
+        return _Locked(self, chore)
+
+    def in_steps(self, work: Iterator[T], *, chore: bool = True) -> Iterator[T]:
+        """Work done step by step under the lock; other threads get in between.
+
+        Parameters
+        ----------
+        work
+            Does one step whenever it is asked for the next item.
+        chore
+            As in :meth:`locked`.
+        """
+        done = object()
+        while True:
+            with self.locked(chore=chore) as cluster:
+                cluster.expire()
+                step = next(work, done)
+            if step is done:
+                return
+            yield cast("T", step)
+
+    def pulse(self) -> Pulse:
+        """How far things have come."""
+        with self.locked(chore=True) as cluster:
+            state = cluster.engine.state
+            return Pulse(
+                state.generation_now,
+                len(state.row_of),
+                len(cluster.engine.holds),
+                cluster.pricing.mix,
+            )
+
+    def awaits_victims(self) -> bool:
+        """Whether the end of some victim may not be known yet; asked without the lock."""
+        return self.live and len(self._victims) > 0
+
+
+class _Locked:
+    """One stay in a cluster."""
+
+    __slots__ = ("_chore", "_cluster", "_ledger")
+
+    def __init__(self, ledger: Ledger, chore: bool) -> None:  # noqa: FBT001 - of Ledger.locked
+        self._ledger, self._chore = ledger, chore
+
+    def __enter__(self) -> Cluster:
+        ledger = self._ledger
+        ledger._lock.acquire(chore=self._chore)  # noqa: SLF001 - a part of it
+        try:
+            self._cluster = Cluster(*ledger._parts, ledger.clock())  # noqa: SLF001
+        except BaseException:
+            ledger._lock.release()  # noqa: SLF001
+            raise
+        return self._cluster
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._cluster.__class__ = _GivenBack
+        self._ledger._lock.release()  # noqa: SLF001
