@@ -10,7 +10,7 @@ from typing import Any
 from scheduler.cluster import reserving
 from scheduler.cluster.awaited_victims import Ask
 from scheduler.cluster.bind_request import BindRequest
-from scheduler.cluster.chores import expired_reservations
+from scheduler.cluster.chores import expired_reservations, pods_to_requeue
 from scheduler.cluster.follow import LiveCluster
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.preempting import due_evictions
@@ -122,6 +122,9 @@ class Service:
 
     def overdue(self) -> list[PodRequest]:
         return expired_reservations(self.ledger)
+
+    def missed(self, after_s: float) -> list[PodRequest]:
+        return pods_to_requeue(self.ledger, after_s)
 
     def due_evictions(self) -> list[PodRequest]:
         with self.ledger.locked() as cluster:

@@ -30,9 +30,9 @@ class FairLock:
         self._in_a_row = 0
 
     @property
-    def held(self) -> bool:
-        """Whether any thread has it."""
-        return self._owner is not None
+    def waiting(self) -> int:
+        """Threads that wait for it."""
+        return len(self._requests) + len(self._chores)
 
     def acquire(self, *, chore: bool = False) -> None:
         """Wait for it.

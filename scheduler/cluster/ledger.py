@@ -115,12 +115,17 @@ class _GivenBack(Cluster):
     __slots__ = ()
 
     def __getattribute__(self, name: str) -> object:
-        if name.startswith("__"):
-            return object.__getattribute__(self, name)
-        raise RuntimeError(
-            f"`{name}` of a cluster whose lock has been given back: "
-            "use it inside of `with ledger.locked() as cluster:` alone"
-        )
+        raise _outside(name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise _outside(name)
+
+
+def _outside(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"`{name}` of a cluster whose lock has been given back: "
+        "use it inside of `with ledger.locked() as cluster:` alone"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ def draft_of(cluster: Cluster, request: PodRequest, rows: IntArray) -> Draft | N
     return cluster.gangs.draft(request, rows, cluster.now)
 
 
-def make_draft(ledger: Ledger, draft: Draft, *, longest_s: float = _LONGEST_S) -> None:
+def make_draft(ledger: Ledger, draft: Draft) -> None:
     """Go on with a draft beside the cluster for some time, and take it over if it is done by then.
 
     kube-scheduler waits for the answer, and asks about no other pod meanwhile: what is not done in
@@ -65,7 +65,7 @@ def make_draft(ledger: Ledger, draft: Draft, *, longest_s: float = _LONGEST_S) -
     """
     made = False
     try:
-        made = _work(draft, time.monotonic() + longest_s)
+        made = _work(draft, time.monotonic() + _LONGEST_S)
     finally:
         if not made:
             with ledger.locked() as cluster:  # what has failed cannot be gone on with

@@ -7,7 +7,7 @@ serve constraints that only it knows; what is missing is added, cheapest first.
 A gang that loses a member has lost all of them. So its members of lower priority on the node go
 together, and the price of that counts the members on other nodes too, who cannot be named. Nothing
 that is written on a pod makes it immune: membership costs, it does not protect. What becomes of the
-others is decided in :mod:`.remainders`.
+others is decided in :mod:`.named_victims`.
 """
 
 from __future__ import annotations

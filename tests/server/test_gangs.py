@@ -328,9 +328,12 @@ def test_a_scheduling_loop_asks_about_members_again_until_their_gang_is_placed(s
     assert ended[0][0] == single and bool(ended[0][1])
 
 
-def test_a_scheduling_loop_places_a_gang_that_is_planned_during_many_questions(start) -> None:
+def test_a_scheduling_loop_places_a_gang_that_is_planned_during_many_questions(
+    start, monkeypatch
+) -> None:
     server = start([node(f"n{i}", gpus=8) for i in range(12)])
-    server.service._drafting._longest_s = 0.0  # a few places for each question
+    # A few places for each question.
+    monkeypatch.setattr("scheduler.cluster.planned._LONGEST_S", 0.0)
     gang = _gang("g", 90)
     ended = dict(_loop(server, *gang).run(gang))
     assert len(ended) == 90 and all(ended.values())
