@@ -12,6 +12,7 @@ from itertools import count as numbered
 import msgspec
 import pytest
 
+from scheduler.cluster.worker.messages import PlanMade, PlanQuestion
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.model import PodRequest
 from scheduler.files.dump_writer import pod_json
@@ -207,20 +208,20 @@ def _die(*_: object) -> None:
 
 def test_prices_that_fail_are_tried_again_after_a_while(start, monkeypatch) -> None:
     """The process dies whenever it comes up: it is not started five times a second."""
-    monkeypatch.setattr("scheduler.cluster.worker.planning._serve", _die)
+    monkeypatch.setattr("scheduler.cluster.worker.child.serve", _die)
     server = start([node("a", gpus=4)], planner=True, planner_debounce_s=300.0, policy="priced")
     planner = server.planner
     _until(lambda: planner.figures.faults["crashed"] > 0)
-    _until(lambda: planner._price_again_at > 0)
-    turns, due = [], planner._reprice_due
-    monkeypatch.setattr(planner, "_reprice_due", lambda: turns.append(due()) or turns[-1])
+    _until(lambda: planner.prices._again_at > 0)
+    turns, due = [], planner.prices.due
+    monkeypatch.setattr(planner.prices, "due", lambda: turns.append(due()) or turns[-1])
     _until(lambda: len(turns) > 4)  # what it would be started for, if it were not for the pause
     assert not any(turns) and planner.figures.restarts == 1 and server.service.prices is None
-    assert planner._price_again_at < time.monotonic() + 300.0
+    assert planner.prices._again_at < time.monotonic() + 300.0
     assert server.client.get("/readyz")["prices"] == "none: scoring as fgd"
     assert _bind(server, pod("p", count=1)) == "a"
     monkeypatch.undo()
-    planner._price_again_at = 0.0  # as if the while were over
+    planner.prices._again_at = 0.0  # as if the while were over
     _until(lambda: server.service.prices is not None)
 
 
@@ -239,8 +240,7 @@ def test_the_metrics_say_what_became_of_plans(start) -> None:
     assert server.client.bind(waiting[2], "c") == "" and _bind(server, pod("quick", count=2))
     taken = {p.node for p in server.engine.state.placements.values() if p.pod.gpu.count == 2}
     places = [("x", "a"), ("y", "b"), ("z", "c"), ("g-0", "a"), ("g-1", "b"), ("stranger", "a")]
-    made = {"status": "IMPROVED", "places": places, "seconds": 0.25, "gap": 0.125}
-    planner._adopt(made, view)
+    planner.plans.adopt(PlanMade("IMPROVED", tuple(places), 0.25, 0.125), view)
     said = registry.exposition().decode()
     values = dict(line.rsplit(" ", 1) for line in said.splitlines() if line[:1] != "#")
     assert values['snugfit_planner_plans_total{status="improved"}'] == "1.0"
@@ -266,9 +266,9 @@ def test_the_planner_process_is_told_what_changes(start) -> None:
     _filter(server, pod("x", count=1))
 
     def planned() -> list[tuple[str, str]]:
-        answer = loop._ask(server.service.planning_view(), "plan", (0.3, {}))
-        assert answer is not None and "fault" not in answer
-        return answer["places"]
+        answer = loop.process.ask(server.service.planning_view(), PlanQuestion(0.3, {}))
+        assert isinstance(answer, PlanMade)
+        return list(answer.places)
 
     try:
         assert len(planned()) == 1
@@ -285,7 +285,7 @@ def test_the_planner_process_is_told_what_changes(start) -> None:
         server.engine.state.add_node(node("c", gpus=1))
         assert planned() == [("x", "c")]
     finally:
-        loop._end_process()
+        loop.process.end()
 
 
 def test_when_the_planner_keeps_dying_the_policy_is_fgd_again(start) -> None:

@@ -11,6 +11,7 @@ from itertools import count as numbered
 import msgspec
 import pytest
 
+from scheduler.cluster.worker.messages import NodesKnown
 from scheduler.files.dump_writer import pod_json
 from testbed.fake_api import eventually
 from tests.builders import node, pod
@@ -93,10 +94,10 @@ def test_a_planner_that_is_stopped_while_it_is_told_of_a_large_cluster(
 ) -> None:
     server = priced(_LARGE)
     planner = server.planner
-    sent, told = numbered(), planner._send
+    sent, told = numbered(), planner.process._send
 
     def tell_and_stop(companion, what, items) -> None:
-        if what == "nodes" and next(sent) == 0:
+        if what is NodesKnown and next(sent) == 0:
             if at == "its start":
                 _stop(companion.pid)
                 told(companion, what, items)
@@ -107,7 +108,7 @@ def test_a_planner_that_is_stopped_while_it_is_told_of_a_large_cluster(
                 told(companion, what, items[half:])
         told(companion, what, items)
 
-    monkeypatch.setattr(planner, "_send", tell_and_stop)
+    monkeypatch.setattr(planner.process, "_send", tell_and_stop)
     killed = planner.pid
     os.kill(killed, signal.SIGKILL)
     _place(server, "first")
