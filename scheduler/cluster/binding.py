@@ -33,9 +33,12 @@ from scheduler.cluster.reserving import reserve, unreserve
 from scheduler.core.engine import Hold
 from scheduler.core.errors import (
     CapacityConflict,
+    Conflict,
     InvalidInput,
     KubeApiError,
+    NotFound,
     SchedulerError,
+    TooManyRequests,
     UnknownNode,
 )
 from scheduler.core.model import Placement, PodRequest
@@ -49,12 +52,6 @@ __all__ = ["Binder"]
 
 log = logging.getLogger(__name__)
 
-_RESULTS: dict[type[SchedulerError], str] = {
-    CapacityConflict: "no_room",
-    UnknownNode: "no_room",
-    InvalidInput: "conflict",
-    KubeApiError: "unknown",
-}
 _LEAST_S = 0.05
 _BUSY_S = 0.2  # between two attempts at a busy API server
 _CONFIRMED_WITHIN_S = 30.0
@@ -96,7 +93,7 @@ class Binder:
         try:
             placement, annotations = self._reserve(asked, deadline)
         except SchedulerError as error:
-            return self._failed(_RESULTS.get(type(error), "fault"), str(error))
+            return self._failed(_result_of(error), str(error))
         if placement is None:
             return self._succeeded("already")
         content = {
@@ -220,7 +217,7 @@ class Binder:
                 self._client.post(path, content, read_s=read_s)
             except KubeApiError as error:
                 # It asks for a pause of a second at least, which is most of what we have.
-                if error.status != 429 or self._left(deadline) / 2 < _BUSY_S:
+                if not isinstance(error, TooManyRequests) or self._left(deadline) / 2 < _BUSY_S:
                     raise
                 time.sleep(_BUSY_S)
             else:
@@ -228,8 +225,8 @@ class Binder:
 
     def _resolve(self, asked: BindRequest, error: KubeApiError, deadline: float) -> str:
         """Find out what became of a binding that was not answered with success."""
-        unknown = error.status == 0 or error.status >= 500  # 429 is said before anything is done
-        if not unknown and error.status != 409:
+        unknown = error.outcome_unknown
+        if not unknown and not isinstance(error, Conflict):
             self._give_back(asked)
             return self._failed("refused", str(error))
         try:
@@ -277,10 +274,21 @@ class Binder:
     def _get(self, namespace: str, name: str, read_s: float) -> PodObject | None:
         try:
             return self._client.read(pod_path(namespace, name), pod_decoder, read_s=read_s)
-        except KubeApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        except NotFound:
+            return None
+
+
+def _result_of(error: SchedulerError) -> str:
+    """What a call comes to that ends before anything was written."""
+    match error:
+        case CapacityConflict() | UnknownNode():
+            return "no_room"
+        case InvalidInput():
+            return "conflict"
+        case KubeApiError():
+            return "unknown"
+        case _:
+            return "fault"
 
 
 def _claim(cluster: Cluster, uid: str) -> tuple[float | None, Hold | None]:

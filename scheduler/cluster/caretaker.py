@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http import HTTPStatus
 
 from scheduler.cluster.api.client import KubeClient
 from scheduler.cluster.audit import Audit, AuditFigures
@@ -23,7 +22,7 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.preempting import due_evictions
 from scheduler.cluster.repricing import put_mix_if_due
 from scheduler.cluster.requeue import WAKE_ANNOTATION
-from scheduler.core.errors import KubeApiError
+from scheduler.core.errors import Conflict, KubeApiError, NotFound, TooManyRequests
 from scheduler.core.model import PodRequest
 
 __all__ = ["Caretaker", "LiveFigures"]
@@ -37,7 +36,6 @@ _MOST_AT_ONCE = 32
 _MOST_READINGS = 50
 _LOGGED_DIFFERENCES = 5
 _LONGEST_TEXT = 300
-_OTHERWISE_GONE = (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT)  # or another pod of that name
 
 
 @dataclass
@@ -206,13 +204,12 @@ class Caretaker:
         for pod in due[:_MOST_READINGS]:
             try:
                 self._client.evict(pod.namespace, pod.name, pod.uid)
+            except (NotFound, Conflict):  # it is gone, or another pod has its name
+                self._evicted(pod)
             except KubeApiError as error:
-                if error.status in _OTHERWISE_GONE:
-                    self._evicted(pod)
-                    continue
                 log.warning("pod %s, whose gang is evicted, stays: %s", pod.key, error)
                 self._patience.failed(pod.uid)
-                if error.passing and error.status != HTTPStatus.TOO_MANY_REQUESTS:
+                if error.passing and not isinstance(error, TooManyRequests):
                     return
             except Exception as error:  # noqa: BLE001 - of this pod alone
                 self._patience.failed(pod.uid)

@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from scheduler.cluster.api.client import KubeClient
-from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.core.errors import InvalidInput, NotFound
 
 __all__ = ["ROTATE", "Leaf", "Secrets", "Terms", "authority", "leaf", "renew", "self_signed"]
 
@@ -417,9 +417,7 @@ def _path(namespace: str, name: str) -> str:
 def _read(client: KubeClient, namespace: str, name: str) -> dict[str, Any]:
     try:
         return client.read(_path(namespace, name), _SECRET)
-    except KubeApiError as error:
-        if error.status != 404:
-            raise
+    except NotFound as error:
         raise InvalidInput(
             f"Secret {namespace}/{name}", "does not exist", "the chart makes it, empty"
         ) from error

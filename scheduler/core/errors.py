@@ -10,6 +10,11 @@
     ├── FrozenState        a write to a snapshot
     ├── SolverFault        a plan broke a rule of its problem; nothing of it may be used
     └── KubeApiError       the Kubernetes API refused, or could not be reached
+        ├── Forbidden          403
+        ├── NotFound           404
+        ├── Conflict           409
+        ├── Gone               410
+        └── TooManyRequests    429
 
 "Does not fit" is not an exception: it is a :class:`scheduler.core.model.Reason`.
 """
@@ -18,16 +23,23 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from http import HTTPStatus
 
 __all__ = [
     "CapacityConflict",
+    "Conflict",
+    "Forbidden",
     "FrozenState",
+    "Gone",
     "InvalidInput",
     "KubeApiError",
+    "NotFound",
     "SchedulerError",
     "SolverFault",
+    "TooManyRequests",
     "UnknownNode",
     "UnknownPod",
+    "api_error",
     "nearest",
 ]
 
@@ -131,7 +143,46 @@ class KubeApiError(SchedulerError):
     @property
     def passing(self) -> bool:
         """Whether the same call may well succeed later."""
-        return self.status in {0, 429} or self.status >= 500
+        return self.outcome_unknown or self.status == HTTPStatus.TOO_MANY_REQUESTS
+
+    @property
+    def outcome_unknown(self) -> bool:
+        """Whether the call may have taken effect all the same."""
+        return self.status == 0 or self.status >= HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class Forbidden(KubeApiError):
+    """403: the account lacks the right."""
+
+
+class NotFound(KubeApiError):
+    """404: there is no such object, or the kind is not served."""
+
+
+class Conflict(KubeApiError):
+    """409: the object is another by now, or in a state that excludes the call."""
+
+
+class Gone(KubeApiError):
+    """410: the version to go on from is too old; what there is has to be listed anew."""
+
+
+class TooManyRequests(KubeApiError):
+    """429: refused before anything was done; for an eviction, a budget does not allow it now."""
+
+
+_BY_STATUS: dict[int, type[KubeApiError]] = {
+    HTTPStatus.FORBIDDEN: Forbidden,
+    HTTPStatus.NOT_FOUND: NotFound,
+    HTTPStatus.CONFLICT: Conflict,
+    HTTPStatus.GONE: Gone,
+    HTTPStatus.TOO_MANY_REQUESTS: TooManyRequests,
+}
+
+
+def api_error(call: str, status: int, message: str, *, retry_after_s: float = 0.0) -> KubeApiError:
+    """The error that stands for this status; parameters as of :class:`KubeApiError`."""
+    return _BY_STATUS.get(status, KubeApiError)(call, status, message, retry_after_s=retry_after_s)
 
 
 _LONGEST_MESSAGE = 300

@@ -26,7 +26,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import ConfigException
 from yaml import YAMLError
 
-from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.core.errors import InvalidInput, KubeApiError, NotFound, api_error
 from scheduler.core.reading import read_text
 from scheduler.kube.yaml_lines import bounded_yaml
 
@@ -69,7 +69,7 @@ def node_path(name: str) -> str:
 
 def _named(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise KubeApiError("the path of an object", 404, f"{name[:100]!r} is no name of one")
+        raise NotFound("the path of an object", 404, f"{name[:100]!r} is no name of one")
     return name
 
 
@@ -262,7 +262,7 @@ class KubeClient:
             try:
                 body = response.read(_CHUNK)
             except (urllib3.exceptions.HTTPError, OSError) as error:
-                raise KubeApiError(f"GET {path}", response.status, str(error)) from error
+                raise api_error(f"GET {path}", response.status, str(error)) from error
             finally:
                 response.close()
             raise _refusal(f"GET {path}", response, body)
@@ -396,6 +396,6 @@ def _refusal(call: str, response: urllib3.BaseHTTPResponse, body: bytes) -> Kube
     except (msgspec.DecodeError, msgspec.ValidationError):
         message = body.decode(errors="replace")
     after = response.headers.get("Retry-After", "")
-    return KubeApiError(
+    return api_error(
         call, response.status, message, retry_after_s=float(after) if after.isdecimal() else 0.0
     )

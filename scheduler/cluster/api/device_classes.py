@@ -6,7 +6,7 @@ import msgspec
 
 from scheduler.cluster.api.client import KubeClient
 from scheduler.cluster.api.discovery import find
-from scheduler.core.errors import KubeApiError
+from scheduler.core.errors import NotFound
 from scheduler.kube.dra import DEVICE_CLASSES, DeviceClassList, all_mapped_resources
 
 __all__ = ["read_mapped"]
@@ -27,7 +27,5 @@ def read_mapped(client: KubeClient) -> frozenset[str]:
         return frozenset()
     try:
         return all_mapped_resources(client.read(served.path, _decoder))
-    except KubeApiError as error:
-        if error.status == 404:
-            return frozenset()
-        raise
+    except NotFound:
+        return frozenset()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 from scheduler.cluster.api.client import KubeClient
-from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.core.errors import InvalidInput, NotFound
 
 __all__ = ["Served", "find"]
 
@@ -51,7 +51,7 @@ def find(client: KubeClient, name: str) -> Served | None:
     ------
     InvalidInput
         The name has no group.
-    KubeApiError
+    NotFound
         The server could not be asked.
     """
     plural, _, group = name.partition(".")
@@ -59,18 +59,14 @@ def find(client: KubeClient, name: str) -> Served | None:
         raise InvalidInput("watch_groups", f"{name!r} names no API group", "write plural.group")
     try:
         known = client.read(f"/apis/{group}", _group_decoder)
-    except KubeApiError as error:
-        if error.status == 404:
-            return None
-        raise
+    except NotFound:
+        return None
     versions = [known.preferred_version] if known.preferred_version else []
     for version in dict.fromkeys(v.group_version for v in [*versions, *known.versions]):
         try:
             listed = client.read(f"/apis/{version}", _resources_decoder)
-        except KubeApiError as error:
-            if error.status == 404:  # named, but not served
-                continue
-            raise
+        except NotFound:  # named, but not served
+            continue
         for resource in listed.resources or ():
             if resource.name == plural:
                 return Served(f"/apis/{version}/{plural}", resource.kind, version)

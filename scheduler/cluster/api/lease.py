@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from scheduler.cluster.api.client import KubeClient
-from scheduler.core.errors import KubeApiError
+from scheduler.core.errors import Conflict, KubeApiError, NotFound
 from scheduler.kube.objects import mapping_decoder
 
 __all__ = ["LeaseHolder"]
@@ -98,9 +98,10 @@ class LeaseHolder:
             elif self._renewed_at is not None:
                 log.warning("lease %s was taken by another replica: no longer acting", self._name)
                 self._renewed_at = None
+        except Conflict:
+            pass  # another replica was faster; the next round will see which
         except KubeApiError as error:
-            if error.status != 409:  # somebody was faster; the next round will see who
-                log.warning("lease %s: %s", self._name, error)
+            log.warning("lease %s: %s", self._name, error)
 
     # -- inside ------------------------------------------------------------------------------
 
@@ -139,10 +140,8 @@ class LeaseHolder:
             content: dict[str, Any] = self._client.read(
                 f"{self._collection}/{self._name}", mapping_decoder, read_s=self._seconds / 3
             )
-        except KubeApiError as error:
-            if error.status == 404:
-                return None
-            raise
+        except NotFound:
+            return None
         return content
 
     @staticmethod

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import msgspec
 
 from scheduler.cluster.api.client import KubeClient
-from scheduler.core.errors import KubeApiError
+from scheduler.core.errors import NotFound
 from scheduler.kube.sharing.record_policy import RECORD_POLICY, Policy
 
 __all__ = ["read_policy"]
@@ -30,8 +30,6 @@ def read_policy(client: KubeClient, name: str = RECORD_POLICY) -> Policy:
     for kind in _KINDS:
         try:
             found.append(client.read(f"{_API}/{kind}/{quote(name, safe='')}", _OBJECT))
-        except KubeApiError as error:
-            if error.status != 404:
-                raise
+        except NotFound:
             found.append(None)
     return found[0], found[1]
