@@ -165,6 +165,8 @@ class Ledger:
         Resource names and labels.
     clock
         Monotonic seconds; reservations expire by it.
+    lock
+        Lends the cluster; one of its own if left out.
     """
 
     def __init__(
@@ -175,10 +177,11 @@ class Ledger:
         live: bool = False,
         names: ResourceNames | None = None,
         clock: Callable[[], float] = time.monotonic,
+        lock: FairLock | None = None,
     ) -> None:
         self.config, self.live, self.clock = config, live, clock
         self.names = names or config.resource_names
-        self._lock = FairLock()
+        self._lock = lock or FairLock()
         engine.state.counted.elsewhere_counts = live  # kube-scheduler has been asked first
         pods, victims = PodMemory(config.remembered_pods), NamedVictims(config.remembered_pods)
         requeue = Refusals(config.remembered_pods)
