@@ -10,6 +10,7 @@ from scheduler.cluster.requeue import Refusals
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import Adoption
 from scheduler.core.model import GpuKind, PodRequest
+from scheduler.kube.kept_rules import KeptRules
 from scheduler.kube.pod_events import PodEvents
 from scheduler.planner.pricing.lifecycle import PriceLifecycle
 
@@ -21,8 +22,8 @@ class ClusterEvents(PodEvents):
 
     Parameters
     ----------
-    engine, gangs, pods, requeue, victims, pricing
-        Of the cluster.
+    engine, gangs, pods, requeue, victims, pricing, kept
+        Of the cluster; ``kept`` are the rules of its pods.
     reserved_s
         How long a reservation lives without being asked for.
     clock
@@ -37,12 +38,14 @@ class ClusterEvents(PodEvents):
         requeue: Refusals,
         victims: NamedVictims,
         pricing: PriceLifecycle,
+        kept: KeptRules,
         *,
         reserved_s: float,
         clock: Callable[[], float],
     ) -> None:
         self._engine, self._gangs, self._pods = engine, gangs, pods
         self._requeue, self._victims, self._pricing = requeue, victims, pricing
+        self._kept = kept
         self._synced = False
         self._reserved_s, self._clock = reserved_s, clock
 
@@ -71,6 +74,7 @@ class ClusterEvents(PodEvents):
             self.on_pod_leaving(uid)
         self.on_pod_settled(uid)
         self._pods.forget(uid)
+        self._kept.drop(uid)
 
     def on_pod_settled(self, uid: str) -> None:
         """A pod has been placed, or is gone: it is not waiting any more."""

@@ -33,11 +33,14 @@ class Look:
         See :meth:`Engine.short_of`.
     omissions : tuple of NotConsidered
         What the verdicts could not take into account.
+    message : str
+        Why the pod has to wait wherever it goes, instead of the reasons; empty if it has not.
     """
 
     codes: NDArray[np.int8]
     short: IntArray
     omissions: tuple[NotConsidered, ...]
+    message: str = ""
 
     def put(self, positions: Sequence[int], other: Look) -> None:
         """Write what has been found about other rows at these positions."""

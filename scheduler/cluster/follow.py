@@ -44,11 +44,13 @@ from scheduler.kube.objects import (
     PodObject,
     group_decoder,
     node_decoder,
-    pod_decoder,
 )
+from scheduler.kube.peers import RuledPod, ruled_pod_decoder
 from scheduler.kube.pod_requests import pod_request, pod_uid
+from scheduler.kube.rule_context import CONTEXT_DECODERS, CONTEXT_PATHS
 from scheduler.kube.salvage import REQUEST, InPart
 from scheduler.kube.sharing.record_policy import guarded_since
+from scheduler.kube.volumes import key_of
 from scheduler.kube.workloads import Stated, statements
 
 __all__ = ["LiveCluster", "LiveFigures"]
@@ -92,6 +94,9 @@ class _Queue:
 
     def listed(self) -> None:
         self._put("listed", None)
+
+    def untold(self) -> None:
+        self._put("untold", None)
 
     def event(self, kind: str, obj: Any) -> None:  # noqa: ANN401 - of the label's kind
         self._put(kind, obj)
@@ -140,6 +145,7 @@ class LiveCluster:
         self._started = time.monotonic()
         with ledger.locked() as cluster:
             self.mirror: Mirror = cluster.live
+            self._rules = cluster.rules
             self._engine = cluster.engine  # used with the lock held only
         self.binder = Binder(ledger, client, deadline_s=config.bind_deadline_s)
         self.lease = (
@@ -210,11 +216,12 @@ class LiveCluster:
         return not stale_after or max(ages["nodes"], ages["pods"]) < stale_after
 
     def ages(self) -> dict[str, float]:
-        """Seconds since each watched kind was last heard of."""
+        """Seconds since each kind was last heard of that may be watched."""
         now = time.monotonic()
         return {
             label: now - (kind.reflector.figures.evidence_at or self._started)
             for label, kind in self._kinds.items()
+            if not kind.optional or kind.reflector.figures.served
         }
 
     def restarts(self) -> dict[tuple[str, str], int]:
@@ -363,8 +370,8 @@ class LiveCluster:
             right=lambda obj: obj.metadata.name in self._engine.state.row_of,
         )  # fmt: skip
         kinds["pods"] = self._kind(
-            "pods", "/api/v1/pods", pod_decoder,
-            apply=mirror.pod,
+            "pods", "/api/v1/pods", ruled_pod_decoder,
+            apply=self._pod,
             remove_named=mirror.pod_gone,
             identity=pod_uid,
             known=mirror.pod_uids,
@@ -383,6 +390,8 @@ class LiveCluster:
             where=_split,
             right=lambda obj: obj.key in mirror.budgets,
         )  # fmt: skip
+        for kind, path in CONTEXT_PATHS.items():
+            kinds[path.rpartition("/")[-1]] = self._context_kind(kind, path)
         for name in self._group_names():
             served = find(self._client, name)
             if served is None:
@@ -390,6 +399,21 @@ class LiveCluster:
             else:
                 kinds[name] = self._group_kind(name, served)
         return kinds
+
+    def _context_kind(self, kind: str, path: str) -> Kind:
+        """What rules of pods refer to: only dry runs ask for it, and only they miss it."""
+        context = self._rules.context
+        return self._kind(
+            path.rpartition("/")[-1], path, CONTEXT_DECODERS[kind],
+            apply=lambda obj: context.put(kind, obj),
+            remove_named=lambda key: context.drop(kind, key),
+            identity=lambda obj: key_of(obj.metadata, kind),
+            known=lambda: context.keys(kind),
+            where=lambda key: _split(key) if "/" in key else ("", key),
+            complete=lambda: context.listed(kind),
+            untold=lambda: context.untold(kind),
+            optional=True,
+        )  # fmt: skip
 
     def _group_names(self) -> list[str]:
         return [name for n in self._config.watch_groups.split(",") if (name := n.strip())]
@@ -452,6 +476,9 @@ class LiveCluster:
         right: Callable[[Any], bool] = lambda _: True,
         ended: Callable[[Any], bool] = lambda _: False,
         unread: Callable[[InPart[Any]], None] = lambda _: None,
+        complete: Callable[[], None] = lambda: None,
+        untold: Callable[[], None] = lambda: None,
+        optional: bool = False,
     ) -> Kind:
         def unreadable(text: str) -> None:
             if self._told.now((label, text)):
@@ -465,11 +492,12 @@ class LiveCluster:
             label=label,
             selector=selector,
             timing=WatchTiming(read_s=self._config.watch_read_s),
+            optional=optional,
             unreadable=unreadable,
         )
         return Kind(
             label, path, decoder, selector, apply, remove_named, identity, known, where, right,
-            ended, unread, reflector,
+            ended, unread, complete, untold, optional, reflector,
         )  # fmt: skip
 
     def _where_pod(self, uid: str) -> tuple[str, str]:
@@ -494,7 +522,19 @@ class LiveCluster:
             return True  # the mirror has found its own way to charge it, and says so
         return placed.pod.shape == wanted.shape
 
-    def _pod_in_part(self, part: InPart[PodObject]) -> None:
+    def _pod(self, obj: RuledPod) -> None:
+        """A pod exists; what others have to heed of it is kept as long as the mirror knows it."""
+        try:
+            self.mirror.pod(obj)
+        finally:
+            self._keep_rules(obj)
+
+    def _keep_rules(self, obj: RuledPod) -> None:
+        uid = pod_uid(obj)
+        if uid in self.mirror.facts or uid in self.mirror.pending:
+            self._rules.kept.keep(obj)
+
+    def _pod_in_part(self, part: InPart[RuledPod]) -> None:
         """A pod of which only a part could be read: what was known of it stays, where it was.
 
         Where nothing was, it is charged what can be read of its request; if that is not all of it,
@@ -504,10 +544,13 @@ class LiveCluster:
         fact = self.mirror.facts.get(pod_uid(obj))
         if fact is not None and fact.node == obj.spec.node_name and not has_ended(obj):
             return
-        if part.lacks(*REQUEST):
-            self.mirror.pod_in_part(obj)
-        else:
-            self.mirror.pod(obj)
+        try:
+            if part.lacks(*REQUEST):
+                self.mirror.pod_in_part(obj)
+            else:
+                self.mirror.pod(obj)
+        finally:
+            self._keep_rules(obj)
 
     # -- applying ----------------------------------------------------------------------------
 
@@ -544,8 +587,10 @@ class LiveCluster:
             case "listed":
                 for name in sorted(kind.unlisted):
                     self._remove(kind, name)
-                kind.listed, kind.unlisted = True, set()
+                kind.whole()
                 self._note_synced(cluster)
+            case "untold":
+                kind.unknown()
             case "UNREADABLE":
                 self._unread(kind, content)
             case "DELETED":
@@ -598,7 +643,7 @@ class LiveCluster:
             self.audit.settled(kind, identity)
 
     def _note_synced(self, cluster: Cluster) -> None:
-        if not self.synced and all(kind.listed for kind in self._kinds.values()):
+        if not self.synced and all(k.listed or k.optional for k in self._kinds.values()):
             self.figures.synced_s = time.monotonic() - self._started
             cluster.events.on_synced()
             self._on_synced()

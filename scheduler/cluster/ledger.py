@@ -17,6 +17,7 @@ from typing import TypeVar, cast
 
 from scheduler.cluster.cluster_events import ClusterEvents
 from scheduler.cluster.fair_lock import FairLock
+from scheduler.cluster.live_rules import LiveRules
 from scheduler.cluster.named_victims import NamedVictims
 from scheduler.cluster.pod_memory import PodMemory
 from scheduler.cluster.requeue import Refusals
@@ -57,6 +58,8 @@ class Cluster:
         When the typical mix and the prices are made anew, and which are in force.
     mirror
         What the API says; None where the cluster comes from a file and bind is the truth.
+    rules
+        What the API says about rules between pods, for dry runs.
     events
         What follows once a pod is placed or gone.
     config
@@ -72,6 +75,7 @@ class Cluster:
     victims: NamedVictims
     pricing: PriceLifecycle
     mirror: Mirror | None
+    rules: LiveRules
     events: ClusterEvents
     config: ExtenderConfig
     now: float
@@ -200,6 +204,7 @@ class Ledger:
             config.reprice_s,
         )
         pricing = PriceLifecycle(engine, rules)
+        live_rules = LiveRules()
         events = ClusterEvents(
             engine,
             gangs,
@@ -207,6 +212,7 @@ class Ledger:
             requeue,
             victims,
             pricing,
+            live_rules.kept,
             reserved_s=config.hold_ttl_s,
             clock=clock,
         )
@@ -220,6 +226,7 @@ class Ledger:
             victims,
             pricing,
             mirror,
+            live_rules,
             events,
             config,
         )

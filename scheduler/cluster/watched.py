@@ -44,6 +44,10 @@ class Kind:
         Whether an object is none that is followed any more.
     unread
         What to do with an object of which only a part could be read.
+    complete, untold
+        All objects of the kind have been applied; nobody can tell any more which exist.
+    optional
+        Whether everything but what is told by this kind goes on without it.
     reflector
         What watches it.
 
@@ -73,6 +77,9 @@ class Kind:
     right: Callable[[Any], bool]
     ended: Callable[[Any], bool]
     unread: Callable[[InPart[Any]], None]
+    complete: Callable[[], None]
+    untold: Callable[[], None]
+    optional: bool
     reflector: Reflector[Any]
     versions: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
@@ -103,6 +110,18 @@ class Kind:
         self.unreadable.pop(identity, None)
         self.missing.pop(identity, None)
         self.remove_named(identity)
+
+    def whole(self) -> None:
+        """A whole list has been applied."""
+        self.listed, self.unlisted = True, set()
+        self.complete()
+
+    def unknown(self) -> None:
+        """Nobody can tell which objects exist: none is known any more."""
+        for identity in list(self.known()):
+            self.gone(identity)
+        self.listed, self.unlisted = False, set()
+        self.untold()
 
     def differs(self, identity: str, obj: Any | None) -> bool:  # noqa: ANN401 - of this kind
         """Whether what the API has is not what is known; None if it has none."""

@@ -233,8 +233,9 @@ class NodeSelection:
     """Node selection rules of a pod: nodeSelector, required node affinity, tolerations.
 
     ``terms`` are alternatives (any may match); an empty tuple means no affinity. ``volumes`` says
-    where each volume of the pod can be had, as alternatives, too; it is known offline alone.
-    ``resources`` are the names by which devices are asked for, where they have any.
+    where each volume of the pod can be had, as alternatives, too, where somebody has looked it up:
+    for plans, simulations and dry runs. ``resources`` are the names by which devices are asked for,
+    where they have any.
     """
 
     node_selector: tuple[tuple[str, str], ...] = ()

@@ -1,7 +1,8 @@
-"""Which nodes a pod may join, given who is there: the one place that decides it offline.
+"""Which nodes a pod may join, given who is there: the one place that decides it.
 
 Semantics are those of kube-scheduler's filters InterPodAffinity, PodTopologySpread, NodePorts and
-VolumeRestrictions. Live it applies them itself before it asks; here simulations and plans do.
+VolumeRestrictions. kube-scheduler applies them before it asks the webhook; here simulations, plans
+and dry runs do.
 
 Pods are counted per node by what rules can tell apart: who matches a selector, who has a term, who
 holds a port. Pods of which all rules say the same form a *standing*; standing 0 is that of pods no

@@ -1,7 +1,8 @@
 """What pods ask of each other: affinity, spread, host ports, claims. Vocabulary only.
 
-These rules come with files, not with questions: live, kube-scheduler decides them itself. A pod
-without any, in a cluster where nobody's rules are about it, has no :class:`Peer` at all.
+Simulations, plans and dry runs look at these rules; the webhook's other verbs do not, as
+kube-scheduler decides them before it asks. A pod without any, in a cluster where nobody's rules are
+about it, has no :class:`Peer` at all.
 """
 
 from __future__ import annotations

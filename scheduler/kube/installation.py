@@ -100,6 +100,16 @@ RIGHTS = (
         "list", "resource.k8s.io", "deviceclasses", purpose="nodes with devices by DRA are refused"
     ),
     *(
+        Right(verb, group, resource, purpose=f"dry runs leave out what depends on {resource}")
+        for group, resource in (
+            ("", "namespaces"),
+            ("", "persistentvolumeclaims"),
+            ("", "persistentvolumes"),
+            ("storage.k8s.io", "storageclasses"),
+        )
+        for verb in ("list", "watch")
+    ),
+    *(
         Right(
             "get",
             "admissionregistration.k8s.io",

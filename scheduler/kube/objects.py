@@ -11,6 +11,7 @@ decoder exists, its types are complete.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ __all__ = [
     "PodObject",
     "PodSpec",
     "Resources",
+    "Struct",
     "group_decoder",
     "mapping_decoder",
     "node_decoder",
@@ -37,17 +39,17 @@ __all__ = [
 Quantities = dict[str, str | int | float]
 
 
-class _Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
+class Struct(msgspec.Struct, rename="camel", kw_only=True, omit_defaults=True, gc=False):
     """Wire shape: camelCase keys, unknown keys skipped."""
 
 
-class OwnerReference(_Struct):
+class OwnerReference(Struct):
     kind: str = ""
     name: str = ""
     controller: bool | None = None
 
 
-class Metadata(_Struct):
+class Metadata(Struct):
     name: str = ""
     namespace: str = ""
     uid: str = ""
@@ -59,38 +61,38 @@ class Metadata(_Struct):
     deletion_timestamp: str | None = None
 
 
-class Resources(_Struct):
+class Resources(Struct):
     requests: Quantities | None = None
     limits: Quantities | None = None
 
 
-class Container(_Struct):
+class Container(Struct):
     name: str = ""
     resources: Resources | None = None
     restart_policy: str | None = None
 
 
-class Expression(_Struct):
+class Expression(Struct):
     key: str = ""
     operator: str = ""
     values: list[str] | None = None
 
 
-class SelectorTermObject(_Struct):
+class SelectorTermObject(Struct):
     match_expressions: list[Expression] | None = None
     match_fields: list[Expression] | None = None
 
 
-class NodeSelectorObject(_Struct):
+class NodeSelectorObject(Struct):
     node_selector_terms: list[SelectorTermObject] | None = None
 
 
-class PreferredTerm(_Struct):
+class PreferredTerm(Struct):
     weight: int = 0
     preference: SelectorTermObject | None = None
 
 
-class NodeAffinity(_Struct):
+class NodeAffinity(Struct):
     required: NodeSelectorObject | None = msgspec.field(
         default=None, name="requiredDuringSchedulingIgnoredDuringExecution"
     )
@@ -99,34 +101,34 @@ class NodeAffinity(_Struct):
     )
 
 
-class Affinity(_Struct):
+class Affinity(Struct):
     node_affinity: NodeAffinity | None = None
 
 
-class TolerationObject(_Struct):
+class TolerationObject(Struct):
     key: str | None = None
     operator: str | None = None
     value: str | None = None
     effect: str | None = None
 
 
-class SchedulingGroup(_Struct):
+class SchedulingGroup(Struct):
     pod_group_name: str | None = None
 
 
-class WorkloadRef(_Struct):
+class WorkloadRef(Struct):
     name: str | None = None
     pod_group: str | None = None
     pod_group_replica_key: str | None = None
 
 
-class SchedulingGate(_Struct):
+class SchedulingGate(Struct):
     name: str = ""
 
 
-class PodSpec(_Struct):
-    containers: list[Container] | None = None
-    init_containers: list[Container] | None = None
+class PodSpec(Struct):
+    containers: Sequence[Container] | None = None
+    init_containers: Sequence[Container] | None = None
     overhead: Quantities | None = None
     resources: Resources | None = None
     node_selector: dict[str, str] | None = None
@@ -140,19 +142,19 @@ class PodSpec(_Struct):
     workload_ref: WorkloadRef | None = None
 
 
-class Condition(_Struct):
+class Condition(Struct):
     type: str = ""
     status: str = ""
     reason: str | None = None
 
 
-class ContainerStatus(_Struct):
+class ContainerStatus(Struct):
     name: str = ""
     allocated_resources: Quantities | None = None
     resources: Resources | None = None
 
 
-class PodStatus(_Struct):
+class PodStatus(Struct):
     phase: str | None = None
     nominated_node_name: str | None = None
     conditions: list[Condition] | None = None
@@ -162,44 +164,44 @@ class PodStatus(_Struct):
     resources: Resources | None = None
 
 
-class PodObject(_Struct):
+class PodObject(Struct):
     kind: str = ""
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus | None = None
 
 
-class TaintObject(_Struct):
+class TaintObject(Struct):
     key: str = ""
     value: str | None = None
     effect: str = ""
 
 
-class NodeSpec(_Struct):
+class NodeSpec(Struct):
     taints: list[TaintObject] | None = None
     unschedulable: bool | None = None
 
 
-class NodeStatus(_Struct):
+class NodeStatus(Struct):
     allocatable: Quantities | None = None
     capacity: Quantities | None = None
 
 
-class NodeObject(_Struct):
+class NodeObject(Struct):
     kind: str = ""
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: NodeSpec | None = None
     status: NodeStatus | None = None
 
 
-class GroupObject(_Struct):
+class GroupObject(Struct):
     """Any object that states the size of a gang; its spec is read by :mod:`kube.gangs`."""
 
     metadata: Metadata = msgspec.field(default_factory=Metadata)
     spec: dict[str, Any] | None = None
 
 
-class ObjectList(_Struct):
+class ObjectList(Struct):
     """A List of mixed kinds; each item is decoded once its kind is known."""
 
     items: list[msgspec.Raw] | None = None

@@ -10,7 +10,7 @@ What a resize in place makes of that: :mod:`scheduler.kube.pod_resize`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
@@ -171,7 +171,7 @@ def _readable(spec: PodSpec, names: ResourceNames) -> PodSpec:
             return None
         return Resources(requests=listed(stated.requests), limits=listed(stated.limits))
 
-    def containers(stated: list[Container] | None) -> list[Container]:
+    def containers(stated: Sequence[Container] | None) -> list[Container]:
         return [
             Container(
                 name=c.name, resources=resources(c.resources), restart_policy=c.restart_policy
@@ -388,7 +388,7 @@ def _effective(
     return _add(totals, overhead)
 
 
-def _paths(kind: str, containers: list[Container] | None) -> Iterable[tuple[str, Container]]:
+def _paths(kind: str, containers: Sequence[Container] | None) -> Iterable[tuple[str, Container]]:
     for index, container in enumerate(containers or ()):
         yield f"spec.{kind}[{index}]", container
 

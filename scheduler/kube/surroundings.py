@@ -18,20 +18,14 @@ from scheduler.core.peers import Peer
 from scheduler.kube.disruption import CRITICAL
 from scheduler.kube.dra import DEVICES_OF_CLASS, IMPLICIT, mapped_resources, resources_of
 from scheduler.kube.objects import Metadata
-from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder, uncertain_namespaces
+from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder
+from scheduler.kube.rule_context import DRIVER_LIMITS, RuleContext
 from scheduler.kube.sharing.foreign import unread
-from scheduler.kube.volumes import Alternatives, Storage
+from scheduler.kube.volumes import Alternatives
 
 __all__ = ["Surroundings"]
 
 _LEFT_ALONE = "pods that wait get no place, those that run keep theirs"
-
-
-class _Namespace(msgspec.Struct):
-    metadata: Metadata
-
-
-_namespace_decoder = msgspec.json.Decoder(_Namespace)
 
 
 class _PriorityClass(msgspec.Struct, rename="camel"):
@@ -63,8 +57,7 @@ class Surroundings:
     def __init__(self) -> None:
         self._pods: dict[str, RuledPod] = {}
         self._peers: dict[str, Peer] | None = None
-        self._namespaces: dict[str, dict[str, str]] = {}
-        self._storage = Storage()
+        self._context = RuleContext()
         self._classes = {built_in.metadata.name: built_in for built_in in _BUILT_IN}
         self._unsure: dict[str, list[PodRequest]] = defaultdict(list)
         self._unreadable: set[str] = set()
@@ -84,11 +77,7 @@ class Surroundings:
         if kind == "DeviceClass":
             self._mapped |= mapped_resources(item)
             return True
-        if kind != "Namespace":
-            return self._storage.add(kind, item)
-        metadata = _namespace_decoder.decode(item).metadata
-        self._namespaces[metadata.name] = metadata.labels or {}
-        return True
+        return self._context.add(kind, item)
 
     def add_pod(self, uid: str, item: msgspec.Raw) -> None:
         """Keep the rules of a pod."""
@@ -103,28 +92,20 @@ class Surroundings:
         if uid in self._unreadable:
             self.leave(request, "affinity, spread, ports or volumes that cannot be read")
         pod = self._pods.get(uid)
-        self._note_devices(request, pod)
+        self._note_devices(request)
         if pod is None:
-            return self._closed(request, [])
+            return self._closed(request, ())
         if self._peers is None:
             self._peers = self._all_peers()
         request = self._ranked(request, pod)
-        if pod.overlong:
-            self.leave(request, "rules of one kind beyond the first 64 of a pod")
-        if uncertain_namespaces(pod, self._namespaces):
-            self.leave(request, "namespaceSelector, as no Namespaces are listed")
-        nodes: list[Alternatives] = []
-        if pod.spec.volumes:
-            reach = self._storage.reach(pod)
-            if reach.unknown:
-                self.leave(request, reach.unknown)
-            if reach.attaches:
-                self._attaching.append(request)
-            if reach.unmet:
-                self.unmet[uid] = reach.unmet
-                reach.nodes.append(())
-            nodes = reach.nodes
-        request = self._closed(request, nodes)
+        reading = self._context.reading(pod)
+        for rule in reading.unknown:
+            self.leave(request, rule)
+        if reading.attaches:
+            self._attaching.append(request)
+        if reading.unmet:
+            self.unmet[uid] = reading.unmet
+        request = self._closed(request, reading.nodes)
         peer = self._peers.get(uid)
         return request if peer is None else replace(request, peer=peer)
 
@@ -133,13 +114,13 @@ class Surroundings:
         self._unsure[rule].append(request)
         self._alone.add(request.uid)
 
-    def _closed(self, request: PodRequest, nodes: list[Alternatives]) -> PodRequest:
+    def _closed(self, request: PodRequest, nodes: tuple[Alternatives, ...]) -> PodRequest:
         """With where its volumes are; nowhere if the pod is left alone, whoever asks."""
         if request.uid in self._alone:
-            nodes = [*nodes, ()]
+            nodes = (*nodes, ())
         if not nodes:
             return request
-        return replace(request, selection=replace(request.selection, volumes=tuple(nodes)))
+        return replace(request, selection=replace(request.selection, volumes=nodes))
 
     def _ranked(self, request: PodRequest, pod: RuledPod) -> PodRequest:
         """With the priority of its class, where admission has not written it into the pod."""
@@ -151,14 +132,12 @@ class Surroundings:
             return request
         return replace(request, priority=named.value)
 
-    def _note_devices(self, request: PodRequest, pod: RuledPod | None) -> None:
+    def _note_devices(self, request: PodRequest) -> None:
         """Devices that the pod has in a way that is not modelled."""
         system = unread(name for name, _ in request.counted if name in self.offered)
         if system:
             rule = f"devices shared by {system}, whose records are not read"
             self.leave(request, rule)
-        if pod is not None and pod.spec.resource_claims:
-            self.leave(request, "ResourceClaims (DRA)")
         asked = resources_of(request)
         if asked & self._mapped or any(name.startswith(IMPLICIT) for name in asked):
             self.leave(request, DEVICES_OF_CLASS)
@@ -167,8 +146,8 @@ class Surroundings:
         """Every pod as rules see it; empty if nobody has any."""
         peers = {}
         for uid, pod in self._pods.items():
-            exclusive = self._storage.reach(pod).exclusive if pod.spec.volumes else []
-            peers[uid] = peer_of(pod, self._namespaces, tuple(sorted(set(exclusive))))
+            exclusive = self._context.reading(pod).exclusive if pod.spec.volumes else ()
+            peers[uid] = peer_of(pod, self._context.namespaces, exclusive)
         return peers if any(peer.ruled for peer in peers.values()) else {}
 
     def provisos(self) -> tuple[NotConsidered, ...]:
@@ -177,7 +156,7 @@ class Surroundings:
             return ()
         return (
             NotConsidered(
-                "limits of storage drivers: volumes attached to a node, capacity left to provision",
+                DRIVER_LIMITS,
                 tuple(request.key for request in self._attaching),
                 "places are chosen as if there were none",
                 frozenset(request.uid for request in self._attaching),

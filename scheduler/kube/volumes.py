@@ -1,4 +1,4 @@
-"""Where the volumes of a pod let it go: claims, volumes and classes that a file lists.
+"""Where the volumes of a pod let it go: claims, volumes and classes of a file or a live cluster.
 
 As kube-scheduler's VolumeBinding, VolumeZone and VolumeRestrictions decide it. A claim that is
 bound ties the pod to where its volume can be had; one that waits for its first consumer to where
@@ -8,17 +8,19 @@ its class may make one; any other keeps the pod waiting, as does one that does n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
 from scheduler.core.model import Requirement, SelectorTerm
-from scheduler.kube.objects import Expression, Metadata
-from scheduler.kube.peers import RuledPod
+from scheduler.kube.objects import Expression, Metadata, Struct
+from scheduler.kube.peers import RuledPod, claims_of
 from scheduler.kube.selectors import requirements
 
-__all__ = ["Alternatives", "Reach", "Storage"]
+__all__ = ["STORAGE_DECODERS", "Alternatives", "Reach", "Storage", "key_of"]
 
 Alternatives = tuple[SelectorTerm, ...]
 """Node selector terms of which any may match."""
@@ -35,92 +37,117 @@ _ZONES = {
 _NO_ZONES = SelectorTerm(
     tuple(Requirement(key, "DoesNotExist") for pair in _ZONES.items() for key in pair)
 )
-_KINDS = ("PersistentVolumeClaim", "PersistentVolume", "StorageClass", "CSINode")
 
 
-class _Struct(msgspec.Struct, rename="camel", kw_only=True):
-    """Wire shape: camelCase keys, unknown keys skipped."""
-
-
-class _Phase(_Struct):
+class _Phase(Struct):
     phase: str | None = None
 
 
-class _ClaimSpec(_Struct):
+class _ClaimSpec(Struct):
     volume_name: str | None = None
     storage_class_name: str | None = None
     access_modes: list[str] | None = None
 
 
-class _Claim(_Struct):
+class _Claim(Struct):
     metadata: Metadata
     spec: _ClaimSpec = msgspec.field(default_factory=_ClaimSpec)
     status: _Phase | None = None
 
 
-class _Term(_Struct):
+class _Term(Struct):
     match_expressions: list[Expression] | None = None
     match_fields: list[Expression] | None = None
 
 
-class _Selector(_Struct):
+class _Selector(Struct):
     node_selector_terms: list[_Term] | None = None
 
 
-class _NodeAffinity(_Struct):
+class _NodeAffinity(Struct):
     required: _Selector | None = None
 
 
-class _Driver(_Struct):
+class _Driver(Struct):
     driver: str = ""
 
 
-class _VolumeSpec(_Struct):
+class _VolumeSpec(Struct):
     node_affinity: _NodeAffinity | None = None
     csi: _Driver | None = None
 
 
-class _Volume(_Struct):
+class _Volume(Struct):
     metadata: Metadata
     spec: _VolumeSpec = msgspec.field(default_factory=_VolumeSpec)
 
 
-class _LabelValues(_Struct):
+class _LabelValues(Struct):
     key: str = ""
     values: list[str] | None = None
 
 
-class _Topology(_Struct):
+class _Topology(Struct):
     match_label_expressions: list[_LabelValues] | None = None
 
 
-class _Class(_Struct):
+class _Class(Struct):
     metadata: Metadata
     provisioner: str = ""
     volume_binding_mode: str | None = None
     allowed_topologies: list[_Topology] | None = None
 
 
-class _Count(_Struct):
+class _Count(Struct):
     count: int | None = None
 
 
-class _NodeDriver(_Struct):
+class _NodeDriver(Struct):
     allocatable: _Count | None = None
 
 
-class _NodeDrivers(_Struct):
+class _NodeDrivers(Struct):
     drivers: list[_NodeDriver] | None = None
 
 
-class _StorageNode(_Struct):
+class _StorageNode(Struct):
+    metadata: Metadata
     spec: _NodeDrivers = msgspec.field(default_factory=_NodeDrivers)
 
 
-_claim_decoder = msgspec.json.Decoder(_Claim)
-_volume_decoder = msgspec.json.Decoder(_Volume)
-_class_decoder = msgspec.json.Decoder(_Class)
-_node_decoder = msgspec.json.Decoder(_StorageNode)
+STORAGE_DECODERS: dict[str, msgspec.json.Decoder[Any]] = {
+    "PersistentVolumeClaim": msgspec.json.Decoder(_Claim),
+    "PersistentVolume": msgspec.json.Decoder(_Volume),
+    "StorageClass": msgspec.json.Decoder(_Class),
+    "CSINode": msgspec.json.Decoder(_StorageNode),
+}
+"""Of the kinds that :class:`Storage` keeps."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ClaimFact:
+    """What counts of a claim: many are kept as long as a cluster is followed."""
+
+    volume: str
+    storage_class: str
+    one_pod: bool
+    bound: bool
+    lost: bool
+    going: bool
+    chosen: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _VolumeFact:
+    nodes: tuple[Alternatives, ...]
+    by_driver: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _ClassFact:
+    waits: bool
+    provisions: bool
+    topologies: Alternatives
 
 
 @dataclass(slots=True)
@@ -149,69 +176,84 @@ class Reach:
 
 
 class Storage:
-    """Claims, volumes and classes."""
+    """Claims, volumes and classes.
+
+    Attributes
+    ----------
+    listed : set of str
+        Kinds of which all objects are known. Of the others nobody can tell what does not exist.
+    """
 
     def __init__(self) -> None:
-        self._claims: dict[tuple[str, str], _Claim] = {}
-        self._volumes: dict[str, _Volume] = {}
-        self._classes: dict[str, _Class] = {}
-        self._limits: list[bool] = []
+        self.listed: set[str] = set()
+        self._claims: dict[str, _ClaimFact] = {}
+        self._volumes: dict[str, _VolumeFact] = {}
+        self._classes: dict[str, _ClassFact] = {}
+        self._limits: dict[str, bool] = {}
+        self._kept: dict[str, dict[str, Any]] = {
+            "PersistentVolumeClaim": self._claims,
+            "PersistentVolume": self._volumes,
+            "StorageClass": self._classes,
+            "CSINode": self._limits,
+        }
 
     def add(self, kind: str, item: msgspec.Raw) -> bool:
-        """Keep an object; False if it is of no kind that matters here."""
-        if kind not in _KINDS:
+        """Keep an object of a file, which lists its kind; False if the kind does not matter here.
+
+        Raises
+        ------
+        msgspec.MsgspecError
+            The object is not of the shape of its kind.
+        """
+        if kind not in STORAGE_DECODERS:
             return False
-        if kind == "PersistentVolumeClaim":
-            claim = _claim_decoder.decode(item)
-            self._claims[claim.metadata.namespace or "default", claim.metadata.name] = claim
-        elif kind == "PersistentVolume":
-            volume = _volume_decoder.decode(item)
-            self._volumes[volume.metadata.name] = volume
-        elif kind == "CSINode":
-            drivers = _node_decoder.decode(item).spec.drivers or ()
-            counts = [one.allocatable.count for one in drivers if one.allocatable]
-            self._limits.append(any(count is not None for count in counts))
-        else:
-            made = _class_decoder.decode(item)
-            self._classes[made.metadata.name] = made
+        self.put(kind, STORAGE_DECODERS[kind].decode(item))
+        self.listed.add(kind)
         return True
+
+    def put(self, kind: str, obj: Any) -> None:  # noqa: ANN401 - as the kind's decoder has made it
+        """An object exists and looks like this."""
+        make = _FACT_OF[kind]
+        self._kept[kind][key_of(obj.metadata, kind)] = make(obj)
+
+    def drop(self, kind: str, key: str) -> None:
+        """An object does not exist; unknown ones are no error."""
+        self._kept[kind].pop(key, None)
+
+    def keys(self, kind: str) -> Sequence[str]:
+        """Keys of the objects of a kind, as :func:`key_of` makes them."""
+        return list(self._kept[kind])
 
     def reach(self, pod: RuledPod) -> Reach:
         """Where the volumes of a pod let it go."""
         reach = Reach()
-        for volume in pod.spec.volumes or ():
-            if volume.persistent_volume_claim is not None:
-                self._claimed(reach, pod.namespace, volume.persistent_volume_claim.claim_name)
-            elif volume.ephemeral is not None:
-                self._claimed(reach, pod.namespace, f"{pod.metadata.name}-{volume.name}")
+        for name in claims_of(pod):
+            self._claimed(reach, f"{pod.namespace}/{name}")
         return reach
 
-    def _claimed(self, reach: Reach, namespace: str, name: str) -> None:
-        key = f"{namespace}/{name}"
-        if not self._claims:
+    def _claimed(self, reach: Reach, key: str) -> None:
+        if "PersistentVolumeClaim" not in self.listed:
             reach.unknown = "volume claims, as no PersistentVolumeClaims are listed"
             return
-        claim = self._claims.get((namespace, name))
+        claim = self._claims.get(key)
         if claim is None:
             reach.unmet = f"claim {key} does not exist"
             return
-        if _ONE_POD in (claim.spec.access_modes or ()):
+        if claim.one_pod:
             reach.exclusive.append(key)
-        phase = claim.status.phase if claim.status else None
-        annotations = claim.metadata.annotations or {}
-        if claim.metadata.deletion_timestamp is not None:
+        if claim.going:
             reach.unmet = f"claim {key} is being deleted"
-        elif phase == "Lost":
+        elif claim.lost:
             reach.unmet = f"claim {key} has lost its volume"
-        elif claim.spec.volume_name and (_BOUND in annotations or phase == "Bound"):
-            self._bound(reach, key, claim.spec.volume_name)
-        elif claim.spec.volume_name:
+        elif claim.volume and claim.bound:
+            self._bound(reach, key, claim.volume)
+        elif claim.volume:
             reach.unmet = f"claim {key} is not bound yet"
         else:
             self._unbound(reach, key, claim)
 
     def _bound(self, reach: Reach, key: str, name: str) -> None:
-        if not self._volumes:
+        if "PersistentVolume" not in self.listed:
             reach.unknown = "volumes of claims, as no PersistentVolumes are listed"
             return
         volume = self._volumes.get(name)
@@ -219,33 +261,85 @@ class Storage:
             reach.unmet = f"volume {name} of claim {key} does not exist"
             return
         # Drivers that state no limit on any node have none.
-        limited = any(self._limits) or not self._limits
-        reach.attaches |= volume.spec.csi is not None and limited
-        affinity = volume.spec.node_affinity
-        if affinity is not None and affinity.required is not None:
-            reach.nodes.append(tuple(_terms(affinity.required)))
-        zoned = _zoned(volume.metadata.labels or {})
-        if zoned:
-            reach.nodes.append(zoned)
+        limited = any(self._limits.values()) or not self._limits
+        reach.attaches |= volume.by_driver and limited
+        reach.nodes += volume.nodes
 
-    def _unbound(self, reach: Reach, key: str, claim: _Claim) -> None:
-        annotations = claim.metadata.annotations or {}
-        name = annotations.get(_OLD_CLASS, claim.spec.storage_class_name or "")
-        if name and not self._classes:
+    def _unbound(self, reach: Reach, key: str, claim: _ClaimFact) -> None:
+        name = claim.storage_class
+        if name and "StorageClass" not in self.listed:
             reach.unknown = "claims that are not bound, as no StorageClasses are listed"
             return
         kind = self._classes.get(name)
-        if kind is None or kind.volume_binding_mode != "WaitForFirstConsumer":
+        if kind is None or not kind.waits:
             reach.unmet = f"claim {key} is not bound yet"
-        elif _CHOSEN in annotations:
-            chosen = Requirement("metadata.name", "In", (annotations[_CHOSEN],))
+        elif claim.chosen is not None:
+            chosen = Requirement("metadata.name", "In", (claim.chosen,))
             reach.nodes.append((SelectorTerm(fields=(chosen,)),))
-        elif kind.provisioner == _NO_PROVISIONER:
+        elif not kind.provisions:
             reach.unknown = f"which volume of class {name} a claim is going to be bound to"
         else:
             reach.attaches = True
-            if kind.allowed_topologies:
-                reach.nodes.append(tuple(map(_allowed, kind.allowed_topologies)))
+            if kind.topologies:
+                reach.nodes.append(kind.topologies)
+
+
+def key_of(metadata: Metadata, kind: str) -> str:
+    """``namespace/name`` of a claim, the name of anything else."""
+    if kind != "PersistentVolumeClaim":
+        return metadata.name
+    return f"{metadata.namespace or 'default'}/{metadata.name}"
+
+
+def _claim_fact(claim: _Claim) -> _ClaimFact:
+    annotations = claim.metadata.annotations or {}
+    phase = claim.status.phase if claim.status else None
+    return _ClaimFact(
+        claim.spec.volume_name or "",
+        annotations.get(_OLD_CLASS, claim.spec.storage_class_name or ""),
+        _ONE_POD in (claim.spec.access_modes or ()),
+        _BOUND in annotations or phase == "Bound",
+        phase == "Lost",
+        claim.metadata.deletion_timestamp is not None,
+        annotations.get(_CHOSEN),
+    )
+
+
+def _volume_fact(volume: _Volume) -> _VolumeFact:
+    affinity, zoned = volume.spec.node_affinity, _zoned(volume.metadata.labels or {})
+    required = affinity.required if affinity is not None else None
+    nodes = [] if required is None else [tuple(_terms(required))]
+    if zoned:
+        nodes.append(zoned)
+    return _VolumeFact(_shared(tuple(nodes)), volume.spec.csi is not None)
+
+
+@lru_cache(maxsize=4096)
+def _shared(nodes: tuple[Alternatives, ...]) -> tuple[Alternatives, ...]:
+    """The same object for volumes that can be had on the same nodes, as those of a zone can."""
+    return nodes
+
+
+def _class_fact(kind: _Class) -> _ClassFact:
+    return _ClassFact(
+        kind.volume_binding_mode == "WaitForFirstConsumer",
+        kind.provisioner != _NO_PROVISIONER,
+        tuple(map(_allowed, kind.allowed_topologies or ())),
+    )
+
+
+def _limited(node: _StorageNode) -> bool:
+    """Whether any driver of a node states how many volumes it can attach there."""
+    counts = [one.allocatable.count for one in node.spec.drivers or () if one.allocatable]
+    return any(count is not None for count in counts)
+
+
+_FACT_OF: dict[str, Callable[[Any], object]] = {
+    "PersistentVolumeClaim": _claim_fact,
+    "PersistentVolume": _volume_fact,
+    "StorageClass": _class_fact,
+    "CSINode": _limited,
+}
 
 
 def _allowed(topology: _Topology) -> SelectorTerm:

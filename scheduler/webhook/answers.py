@@ -309,7 +309,9 @@ def encode_look(
     """An ``ExtenderFilterResult`` that says besides what it could not take into account."""
     resources = tuple(name for name, _ in request.counted)
     final = np.zeros(len(found.codes), dtype=bool)
-    verdicts = Verdicts(nodes, found.codes, final, resources=resources, short=found.short)
+    verdicts = Verdicts(
+        nodes, found.codes, final, found.message, resources=resources, short=found.short
+    )
     answer = encode_filter(verdicts, fragments, raw_nodes)[0]
     if not found.omissions:
         return answer

@@ -17,6 +17,7 @@ import msgspec
 from scheduler.cluster.bind_request import BindRequest
 from scheduler.core.errors import InvalidInput
 from scheduler.kube.objects import NodeObject, PodObject
+from scheduler.kube.peers import RuledPod, ruled_pod_decoder
 
 __all__ = [
     "FilterArgs",
@@ -119,8 +120,15 @@ class FilterArgs:
 
     def pod_object(self) -> PodObject:
         """The pod; :class:`InvalidInput` if it cannot be read."""
+        return self._pod(_decode_pod)
+
+    def ruled_pod(self) -> RuledPod:
+        """The pod with its rules, which only dry runs look at; raises as :meth:`pod_object`."""
+        return self._pod(ruled_pod_decoder)
+
+    def _pod(self, decoder: msgspec.json.Decoder[T]) -> T:
         try:
-            return _decoded(_decode_pod, self.pod, "body.Pod")
+            return _decoded(decoder, self.pod, "body.Pod")
         except InvalidInput as error:
             if self.cut:
                 raise Misread(error.field, error.problem) from error

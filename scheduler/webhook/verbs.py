@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from scheduler.cluster.bind_request import BindRequest
 from scheduler.cluster.dryruns import look
 from scheduler.cluster.filtering import filter_nodes, record_filter
 from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.live_rules import Asked, new_nodes
 from scheduler.cluster.planned import draft_of, make_draft
 from scheduler.cluster.preempting import preempt
 from scheduler.cluster.prioritizing import rank_nodes, record_prioritize
@@ -29,7 +29,6 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Reason
 from scheduler.core.state import ClusterState
 from scheduler.kube.complaints import Complaints, cut
-from scheduler.kube.nodes import node_of
 from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.sharing.table import who_picks
 from scheduler.webhook.answers import (
@@ -164,22 +163,26 @@ class Verbs:
     def dry_run(self, args: FilterArgs) -> bytes:
         """Filter without a trace: nothing is reserved, remembered or learnt.
 
-        A node given as an object whose name is unknown is taken as an empty one of that
-        description, as autoscalers ask about nodes that do not exist yet.
+        What kube-scheduler decides counts, too: see :mod:`.live_rules`. A node given as an object
+        whose name is unknown is taken as an empty one, as autoscalers ask about nodes to come.
         """
         names, config = self._ledger.names, self._ledger.config
-        request = pod_request(args.pod_object(), names)
+        pod = args.ruled_pod()
+        request = pod_request(pod, names)
         with self._ledger.locked() as cluster:
-            engine = cluster.engine
+            engine, mirror = cluster.engine, cluster.mirror
+            asked = Asked(request)
+            if mirror is not None:
+                asked = cluster.rules.asked(pod, request, engine.state, mirror.facts)
             fragments, nodes = self._names.fragments(cluster), self._names.listed(cluster, args)
-            mapped = cluster.mirror.dra.asked(request) if cluster.mirror else frozenset[str]()
-            found = look(engine, request, nodes.rows, mapped)
+            mapped = mirror.dra.asked(request) if mirror else frozenset[str]()
+            found = look(engine, asked.request, nodes.rows, mapped)
             mix = engine.mix
-        if args.nodes is not None and nodes.unknown:
-            unknown = {at: node_of(args.nodes[at], names) for at in nodes.unknown}
-            templates = [replace(node, name=f"template-{at}") for at, node in unknown.items()]
-            what_if = Engine(ClusterState(templates), config.policy, mix=mix)
-            found.put(list(unknown), look(what_if, request, np.arange(len(unknown)), mapped))
+        new = new_nodes(args.nodes or (), nodes, names)
+        if new:
+            what_if = Engine(ClusterState(list(new.values())), config.policy, mix=mix)
+            found.put(list(new), look(what_if, asked.request, np.arange(len(new)), mapped))
+        asked.close(found, nodes.rows, new)
         return encode_look(nodes, found, request, fragments, args.raw_nodes)
 
     # -- inside ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ silence longer than ``read_s``     the connection is taken for dead; watch again
 connection refused, 5xx            wait, longer each time and never in step with others
 401                                the client has renewed its credentials already; wait
 404                                the kind is not served: nothing of it, ask again later
+403 or 404 of an optional kind     nobody can tell of it; ask again later
 a message that cannot be read      list again; also on demand
 an object that cannot be read      it is told of, with what can be read of it; DELETED as ever
 a watch ends at once, empty        wait, longer each time
@@ -59,6 +60,12 @@ class Sink(Protocol[T_contra]):
     def listed(self) -> None:
         """That was all: whatever was not listed does not exist."""
 
+    def untold(self) -> None:
+        """Nobody can tell which objects exist: an optional kind is not served, or may not be read.
+
+        What was told of it before may be false by now.
+        """
+
     def event(self, kind: str, obj: T_contra | InPart[Any]) -> None:
         """A change; ``kind`` is ADDED, MODIFIED, DELETED, or UNREADABLE where only a part of the
         object could be read that was added or modified; then that is what ``obj`` is.
@@ -102,7 +109,7 @@ class WatchFigures:
     restarts : Counter of str
         Failures by cause.
     served : bool
-        Whether the API server knows the kind.
+        Whether the API server knows the kind and, if it is optional, lets us read it.
     """
 
     evidence_at: float | None = None
@@ -166,6 +173,8 @@ class Reflector(Generic[T]):
         Field selector; an object that leaves it is reported as deleted.
     timing
         Waits and limits.
+    optional
+        Whether a right to read the kind may be missing.
     unreadable
         Called with the error text of an object that cannot be decoded.
     """
@@ -180,6 +189,7 @@ class Reflector(Generic[T]):
         label: str,
         selector: str = "",
         timing: WatchTiming | None = None,
+        optional: bool = False,
         unreadable: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self.label = label
@@ -189,6 +199,7 @@ class Reflector(Generic[T]):
         self._selection = {"fieldSelector": selector} if selector else {}
         self._decoder = decoder
         self._timing = timing or WatchTiming()
+        self._optional = optional
         self._unreadable = unreadable
         self._stop, self._again = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"watch {label}", daemon=True)
@@ -252,8 +263,8 @@ class Reflector(Generic[T]):
     def _refused(self, error: KubeApiError) -> None:
         if self._stop.is_set():
             return
-        if error.status == 404:
-            self._absent()
+        if error.status == 404 or (self._optional and error.status == 403):
+            self._absent(error)
             return
         self._failed(f"http_{error.status}" if error.status else "connection")
         level = logging.WARNING if self._failures <= 3 else logging.DEBUG
@@ -262,13 +273,18 @@ class Reflector(Generic[T]):
             self._version = ""
         self._wait(error.retry_after_s)
 
-    def _absent(self) -> None:
-        """The kind is not served: there are no objects of it."""
+    def _absent(self, error: KubeApiError) -> None:
+        """The kind is not served: there are no objects of it, or nobody can tell which."""
+        if self._optional and (self.figures.served or not self.synced.is_set()):
+            log.info("%s are not known: %s", self.label, error)
         self.figures.served = False
         self.figures.evidence_at = time.monotonic()
         self._version = ""
-        self._sink.listing()
-        self._sink.listed()
+        if self._optional:
+            self._sink.untold()
+        else:
+            self._sink.listing()
+            self._sink.listed()
         self.synced.set()
         self._stop.wait(self._timing.absent_s)
 
