@@ -216,12 +216,12 @@ class LiveCluster:
         return not stale_after or max(ages["nodes"], ages["pods"]) < stale_after
 
     def ages(self) -> dict[str, float]:
-        """Seconds since each kind was last heard of that may be watched."""
+        """Seconds since each kind was last heard of; of optional ones those that are known."""
         now = time.monotonic()
         return {
             label: now - (kind.reflector.figures.evidence_at or self._started)
             for label, kind in self._kinds.items()
-            if not kind.optional or kind.reflector.figures.served
+            if not kind.optional or kind.listed
         }
 
     def restarts(self) -> dict[tuple[str, str], int]:
