@@ -46,7 +46,8 @@ HELM      ?= helm
 MANIFESTS ?= deploy/manifests
 KUBE      := 1.37.2
 
-manifests: ## Render the plain manifests from the chart (HELM=path)
+manifests: $(VENV)/dev.done ## Write the chart's schema of settings and render the plain manifests (HELM=path)
+	$(BIN)/python deploy/settings_schema.py
 	@mkdir -p $(MANIFESTS)
 	@for topology in sidecar service; do \
 	    { echo "# Rendered from deploy/helm/snugfit by 'make manifests'. Give kube-scheduler's image the"; \

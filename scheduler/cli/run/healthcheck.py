@@ -21,7 +21,7 @@ def command(url: str | None, timeout_s: float) -> None:
     from urllib.parse import urlsplit
 
     from scheduler.cli.console import message
-    from scheduler.cluster.settings import load
+    from scheduler.cluster.settings_file import load
     from scheduler.core.errors import InvalidInput
     from scheduler.webhook.status import split_address
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scheduler.cli.terminal import complain, printable
+from scheduler.cli.terminal import complain, printable, say
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -48,7 +48,11 @@ __all__ = ["command"]
 @click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
 @click.option("--planner/--no-planner", default=None, help="Plan the backlog beside the webhook.")
 @click.option("--log-level", help="debug, info, warning or error.")
-@click.option("--print-config", is_flag=True, help="Print the effective settings and stop.")
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the settings in force as a commented YAML file, and stop.",
+)
 def command(
     kubeconfig: str | None,
     context: str | None,
@@ -78,10 +82,7 @@ def command(
     With --offline the cluster comes from --nodes, `POST /bind` is the truth, `DELETE
     /offline/pods/{uid}` releases, and `GET /debug/state` shows everything.
     """
-    from dataclasses import asdict
-
-    from scheduler.cli.console import print_json
-    from scheduler.cluster.settings import load
+    from scheduler.cluster.settings_file import as_yaml, load
     from scheduler.core.errors import InvalidInput
 
     flags = {
@@ -100,7 +101,7 @@ def command(
     }
     config = load(config_file, os.environ, flags)
     if print_config:
-        print_json(asdict(config))
+        say(as_yaml(config).rstrip("\n"), keep="\n")
         for text in config.price_weights().remarks():
             complain(f"{config.policy_file}: {text}")
         return

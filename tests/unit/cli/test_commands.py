@@ -11,6 +11,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
+import yaml
 
 from scheduler.core.power import PowerModel
 from scheduler.core.prices import PriceWeights
@@ -111,7 +112,7 @@ def test_bad_input_is_exit_2_and_one_clear_line(args: tuple[str, ...], message: 
 def test_settings_are_shown_with_their_sources(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
     config.write_text("threads: 9\n")
-    shown = json.loads(
+    shown = yaml.safe_load(
         _run(
             "serve", "--config", str(config), "--print-config", "--port", "7", SNUGFIT_SEED="3"
         ).stdout

@@ -8,6 +8,7 @@ import socket
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scheduler.core import reading
 from scheduler.files import native
@@ -316,7 +317,7 @@ def test_aliases_that_unfold_into_little_are_read(folder: Path, snugfit) -> None
     is_one_line(snugfit("serve", "--config", "f.yaml", "--print-config"), "probe_port_")
     (folder / "f.yaml").write_text("policy: &x fgd\nlog_level: info\nhost: *x\n")
     done = snugfit("serve", "--config", "f.yaml", "--print-config")
-    assert done.code == 0 and json.loads(done.out)["host"] == "fgd"
+    assert done.code == 0 and yaml.safe_load(done.out)["host"] == "fgd"
 
 
 def test_empty_settings_are_the_defaults(folder: Path, snugfit) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.prices import SMALLEST_WEIGHT, WEIGHT_SCALE, PriceWeights
@@ -41,7 +42,7 @@ def test_a_rounded_weight_is_said_with_the_value_in_force(
 ) -> None:
     path = _policy(tmp_path, **{name: value})
     served = snugfit("serve", "--policy-file", path, "--print-config")
-    assert served.code == 0 and json.loads(served.out)["policy_file"] == str(path)
+    assert served.code == 0 and yaml.safe_load(served.out)["policy_file"] == str(path)
     checked = snugfit("config", "check", path)
     assert checked.code == 0 and "1 weights are rounded" in checked.err
     assert f"weights.{name}: {value:g} counts as {in_force:g}" in served.err

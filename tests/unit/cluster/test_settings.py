@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cluster.settings import ExtenderConfig, load
+from scheduler.cluster.settings import SETTINGS, ExtenderConfig
+from scheduler.cluster.settings_file import as_yaml, load
 from scheduler.core.errors import InvalidInput
 from scheduler.core.prices import PriceWeights
 
@@ -32,14 +33,14 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> Non
     [
         ("prot: 1", "prot.*did you mean 'port'"),
         ("holdTTL: 1", "did you mean 'hold_ttl_s'"),
-        ("port: many", "port: 'many' is no int"),
-        ("port: true", "port: True is no int"),
+        ("port: many", "port: 'many' is not of type int"),
+        ("port: true", "port: True is not of type int"),
         ("port: 99999", "use 0..65535"),
         ("policy: fdg", "did you mean 'fgd'"),
         ("log_level: loud", "debug, info"),
         ("tls_cert: x", "give both"),
         ("tls_client_ca: x", "give all three"),
-        ("{tls_cert: x, tls_key: x, tls_client_ca: x, tls_client_subjects: ' ,'}", "names nobody"),
+        ("{tls_cert: x, tls_key: x, tls_client_ca: x, tls_client_subjects: ' ,'}", "is empty"),
         ("metrics_listen: :10264", "metrics_cert"),
         ("metrics_cert: x", "metrics_key.*give both"),
         ("- 1", "no mapping"),
@@ -55,8 +56,8 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: st
     ("variable", "value", "complaint"),
     [
         ("SNUGFIT_PORTT", "1", "SNUGFIT_PORTT.*did you mean 'port'"),
-        ("SNUGFIT_PORT", "x", "no int"),
-        ("SNUGFIT_LOG_JSON", "maybe", "no bool"),
+        ("SNUGFIT_PORT", "x", "not of type int"),
+        ("SNUGFIT_LOG_JSON", "maybe", "not of type bool"),
     ],
 )
 def test_mistakes_in_the_environment_are_named(variable: str, value: str, complaint: str) -> None:
@@ -87,3 +88,18 @@ def test_a_policy_file_brings_its_weights(tmp_path: Path) -> None:
         load(None, {}, {"policy_file": str(path)})
     with pytest.raises(InvalidInput, match="cannot be read"):
         load(None, {}, {"policy_file": str(tmp_path / "absent.json")})
+
+
+def test_the_settings_printed_are_a_settings_file(tmp_path: Path) -> None:
+    config = load(None, {}, {"port": 1, "host_names": 'a "b", c\\d', "hold_ttl_s": 2.5})
+    printed = as_yaml(config)
+    assert load(_file(tmp_path, printed), {}, {}) == config
+    assert printed.count("\n# -- ") + 1 == len({setting.group for setting in SETTINGS.values()})
+    assert max(map(len, printed.splitlines())) <= 120
+
+
+def test_every_setting_says_what_it_means() -> None:
+    for name, setting in SETTINGS.items():
+        assert setting.description.endswith(".") and setting.description[0].isupper(), name
+        assert type(setting.default) is setting.type, name
+        assert (setting.low is None) == (setting.high is None), name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 import scheduler
-from scheduler.cluster.settings import ExtenderConfig, load
+from scheduler.cluster.settings import SETTINGS, ExtenderConfig
+from scheduler.cluster.settings_file import load
 from scheduler.kube.installation import RIGHTS
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.scheduler_config.checks import check
@@ -29,23 +30,7 @@ DEPLOY = Path(__file__).parents[3] / "deploy"
 CHART = DEPLOY / "helm/snugfit"
 NAMES = ResourceNames()
 # Settings that follow from the topology.
-CHART_DECIDES = {
-    "host",
-    "port",
-    "status_listen",
-    "metrics_listen",
-    "metrics_cert",
-    "metrics_key",
-    "loopback_content",
-    "tls_cert",
-    "tls_key",
-    "tls_client_ca",
-    "kubeconfig",
-    "context",
-    "lease_namespace",
-    "lease_name",
-    "record_policy",
-}
+SCHEMA = runpy.run_path(str(DEPLOY / "settings_schema.py"))
 
 
 def _manifests(topology: str) -> list[dict[str, Any]]:
@@ -221,13 +206,8 @@ def test_the_charts_version_and_resources_are_those_of_the_code() -> None:
 def test_every_setting_of_the_extender_is_in_the_schema_or_decided_by_the_chart() -> None:
     schema = json.loads((CHART / "values.schema.json").read_text())
     settings = schema["properties"]["extender"]["properties"]["settings"]
-    types = {"string": str, "integer": int, "number": float, "boolean": bool}
-    listed = {name: types[rule["type"]] for name, rule in settings["properties"].items()}
-    assert listed == {
-        field.name: type(field.default)
-        for field in fields(ExtenderConfig)
-        if field.name not in CHART_DECIDES
-    }
+    assert settings["properties"] == SCHEMA["rules"](), "run `make manifests`"
+    assert SCHEMA["CHART_DECIDES"] < SETTINGS.keys()
 
 
 def _objects(rule: Any) -> list[dict[str, Any]]:
