@@ -86,6 +86,8 @@ class Instance:
         Pods of each kind in the order in which they were given.
     kind_of : dict of str to int
         Kind by uid of each pod in play.
+    position : dict of str to int
+        Position in ``pods`` of its kind, by uid of each pod in play.
     origin : dict of str to Placement
         Where each running pod in play is now.
     priorities : list of int
@@ -120,6 +122,7 @@ class Instance:
         self.kinds: list[Kind] = []
         self.pods: list[list[PodRequest]] = []
         self.kind_of: dict[str, int] = {}
+        self.position: dict[str, int] = {}
         self.odd = odd_rows(self.state)
         self.origin: dict[str, Placement] = {}
         self.relaxed: list[str] = []
@@ -164,6 +167,7 @@ class Instance:
             if code == len(self.kinds):
                 self.kinds.append(kind)
                 self.pods.append([])
+            self.position[pod.uid] = len(self.pods[code])
             self.pods[code].append(pod)
             self.kind_of[pod.uid] = code
 

@@ -29,6 +29,8 @@ class Layout:
         Per kind: pods without a row, by uid, in the order in which they were given.
     neighbours : Neighbours or None
         Who is where, as rules between pods tell; None if there are no such rules.
+    displaced : set of str
+        Uids of running pods in play that have to be restarted: other node, other devices, or none.
     """
 
     def __init__(self, instance: Instance) -> None:
@@ -39,6 +41,7 @@ class Layout:
             for pods in instance.pods
         ]
         self.neighbours = instance.neighbours and instance.neighbours.fork()
+        self.displaced: set[str] = set()
 
     def copy(self) -> Layout:
         """A copy that shares nothing mutable."""
@@ -47,6 +50,7 @@ class Layout:
         twin.state = self.state.fork()
         twin.unplaced = [dict(pods) for pods in self.unplaced]
         twin.neighbours = self.neighbours and self.neighbours.fork()
+        twin.displaced = set(self.displaced)
         return twin
 
     def in_play(self, row: int) -> list[Placement]:
@@ -72,35 +76,46 @@ class Layout:
 
         A member that is itself moved costs 1 more than the others: no more are moved than need be.
         """
-        stopped = {uid for unit in self.stopped() for uid in self.instance.units[unit]}
-        total = 0
-        for uid in self.instance.origin:
-            costs = self.instance.kinds[self.instance.kind_of[uid]].disruption
+        stopped, total = self.stopped(), 0
+        for uid in self.displaced:
+            kind = self.instance.kind_of[uid]
+            costs = self.instance.kinds[kind].disruption
             assert costs is not None  # kinds of running pods have costs
-            target = self.state.placements.get(uid)
-            if target is None:
+            if uid not in self.state.placements:
                 total += costs.evict or 0
-            elif uid in stopped:
-                total += costs.move + self.moved(uid)
-            elif self.moved(uid):
-                total += costs.move
+            else:
+                total += costs.move + (self.instance.unit_of(kind) in stopped)
+        for unit in stopped:
+            for uid in self.instance.units[unit]:
+                costs = self.instance.kinds[self.instance.kind_of[uid]].disruption
+                assert costs is not None
+                total += 0 if uid in self.displaced else costs.move
         return total
 
     def stopped(self) -> set[GangKey]:
-        """Units of which somebody is moved or evicted, so that all of them restart."""
-        units = self.instance.units
-        return {unit for unit, uids in units.items() if any(map(self.moved, uids))}
+        """Units of which any pod is moved or evicted, so that all of them restart."""
+        units = (self.instance.unit_of(self.instance.kind_of[uid]) for uid in self.displaced)
+        return {unit for unit in units if unit is not None}
 
     def moved(self, uid: str) -> bool:
         """Whether a running pod in play has to be restarted: other node, or other devices."""
-        target = self.state.placements.get(uid)
-        origin = self.instance.origin[uid]
-        return target is None or (target.node, target.devices) != (origin.node, origin.devices)
+        return uid in self.displaced
+
+    def _note(self, uids: Iterable[str]) -> None:
+        """See again which of these pods are where they were."""
+        for uid in uids:
+            origin = self.instance.origin.get(uid)
+            if origin is None:
+                continue
+            target = self.state.placements.get(uid)
+            if target and (target.node, target.devices) == (origin.node, origin.devices):
+                self.displaced.discard(uid)
+            else:
+                self.displaced.add(uid)
 
     def disturbed(self, budget: int) -> int:
         """Pods of a disruption budget that are moved or evicted."""
-        uids = self.instance.problem.budgets[budget].uids
-        return sum(self.moved(uid) for uid in uids if uid in self.instance.origin)
+        return len(self.instance.problem.budgets[budget].uids & self.displaced)
 
     def open(self, pod: PodRequest, rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Those of these rows where rules between pods let in a pod that has no row, (N,)."""
@@ -126,6 +141,7 @@ class Layout:
         if self.neighbours is not None:
             self.neighbours.add(placement.pod, self.state.row_of[placement.node])
         del self.unplaced[self.instance.kind_of[placement.pod.uid]][placement.pod.uid]
+        self._note((placement.pod.uid,))
 
     def take(self, uid: str) -> None:
         """Take a pod in play off its row."""
@@ -135,6 +151,7 @@ class Layout:
         if self.neighbours is not None:
             self.neighbours.remove(pod, self.state.row_of[placement.node])
         self._back([pod])
+        self._note((uid,))
 
     def exchange(
         self, released: Iterable[str], placements: Iterable[Placement], *, back: bool = False
@@ -158,6 +175,8 @@ class Layout:
         self._back([pod for pod in out if pod.uid not in placed])
         for uid in placed:
             self.unplaced[self.instance.kind_of[uid]].pop(uid, None)
+        self._note(pod.uid for pod in out)
+        self._note(placed)
         return True
 
     def _join(self, before: list[Placement], into: list[Placement], *, back: bool) -> bool:
@@ -188,10 +207,13 @@ class Layout:
         return False
 
     def _back(self, pods: list[PodRequest]) -> None:
-        touched: dict[int, set[str]] = defaultdict(set)
+        touched: dict[int, list[PodRequest]] = defaultdict(list)
         for pod in pods:
-            touched[self.instance.kind_of[pod.uid]].add(pod.uid)
-        for kind, uids in touched.items():
-            waiting = uids | self.unplaced[kind].keys()
-            listed = self.instance.pods[kind]
-            self.unplaced[kind] = {pod.uid: pod for pod in listed if pod.uid in waiting}
+            touched[self.instance.kind_of[pod.uid]].append(pod)
+        for kind, back in touched.items():
+            waiting = [*self.unplaced[kind].values(), *back]
+            waiting.sort(key=self._place_in_list)
+            self.unplaced[kind] = {pod.uid: pod for pod in waiting}
+
+    def _place_in_list(self, pod: PodRequest) -> int:
+        return self.instance.position[pod.uid]

@@ -138,7 +138,7 @@ def _plan(
             "kinds": len(instance.kinds),
             "chained": search.chained,
             "repaired": search.repaired,
-            "calmed": search.calmed,
+            "undisturbed": search.undisturbed,
             "windows": search.windows,
             "windows_improved": search.improved,
             "whole_solves": search.whole_solves,

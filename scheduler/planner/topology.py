@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scheduler.core.model import GangKey
 from scheduler.planner.layout import Layout
 
-__all__ = ["domains", "gang_levels", "torn", "widened"]
+__all__ = ["domains", "gang_levels", "splits_gang", "widened"]
 
 BoolArray = NDArray[np.bool_]
 
@@ -64,7 +64,7 @@ def gang_levels(layout: Layout) -> dict[GangKey, int]:
     return found
 
 
-def torn(before: Mapping[GangKey, int], after: Mapping[GangKey, int]) -> bool:
+def splits_gang(before: Mapping[GangKey, int], after: Mapping[GangKey, int]) -> bool:
     """Whether some gang is less near together than before."""
     return any(after.get(gang, level) > level for gang, level in before.items())
 

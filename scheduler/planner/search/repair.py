@@ -2,8 +2,8 @@
 
 Where nodes are full to the brim, no chain of one or two moves helps and windows of a few rows see
 too little. Here capacity may be exceeded for a while: a tabu search takes the moves and swaps that
-reduce the excess most, over all rows at once, until nothing exceeds. The same search calms a
-layout: a disturbed pod goes back to where it ran, and the rest makes room with fewer moves.
+reduce the excess most, over all rows at once, until nothing exceeds. The same search
+reduces disruption: a disturbed pod goes back to where it ran, and fewer others make room.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ IntArray = NDArray[np.int64]
 
 _STEPS = 400
 _NEAR = 8
-_CALM_INSERTING = (0.0, 0.0, 0.002, 0.01)
-_CALM_CALMING = (0.004, 0.01, 0.02)
+_WEIGHTS_INSERTING = (0.0, 0.0, 0.002, 0.01)
+_WEIGHTS_UNDISTURBING = (0.004, 0.01, 0.02)
 
 
 class Repair:
@@ -67,10 +67,10 @@ class Repair:
         pod = int(waiting[0])
         near = rows[np.argsort(tabu.excess_with(pod, rows), kind="stable")[:_NEAR]]
         tabu.put(pod, int(self._random.choice(near.tolist())))
-        tabu.calm = self._random.choice(_CALM_INSERTING)
+        tabu.disruption_weight = self._random.choice(_WEIGHTS_INSERTING)
         return tabu.run({pod}, _STEPS) and self._apply()
 
-    def calm(self) -> bool:
+    def undisturb(self) -> bool:
         """Try to put a disturbed pod back to where it ran, with less disruption in all."""
         self._read()
         tabu, home = self._tabu, self._items.home
@@ -81,7 +81,7 @@ class Repair:
         if not self._open[home[pod]]:
             return False
         tabu.put(pod, int(home[pod]))
-        tabu.calm = self._random.choice(_CALM_CALMING)
+        tabu.disruption_weight = self._random.choice(_WEIGHTS_UNDISTURBING)
         return tabu.run({pod}, _STEPS // 4) and self._apply()
 
     # -- columns -----------------------------------------------------------------------------

@@ -71,7 +71,7 @@ class Search:
     whole_solves: int = 0
     chained: int = 0
     repaired: int = 0
-    calmed: int = 0
+    undisturbed: int = 0
     attempts: int = 0
     tried: set[int] = field(default_factory=set)
 
@@ -143,7 +143,7 @@ class Search:
             for share in _REPAIR_SHARES:
                 self._run_repair(share)
                 self._strengthen_bounds()
-            self._run_calm()
+            self._run_undisturb()
             if not self._finished:
                 self._run_windows()
             if not self._finished and self.levels_met:
@@ -178,14 +178,14 @@ class Search:
                 failures += 1
                 self.tried.add(kind)
 
-    def _run_calm(self) -> None:
+    def _run_undisturb(self) -> None:
         """Disturb fewer pods, until many attempts in a row have failed."""
         end = self.budget.spent + _CALM_SHARE * self.budget.left
         failures = 0
         while failures < _CALM_FAILURES and self.budget.spent < end and not self.proved:
-            if self._repair.calm():
+            if self._repair.undisturb():
                 failures = 0
-                self.calmed += 1
+                self.undisturbed += 1
             else:
                 failures += 1
 
@@ -209,7 +209,7 @@ class Search:
         failures, width = 0, _NARROW
         met = self.levels_met
         while not self._finished and failures < _PATIENCE:
-            window = self._calm(width) if met else self._room(width)
+            window = self._window_of_disturbed(width) if met else self._room(width)
             if window is None:
                 return
             if self._solve(window):
@@ -220,7 +220,11 @@ class Search:
             if met != self.levels_met:
                 return
             if not met and failures == _PATIENCE:
-                met, failures, width = True, 0, _NARROW  # what is placed may still be calmer
+                met, failures, width = (
+                    True,
+                    0,
+                    _NARROW,
+                )  # fewer may be disturbed
 
     def _prove_disruption(self) -> None:
         value = self.layout.value()
@@ -364,7 +368,7 @@ class Search:
         rest = order[len(near) :]
         return sorted(near + self._random.sample(rest, min(len(rest), width - len(near))))
 
-    def _calm(self, width: int) -> Window | None:
+    def _window_of_disturbed(self, width: int) -> Window | None:
         """Rows around a disturbed pod, to put it back or disturb fewer."""
         layout, instance = self.layout, self.instance
         moved = [uid for uid in sorted(instance.origin) if layout.moved(uid)]

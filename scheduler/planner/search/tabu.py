@@ -76,14 +76,14 @@ class Tabu:
     ----------
     row : (P,) int64
         Row of each item, or -1.
-    calm : float
+    disruption_weight : float
         What a unit of disturbance weighs against excess.
     """
 
     items: TabuItems
     budget: Budget
     random: random.Random
-    calm: float = 0.0
+    disruption_weight: float = 0.0
     row: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
 
     def load(self, row: IntArray, free: FloatArray, usable: BoolArray) -> None:
@@ -193,8 +193,8 @@ class Tabu:
     ) -> _Step | None:
         after = self._free[None, :, :] - self.items.need[members][:, None, :]
         change = (self._excess(left) - excess[row])[:, None] + self._excess(after) - excess[None, :]
-        if self.calm:
-            change += self.calm * self._moved(members, np.arange(len(self._free)))
+        if self.disruption_weight:
+            change += self.disruption_weight * self._moved(members, np.arange(len(self._free)))
         allowed = self.items.admissible[self.items.kind[members]] & self._usable
         allowed[:, row] = False
         change = np.where(allowed, change, _NEVER)
@@ -220,9 +220,9 @@ class Tabu:
         here = self._excess(left[:, None, :] - need[None, :, :]) - excess[row]
         after = (self._free[rows] + need)[None, :, :] - self.items.need[members][:, None, :]
         change = here + self._excess(after) - excess[rows][None, :]
-        if self.calm:
+        if self.disruption_weight:
             back = self._disturbance(others, row) - self._cost[others]
-            change += self.calm * (self._moved(members, rows) + back[None, :])
+            change += self.disruption_weight * (self._moved(members, rows) + back[None, :])
         admissible = self.items.admissible
         allowed = admissible[self.items.kind[members]][:, rows] & self._usable[rows]
         allowed &= admissible[self.items.kind[others], row][None, :]
@@ -247,8 +247,8 @@ class Tabu:
         if not len(others):
             return None
         change = self._excess(left[:, None, :] - self.items.need[others][None, :, :]) - excess[row]
-        if self.calm:
-            change += self.calm * (
+        if self.disruption_weight:
+            change += self.disruption_weight * (
                 (self.items.evict_cost[members] - self._cost[members])[:, None]
                 + (self._disturbance(others, row) - self._cost[others])[None, :]
             )

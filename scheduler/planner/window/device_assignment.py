@@ -11,10 +11,10 @@ from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, Placement, 
 from scheduler.core.state import DeviceCode
 from scheduler.planner.instance import Instance
 
-__all__ = ["Handout"]
+__all__ = ["DeviceAssigner"]
 
 
-class Handout:
+class DeviceAssigner:
     """Hands out the devices of one row to the pods that come."""
 
     def __init__(self, instance: Instance, row: int, settled: Sequence[Placement]) -> None:

@@ -11,13 +11,13 @@ from scheduler.core.model import GangKey, PodRequest
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
 
-__all__ = ["Together"]
+__all__ = ["GangConstraints"]
 
 Expr = cp_model.LinearExpr | int
 Var = cp_model.IntVar
 
 
-class Together:
+class GangConstraints:
     """Constraints of a window on gangs.
 
     Parameters

@@ -22,14 +22,14 @@ from scheduler.planner.layout import Layout
 if TYPE_CHECKING:
     from scheduler.planner.problem import Kind
 
-__all__ = ["Joint"]
+__all__ = ["NeighbourConstraints"]
 
 IntArray = NDArray[np.int64]
 Var = cp_model.IntVar
 Expr = cp_model.LinearExpr | int
 
 
-class Joint:
+class NeighbourConstraints:
     """Adds the rules between the pods of a window to its model.
 
     Parameters

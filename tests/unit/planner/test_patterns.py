@@ -99,7 +99,7 @@ def test_patterns_bound_a_full_cluster_tighter_than_pooled_capacity() -> None:
     assert bound.bound(layout, 0, pooled, Budget(10.0, deterministic=True), 10.0) == 31
 
 
-def test_repair_places_what_no_chain_can_and_calming_moves_fewer() -> None:
+def test_repair_places_what_no_chain_can_and_undisturbing_moves_fewer() -> None:
     """16 nodes, 64 pods, utilisation 1.00: the default scheduler runs 55."""
     layout = _case(16, 4, 2, 1.0, seed=4219457405427907235)
     repair = _insert_all(layout, 2.0)
@@ -107,9 +107,13 @@ def test_repair_places_what_no_chain_can_and_calming_moves_fewer() -> None:
     assert sum(placed[:-1]) >= 61 and layout.state.check() == []
     repair.budget = repair._tabu.budget = Budget(0.5, deterministic=True)
     while not repair.budget.over:
-        repair.calm()
-    calm = layout.value()
-    assert calm[:-1] == placed[:-1] and calm[-1] > placed[-1] and layout.state.check() == []
+        repair.undisturb()
+    undisturbed = layout.value()
+    assert (
+        undisturbed[:-1] == placed[:-1]
+        and undisturbed[-1] > placed[-1]
+        and layout.state.check() == []
+    )
 
 
 def test_pods_under_a_disruption_budget_and_gangs_are_left_alone_by_repair() -> None:
@@ -117,7 +121,7 @@ def test_pods_under_a_disruption_budget_and_gangs_are_left_alone_by_repair() -> 
     problem = Problem(state.snapshot(), (pod("f", milli=300), pod("w", count=1)))
     repair = Repair(Layout(Instance(problem)), Budget(1.0, deterministic=True))
     assert [repair.usable(kind) for kind in range(2)] == [False, True]
-    assert not repair.insert(0) and repair.insert(1) and not repair.calm()
+    assert not repair.insert(0) and repair.insert(1) and not repair.undisturb()
 
 
 def test_rows_of_many_kinds_are_no_business_of_patterns() -> None:
