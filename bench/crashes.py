@@ -30,6 +30,8 @@ from testbed.controlplane.system import System
 
 __all__ = ["command"]
 
+_KILLED = ("extender", "kube-scheduler", "kube-apiserver", "etcd")
+
 
 @benchmark("crashes")
 @click.option("--runs", type=click.IntRange(1), default=100, show_default=True)
@@ -44,7 +46,7 @@ def command(
 ) -> None:
     """One row that sums up the runs."""
     report.title = f"Crashes, {pods} pods a run"
-    row: Counter[str] = Counter()
+    row = Counter(over_commits=0)
     kills: Counter[str] = Counter()
     seconds: list[float] = []
     report.rows.append({})
@@ -56,7 +58,6 @@ def command(
             started = time.perf_counter()
             cluster = Cluster(plane)
             system = System(cluster)
-            row["over_commits"] += 0
             try:
                 kills += crash_storm(system, pods, number)
                 row["pods"] += pods
@@ -72,7 +73,7 @@ def command(
             report.rows[0] = {
                 "runs": len(seconds),
                 "pods": row["pods"],
-                **{f"killed_{name}": kills[name] for name in kills},
+                **{f"killed_{name.replace('-', '_')}": kills[name] for name in _KILLED},
                 **{key: row[key] for key in row if key != "pods"},
                 "failed": len(report.failures),
                 "seconds_per_run": round(statistics.median(seconds), 1),

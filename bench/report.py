@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
@@ -22,7 +22,6 @@ __all__ = ["Report", "benchmark"]
 
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
-Body = TypeVar("Body", bound=Callable[..., None])
 
 
 @dataclass
@@ -110,22 +109,27 @@ def benchmark(name: str) -> Callable[[Callable[..., None]], click.Command]:
             _publish(name, report, source, table, as_json=as_json)
             raise click.exceptions.Exit(report.exit_code)
 
-        call.__doc__ = sys.modules[body.__module__].__doc__
-        call.__click_params__ = getattr(body, "__click_params__", [])  # type: ignore[attr-defined]
-        for option in (_record, _json):
-            call = option(call)
-        return click.command(name)(call)
+        own: list[click.Parameter] = getattr(body, "__click_params__", [])  # last one first
+        return click.Command(
+            name,
+            params=[*reversed(own), *_output_options()],
+            callback=call,
+            help=sys.modules[body.__module__].__doc__,
+        )
 
     return wrap
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
-_record = click.option(
-    "--record",
-    "table",
-    metavar="TABLE",
-    help="Keep the rows in bench/results/TABLE.json; see bench/README.md.",
-)
+def _output_options() -> tuple[click.Option, click.Option]:
+    """What every benchmark has."""
+    return (
+        click.Option(["--json", "as_json"], is_flag=True, help="Print JSON instead of a table."),
+        click.Option(
+            ["--record", "table"],
+            metavar="TABLE",
+            help="Keep the rows in bench/results/TABLE.json; see bench/README.md.",
+        ),
+    )
 
 
 def _source(settings: dict[str, Any]) -> dict[str, Any]:
