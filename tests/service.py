@@ -16,6 +16,7 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.preempting import due_evictions
 from scheduler.cluster.repricing import put_prices
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.cluster.view import PlanningView, planning_view, prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
@@ -24,7 +25,6 @@ from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest
 from scheduler.core.prices import Prices
 from scheduler.core.state import ClusterState
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.webhook.protocol import FilterArgs, PreemptArgs
 from scheduler.webhook.verbs import Verbs
@@ -78,7 +78,7 @@ class Service:
             yield cluster.engine
 
     @property
-    def mirror(self) -> Mirror:
+    def sync(self) -> Sync:
         """For a test that is the only one to tell what the API says."""
         with self.ledger.locked() as cluster:
             return cluster.live

@@ -12,7 +12,7 @@ Every object gets what it uses when it is made, so arrows run one way::
                                                      Cluster, while its lock is held
                                                        engine    the state and what fits in it
                                                        gangs     joint plans and pins
-                                                       mirror    what the API says (live)
+                                                       sync      what the API says (live)
                                                        pods      who has asked, who waits
                                                        requeue   refused pods that may fit by now
                                                        victims   who is evicted for whom

@@ -43,9 +43,8 @@ from scheduler.core.errors import (
 )
 from scheduler.core.model import Placement, PodRequest
 from scheduler.kube.device_annotation import binding_annotations
-from scheduler.kube.mirror import has_ended
 from scheduler.kube.objects import PodObject, pod_decoder
-from scheduler.kube.pod_requests import pod_uid
+from scheduler.kube.pod_requests import has_ended, pod_uid
 from scheduler.kube.sharing.table import gpushare_annotations
 
 __all__ = ["Binder"]
@@ -107,7 +106,7 @@ class Binder:
         except KubeApiError as error:
             return self._resolve(asked, error, deadline)
         with self._ledger.locked() as cluster:
-            cluster.live.bound_here(placement)
+            cluster.live.charges.bound_here(placement)
         return self._succeeded("bound")
 
     # -- what is still open ------------------------------------------------------------------
@@ -115,7 +114,7 @@ class Binder:
     def overdue(self) -> list[PodRequest]:
         """Pods whose reservation the watch should have confirmed by now."""
         with self._ledger.locked(chore=True) as cluster:
-            facts, placements = cluster.live.facts, cluster.engine.state.placements
+            facts, placements = cluster.live.pods, cluster.engine.state.placements
             assumed = cluster.pods.assumed
             for uid in list(assumed):
                 if uid in facts or uid not in placements:
@@ -174,20 +173,20 @@ class Binder:
             placed = cluster.engine.state.placements.get(asked.uid)
             assumed = asked.uid in cluster.pods.assumed
             unclear = assumed and placed is not None and placed.node != asked.node
-            known = asked.uid in cluster.live.facts
+            known = asked.uid in cluster.live.pods
         if not known and request is None:
             request = self._fetch(asked, deadline)
         elif unclear and request is not None:
             # An earlier call for another node had no clear end.
             self.read(request, read_s=self._left(deadline))
         with self._ledger.locked() as cluster:
-            fact = cluster.live.facts.get(asked.uid)
-            if fact is not None and fact.node == asked.node:
+            pod = cluster.live.pods.get(asked.uid)
+            if pod is not None and pod.node == asked.node:
                 return None, {}
-            if fact is not None or request is None:
+            if pod is not None or request is None:
                 raise InvalidInput(
                     f"pod {asked.key}",
-                    f"is bound to {fact.node} already" if fact else "does not exist any more",
+                    f"is bound to {pod.node} already" if pod else "does not exist any more",
                 )
             placement = reserve(cluster, request, asked.node)
             cluster.pods.assumed[asked.uid] = cluster.now + _CONFIRMED_WITHIN_S
@@ -254,7 +253,7 @@ class Binder:
         with self._ledger.locked() as cluster:
             cluster.pods.assumed.pop(asked.uid, None)
             placements = cluster.engine.state.placements
-            if asked.uid not in cluster.live.facts and asked.uid in placements:
+            if asked.uid not in cluster.live.pods and asked.uid in placements:
                 unreserve(cluster, asked.uid)
 
     def _succeeded(self, result: str) -> str:

@@ -20,6 +20,7 @@ from scheduler.cluster.chores import expired_reservations, pods_to_requeue, requ
 from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.preempting import due_evictions
+from scheduler.cluster.repair import evict_phantoms, heal
 from scheduler.cluster.repricing import put_mix_if_due
 from scheduler.cluster.requeue import WAKE_ANNOTATION
 from scheduler.core.errors import Conflict, KubeApiError, NotFound, TooManyRequests
@@ -227,10 +228,10 @@ class Caretaker:
     def recount(self) -> list[str]:
         """Compare the state with the facts, off the request path, and mend it if it differs."""
         with self._ledger.locked(chore=True) as cluster:
-            image = cluster.live.image()
+            observed = cluster.live.charges.observed()
             snapshot = cluster.engine.state.snapshot()
             held, assumed = frozenset(cluster.engine.holds), frozenset(cluster.pods.assumed)
-        found = image.differences(snapshot, held, assumed)
+        found = observed.differences(snapshot, held, assumed)
         self._figures.recounts += 1
         self._figures.drift = len(found)
         if found:
@@ -244,13 +245,14 @@ class Caretaker:
     def _heal(self) -> None:
         """Bring the state back to the facts, a few nodes at a time so that requests get through."""
         with self._ledger.locked(chore=True) as cluster:
-            cluster.live.evict_phantoms(frozenset(cluster.pods.assumed))
+            assumed = frozenset(cluster.pods.assumed)
+            evict_phantoms(cluster.engine, cluster.live.charges, assumed)
             names = cluster.live.node_names()
         for start in range(0, len(names), _MOST_AT_ONCE):
             some = names[start : start + _MOST_AT_ONCE]
             try:
                 with self._ledger.locked(chore=True) as cluster:
-                    cluster.live.heal(some)
+                    heal(cluster.engine, cluster.live.charges, some)
             except Exception:  # noqa: BLE001 - only one of them is to blame, and it is told of
                 for name in some:
                     self._heal_alone(name)
@@ -258,7 +260,7 @@ class Caretaker:
     def _heal_alone(self, name: str) -> None:
         try:
             with self._ledger.locked(chore=True) as cluster:
-                cluster.live.heal([name])
+                heal(cluster.engine, cluster.live.charges, [name])
         except Exception:  # tried again after the next recount
             self._figures.chore_faults["recount"] += 1
             if self._told.now(("heal", name)):

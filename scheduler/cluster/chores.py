@@ -27,7 +27,7 @@ def pods_to_requeue(ledger: Ledger, after_s: float) -> list[PodRequest]:
     """Pods refused so long ago that fit by now, each told once; see :mod:`.requeue`."""
     with ledger.locked(chore=True) as cluster:
         gangs = cluster.gangs if cluster.config.gangs else None
-        pending = cluster.mirror.pending if cluster.mirror else {}
+        pending = cluster.sync.pending if cluster.sync else {}
         taken_over = cluster.requeue.take_over(pending, cluster.now, cluster.gangs.members.gathered)
         looks = cluster.requeue.wake(cluster.engine, gangs, cluster.now - after_s)
     for _ in ledger.in_steps(taken_over):

@@ -41,7 +41,7 @@ def filter_nodes(cluster: Cluster, request: PodRequest, nodes: Listed) -> Verdic
     named = _shortlist(cluster, request, rows, np.flatnonzero(codes == _FITS))
     resources, short = tuple(name for name, _ in request.counted), None
     if resources:
-        passed = cluster.mirror is not None
+        passed = cluster.sync is not None
         short = cluster.engine.short_of(request, rows, codes, passed=passed)
     return Verdicts(nodes, codes, cures, message, named, resources, short)
 
@@ -75,13 +75,13 @@ def record_filter(cluster: Cluster, request: PodRequest, verdicts: Verdicts) -> 
 
 
 def _codes(cluster: Cluster, request: PodRequest, rows: IntArray) -> NDArray[np.int8]:
-    engine, mirror = cluster.engine, cluster.mirror
-    if mirror is not None and (claimed := mirror.dra.asked(request)):
+    engine, sync = cluster.engine, cluster.sync
+    if sync is not None and (claimed := sync.charges.nodes.dra.asked(request)):
         # kube-scheduler has passed them: they have the devices by DRA.
         lacking = rows[_NOT_OFFERED[engine.filter(request, rows)]].tolist()
         passed = (engine.state.nodes[row] for row in lacking)
-        mirror.redescribe(mirror.dra.passed(passed, claimed))
-    return engine.filter(request, rows, passed=mirror is not None)
+        sync.charges.nodes.redescribe(sync.charges.nodes.dra.passed(passed, claimed))
+    return engine.filter(request, rows, passed=sync is not None)
 
 
 def _shortlist(
@@ -97,7 +97,7 @@ def _shortlist(
     if not most or len(passing) <= most or cluster.pods.shortened(request.uid):
         return None
     candidates = rows[passing]
-    scores = cluster.engine.scores(request, candidates, passed=cluster.mirror is not None)
+    scores = cluster.engine.scores(request, candidates, passed=cluster.sync is not None)
     best = best_first(scores, candidates, most)
     planned = planned_position(cluster, request, candidates)
     if planned >= 0 and planned not in best:

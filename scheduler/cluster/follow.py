@@ -31,13 +31,13 @@ from scheduler.cluster.binding import Binder
 from scheduler.cluster.caretaker import Caretaker, LiveFigures
 from scheduler.cluster.housekeeping import Sparingly
 from scheduler.cluster.ledger import Cluster, Ledger
+from scheduler.cluster.sync import Sync
 from scheduler.cluster.watched import Kind
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.core.model import GangKey
 from scheduler.core.omissions import NotUnderstood
 from scheduler.kube.complaints import cut
 from scheduler.kube.disruption import budget_decoder
-from scheduler.kube.mirror import Mirror, has_ended
 from scheduler.kube.misread import in_part, named
 from scheduler.kube.objects import (
     GroupObject,
@@ -46,7 +46,7 @@ from scheduler.kube.objects import (
     node_decoder,
 )
 from scheduler.kube.peers import RuledPod, ruled_pod_decoder
-from scheduler.kube.pod_requests import pod_request, pod_uid
+from scheduler.kube.pod_requests import has_ended, pod_request, pod_uid
 from scheduler.kube.rule_context import CONTEXT_DECODERS, CONTEXT_PATHS
 from scheduler.kube.salvage import REQUEST, InPart
 from scheduler.kube.sharing.record_policy import guarded_since
@@ -118,7 +118,7 @@ class LiveCluster:
 
     Attributes
     ----------
-    mirror : Mirror
+    sync : Sync
         Facts; used with the ledger's lock held only.
     binder : Binder
         Carries out the bind verb.
@@ -144,7 +144,7 @@ class LiveCluster:
         self._on_synced = on_synced
         self._started = time.monotonic()
         with ledger.locked() as cluster:
-            self.mirror: Mirror = cluster.live
+            self.sync: Sync = cluster.live
             self._rules = cluster.rules
             self._engine = cluster.engine  # used with the lock held only
         self.binder = Binder(ledger, client, deadline_s=config.bind_deadline_s)
@@ -236,10 +236,11 @@ class LiveCluster:
         """For ``/readyz``."""
         with self._ledger.locked(chore=True):
             misread = self._not_understood()
-            uncertain = sorted(self.mirror.uncertain_nodes)
-            ambiguous = self.mirror.ambiguous_nodes
-            by_dra = self.mirror.dra.nodes
-            unprotected, guarded = self.mirror.unprotected, self.mirror.protected
+            uncertain = sorted(self.sync.charges.nodes.uncertain)
+            ambiguous = self.sync.charges.protocols.ambiguous_nodes
+            by_dra = self.sync.charges.nodes.dra.nodes
+            records = self.sync.charges.records
+            unprotected, guarded = records.unprotected(self.sync.pods), records.protected
         content: dict[str, Any] = {
             "synced": self.synced,
             "watch_age_seconds": {label: round(age, 1) for label, age in self.ages().items()},
@@ -258,8 +259,8 @@ class LiveCluster:
 
     def _not_understood(self) -> list[NotUnderstood]:
         """Objects that are not as they should be. With the lock held."""
-        running = (fact.request.key for fact in self.mirror.facts.values())
-        found = named(self.mirror.unreadable, running)
+        running = (pod.request.key for pod in self.sync.pods.values())
+        found = named(self.sync.unreadable, running)
         for kind, label in _IN_PART:
             watched = self._kinds.get(label)
             if watched is not None:
@@ -331,7 +332,7 @@ class LiveCluster:
                 log.warning("records count as unguarded, policy %s cannot be read: %s", name, error)
             self._policy_refused = str(error)
         with self._ledger.locked(chore=True):
-            self.mirror.protect(since)
+            self.sync.charges.protect(since)
 
     def look_at_classes(self) -> None:
         """Learn which resources DeviceClasses stand for, as it may have changed."""
@@ -342,7 +343,7 @@ class LiveCluster:
 
     def _read_classes(self) -> None:
         """The same; :class:`KubeApiError` if the API does not say now."""
-        dra = self.mirror.dra
+        dra = self.sync.charges.nodes.dra
         try:
             mapped = read_mapped(self._client)
         except KubeApiError as error:
@@ -355,26 +356,26 @@ class LiveCluster:
         with self._ledger.locked(chore=True):
             if mapped != dra.mapped:
                 before, dra.mapped = dra.nodes, mapped
-                self.mirror.redescribe(sorted({*before, *dra.nodes}))
+                self.sync.charges.nodes.redescribe(sorted({*before, *dra.nodes}))
 
     def _all_kinds(self) -> dict[str, Kind]:
         kinds: dict[str, Kind] = {}
-        mirror = self.mirror
+        sync = self.sync
         kinds["nodes"] = self._kind(
             "nodes", "/api/v1/nodes", node_decoder,
-            apply=mirror.node,
-            remove_named=mirror.node_gone,
+            apply=sync.node,
+            remove_named=sync.node_gone,
             identity=lambda obj: obj.metadata.name,
-            known=mirror.node_names,
+            known=sync.node_names,
             where=lambda name: ("", name),
             right=lambda obj: obj.metadata.name in self._engine.state.row_of,
         )  # fmt: skip
         kinds["pods"] = self._kind(
             "pods", "/api/v1/pods", ruled_pod_decoder,
             apply=self._pod,
-            remove_named=mirror.pod_gone,
+            remove_named=sync.pod_gone,
             identity=pod_uid,
-            known=mirror.pod_uids,
+            known=sync.pod_uids,
             where=self._where_pod,
             right=self._charged,
             ended=has_ended,
@@ -383,12 +384,12 @@ class LiveCluster:
         )  # fmt: skip
         kinds["poddisruptionbudgets"] = self._kind(
             "poddisruptionbudgets", "/apis/policy/v1/poddisruptionbudgets", budget_decoder,
-            apply=lambda obj: mirror.budgets.__setitem__(obj.key, obj),
-            remove_named=lambda key: mirror.budgets.pop(key, None),
+            apply=lambda obj: sync.budgets.__setitem__(obj.key, obj),
+            remove_named=lambda key: sync.budgets.pop(key, None),
             identity=lambda obj: obj.key,
-            known=lambda: list(mirror.budgets),
+            known=lambda: list(sync.budgets),
             where=_split,
-            right=lambda obj: obj.key in mirror.budgets,
+            right=lambda obj: obj.key in sync.budgets,
         )  # fmt: skip
         for kind, path in CONTEXT_PATHS.items():
             kinds[path.rpartition("/")[-1]] = self._context_kind(kind, path)
@@ -446,10 +447,10 @@ class LiveCluster:
                 "spec": obj.spec or {},
             }
             stated[key] = statements(content)
-            self.mirror.group(stated[key])
+            self.sync.group(stated[key])
 
         def remove(key: str) -> None:
-            self.mirror.group_gone(stated.pop(key, {}))
+            self.sync.group_gone(stated.pop(key, {}))
 
         return self._kind(
             name, served.path, group_decoder,
@@ -501,37 +502,37 @@ class LiveCluster:
         )  # fmt: skip
 
     def _where_pod(self, uid: str) -> tuple[str, str]:
-        fact = self.mirror.facts.get(uid)
-        request = fact.request if fact is not None else self.mirror.pending.get(uid)
+        pod = self.sync.pods.get(uid)
+        request = pod.request if pod is not None else self.sync.pending.get(uid)
         return (request.namespace, request.name) if request is not None else ("", "")
 
     def _charged(self, obj: PodObject) -> bool:
         """Whether a pod is known where it is, and charged what it asks for."""
         uid, node = pod_uid(obj), obj.spec.node_name
-        fact = self.mirror.facts.get(uid)
+        pod = self.sync.pods.get(uid)
         if not node:
-            return uid in self.mirror.pending or fact is not None
-        if fact is None or fact.node != node:
+            return uid in self.sync.pending or pod is not None
+        if pod is None or pod.node != node:
             return False
         placed = self._engine.state.placements.get(uid)
         if placed is None or placed.node != node:
             return node not in self._engine.state.row_of  # it is charged when its node is known
         try:
-            wanted = pod_request(obj, self._ledger.names, self.mirror.groups)
+            wanted = pod_request(obj, self._ledger.names, self.sync.groups)
         except InvalidInput:
-            return True  # the mirror has found its own way to charge it, and says so
+            return True  # it is charged all the same, and that is noted
         return placed.pod.shape == wanted.shape
 
     def _pod(self, obj: RuledPod) -> None:
-        """A pod exists; what others have to heed of it is kept as long as the mirror knows it."""
+        """A pod exists; what others have to heed of it is kept as long as the sync knows it."""
         try:
-            self.mirror.pod(obj)
+            self.sync.pod(obj)
         finally:
             self._keep_rules(obj)
 
     def _keep_rules(self, obj: RuledPod) -> None:
         uid = pod_uid(obj)
-        if uid in self.mirror.facts or uid in self.mirror.pending:
+        if uid in self.sync.pods or uid in self.sync.pending:
             self._rules.kept.keep(obj)
 
     def _pod_in_part(self, part: InPart[RuledPod]) -> None:
@@ -541,14 +542,14 @@ class LiveCluster:
         its node's devices are withheld meanwhile.
         """
         obj = part.obj
-        fact = self.mirror.facts.get(pod_uid(obj))
-        if fact is not None and fact.node == obj.spec.node_name and not has_ended(obj):
+        pod = self.sync.pods.get(pod_uid(obj))
+        if pod is not None and pod.node == obj.spec.node_name and not has_ended(obj):
             return
         try:
             if part.lacks(*REQUEST):
-                self.mirror.pod_in_part(obj)
+                self.sync.pod_in_part(obj)
             else:
-                self.mirror.pod(obj)
+                self.sync.pod(obj)
         finally:
             self._keep_rules(obj)
 
@@ -650,8 +651,8 @@ class LiveCluster:
             self._synced.set()
             log.info(
                 "synced %d nodes and %d running pods in %.1f s",
-                len(self.mirror.node_names()),
-                len(self.mirror.facts),
+                len(self.sync.node_names()),
+                len(self.sync.pods),
                 self.figures.synced_s,
             )
 

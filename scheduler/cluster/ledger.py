@@ -22,11 +22,11 @@ from scheduler.cluster.named_victims import NamedVictims
 from scheduler.cluster.pod_memory import PodMemory
 from scheduler.cluster.requeue import Refusals
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import Adoption
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.planner.pricing.lifecycle import PriceLifecycle, PricingRules
 
@@ -56,7 +56,7 @@ class Cluster:
         Pods that are evicted for others.
     pricing
         When the typical mix and the prices are made anew, and which are in force.
-    mirror
+    sync
         What the API says; None where the cluster comes from a file and bind is the truth.
     rules
         What the API says about rules between pods, for dry runs.
@@ -74,17 +74,17 @@ class Cluster:
     requeue: Refusals
     victims: NamedVictims
     pricing: PriceLifecycle
-    mirror: Mirror | None
+    sync: Sync | None
     rules: LiveRules
     events: ClusterEvents
     config: ExtenderConfig
     now: float
 
     @property
-    def live(self) -> Mirror:
+    def live(self) -> Sync:
         """What the API says, where the cluster is a live one."""
-        assert self.mirror is not None  # only what follows a live cluster asks
-        return self.mirror
+        assert self.sync is not None  # only what follows a live cluster asks
+        return self.sync
 
     def expire(self) -> None:
         """End what is over by now: places of gangs, and reservations.
@@ -93,12 +93,12 @@ class Cluster:
         API is asked first.
         """
         self.gangs.tend(self.now)
-        spare = None if self.mirror is None else self.is_pod
+        spare = None if self.sync is None else self.is_pod
         self.engine.expire(self.now, spare=spare, most=_EXPIRED_AT_ONCE)
 
     def is_pod(self, uid: str) -> bool:
         """Whether this is a pod, and not what stands for a gang's missing member."""
-        return uid in self.pods or (self.mirror is not None and uid in self.mirror.pending)
+        return uid in self.pods or (self.sync is not None and uid in self.sync.pending)
 
     def is_joint(self, request: PodRequest) -> bool:
         """Whether the pod is answered from the plan of a gang that is not whole yet."""
@@ -106,7 +106,7 @@ class Cluster:
 
     def request_of(self, uid: str) -> PodRequest | None:
         """What a pod asks for that has asked, or is known to be pending."""
-        pending = self.mirror.pending.get(uid) if self.mirror else None
+        pending = self.sync.pending.get(uid) if self.sync else None
         asked = self.pods.asked(uid)
         if asked is None or pending is None or asked.gang == pending.gang:
             return asked or pending
@@ -216,7 +216,7 @@ class Ledger:
             reserved_s=config.hold_ttl_s,
             clock=clock,
         )
-        mirror = Mirror(engine, gangs, self.names, events=events) if live else None
+        sync = Sync(engine, gangs, self.names, events=events) if live else None
         self._victims = victims
         self._parts = (
             engine,
@@ -225,7 +225,7 @@ class Ledger:
             requeue,
             victims,
             pricing,
-            mirror,
+            sync,
             live_rules,
             events,
             config,

@@ -21,7 +21,7 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.kept_rules import Company, KeptRules
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject
-from scheduler.kube.observed import Fact
+from scheduler.kube.observed import ObservedPod
 from scheduler.kube.peers import Namespaces, RuledPod, peer_of
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.rule_context import DRIVER_LIMITS, NO_NAMESPACES, RuleContext
@@ -109,7 +109,11 @@ class LiveRules:
         self.context, self.kept = RuleContext(), KeptRules()
 
     def asked(
-        self, pod: RuledPod, request: PodRequest, state: ClusterState, facts: Mapping[str, Fact]
+        self,
+        pod: RuledPod,
+        request: PodRequest,
+        state: ClusterState,
+        facts: Mapping[str, ObservedPod],
     ) -> Asked:
         """The rules of a pod, and everybody else who has to do with them.
 

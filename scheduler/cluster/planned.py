@@ -40,7 +40,7 @@ def planned_position(cluster: Cluster, request: PodRequest, rows: IntArray) -> i
         row = cluster.gangs.answer(request, rows, cluster.now).row
     else:
         row = cluster.gangs.pinned(request, cluster.now)
-        passed, pinned = cluster.mirror is not None, np.array([row])
+        passed, pinned = cluster.sync is not None, np.array([row])
         if row >= 0 and cluster.engine.filter(request, pinned, passed=passed)[0] != _FITS:
             row = -1
     if row < 0:

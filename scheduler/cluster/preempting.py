@@ -80,11 +80,11 @@ def _victims_on(
         row = cluster.engine.state.row_of.get(name, -1)
         if row < 0:
             return None
-        engine, members, mirror = cluster.engine, cluster.gangs.members, cluster.mirror
-        candidate = Candidate(engine, request, row, members, passed=mirror is not None)
-        budgets = list(mirror.budgets.values()) if mirror else []
+        engine, members, sync = cluster.engine, cluster.gangs.members, cluster.sync
+        candidate = Candidate(engine, request, row, members, passed=sync is not None)
+        budgets = list(sync.budgets.values()) if sync else []
         uids = candidate.everybody if budgets else ()
-        labels = {uid: mirror.labels_of(uid) for uid in uids} if mirror else {}
+        labels = {uid: sync.labels_of(uid) for uid in uids} if sync else {}
     return choose_victims(candidate, suggested, budgets=budgets, labels=labels.get)
 
 

@@ -65,7 +65,7 @@ def record_prioritize(cluster: Cluster, request: PodRequest, order: Order) -> No
 
 def _places(cluster: Cluster, request: PodRequest, rows: IntArray) -> tuple[IntArray, IntArray]:
     """Scores 0..10 of these rows, and the engine's own scores behind them."""
-    scores = cluster.engine.scores(request, rows, passed=cluster.mirror is not None)
+    scores = cluster.engine.scores(request, rows, passed=cluster.sync is not None)
     scores = np.where(rows >= 0, scores, INFEASIBLE)
     feasible = scores != INFEASIBLE
     if feasible.all():

@@ -13,7 +13,7 @@ def reserve_for_a_while(cluster: Cluster, request: PodRequest, row: int) -> None
     """Reserve a row, so that two quick pods do not both count on the same hole."""
     node = cluster.engine.state.nodes[row]
     if node is not None and cluster.config.hold_ttl_s > 0:
-        until, passed = cluster.now + cluster.config.hold_ttl_s, cluster.mirror is not None
+        until, passed = cluster.now + cluster.config.hold_ttl_s, cluster.sync is not None
         cluster.engine.hold(request, node.name, until, passed=passed)
 
 
@@ -33,12 +33,12 @@ def reserve(cluster: Cluster, request: PodRequest, node: str) -> Placement:
             raise CapacityConflict(node, request.key, problem)
     again = request.uid in engine.state.placements and request.uid not in engine.holds
     try:
-        placement = engine.reserve(request, node, passed=cluster.mirror is not None)
+        placement = engine.reserve(request, node, passed=cluster.sync is not None)
     except SchedulerError:
         gangs.lost(request)
         raise
     gangs.bound(request)
-    if cluster.mirror is None and not again:  # else the mirror says so, once it is certain
+    if cluster.sync is None and not again:  # else the sync says so, once it is certain
         cluster.pricing.on_pod_placed(request)
     cluster.events.on_pod_settled(request.uid)
     return placement
@@ -48,7 +48,7 @@ def unreserve(cluster: Cluster, uid: str) -> None:
     """A binding came to nothing: the pod gives its room back and waits again, if it exists."""
     request = cluster.engine.state.placements[uid].pod
     cluster.engine.release(uid)
-    if cluster.mirror is None or uid in cluster.mirror.pending:
+    if cluster.sync is None or uid in cluster.sync.pending:
         cluster.gangs.unbound(request)
     else:
         cluster.gangs.gone(request)

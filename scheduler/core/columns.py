@@ -94,5 +94,7 @@ def counted_bytes(amount: int) -> int:
 
 def counted_share(share: DeviceShare) -> DeviceShare:
     """The same of a share; its slots are a mask or a count, which depends on the device."""
+    if 0 <= share.milli <= _MOST and 0 <= share.memory_mib <= _MOST and type(share.index) is int:
+        return share  # nearly always
     milli, memory = counted(share.milli), counted(share.memory_mib)
     return DeviceShare(int(share.index), milli, memory, int(share.slots))

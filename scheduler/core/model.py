@@ -120,6 +120,8 @@ class GpuRequest:
     resource: str = ""
     by_label: bool = field(default=False, compare=False)
     also: tuple[GpuRequest, ...] = ()
+    kind: GpuKind = field(init=False, repr=False, compare=False)
+    """The way this request takes devices."""
 
     def __post_init__(self) -> None:
         for name in ("count", "milli", "memory_mib", "replicas"):
@@ -153,19 +155,16 @@ class GpuRequest:
                 raise InvalidInput(f"gpu.mig[{profile}]", f"asks for {instances}", "use 1 or more")
         object.__setattr__(self, "products", tuple(sorted(set(self.products))))
         object.__setattr__(self, "mig", tuple(sorted(self.mig)))
+        object.__setattr__(self, "kind", self._kind())
 
-    @property
-    def kind(self) -> GpuKind:
-        """The way this request takes devices."""
+    def _kind(self) -> GpuKind:
         if self.count:
             return GpuKind.WHOLE
         if self.milli or self.memory_mib:
             return GpuKind.FRACTION
         if self.mig:
             return GpuKind.MIG
-        if self.replicas:
-            return GpuKind.SHARED
-        return GpuKind.NONE
+        return GpuKind.SHARED if self.replicas else GpuKind.NONE
 
     @property
     def chosen_by_us(self) -> bool:

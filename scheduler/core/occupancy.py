@@ -6,8 +6,9 @@ never counted as free only because nobody knows which device it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -26,8 +27,11 @@ from scheduler.core.model import (
 )
 from scheduler.core.state import ClusterState, DeviceCode
 
-__all__ = ["running"]
+__all__ = ["occupied", "running"]
 
+Choice = Callable[[PodRequest, str], tuple[DeviceShare, ...] | None]
+
+_BEYOND = DEVICE_MILLI + 1
 _MOST_REPLICAS = 1 << 14  # no device is cut so often; a column must not overflow all the same
 
 
@@ -38,12 +42,34 @@ def running(
     devices: tuple[DeviceShare, ...] | None = None,
     parts: Sequence[GpuRequest] = (),
 ) -> Placement:
+    """The placement of a pod that runs on a node of an engine: :func:`occupied`.
+
+    The device of a fraction is chosen as the engine would have chosen it.
+    """
+    return occupied(engine.state, request, node, devices, parts, partial(_chosen, engine))
+
+
+def _chosen(engine: Engine, request: PodRequest, node: str) -> tuple[DeviceShare, ...] | None:
+    row = engine.state.row(node)
+    if int(engine.filter(request, np.array([row]))[0]) != Reason.FITS.code:
+        return None
+    return engine.choose(request, node).devices
+
+
+def occupied(
+    state: ClusterState,
+    request: PodRequest,
+    node: str,
+    devices: tuple[DeviceShare, ...] | None = None,
+    parts: Sequence[GpuRequest] = (),
+    choose: Choice | None = None,
+) -> Placement:
     """The placement of a pod that runs on a node; writes nothing.
 
     Parameters
     ----------
-    engine
-        Chooses devices where none are recorded, as it would have itself.
+    state
+        What is there besides.
     request
         The pod.
     node
@@ -53,6 +79,8 @@ def running(
     parts
         What it takes of devices where its request cannot say that: several ways at once, or one
         share after another.
+    choose
+        Device for a fraction, None if there is none; by default the fullest one that has room.
 
     Returns
     -------
@@ -64,20 +92,35 @@ def running(
     """
     if devices is not None:
         return Placement(request, node, devices)
-    row = engine.state.row(node)
-    if request.gpu.also and not is_odd(engine.state, request.gpu, row):
-        parts = _parts_here(engine.state, request.gpu, row)
-        return Placement(request, node, _together(engine, request, row, parts))
+    kind = request.gpu.kind
+    if kind is GpuKind.NONE and not (parts or request.gpu.also):
+        return Placement(request, node, ())
+    row = state.row(node)
+    if request.gpu.also and not is_odd(state, request.gpu, row):
+        parts = _parts_here(state, request.gpu, row)
+        return Placement(request, node, _together(state, request, row, parts))
     if parts:
-        return Placement(request, node, _together(engine, request, row, parts))
-    if request.gpu.kind is not GpuKind.FRACTION:  # only that is a choice of the policy
-        shares = shares_of(engine.state, request.gpu, row, -1)
-        return Placement(
-            request, node, _claimed(engine.state, request.gpu, row) if shares is None else shares
-        )
-    if int(engine.filter(request, np.array([row]))[0]) == Reason.FITS.code:
-        return engine.choose(request, node)
-    return Placement(request, node, _claimed(engine.state, request.gpu, row))
+        return Placement(request, node, _together(state, request, row, parts))
+    if kind is not GpuKind.FRACTION:  # only that is a choice of the policy
+        shares = shares_of(state, request.gpu, row, -1)
+    elif choose is not None:
+        shares = choose(request, node)
+    else:
+        shares = shares_of(state, request.gpu, row, _fullest(state, request.gpu, row))
+    return Placement(request, node, _claimed(state, request.gpu, row) if shares is None else shares)
+
+
+def _fullest(state: ClusterState, gpu: GpuRequest, row: int) -> int:
+    """The device with the least left that has room for a fraction, or -1."""
+    if is_odd(state, gpu, row):
+        seen, ask = asks_on(state, gpu, row)[0]
+        return _fullest(seen, ask, 0)
+    if gpu.kind is not GpuKind.FRACTION:
+        return -1
+    milli, memory_mib = fraction_need(state, gpu, np.array([row]))
+    free, size = state.gpu_free[row], state.device_mem[row]
+    fits = (free >= milli[0]) & ((size == 0) | (state.device_mem_free[row] >= memory_mib[0]))
+    return int(np.where(fits, free, _BEYOND).argmin()) if fits.any() else -1
 
 
 def _parts_here(state: ClusterState, gpu: GpuRequest, row: int) -> list[GpuRequest]:
@@ -89,11 +132,10 @@ def _parts_here(state: ClusterState, gpu: GpuRequest, row: int) -> list[GpuReque
 
 
 def _together(
-    engine: Engine, request: PodRequest, row: int, parts: Sequence[GpuRequest]
+    state: ClusterState, request: PodRequest, row: int, parts: Sequence[GpuRequest]
 ) -> tuple[DeviceShare, ...]:
     """Devices for one part after another, each chosen as if it were a pod of its own."""
-    state = engine.state.excerpt_without(row, {request.uid})
-    chooser = Engine(state, "best-fit")
+    state = state.excerpt_without(row, {request.uid})
     node = state.nodes[0]
     assert node is not None  # the excerpt is of an occupied row
     found: dict[int, DeviceShare] = {}
@@ -108,7 +150,7 @@ def _together(
             gang=None,
             counted=(),
         )
-        placed = running(chooser, part, node.name)
+        placed = occupied(state, part, node.name)
         state.apply([placed], enforce=False)
         for share in placed.devices:
             before = found.get(share.index, DeviceShare(share.index, 0))

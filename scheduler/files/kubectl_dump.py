@@ -16,8 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
 from scheduler.core.model import (
     DeviceShare,
     Node,
@@ -25,8 +23,7 @@ from scheduler.core.model import (
 )
 from scheduler.core.omissions import NotConsidered, NotUnderstood, left_alone
 from scheduler.core.selection import IN_DOUBT
-from scheduler.core.state import ClusterState
-from scheduler.files.dump_objects import NO_DEVICES, DumpObjects, is_over, read_objects, subject_of
+from scheduler.files.dump_objects import NO_DEVICES, DumpObjects, is_over, read_objects
 from scheduler.files.dump_pods import COUNTED, DumpPods
 from scheduler.files.workload import Arrival, Workload
 from scheduler.kube.disruption import (
@@ -35,8 +32,8 @@ from scheduler.kube.disruption import (
     budgets_of,
     held_by_several,
 )
+from scheduler.kube.facts import observed_node, observed_pod, understood
 from scheduler.kube.gang_groups import Groups
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import (
     PodObject,
 )
@@ -183,34 +180,26 @@ def _partial(misread: Sequence[NotUnderstood]) -> tuple[NotConsidered, ...]:
 def _understood(
     found: DumpObjects, charged: Sequence[tuple[PodObject, Charge]], names: ResourceNames
 ) -> tuple[tuple[Node, ...], dict[str, tuple[DeviceShare, ...]]]:
-    """Nodes, and by uid the devices of pods on nodes where any pod has a record or several ways.
-
-    Such nodes are understood by a mirror, as beside a live cluster.
-    """
+    """Nodes, and by uid the devices of pods on nodes where any pod has a record or several ways."""
     running = [(pod, charge) for pod, charge in charged if pod.spec.node_name]
     shared = {pod.spec.node_name for pod, charge in running if _recorded(pod, charge, names)}
     shared -= found.closed
-    engine = Engine(ClusterState())
-    mirror = Mirror(engine, Adoption(engine, ttl_s=1.0), names)
-    for obj, _ in found.nodes:
-        if obj.metadata.name in shared:
-            mirror.node(obj)
-    for pod, _ in running:
-        if pod.spec.node_name in shared:
-            mirror.pod(pod)
-    effective = mirror.image().nodes
-    noted = mirror.unreadable
-    problems = {subject_of(pod): charge.problem for pod, charge in running} if noted else {}
-    for subject, problem in noted.items():
-        if subject.startswith("Pod ") and problem != problems.get(subject):
-            found.note(subject, problem, COUNTED, harmless=True)
-    for name in sorted(mirror.uncertain_nodes):
+    pods = {
+        charge.request.uid: observed_pod(pod, charge, names)
+        for pod, charge in running
+        if pod.spec.node_name in shared
+    }
+    nodes = (observed_node(obj, names) for obj, model in found.nodes if model.name in shared)
+    known = understood(nodes, pods.values(), names)
+    for uid, problem in known.problems.items():
+        found.note(f"Pod {pods[uid].request.key}", problem, COUNTED, harmless=True)
+    for name in sorted(known.uncertain):
         found.note(f"Node {name}", "which of its devices are free cannot be told", NO_DEVICES)
-    for name, why in sorted(mirror.ambiguous_nodes.items()):
+    for name, why in sorted(known.ambiguous.items()):
         withheld = "records are not read" in why
         found.note(f"Node {name}", why, _WITHHELD if withheld else _BY_RECORD)
-    devices = {uid: placed.devices for uid, placed in engine.state.placements.items()}
-    return tuple(effective.get(model.name, model) for _, model in found.nodes), devices
+    models = tuple(known.nodes.get(model.name, model) for _, model in found.nodes)
+    return models, known.devices
 
 
 def _recorded(pod: PodObject, charge: Charge, names: ResourceNames) -> bool:

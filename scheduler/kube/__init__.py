@@ -1,9 +1,8 @@
-"""What Kubernetes objects mean: quantities, resource names and labels, pods and nodes -> model.
+"""What Kubernetes objects mean: quantities, resource names, pods and nodes -> what is observed.
 
-The only room that knows Kubernetes' JSON and, once the product watches a cluster, the only one
-that talks to its API.
+The only room that knows Kubernetes' JSON. What it keeps in memory, such as who is in which gang,
+follows from the objects that it is told of.
 
-What this room refuses to do: decide anything, hold state, serve HTTP.
-
-Who may import it: ``extender``, ``simulator``, ``cli``.
+Refuses sockets, threads, engines and decisions: what is observed is applied elsewhere. May be
+imported by ``files``, ``simulator``, ``cluster``, ``webhook`` and ``cli``.
 """

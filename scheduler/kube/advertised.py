@@ -83,8 +83,11 @@ class Advert:
         return max(0, self._bounded(self._capacity, resource) - self.count(resource))
 
     def _bounded(self, stated: Quantities, resource: str, most: int = _MOST_PARTS) -> int:
+        amount = stated.get(resource)
+        if amount is None:
+            return 0
         field = f"{self.path}[{resource}]"
-        found = whole(stated.get(resource, 0), field)
+        found = whole(amount, field)
         if found < 0:
             raise InvalidInput(field, f"is negative ({found})")
         if found > most:

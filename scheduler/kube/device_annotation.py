@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import MAX_DEVICE_MEMORY_MIB, DeviceShare, Placement
 from scheduler.kube.objects import PodObject
@@ -17,6 +19,7 @@ OWN = "Snugfit"
 _MOST_INDEX = 1 << 10
 _MOST_CLAIMS = 1 << 10
 _SHOWN = 40
+_LONGEST_KEPT = 256
 
 
 def write_device_shares(shares: tuple[DeviceShare, ...]) -> str:
@@ -51,7 +54,15 @@ def recorded_devices(pod: PodObject, names: ResourceNames) -> Record | None:
     text = annotations.get(names.devices_annotation)
     if text is None:
         return None
-    field = f"metadata.annotations[{names.devices_annotation}]"
+    owner = annotations.get(names.uid_annotation, "")
+    read = _claims if len(text) <= _LONGEST_KEPT else _claims.__wrapped__
+    return Record(OWN, read(text, names.devices_annotation), owner)
+
+
+@lru_cache(maxsize=4096)
+def _claims(text: str, annotation: str) -> tuple[Claim, ...]:
+    """What the annotation says; few texts are written on many pods."""
+    field = f"metadata.annotations[{annotation}]"
     claims: dict[str, Claim] = {}
     for part in text.split(",", _MOST_CLAIMS):
         numbers = part.split(":", 4)
@@ -64,4 +75,4 @@ def recorded_devices(pod: PodObject, names: ResourceNames) -> Record | None:
         if str(index) in claims:
             raise InvalidInput(field, "lists a device twice")
         claims[str(index)] = Claim(str(index), memory, milli=milli)
-    return Record(OWN, tuple(claims.values()), annotations.get(names.uid_annotation, ""))
+    return tuple(claims.values())

@@ -290,8 +290,10 @@ _NOBODY = _Gang()
 def _member(pod: PodObject) -> _Member | None:
     """The pod as a member; one that is going, or has failed, is none."""
     refs = gang_refs(pod)
+    if not refs:
+        return None
     phase = pod.status.phase if pod.status is not None else None
-    if not refs or pod.metadata.deletion_timestamp is not None or phase == "Failed":
+    if pod.metadata.deletion_timestamp is not None or phase == "Failed":
         return None
     names = (pod.metadata.name, *(o.name for o in pod.metadata.owner_references or ()))
     return _Member(tuple(refs), names, bool(pod.spec.scheduling_gates), phase == "Succeeded")

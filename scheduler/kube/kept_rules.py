@@ -2,7 +2,7 @@
 
 kube-scheduler decides rules between pods before it asks us; only dry runs have to know them. So
 little is kept of a pod: what says where *others* may not go, and of most pods nothing. Pods of one
-template share one object, and labels are those of the mirror's facts. Who is where is worked out
+template share one object, and labels are those of the observed pods. Who is where is worked out
 anew for each dry run that needs it, on copies, so that nobody else waits for it.
 """
 
@@ -21,7 +21,7 @@ from scheduler.core.neighbours import Neighbours
 from scheduler.core.peers import Peer
 from scheduler.core.state import ClusterState
 from scheduler.kube.objects import Metadata
-from scheduler.kube.observed import Fact, shared_labels
+from scheduler.kube.observed import ObservedPod, shared_labels
 from scheduler.kube.peers import (
     Namespaces,
     RuledPod,
@@ -54,7 +54,7 @@ class KeptRules:
     claims : dict of str to tuple of str
         Keys of the claims of pods that have any.
     labels : dict of str to mapping
-        Labels of pods without a node; of the others the mirror knows them.
+        Labels of pods without a node; the others are observed with theirs.
     leaving : set of str
         Pods that are being deleted.
     untold : set of str
@@ -97,7 +97,7 @@ class KeptRules:
         self.untold.discard(uid)
 
     def beside(
-        self, request: PodRequest, state: ClusterState, facts: Mapping[str, Fact]
+        self, request: PodRequest, state: ClusterState, facts: Mapping[str, ObservedPod]
     ) -> Company:
         """Everybody who may matter to the rules of a pod, where they are now.
 
@@ -149,7 +149,7 @@ class Company:
     nodes: list[Node | None]
     row_of: dict[str, int]
     placed: dict[str, Placement]
-    facts: dict[str, Fact]
+    facts: dict[str, ObservedPod]
     rules: dict[str, RuledSpec]
     claims: dict[str, tuple[str, ...]]
     labels: dict[str, Mapping[str, str]]

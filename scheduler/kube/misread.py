@@ -26,7 +26,7 @@ _IN_PART = {
 
 
 def named(unreadable: Mapping[str, str], running: Iterable[str]) -> list[NotUnderstood]:
-    """What a mirror has noted.
+    """What has been noted of objects.
 
     Parameters
     ----------

@@ -28,9 +28,10 @@ from scheduler.kube.counted import counted_on, is_counted
 from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
 from scheduler.kube.quantity import milli, units, whole
 from scheduler.kube.resource_names import ResourceNames
+from scheduler.kube.sharing.claims import Registered
 from scheduler.kube.sharing.table import registered
 
-__all__ = ["node_of", "without_devices"]
+__all__ = ["described_node", "node_of", "without_devices"]
 
 _NATIVE = ("cpu", "memory", "pods")
 
@@ -44,12 +45,18 @@ def node_of(obj: NodeObject, names: ResourceNames | None = None) -> Node:
         A quantity cannot be read, or the advertised GPUs cannot exist. Names the field.
     """
     names = names or ResourceNames()
+    return described_node(obj, names, registered(obj, names))
+
+
+def described_node(
+    obj: NodeObject, names: ResourceNames, foreign: tuple[list[Registered], str] | None
+) -> Node:
+    """As :func:`node_of`, of a node that a foreign protocol describes like this, or none does."""
     name = obj.metadata.name
     allocatable = (obj.status.allocatable if obj.status else None) or {}
     capacity = (obj.status.capacity if obj.status else None) or {}
     labels = obj.metadata.labels or {}
     path = f"node[{name}].status.allocatable"
-    foreign = registered(obj, names)
     if foreign is not None:
         devices, resource = tuple(one.device for one in foreign[0]), foreign[1]
         _refuse_instances(path, len(devices), allocatable, labels, names)

@@ -1,23 +1,43 @@
-"""Does a state equal the facts? The question that nobody should have to ask, asked all the time."""
+"""Nodes and pods as the API has told of them, and where a state departs from that."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from scheduler.core.model import DeviceShare, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.kube.sharing.claims import Record, Slot
 
-__all__ = ["Fact", "Image", "shared_labels", "withheld"]
+__all__ = ["ObservedCluster", "ObservedNode", "ObservedPod", "shared_labels", "withheld"]
 
 _LONGEST_LABELS = 1 << 11
 
 
 @dataclass(frozen=True, slots=True)
-class Fact:
+class ObservedNode:
+    """A node.
+
+    Parameters
+    ----------
+    node
+        What it can give.
+    indices
+        Index of each device by the name that a foreign protocol gives it; empty where none
+        describes the node.
+    problem
+        Why its devices cannot be understood: it has none to give then.
+    """
+
+    node: Node
+    indices: Mapping[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ObservedPod:
     """A pod on a node.
 
     Parameters
@@ -51,21 +71,21 @@ class Fact:
 
 
 @dataclass(frozen=True, slots=True)
-class Image:
-    """Nodes and running pods, as the API has told of them.
+class ObservedCluster:
+    """Nodes and running pods.
 
     Attributes
     ----------
     nodes : mapping of str to Node
         Nodes as they should stand in the state.
-    facts : mapping of str to Fact
+    pods : mapping of str to ObservedPod
         Pods that have a node, by uid.
     recorded : mapping of str to tuple of DeviceShare
         Devices of those whose record is believed, by uid.
     """
 
     nodes: Mapping[str, Node]
-    facts: Mapping[str, Fact]
+    pods: Mapping[str, ObservedPod]
     recorded: Mapping[str, tuple[DeviceShare, ...]]
 
     def differences(
@@ -84,7 +104,7 @@ class Image:
         """
         found = [*self._nodes(snapshot), *self._pods(snapshot)]
         for uid, placed in snapshot.placements.items():
-            if uid not in self.facts and uid not in held and uid not in assumed:
+            if uid not in self.pods and uid not in held and uid not in assumed:
                 found.append(f"pod {placed.pod.key}: is placed, but has no node or is gone")
         return found + snapshot.check()
 
@@ -100,16 +120,16 @@ class Image:
                 yield f"node {name}: does not exist"
 
     def _pods(self, snapshot: ClusterState) -> Iterator[str]:
-        for uid, fact in self.facts.items():
+        for uid, pod in self.pods.items():
             placed = snapshot.placements.get(uid)
-            if fact.node not in self.nodes:
+            if pod.node not in self.nodes:
                 if placed is not None:
-                    yield f"pod {fact.request.key}: is placed, its node does not exist"
-            elif placed is None or placed.node != fact.node or placed.pod != fact.request:
+                    yield f"pod {pod.request.key}: is placed, its node does not exist"
+            elif placed is None or placed.node != pod.node or placed.pod != pod.request:
                 where = placed.node if placed else "nowhere"
-                yield f"pod {fact.request.key}: runs on {fact.node}, the state says {where}"
+                yield f"pod {pod.request.key}: runs on {pod.node}, the state says {where}"
             elif placed.devices != self.recorded.get(uid, placed.devices):
-                yield f"pod {fact.request.key}: has other devices in the state"
+                yield f"pod {pod.request.key}: has other devices in the state"
 
 
 def withheld(node: Node) -> Node:
@@ -119,10 +139,9 @@ def withheld(node: Node) -> Node:
 
 def shared_labels(labels: Mapping[str, str]) -> Mapping[str, str]:
     """Labels of a pod; pods of one template share one mapping, unless it is long."""
-    items = tuple(labels.items())
-    if sum(len(key) + len(value) for key, value in items) > _LONGEST_LABELS:
-        return dict(items)
-    return _one_mapping(items)
+    if sum(map(len, labels)) + sum(map(len, labels.values())) > _LONGEST_LABELS:
+        return dict(labels)
+    return _one_mapping(tuple(labels.items()))
 
 
 @lru_cache(maxsize=4096)

@@ -32,11 +32,13 @@ from scheduler.kube.device_requests import MOST_MEMORY, device_request, separate
 from scheduler.kube.gang_groups import Groups
 from scheduler.kube.gang_membership import gang_key
 from scheduler.kube.objects import (
+    Affinity,
     Container,
     PodObject,
     PodSpec,
     Quantities,
     Resources,
+    TolerationObject,
 )
 from scheduler.kube.pod_resize import (
     Resized,
@@ -48,6 +50,8 @@ from scheduler.kube.pod_resize import (
 from scheduler.kube.quantity import parse
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.selectors import requirements
+from scheduler.kube.sharing.claims import Slot
+from scheduler.kube.sharing.hami import hami_slots
 
 __all__ = [
     "Charge",
@@ -111,11 +115,14 @@ class Charge:
         These ways, each by itself; empty where the request says it all.
     problem
         Why the pod as it is would be refused; empty if it would not.
+    slots
+        What it asks of each device under HAMi.
     """
 
     request: PodRequest
     parts: tuple[GpuRequest, ...] = ()
     problem: str = ""
+    slots: tuple[Slot, ...] = ()
 
 
 def charge_of(
@@ -128,18 +135,25 @@ def charge_of(
     The API server has validated every quantity, so that a request may contradict itself or be
     larger than any node, but always says how much it asks for.
     """
+    names = names or _DEFAULT_NAMES
     try:
-        return Charge(pod_request(pod, names, groups))
+        demand = _demand_of(_template(pod), names)
+        return Charge(_made(pod, demand, groups), slots=demand.slots)
     except InvalidInput as error:
         problem = str(error)
-    names = names or _DEFAULT_NAMES
     spec = _readable(pod.spec, names)
     totals = _effective(spec)
     selection = _selection(spec)
     ways = separate_requests(totals, selection, names)
     gpu = ways[0] if len(ways) == 1 else GpuRequest()
-    demand = _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
-    return Charge(_made(pod, demand, groups), ways if len(ways) > 1 else (), problem)
+    gpu, rules, counted = (
+        _short_request(gpu),
+        _short_selection(selection),
+        counted_by(totals, names),
+    )
+    demand = _Demand(*_cpu_and_memory(totals), gpu, rules, counted)
+    slots = hami_slots(pod.spec, gpu, names)
+    return Charge(_made(pod, demand, groups), ways if len(ways) > 1 else (), problem, slots)
 
 
 def in_full(request: PodRequest, pod: PodObject) -> PodRequest:
@@ -208,9 +222,9 @@ def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
         name=pod.metadata.name,
         cpu_milli=demand.cpu_milli,
         memory_bytes=demand.memory_bytes,
-        gpu=_short_request(demand.gpu),
+        gpu=demand.gpu,
         priority=pod.spec.priority or 0,
-        selection=_short_selection(demand.selection),
+        selection=demand.selection,
         gang=gang,
         owner=_owner(pod),
         counted=demand.counted,
@@ -272,33 +286,52 @@ class _Demand:
     gpu: GpuRequest
     selection: NodeSelection
     counted: tuple[tuple[str, int], ...] = ()
+    slots: tuple[Slot, ...] = ()
 
 
-class _Template(msgspec.Struct, omit_defaults=True):
+class _Template(msgspec.Struct, array_like=True):
     """The part of a pod that decides what it asks for; alike for all pods of one template."""
 
-    spec: PodSpec
-    resized: list[Resized] = []
-    infeasible: bool = False
+    containers: list[Container] | None
+    init_containers: list[Container] | None
+    overhead: Quantities | None
+    resources: Resources | None
+    node_selector: dict[str, str] | None
+    affinity: Affinity | None
+    tolerations: list[TolerationObject] | None
+    resized: list[Resized]
+    infeasible: bool
+
+    @property
+    def spec(self) -> PodSpec:
+        """As it stood in the pod."""
+        return PodSpec(
+            containers=self.containers,
+            init_containers=self.init_containers,
+            overhead=self.overhead,
+            resources=self.resources,
+            node_selector=self.node_selector,
+            affinity=self.affinity,
+            tolerations=self.tolerations,
+        )
 
 
 _template_decoder = msgspec.json.Decoder(_Template)
+_encode = msgspec.json.Encoder().encode
 
 
 def _template(pod: PodObject) -> bytes:
     spec = pod.spec
     resized = resized_containers(pod)
-    return msgspec.json.encode(
-        _Template(
-            PodSpec(
-                containers=spec.containers,
-                init_containers=spec.init_containers,
-                overhead=spec.overhead,
-                resources=spec.resources,
-                node_selector=spec.node_selector,
-                affinity=spec.affinity,
-                tolerations=spec.tolerations,
-            ),
+    return _encode(
+        (
+            spec.containers,
+            spec.init_containers,
+            spec.overhead,
+            spec.resources,
+            spec.node_selector,
+            spec.affinity,
+            spec.tolerations,
             resized,
             bool(resized) and is_infeasible(pod),
         )
@@ -319,14 +352,19 @@ def _demand(template: bytes, names: ResourceNames) -> _Demand:
     come from few templates; the values are shared between them, too.
     """
     content = _template_decoder.decode(template)
-    totals = _effective(
-        content.spec, {one.path: one.seen for one in content.resized}, infeasible=content.infeasible
-    )
-    selection = _selection(content.spec)
+    spec, seen = content.spec, {one.path: one.seen for one in content.resized}
+    totals = _effective(spec, seen, infeasible=content.infeasible)
+    selection = _selection(spec)
     asked = (name for name, amount in totals.items() if amount and names.stands_for_devices(name))
     selection = replace(selection, resources=tuple(sorted(asked)))
-    gpu = device_request(totals, selection, names)
-    return _Demand(*_cpu_and_memory(totals), gpu, selection, counted_by(totals, names))
+    gpu = _short_request(device_request(totals, selection, names))
+    return _Demand(
+        *_cpu_and_memory(totals),
+        gpu,
+        _short_selection(selection),
+        counted_by(totals, names),
+        hami_slots(spec, gpu, names),
+    )
 
 
 def _cpu_and_memory(totals: Totals) -> tuple[int, int]:

@@ -33,13 +33,17 @@ def resized_containers(pod: PodObject) -> list[Resized]:
     status = pod.status
     if status is None or not pod.spec.node_name:
         return []
-    found = []
+    found: list[Resized] = []
     for kind, containers, statuses in (
         ("containers", pod.spec.containers, status.container_statuses),
         ("initContainers", pod.spec.init_containers, status.init_container_statuses),
     ):
         if not statuses:
             continue
+        if containers and len(statuses) == 1 == len(containers):  # nearly always
+            only, its = containers[0], statuses[0]
+            if its.name == only.name and _agree(only.resources, its):
+                continue
         by_name = {one.name: one for one in statuses}
         for index, container in enumerate(containers or ()):
             own = by_name.get(container.name)
@@ -59,7 +63,8 @@ def _agree(resources: Resources | None, status: ContainerStatus) -> bool:
     """Whether the kubelet says nothing that the spec does not; so it is but during a resize."""
     asked = resources.requests if resources else None
     applied = status.resources.requests if status.resources else None
-    return status.allocated_resources in (None, asked) and applied in (None, asked)
+    allocated = status.allocated_resources
+    return (allocated is None or allocated == asked) and (applied is None or applied == asked)
 
 
 def _differing(path: str, resources: Resources | None, status: ContainerStatus) -> list[Resized]:

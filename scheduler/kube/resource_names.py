@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from zlib import crc32
 
 __all__ = ["PARTITIONS", "ResourceNames", "plain_product", "profile_of"]
 
@@ -118,6 +119,14 @@ class ResourceNames:
     hami_unit_mib: int = 1
     hami_default_mib: int = 0
     kai_namespace: str = "kai-resource-reservation"
+
+    def __hash__(self) -> int:
+        return self._identity
+
+    @cached_property
+    def _identity(self) -> int:
+        """Of all fields; asked for with every pod, so that it is worked out once."""
+        return crc32(repr(self).encode())
 
     def is_of_devices(self, name: str) -> bool:
         """Whether a resource stands for devices, or says how a pod wants them."""

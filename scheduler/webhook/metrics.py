@@ -141,11 +141,14 @@ class _LiveCollector(Collector):
         """One family per figure."""
         live, figures = self._live, self._live.figures
         with self._ledger.locked(chore=True) as cluster:
-            mirror = cluster.live
-            unreadable = Counts(key.split(" ")[0] for key in mirror.unreadable)
+            sync = cluster.live
+            unreadable = Counts(key.split(" ")[0] for key in sync.unreadable)
             unreadable.update(live.read_in_part())
-            uncertain, ambiguous = len(mirror.uncertain_nodes), len(mirror.ambiguous_nodes)
-            facts, pending = len(mirror.facts), len(mirror.pending)
+            uncertain, ambiguous = (
+                len(sync.charges.nodes.uncertain),
+                len(sync.charges.protocols.ambiguous_nodes),
+            )
+            facts, pending = len(sync.pods), len(sync.pending)
             assumed = len(cluster.pods.assumed)
         for name, text, value in (
             ("synced", "Whether the cluster is known completely", float(live.synced)),

@@ -41,7 +41,7 @@ class Requests:
         InvalidInput
             As :func:`scheduler.kube.pod_requests.pod_request`.
         """
-        groups = cluster.mirror.groups if cluster.mirror else None
+        groups = cluster.sync.groups if cluster.sync else None
         if groups is not None and groups.version != self._version:
             self._parsed.clear()  # an object has stated another size since
             self._version = groups.version
@@ -60,6 +60,6 @@ class Requests:
 
 
 def _spec(cluster: Cluster, gang: GangKey, stated: int) -> GangSpec:
-    if cluster.mirror is None:
+    if cluster.sync is None:
         return GangSpec(gang, max(stated, cluster.gangs.members.minimum(gang)))
-    return cluster.mirror.groups.spec(gang, stated)
+    return cluster.sync.groups.spec(gang, stated)

@@ -137,7 +137,7 @@ class Verbs:
     def preempt(self, args: PreemptArgs) -> dict[str, tuple[list[str], int]]:
         """Victims per node that really make room for the pod; nodes where none do are left out."""
         with self._ledger.locked() as cluster:
-            groups = cluster.mirror.groups if cluster.mirror else None
+            groups = cluster.sync.groups if cluster.sync else None
             try:
                 request = pod_request(args.pod, self._ledger.names, groups)
             except InvalidInput as error:
@@ -170,12 +170,12 @@ class Verbs:
         pod = args.ruled_pod()
         request = pod_request(pod, names)
         with self._ledger.locked() as cluster:
-            engine, mirror = cluster.engine, cluster.mirror
+            engine, sync = cluster.engine, cluster.sync
             asked = Asked(request)
-            if mirror is not None:
-                asked = cluster.rules.asked(pod, request, engine.state, mirror.facts)
+            if sync is not None:
+                asked = cluster.rules.asked(pod, request, engine.state, sync.pods)
             fragments, nodes = self._names.fragments(cluster), self._names.listed(cluster, args)
-            mapped = mirror.dra.asked(request) if mirror else frozenset[str]()
+            mapped = sync.charges.nodes.dra.asked(request) if sync else frozenset[str]()
             found = look(engine, asked.request, nodes.rows, mapped)
             mix = engine.mix
         new = new_nodes(args.nodes or (), nodes, names)

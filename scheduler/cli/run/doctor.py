@@ -167,7 +167,7 @@ def _record_checks(client: KubeClient, name: str, pods: Sequence[PodObject]) -> 
     from scheduler.cluster.api.record_policy import read_policy
     from scheduler.core.errors import KubeApiError
     from scheduler.kube.installation import Check, State, guarded, recorded
-    from scheduler.kube.mirror import has_ended
+    from scheduler.kube.pod_requests import has_ended
     from scheduler.kube.resource_names import ResourceNames
     from scheduler.kube.sharing.record_policy import guarded_since
 

@@ -17,7 +17,7 @@ import msgspec
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import MAX_DEVICE_MEMORY_MIB, MAX_DEVICES, Device, GpuKind
 from scheduler.core.model import GpuRequest as _Request
-from scheduler.kube.objects import Container, Metadata, NodeObject, NodeStatus, PodObject
+from scheduler.kube.objects import Container, Metadata, NodeObject, NodeStatus, PodObject, PodSpec
 from scheduler.kube.quantity import bounded, parse, whole
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.claims import Claim, Part, Record, Registered, Slot, product_of
@@ -228,7 +228,7 @@ def _hami_parts(
     return tuple(parts) if any(part.before and part.slots for part in parts) else ()
 
 
-def hami_slots(pod: PodObject, gpu: _Request, names: ResourceNames) -> tuple[Slot, ...]:
+def hami_slots(spec: PodSpec, gpu: _Request, names: ResourceNames) -> tuple[Slot, ...]:
     """What a pod would have on a node of HAMi's, one slot per device.
 
     HAMi's ``nvidia.com/gpu`` counts devices, and the other resources hold for each of them. As in
@@ -240,13 +240,13 @@ def hami_slots(pod: PodObject, gpu: _Request, names: ResourceNames) -> tuple[Slo
         return ()
     sidecars: list[Slot] = []
     most: list[Slot] = []
-    for container in pod.spec.init_containers or ():
+    for container in spec.init_containers or ():
         own = _container_slots(container, names)
         if container.restart_policy == "Always":
             sidecars += own
         else:
             most = _larger(most, sidecars + own)
-    running = [slot for c in pod.spec.containers or () for slot in _container_slots(c, names)]
+    running = [slot for c in spec.containers or () for slot in _container_slots(c, names)]
     most = _larger(most, sidecars + running)
     return tuple(reduce(Slot.both, most[at::MAX_DEVICES]) for at in range(MAX_DEVICES)[: len(most)])
 

@@ -54,7 +54,7 @@ def test_a_pod_that_cannot_be_applied_is_read_again_until_it_can(
 ) -> None:
     """Nobody sends it again."""
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.mirror, "pod", _named("p"))
+    faulty = _Faulty(monkeypatch, following.live.sync, "pod", _named("p"))
     faulty.failing = error if when == "listed" else None
     if when != "added":
         api.put(PODS, pod_json("p", node="b", requests={GPU: "1"}))
@@ -66,7 +66,7 @@ def test_a_pod_that_cannot_be_applied_is_read_again_until_it_can(
     eventually(lambda: faulty.failed >= 3)
     assert following.metric("snugfit_objects_in_doubt") == 1
     assert following.metric("snugfit_watch_faults_total") >= 3
-    assert "uid-q" in following.live.mirror.facts
+    assert "uid-q" in following.live.sync.pods
     faulty.failing = None
     following.equal()
     eventually(lambda: following.metric("snugfit_objects_in_doubt") == 0)
@@ -75,11 +75,11 @@ def test_a_pod_that_cannot_be_applied_is_read_again_until_it_can(
 def test_a_deletion_that_cannot_be_applied_is_tried_again(api, follow, monkeypatch) -> None:
     api.put(PODS, pod_json("p", node="b", requests={GPU: "1"}))
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.mirror, "pod_gone", lambda uid: uid == "uid-p")
+    faulty = _Faulty(monkeypatch, following.live.sync, "pod_gone", lambda uid: uid == "uid-p")
     following.start()
     api.delete(PODS, "p")
     eventually(lambda: faulty.failed >= 3)
-    assert "uid-p" in following.live.mirror.facts
+    assert "uid-p" in following.live.sync.pods
     faulty.failing = None
     following.equal()
 
@@ -89,7 +89,7 @@ def test_a_removal_by_a_new_list_that_cannot_be_applied_is_tried_again(
 ) -> None:
     api.put(PODS, pod_json("p", node="b"))
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.mirror, "pod_gone", lambda uid: uid == "uid-p")
+    faulty = _Faulty(monkeypatch, following.live.sync, "pod_gone", lambda uid: uid == "uid-p")
     following.start()
     with api.changed:
         following.live.interrupt()
@@ -103,7 +103,7 @@ def test_a_removal_by_a_new_list_that_cannot_be_applied_is_tried_again(
 
 def test_nodes_and_budgets_are_read_again_too(api, follow, monkeypatch) -> None:
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.mirror, "node", _named("late"))
+    faulty = _Faulty(monkeypatch, following.live.sync, "node", _named("late"))
     following.start()
     budgets = following.live._kinds["poddisruptionbudgets"]
     keep, budgets.apply = budgets.apply, _fail
@@ -112,7 +112,7 @@ def test_nodes_and_budgets_are_read_again_too(api, follow, monkeypatch) -> None:
     eventually(lambda: faulty.failed >= 2 and following.metric("snugfit_objects_in_doubt") == 2)
     faulty.failing, budgets.apply = None, keep
     following.equal()
-    eventually(lambda: "ns/pdb" in following.live.mirror.budgets)
+    eventually(lambda: "ns/pdb" in following.live.sync.budgets)
 
 
 def _fail(_: object) -> None:
@@ -122,7 +122,7 @@ def _fail(_: object) -> None:
 @pytest.mark.parametrize("trouble", [refuse(503), refuse(403), drop, say("<html>a proxy</html>")])
 def test_an_api_that_does_not_answer_puts_it_off(api, follow, monkeypatch, trouble) -> None:
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.mirror, "pod", _named("p"))
+    faulty = _Faulty(monkeypatch, following.live.sync, "pod", _named("p"))
     following.start()
     api.next("GET", "metadata.name", *[trouble] * 3)
     api.put(PODS, pod_json("p", node="b", requests={GPU: "1"}))
@@ -134,7 +134,7 @@ def test_an_api_that_does_not_answer_puts_it_off(api, follow, monkeypatch, troub
 def test_an_answer_that_is_older_than_an_event_counts_for_nothing(api, follow, monkeypatch) -> None:
     """The pod was read, then it is deleted, then the answer arrives."""
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.mirror, "pod", _named("p"))
+    faulty = _Faulty(monkeypatch, following.live.sync, "pod", _named("p"))
     following.start()
 
     def answer_late(handler: Any) -> bool:
@@ -151,7 +151,7 @@ def test_an_answer_that_is_older_than_an_event_counts_for_nothing(api, follow, m
     rereads = following.live.figures.rereads
     eventually(lambda: following.live.figures.rereads > rereads or rereads)
     following.equal()
-    assert not following.live.mirror.facts
+    assert not following.live.sync.pods
 
 
 def test_a_message_that_nobody_can_assign_leads_to_a_new_list(api, follow) -> None:
@@ -169,28 +169,28 @@ def test_a_message_that_nobody_can_assign_leads_to_a_new_list(api, follow) -> No
 
 
 def _forget(following: Following) -> None:
-    following.live.mirror.pod_gone("uid-p")
+    following.live.sync.pod_gone("uid-p")
 
 
 def _invent(following: Following) -> None:
-    following.live.mirror.pod(pod_object("ghost", node="b", requests={GPU: "2"}))
+    following.live.sync.pod(pod_object("ghost", node="b", requests={GPU: "2"}))
 
 
 def _move(following: Following) -> None:
-    following.live.mirror.pod_gone("uid-p")
-    following.live.mirror.pod(pod_object("p", node="a", requests={GPU: "1"}))
+    following.live.sync.pod_gone("uid-p")
+    following.live.sync.pod(pod_object("p", node="a", requests={GPU: "1"}))
 
 
 def _shrink(following: Following) -> None:
-    following.live.mirror.pod(pod_object("p", node="b", requests={"cpu": "1"}))
+    following.live.sync.pod(pod_object("p", node="b", requests={"cpu": "1"}))
 
 
 def _lose_the_node(following: Following) -> None:
-    following.live.mirror.node_gone("b")
+    following.live.sync.node_gone("b")
 
 
 def _invent_a_node(following: Following) -> None:
-    following.live.mirror.node(node_object("ghost", gpus=4))
+    following.live.sync.node(node_object("ghost", gpus=4))
 
 
 @pytest.mark.parametrize("harm", [_forget, _invent, _move, _shrink, _lose_the_node, _invent_a_node])
@@ -260,7 +260,7 @@ def test_events_under_way_are_no_drift(api, follow) -> None:
 def test_a_binding_of_ours_that_the_watch_has_not_told_of_is_no_drift(api, follow) -> None:
     following = follow().start()
     api.put(PODS, pod_json("p", requests={MILLI: "500"}))
-    eventually(lambda: "uid-p" in following.live.mirror.pending)
+    eventually(lambda: "uid-p" in following.live.sync.pending)
     assert following.service.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
     following.live.audit.audit()
     following.equal()
@@ -308,7 +308,7 @@ def test_a_pod_that_can_be_read_in_part_is_charged_by_that_part(
     for _ in range(2):
         api.put(PODS, odd)
         following = follow().start()
-        eventually(lambda f=following: "uid-odd" in f.live.mirror.facts)
+        eventually(lambda f=following: "uid-odd" in f.live.sync.pods)
         with following.service.exclusive() as engine:
             assert engine.state.placements["uid-odd"].pod.gpu.count == 3
         assert following.metric('snugfit_unreadable_objects{kind="Pod"}') == 1
@@ -340,7 +340,7 @@ def test_an_object_without_a_name_ends_nothing_that_is_known(api, follow) -> Non
             ("listed", None),
         ):
             following.live._apply_one(cluster, (kind.label, *item))
-    assert "uid-p" in following.live.mirror.facts
+    assert "uid-p" in following.live.sync.pods
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_where_nobody_knows_what_a_pod_asks_for_devices_are_withheld(
     api.put(PODS, odd)
     api.put(PODS, pod_json("fine", node="b", requests={GPU: "1"}))
     following = follow().start()
-    eventually(lambda: "uid-odd" in following.live.mirror.facts)
+    eventually(lambda: "uid-odd" in following.live.sync.pods)
 
     def fits(name: str = "b") -> bool:
         with following.service.exclusive() as engine:

@@ -25,17 +25,17 @@ DEVICES = "snugfit.io/devices"
 
 
 class Live:
-    """A service in front of a mirror, with two nodes of two devices each, full of low pods."""
+    """A service in front of a sync, with two nodes of two devices each, full of low pods."""
 
     def __init__(self, *running: tuple[str, str, str]) -> None:
         self.now = 0.0
         self.service = Service(
             Engine(ClusterState()), ExtenderConfig(), offline=False, clock=lambda: self.now
         )
-        self.mirror = self.service.mirror
+        self.sync = self.service.sync
         for name in ("n0", "n1"):
             content = node_json(name, gpus=2, allocatable={MILLI: "2000"})
-            self.mirror.node(msgspec.convert(content, NodeObject))
+            self.sync.node(msgspec.convert(content, NodeObject))
         for each in running:
             self.place(*each)
 
@@ -43,7 +43,7 @@ class Live:
         requests, written = {MILLI: device.split(":")[1]}, {DEVICES: f"{device}:0:0"}
         content = pod_json(name, node=where, requests=requests, annotations=written)
         with self.service.exclusive():
-            self.mirror.pod(msgspec.convert(content, PodObject))
+            self.sync.pod(msgspec.convert(content, PodObject))
 
     def asking(self, milli: int) -> dict[str, Any]:
         return pod_json("urgent", requests={MILLI: str(milli)}, spec={"priority": 10})
@@ -63,7 +63,7 @@ class Live:
 
     def ends(self, name: str) -> None:
         with self.service.exclusive():
-            self.mirror.pod_gone(f"uid-{name}")
+            self.sync.pod_gone(f"uid-{name}")
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_whoever_has_found_its_place_has_no_victims_any_more(live) -> None:
     bound["spec"]["nodeName"] = "n1"
     bound["metadata"]["annotations"] = {DEVICES: "0:1000:0:0"}
     with live.service.exclusive():
-        live.mirror.pod(msgspec.convert(bound, PodObject))
+        live.sync.pod(msgspec.convert(bound, PodObject))
     assert not live.service.ledger.awaits_victims()
 
 
@@ -224,7 +224,7 @@ def test_where_kube_scheduler_evicts_nobody_nothing_is_waited_for(live) -> None:
     chosen = live.asking(1000)
     chosen["status"]["nominatedNodeName"] = "n1"
     with live.service.exclusive():
-        live.mirror.pod(msgspec.convert(chosen, PodObject))
+        live.sync.pod(msgspec.convert(chosen, PodObject))
     answer = live.filter(1000, "n0")
     assert "n0" in answer["FailedNodes"]
     assert not answer["Error"]

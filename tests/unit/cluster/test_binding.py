@@ -45,11 +45,11 @@ class Binding:
             offline=False,
             clock=lambda: self.now + time.monotonic(),
         )
-        self.mirror = self.service.mirror
+        self.sync = self.service.sync
         self.binder = Binder(self.service.ledger, self.api.client(), deadline_s=self.deadline_s)
         self.engine = engine
         for obj in self.api.objects[NODES].values():
-            self.mirror.node(msgspec.convert(obj, NodeObject))
+            self.sync.node(msgspec.convert(obj, NodeObject))
         self.watch()
 
     def create(self, name: str, milli: int = 600, **rest: Any) -> None:
@@ -58,10 +58,10 @@ class Binding:
     def watch(self) -> None:
         """The watch catches up."""
         exists = {obj["metadata"]["uid"]: obj for obj in self.api.objects[PODS].values()}
-        for uid in set(self.mirror.pod_uids()) - set(exists):
-            self.mirror.pod_gone(uid)
+        for uid in set(self.sync.pod_uids()) - set(exists):
+            self.sync.pod_gone(uid)
         for obj in exists.values():
-            self.mirror.pod(msgspec.convert(obj, PodObject))
+            self.sync.pod(msgspec.convert(obj, PodObject))
 
     def bind(self, node: str, name: str = "p") -> str:
         return self.binder.bind(BindRequest(name, "ns", f"uid-{name}", node))
@@ -98,7 +98,7 @@ def binding(api) -> Iterator[Binding]:
     made.watch()
     made.settle()
     held = frozenset(made.engine.holds)
-    assert made.mirror.image().differences(made.engine.state, held, frozenset()) == []
+    assert made.sync.charges.observed().differences(made.engine.state, held, frozenset()) == []
     with made.service.ledger.locked() as cluster:
         assert not cluster.pods.assumed and not held
 
@@ -207,7 +207,7 @@ def test_a_binding_that_arrives_late_after_all_is_found(binding) -> None:
     assert binding.free() == (400, 1000)
     binding.create("p", node="a", annotations={DEVICES: "0:600:0:0"})
     binding.settle()
-    assert binding.free() == (400, 1000) and set(binding.mirror.facts) == {"uid-p"}
+    assert binding.free() == (400, 1000) and set(binding.sync.pods) == {"uid-p"}
 
 
 def test_after_an_unknown_end_the_pod_may_go_elsewhere_if_it_is_not_bound(binding) -> None:
@@ -227,7 +227,7 @@ def test_after_an_unknown_end_the_pod_may_not_go_elsewhere_if_it_is_bound(bindin
 
 def test_an_extender_that_was_restarted_between_filter_and_bind_reads_the_pod(binding) -> None:
     binding.restart()
-    binding.mirror.pod_gone("uid-p")  # its watch has not told of the pod yet
+    binding.sync.pod_gone("uid-p")  # its watch has not told of the pod yet
     assert binding.bind("a") == "" and binding.free() == (400, 1000)
     assert "does not exist any more" in binding.bind("a", "nobody")
 
@@ -253,7 +253,7 @@ def test_what_no_longer_fits_is_not_even_asked_for(binding) -> None:
 
 def test_a_hold_that_was_renewed_while_the_pod_was_read_is_kept(binding) -> None:
     """The answer of the API is older than the hold."""
-    waiting = binding.mirror.pending["uid-p"]
+    waiting = binding.sync.pending["uid-p"]
     binding.engine.hold(waiting, "a", binding.now)
 
     def meanwhile(_handler: Any) -> bool:
@@ -269,7 +269,7 @@ def test_a_hold_that_was_renewed_while_the_pod_was_read_is_kept(binding) -> None
 
 
 def test_a_reservation_that_was_made_while_the_pod_was_read_is_kept(binding) -> None:
-    waiting = binding.mirror.pending["uid-p"]
+    waiting = binding.sync.pending["uid-p"]
     binding.engine.hold(waiting, "b", binding.now)
 
     def meanwhile(handler: Any) -> bool:
@@ -305,7 +305,7 @@ def test_every_way_ends_before_the_caller_gives_up(api) -> None:
     try:
         assert binding.bind("a")
         assert len(patience) == 2 and sum(patience) < 0.4 + 0.1
-        binding.mirror.pod_gone("uid-p")
+        binding.sync.pod_gone("uid-p")
         assert binding.bind("b")  # it has to be read first
         assert len(patience) == 3 and patience[-1] < 0.4 + 0.1
         assert time.monotonic() - began < 25  # those waits do end the calls

@@ -22,11 +22,11 @@ GPU, MILLI, WIDGET = "nvidia.com/gpu", "snugfit.io/gpu-milli", "example.com/widg
 @pytest.fixture
 def service() -> Service:
     made = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = made.mirror
+    sync = made.sync
     for name, offered in (
         ("whole", {GPU: "4"}), ("parts", {MILLI: "4000"}), ("plain", {"example.com/gear": "1"})
     ):  # fmt: skip
-        mirror.node(msgspec.convert(node_json(name, allocatable=offered), NodeObject))
+        sync.node(msgspec.convert(node_json(name, allocatable=offered), NodeObject))
     return made
 
 
@@ -74,7 +74,7 @@ IMPLICIT = "deviceclass.resource.kubernetes.io/nic"
 @pytest.fixture
 def with_classes(service: Service) -> Service:
     """Classes stand for whole GPUs and for widgets; another has its implicit name only."""
-    service.mirror.dra.mapped = frozenset({GPU, WIDGET, IMPLICIT})
+    service.sync.charges.nodes.dra.mapped = frozenset({GPU, WIDGET, IMPLICIT})
     return service
 
 

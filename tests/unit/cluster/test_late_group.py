@@ -11,6 +11,7 @@ from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
 from scheduler.kube.objects import PodObject
+from scheduler.kube.observed import ObservedNode
 from scheduler.kube.workloads import statements
 from scheduler.webhook.protocol import decode_filter
 from tests.builders import node
@@ -42,15 +43,14 @@ class Late:
     def __init__(self, gpus: int) -> None:
         self.engine = Engine(ClusterState(), "best-fit")
         self.service = Service(self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0)
-        self.mirror = self.service.mirror
-        self.mirror._models["a"] = node("a", gpus=gpus)
-        self.engine.state.add_node(self.mirror._models["a"])
+        self.sync = self.service.sync
+        self.sync.charges.put_node(ObservedNode(node("a", gpus=gpus)))
         for name in ("m0", "m1"):
             self.watch(name)
 
     def group(self) -> None:
         with self.service.exclusive():
-            assert self.mirror.group(statements(GROUP))
+            assert self.sync.group(statements(GROUP))
 
     def ask(self, name: str) -> None:
         args = decode_filter(msgspec.json.encode({"Pod": _pod(name), "NodeNames": ["a"]}))
@@ -62,7 +62,7 @@ class Late:
         self.service.reserve(request, "a")
 
     def watch(self, name: str, node_name: str = "") -> None:
-        self.mirror.pod(msgspec.convert(_pod(name, node_name), PodObject))
+        self.sync.pod(msgspec.convert(_pod(name, node_name), PodObject))
 
 
 _ASKED = ("ask m0", "ask m1", "bind m0", "bind m1"), ("ask m1", "ask m0", "bind m0", "bind m1")

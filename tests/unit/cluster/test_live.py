@@ -65,7 +65,7 @@ def test_what_is_unreadable_in_a_list_keeps_its_room(api, follow) -> None:
         api.put(PODS, broken)
         api.put(PODS, pod_json("q", node="b"))
         api.compact()
-    eventually(lambda: "uid-q" in following.live.mirror.facts)
+    eventually(lambda: "uid-q" in following.live.sync.pods)
     with following.service.exclusive() as engine:
         assert engine.explain(pod("x", count=1), "b").name == "INSUFFICIENT_DEVICES"
 
@@ -96,7 +96,7 @@ def test_what_is_not_understood_is_named_with_its_effect(api, follow) -> None:
 def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypatch) -> None:
     """A fault of ours: told of, counted, and mended once it is gone."""
     following = follow()
-    apply = following.live.mirror.pod
+    apply = following.live.sync.pod
     faulty = True
 
     def apply_or_fail(obj: Any) -> None:
@@ -104,11 +104,11 @@ def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypat
             raise ZeroDivisionError
         apply(obj)
 
-    monkeypatch.setattr(following.live.mirror, "pod", apply_or_fail)
+    monkeypatch.setattr(following.live.sync, "pod", apply_or_fail)
     for number in range(3):
         api.put(PODS, pod_json(f"p{number}", node="b"))
     following.start()
-    assert set(following.live.mirror.facts) == {"uid-p0", "uid-p2"}
+    assert set(following.live.sync.pods) == {"uid-p0", "uid-p2"}
     assert following.live.figures.faults == 1 and following.metric("snugfit_watch_faults_total")
     faulty = False
     api.put(PODS, pod_json("p1", node="b"))
@@ -197,7 +197,7 @@ def test_an_expired_hold_of_a_pod_that_is_bound_is_never_freed(api, follow) -> N
     api.muted = True
     api.put(PODS, pod_json("p", node="a", requests={MILLI: "600"}))
     with following.service.exclusive() as engine:
-        waiting = dict(following.live.mirror.pending)
+        waiting = dict(following.live.sync.pending)
         for request in waiting.values():
             engine.hold(request, "a", 0.0)  # both are overdue at once
     eventually(lambda: not following.service.holds)
@@ -243,9 +243,9 @@ def test_stopping_ends_every_thread_even_where_the_queue_is_full(api, follow, mo
 def test_a_bind_through_the_verb_ends_on_the_pod_and_in_the_state(api, follow) -> None:
     following = follow().start()
     api.put(PODS, pod_json("p", requests={MILLI: "500"}))
-    eventually(lambda: "uid-p" in following.live.mirror.pending)
+    eventually(lambda: "uid-p" in following.live.sync.pending)
     assert following.service.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
-    eventually(lambda: "uid-p" in following.live.mirror.facts)
+    eventually(lambda: "uid-p" in following.live.sync.pods)
     following.equal()
     assert following.metric('snugfit_binds_total{result="bound"}') == 1
 
@@ -265,11 +265,11 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
     for turn in range(3):
         name = f"p{turn}"
         api.put(PODS, pod_json(name, requests={MILLI: "100"}))
-        eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.pending)
+        eventually(lambda uid=f"uid-{name}": uid in following.live.sync.pending)
         if turn:
             assert "a" in _ask(following, name)
         api.put(PODS, pod_json(name, node="a", requests={MILLI: "100"}))
-        eventually(lambda uid=f"uid-{name}": uid in following.live.mirror.facts)
+        eventually(lambda uid=f"uid-{name}": uid in following.live.sync.pods)
     share.append(following.service.planning_view().pricing.departures)
     assert share == [0.0, 0.0]  # nobody has left
     api.delete(PODS, "p0")
@@ -278,10 +278,10 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
     assert 0 < with_one < 0.01  # one of three, but three are too few to tell
     # A pod that goes without ever having had a node is none that leaves.
     api.put(PODS, pod_json("never", requests={MILLI: "100"}))
-    eventually(lambda: "uid-never" in following.live.mirror.pending)
+    eventually(lambda: "uid-never" in following.live.sync.pending)
     _ask(following, "never")
     api.delete(PODS, "never")
-    eventually(lambda: "uid-never" not in following.live.mirror.pending)
+    eventually(lambda: "uid-never" not in following.live.sync.pending)
     assert following.service.planning_view().pricing.departures == with_one
 
 

@@ -82,8 +82,8 @@ def test_a_gang_that_is_restarted_is_not_bound_by_half(api, follow) -> None:
     for number in range(3):
         api.put(PODS, _member(f"old{number}", 3, node="b", deletionTimestamp=GONE))
         api.put(PODS, _member(f"new{number}", 3))
-    members, gang = following.service.gangs.members, following.live.mirror.groups.gang_of
-    eventually(lambda: "uid-new2" in following.live.mirror.pending)
+    members, gang = following.service.gangs.members, following.live.sync.groups.gang_of
+    eventually(lambda: "uid-new2" in following.live.sync.pending)
     assert not members.running(gang("uid-new2"))
     assert "1 of 3 missing members" in _why(following, "new0")
     for number in range(3):

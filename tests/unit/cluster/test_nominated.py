@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.state import ClusterState
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import PodObject
 from scheduler.webhook.protocol import decode_filter
 from tests.builders import node
@@ -28,20 +28,20 @@ class Clock:
 
 
 @pytest.fixture
-def asked() -> tuple[Service, Mirror, Clock]:
+def asked() -> tuple[Service, Sync, Clock]:
     """A pod that has asked; node a was the only one offered, and is held."""
     clock = Clock()
     engine = Engine(ClusterState([node("a", gpus=1), node("b", gpus=1)]), "best-fit")
     service = Service(engine, ExtenderConfig(hold_ttl_s=30), offline=False, clock=clock)
-    mirror = service.mirror
-    mirror.pod(msgspec.convert(POD, PodObject))
+    sync = service.sync
+    sync.pod(msgspec.convert(POD, PodObject))
     service.filter(decode_filter(msgspec.json.encode({"Pod": POD, "NodeNames": ["a"]})))
     assert service.holds == 1
-    return service, mirror, clock
+    return service, sync, clock
 
 
-def nominate(mirror: Mirror, where: str) -> None:
-    mirror.pod(msgspec.convert(POD | {"status": {"nominatedNodeName": where}}, PodObject))
+def nominate(sync: Sync, where: str) -> None:
+    sync.pod(msgspec.convert(POD | {"status": {"nominatedNodeName": where}}, PodObject))
 
 
 def held(service: Service) -> list[str]:
@@ -50,9 +50,9 @@ def held(service: Service) -> list[str]:
 
 
 def test_a_hold_on_the_nominated_node_lives_on(asked) -> None:
-    service, mirror, clock = asked
+    service, sync, clock = asked
     clock.now = 25.0
-    nominate(mirror, "a")
+    nominate(sync, "a")
     clock.now = 40.0
     assert held(service) == ["a"] and service.overdue() == []
     clock.now = 56.0
@@ -60,13 +60,13 @@ def test_a_hold_on_the_nominated_node_lives_on(asked) -> None:
 
 
 def test_a_hold_elsewhere_is_given_back(asked) -> None:
-    service, mirror, _ = asked
-    nominate(mirror, "b")
+    service, sync, _ = asked
+    nominate(sync, "b")
     assert held(service) == []
 
 
 def test_a_nomination_that_waits_for_victims_holds_nothing(asked) -> None:
-    service, mirror, _ = asked
-    nominate(mirror, "b")
-    nominate(mirror, "b")
-    assert held(service) == [] and "p" in mirror.pending
+    service, sync, _ = asked
+    nominate(sync, "b")
+    nominate(sync, "b")
+    assert held(service) == [] and "p" in sync.pending

@@ -44,7 +44,7 @@ def _recorded(name: str, created: str, **annotations: str) -> dict[str, Any]:
 
 def _unguarded(following) -> int:
     with following.service.exclusive():
-        return following.live.mirror.unprotected
+        return following.live.sync.charges.records.unprotected(following.live.sync.pods)
 
 
 def test_without_a_policy_records_count_as_unguarded(api, follow) -> None:

@@ -324,18 +324,18 @@ def test_victims_make_room_and_none_is_taken_in_vain(running, wanted, suggestion
 
 def test_the_verb_answers_for_many_nodes_and_leaves_hopeless_ones_out() -> None:
     service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = service.mirror
+    sync = service.sync
     for name, gpus in (("a", 1), ("b", 1), ("small", 0)):
-        mirror.node(msgspec.convert(node_json(name, gpus=gpus), NodeObject))
+        sync.node(msgspec.convert(node_json(name, gpus=gpus), NodeObject))
     whole = {"nvidia.com/gpu": "1"}
-    mirror.budgets["ns/b"] = msgspec.convert(
+    sync.budgets["ns/b"] = msgspec.convert(
         {"metadata": {"name": "b", "namespace": "ns"}, "status": {"disruptionsAllowed": 0},
          "spec": {"selector": {"matchLabels": {"app": "db"}}}}, BudgetObject
     )  # fmt: skip
     for name in ("a", "b"):
         labels = {"app": "db"} if name == "b" else {}
         obj = pod_json(f"on-{name}", node=name, requests=whole, labels=labels)
-        mirror.pod(msgspec.convert(obj, PodObject))
+        sync.pod(msgspec.convert(obj, PodObject))
     asking = msgspec.convert(pod_json("w", requests=whole, spec={"priority": 10}), PodObject)
     candidates = dict.fromkeys(("a", "b", "small", "unknown"), ((), 0))
     answer = service.preempt(PreemptArgs(asking, candidates))
@@ -352,9 +352,9 @@ def test_a_call_that_takes_too_long_answers_what_it_has() -> None:
 
     config = ExtenderConfig(preempt_deadline_s=3.0)
     service = Service(Engine(ClusterState()), config, offline=False, clock=clock)
-    mirror = service.mirror
+    sync = service.sync
     for number in range(50):
-        mirror.node(msgspec.convert(node_json(f"n{number}", gpus=1), NodeObject))
+        sync.node(msgspec.convert(node_json(f"n{number}", gpus=1), NodeObject))
     asking = msgspec.convert(pod_json("w", requests={"nvidia.com/gpu": "1"}), PodObject)
     answer = service.preempt(PreemptArgs(asking, {f"n{n}": ((), 0) for n in range(50)}))
     assert 1 <= len(answer) < 50

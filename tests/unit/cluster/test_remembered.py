@@ -75,14 +75,14 @@ def _pod(kind: str, number: int, *, node: str = "") -> dict[str, Any]:
 def test_pods_that_say_very_much_leave_nothing_when_they_go(kind: str, bound: bool) -> None:
     engine = Engine(ClusterState())
     service = Service(engine, ExtenderConfig(), offline=False)
-    mirror = service.mirror
-    mirror.node(node_object("n", gpus=8))
+    sync = service.sync
+    sync.node(node_object("n", gpus=8))
 
     def live_and_die(number: int) -> None:
         content = _pod(kind, number, node="n" if bound else "")
-        mirror.pod(msgspec.convert(content, type(pod_object("x"))))
+        sync.pod(msgspec.convert(content, type(pod_object("x"))))
         service.filter(decode_filter(msgspec.json.encode({"Pod": content, "NodeNames": ["n"]})))
-        mirror.pod_gone(f"uid-p{number}")
+        sync.pod_gone(f"uid-p{number}")
 
     for number in range(3):
         live_and_die(number)
@@ -96,7 +96,7 @@ def test_pods_that_say_very_much_leave_nothing_when_they_go(kind: str, bound: bo
     finally:
         tracemalloc.stop()
     assert kept < 4 * LONG  # of ten times as much, and several copies of it
-    assert mirror.image().differences(engine.state, frozenset(), frozenset()) == []
+    assert sync.charges.observed().differences(engine.state, frozenset(), frozenset()) == []
 
 
 def _request(kind: str) -> PodRequest:
@@ -106,7 +106,7 @@ def _request(kind: str) -> PodRequest:
 def test_rules_that_are_too_long_to_remember_select_nothing_and_stop_no_answer() -> None:
     engine = Engine(ClusterState())
     service = Service(engine, ExtenderConfig(), offline=False)
-    service.mirror.node(node_object("n", gpus=1))
+    service.sync.node(node_object("n", gpus=1))
     for kind in ("values", "terms", "node selector", "tolerations"):
         request = _request(kind)
         assert engine.filter(request, np.arange(1))[0] == Reason.FITS.code

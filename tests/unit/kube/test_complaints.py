@@ -75,14 +75,14 @@ UPDATES: dict[str, Any] = {
 def test_a_pod_that_is_changed_often_has_a_line_or_two(caplog, update, bound: bool) -> None:
     caplog.set_level(logging.INFO)
     service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-    mirror = service.mirror
-    mirror.node(node_object("n", gpus=1))
+    sync = service.sync
+    sync.node(node_object("n", gpus=1))
     for number in range(20):
-        mirror.pod(pod_object("p", node="n" if bound else "", **update(number)))
+        sync.pod(pod_object("p", node="n" if bound else "", **update(number)))
     text = "".join(record.getMessage() for record in caplog.records)
     assert len(caplog.records) <= 3
     assert len(text) < 3000
-    assert all(len(why) <= 400 for why in mirror.unreadable.values())
+    assert all(len(why) <= 400 for why in sync.unreadable.values())
 
 
 def test_an_answer_for_every_node_does_not_repeat_what_a_pod_wrote_at_length(caplog) -> None:

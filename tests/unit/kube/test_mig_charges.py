@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.mig import KNOWN_PROFILES, MEDIA_BIT
 from scheduler.core.state import ClusterState
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.pod_requests import charge_of, pod_request
 from testbed.kube_objects import node_object, pod_object
 from tests.service import Service
@@ -22,15 +22,15 @@ SEVEN = {"nvidia.com/mig-1g.5gb": "7"}
 class Cluster:
     def __init__(self) -> None:
         self.service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = self.service.mirror
+        self.sync: Sync = self.service.sync
         with self.service.exclusive() as engine:
             self.state = engine.state
 
     def node(self, allocatable: dict[str, str]) -> None:
-        self.mirror.node(node_object("a", allocatable=allocatable))
+        self.sync.node(node_object("a", allocatable=allocatable))
 
     def pod(self, name: str, requests: dict[str, str], **rest: Any) -> None:
-        self.mirror.pod(pod_object(name, node="a", requests=requests, **rest))
+        self.sync.pod(pod_object(name, node="a", requests=requests, **rest))
 
     def free(self) -> list[int]:
         """Free slots of each device."""
@@ -46,7 +46,7 @@ class Cluster:
 def cluster() -> Any:
     made = Cluster()
     yield made
-    assert made.mirror.image().differences(made.state, frozenset(), frozenset()) == []
+    assert made.sync.charges.observed().differences(made.state, frozenset(), frozenset()) == []
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_nothing_asked_for_besides_makes_instances_free(cluster, more) -> None:
     cluster.node(SEVEN)
     cluster.pod("p", SEVEN | more)
     assert cluster.free() == [0]
-    cluster.mirror.pod_gone("uid-p")
+    cluster.sync.pod_gone("uid-p")
     assert cluster.free() == [7]
 
 
@@ -80,9 +80,9 @@ def test_the_pod_that_stays_has_the_slots(cluster, leaves) -> None:
     cluster.node({"nvidia.com/mig-7g.40gb": "1"})
     for name in ("p1", "p2"):
         cluster.pod(name, {"nvidia.com/mig-7g.40gb": "1"})
-    cluster.mirror.pod_gone(leaves)
+    cluster.sync.pod_gone(leaves)
     assert cluster.free() == [0]
-    cluster.mirror.pod_gone(*({"uid-p1", "uid-p2"} - {leaves}))
+    cluster.sync.pod_gone(*({"uid-p1", "uid-p2"} - {leaves}))
     assert cluster.free() == [8]
 
 
@@ -92,7 +92,7 @@ def test_whoever_claims_the_slots_of_another_gets_those_that_become_free(cluster
     for number in range(4):
         cluster.pod(f"p{number}", {"nvidia.com/mig-3g.20gb": "1"})
     for left, uid in enumerate(order, start=1):
-        cluster.mirror.pod_gone(uid)
+        cluster.sync.pod_gone(uid)
         assert sum(cluster.free()) == 4 * max(0, left - 2)
 
 
@@ -180,5 +180,5 @@ def test_a_pod_with_any_quantity_is_charged_and_taken_back(
     }[where]
     cluster.pod("p", {resource: "0.5"}, spec=spec)
     assert "uid-p" in cluster.state.placements
-    cluster.mirror.pod_gone("uid-p")
+    cluster.sync.pod_gone("uid-p")
     assert cluster.state.gpu_free[cluster.state.row("a"), :2].tolist() == [1000, 1000]

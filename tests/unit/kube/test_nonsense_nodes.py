@@ -96,21 +96,21 @@ WORTHLESS: dict[str, dict[str, Any]] = {
 
 
 class Cluster:
-    """One node that is well and a mirror to show others to."""
+    """One node that is well and a sync to show others to."""
 
     def __init__(self) -> None:
         service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror = service.mirror
+        self.sync = service.sync
         with service.exclusive() as engine:
             self.engine = engine
-        self.mirror.node(node_object("well", gpus=2))
-        self.mirror.pod(pod_object("p", node="well", requests={"nvidia.com/gpu": "1"}))
+        self.sync.node(node_object("well", gpus=2))
+        self.sync.pod(pod_object("p", node="well", requests={"nvidia.com/gpu": "1"}))
 
     def fits(self, node: str, **request: Any) -> bool:
         return self.engine.explain(pod("x", cpu=1, memory=1, **request), node) is Reason.FITS
 
     def differences(self) -> list[str]:
-        image = self.mirror.image()
+        image = self.sync.charges.observed()
         return image.differences(self.engine.state, frozenset(), frozenset())
 
 
@@ -119,7 +119,7 @@ def cluster() -> Any:
     made = Cluster()
     yield made
     assert made.fits("well", count=1) and not made.fits("well", count=2)
-    made.mirror.node(node_object("late", gpus=4))
+    made.sync.node(node_object("late", gpus=4))
     assert made.fits("late", count=4)
     assert made.differences() == []
 
@@ -128,35 +128,35 @@ def cluster() -> Any:
 def test_a_node_whose_devices_cannot_be_has_none_and_is_named(
     cluster: Cluster, said: dict[str, Any]
 ) -> None:
-    cluster.mirror.node(node_object("bad", **said))
-    assert list(cluster.mirror.unreadable) == ["Node bad"]
+    cluster.sync.node(node_object("bad", **said))
+    assert list(cluster.sync.unreadable) == ["Node bad"]
     assert cluster.fits("bad")
     assert not cluster.fits("bad", count=1) and not cluster.fits("bad", milli=1)
-    cluster.mirror.node(node_object("bad", gpus=3))
-    assert cluster.mirror.unreadable == {}
+    cluster.sync.node(node_object("bad", gpus=3))
+    assert cluster.sync.unreadable == {}
     assert cluster.fits("bad", count=3)
 
 
 @pytest.mark.parametrize("said", WORTHLESS.values(), ids=WORTHLESS)
 def test_a_node_that_cannot_be_is_empty_and_named(cluster: Cluster, said: dict[str, Any]) -> None:
-    cluster.mirror.node(node_object("bad", gpus=1, **said))
-    assert list(cluster.mirror.unreadable) == ["Node bad"]
+    cluster.sync.node(node_object("bad", gpus=1, **said))
+    assert list(cluster.sync.unreadable) == ["Node bad"]
     assert not cluster.fits("bad")
-    cluster.mirror.node(node_object("bad", gpus=3))
+    cluster.sync.node(node_object("bad", gpus=3))
     assert cluster.fits("bad", count=3)
 
 
 @pytest.mark.parametrize("said", [NONSENSE["gpus without end"], WORTHLESS["pods"]])
 def test_its_pods_are_charged_once_it_is_well_again(cluster: Cluster, said: dict[str, Any]) -> None:
-    cluster.mirror.pod(pod_object("q", node="bad", requests={"nvidia.com/gpu": "2"}))
-    cluster.mirror.node(node_object("bad", **said))
-    cluster.mirror.node(node_object("bad", gpus=3))
+    cluster.sync.pod(pod_object("q", node="bad", requests={"nvidia.com/gpu": "2"}))
+    cluster.sync.node(node_object("bad", **said))
+    cluster.sync.node(node_object("bad", gpus=3))
     assert cluster.fits("bad", count=1) and not cluster.fits("bad", count=2)
 
 
 def test_a_node_without_devices_may_carry_any_label(cluster: Cluster) -> None:
-    cluster.mirror.node(node_object("plain", labels={"nvidia.com/gpu.memory": "none"}))
-    assert cluster.mirror.unreadable == {}
+    cluster.sync.node(node_object("plain", labels={"nvidia.com/gpu.memory": "none"}))
+    assert cluster.sync.unreadable == {}
     assert cluster.fits("plain")
 
 

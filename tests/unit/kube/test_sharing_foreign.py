@@ -14,7 +14,7 @@ from scheduler.core.model import Reason
 from scheduler.kube.installation import State, node_reports
 from testbed.kube_objects import node_json, node_object, pod_json, pod_object
 from tests.builders import pod
-from tests.unit.kube.test_mirror import Cluster
+from tests.unit.cluster.test_sync import Cluster
 
 KOORD = {"koordinator.sh/gpu-core": "400", "koordinator.sh/gpu-memory-ratio": "400"}
 HALF = {"koordinator.sh/gpu-core": "50", "koordinator.sh/gpu-memory-ratio": "50"}
@@ -52,49 +52,49 @@ def _full(cluster: Cluster, node: str = "a") -> int:
     ],
 )
 def test_as_many_devices_as_a_pod_may_be_on_are_withheld(cluster, offers, asks, left) -> None:
-    cluster.mirror.node(node_object("a", gpus=4, allocatable=offers))
-    cluster.mirror.pod(pod_object("p", node="a", requests=asks))
+    cluster.sync.node(node_object("a", gpus=4, allocatable=offers))
+    cluster.sync.pod(pod_object("p", node="a", requests=asks))
     assert _full(cluster) == left
-    (why,) = cluster.mirror.ambiguous_nodes.values()
+    (why,) = cluster.sync.charges.protocols.ambiguous_nodes.values()
     assert "records are not read" in why
-    cluster.mirror.pod_gone("uid-p")
-    assert _full(cluster) == 4 and not cluster.mirror.ambiguous_nodes
+    cluster.sync.pod_gone("uid-p")
+    assert _full(cluster) == 4 and not cluster.sync.charges.protocols.ambiguous_nodes
 
 
 def test_holds_stay_while_what_a_node_has_besides_changes(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "9G"}))
+    cluster.sync.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "9G"}))
     cluster.engine.hold(pod("held", count=2), "a", until=1e9)
     before = cluster.state.placements["held"]
-    cluster.mirror.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "8G"}))
+    cluster.sync.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "8G"}))
     assert cluster.state.placements["held"] is before
     assert cluster.state.nodes[0].counted == {"ephemeral-storage": 8 * 10**9}
 
 
 def test_each_pod_may_be_on_a_device_of_its_own(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=4, allocatable=KOORD))
+    cluster.sync.node(node_object("a", gpus=4, allocatable=KOORD))
     for name in ("p", "q", "r"):
-        cluster.mirror.pod(pod_object(name, node="a", requests=HALF))
+        cluster.sync.pod(pod_object(name, node="a", requests=HALF))
     assert _full(cluster) == 1
     assert cluster.verdict("a", count=2) is Reason.INSUFFICIENT_DEVICES
 
 
 def test_an_annotation_says_nothing_and_nor_does_a_resource_that_the_node_lacks(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=4))
+    cluster.sync.node(node_object("a", gpus=4))
     record = {RECORD: json.dumps({"gpu": [{"minor": 0}]})}
-    cluster.mirror.pod(pod_object("p", node="a", annotations=record))
-    cluster.mirror.pod(pod_object("q", node="a", requests=HALF))
-    assert _full(cluster) == 4 and not cluster.mirror.ambiguous_nodes
-    cluster.mirror.node(node_object("a", gpus=4, allocatable=KOORD))
+    cluster.sync.pod(pod_object("p", node="a", annotations=record))
+    cluster.sync.pod(pod_object("q", node="a", requests=HALF))
+    assert _full(cluster) == 4 and not cluster.sync.charges.protocols.ambiguous_nodes
+    cluster.sync.node(node_object("a", gpus=4, allocatable=KOORD))
     assert _full(cluster) == 3
 
 
 def test_where_no_device_can_be_told_all_of_them_are_withheld(cluster) -> None:
     mig = {"nvidia.com/mig-3g.20gb": "2", **KOORD}
-    cluster.mirror.node(node_object("a", allocatable=mig, product=A100))
-    cluster.mirror.pod(pod_object("p", node="a", requests=HALF))
-    assert cluster.mirror.uncertain_nodes == {"a"}
-    cluster.mirror.pod_gone("uid-p")
-    assert not cluster.mirror.uncertain_nodes
+    cluster.sync.node(node_object("a", allocatable=mig, product=A100))
+    cluster.sync.pod(pod_object("p", node="a", requests=HALF))
+    assert cluster.sync.charges.nodes.uncertain == {"a"}
+    cluster.sync.pod_gone("uid-p")
+    assert not cluster.sync.charges.nodes.uncertain
 
 
 def test_doctor_names_the_system() -> None:

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.model import Reason
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 from scheduler.kube.installation import State, node_reports
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.nodes import node_of
 from scheduler.kube.pod_requests import pod_request
 from testbed.kube_objects import node_object, pod_object
@@ -68,10 +68,10 @@ class Seen:
 
     def __init__(self, node: Any, *pods: Any) -> None:
         service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = service.mirror
-        self.mirror.node(node)
+        self.sync: Sync = service.sync
+        self.sync.node(node)
         for pod in pods:
-            self.mirror.pod(pod)
+            self.sync.pod(pod)
         with service.exclusive() as engine:
             self.state = engine.state
 
@@ -85,12 +85,12 @@ class Seen:
 
     @property
     def problem(self) -> str:
-        return self.mirror.unreadable.get("Pod ns/p", "")
+        return self.sync.unreadable.get("Pod ns/p", "")
 
 
 def _seen(node: Any, pod: Any) -> Seen:
     seen = Seen(node, pod)
-    assert not seen.mirror.uncertain_nodes
+    assert not seen.sync.charges.nodes.uncertain
     return seen
 
 
@@ -309,8 +309,8 @@ def test_while_the_device_plugin_is_away_its_devices_take_nobody_and_keep_their_
     away.status.allocatable["nvidia.com/gpu"] = "0"
     assert [d.healthy for d in node_of(away).devices] == [False, False]
     seen = Seen(_node(), _pod("GPU-1,NVIDIA,1000,0:;", 1000))
-    seen.mirror.node(away)
-    seen.mirror.node(_node())
+    seen.sync.node(away)
+    seen.sync.node(_node())
     assert seen.free_mib() == [SIZE, SIZE - 1000] and not seen.problem
 
 
@@ -357,7 +357,7 @@ def test_what_is_counted_by_its_own_name_is_no_second_way_to_the_same_devices(
 def _refused(node: Any, why: str) -> None:
     """No device is given out, and the node is named, live and by doctor."""
     seen = Seen(node)
-    assert why in seen.mirror.unreadable["Node a"]
+    assert why in seen.sync.unreadable["Node a"]
     assert seen.free_mib() == []
     (report,) = node_reports([node])
     assert report.state is State.FAILED and why in report.remark

@@ -8,13 +8,13 @@ import msgspec
 import pytest
 
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DeviceShare, GpuRequest, Placement, Reason
 from scheduler.core.state import ClusterState
 from scheduler.files.load import load_workload
 from scheduler.files.workload import place_bound
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.nodes import node_of
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.table import (
@@ -47,11 +47,11 @@ JSON = msgspec.json.encode(
 
 
 class Cluster:
-    """A mirror and the verdicts that follow from it."""
+    """A sync and the verdicts that follow from it."""
 
     def __init__(self, names: ResourceNames | None = None) -> None:
         service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False, names=names)
-        self.mirror: Mirror = service.mirror
+        self.sync: Sync = service.sync
         with service.exclusive() as engine:
             self.engine = engine
 
@@ -68,7 +68,9 @@ class Cluster:
 def cluster() -> Any:
     made = Cluster()
     yield made
-    differences = made.mirror.image().differences(made.engine.state, frozenset(), frozenset())
+    differences = made.sync.charges.observed().differences(
+        made.engine.state, frozenset(), frozenset()
+    )
     assert differences == []
 
 
@@ -111,43 +113,43 @@ def test_a_hami_node_has_the_devices_of_its_register_not_its_slots(register) -> 
 @pytest.mark.parametrize("register", [SEVEN, NINE, JSON], ids=["seven", "nine", "json"])
 def test_a_hami_allocation_counts_on_the_device_that_has_the_uuid(cluster, register) -> None:
     """Two containers of one pod on the second device: 3 and 5 GB of 32, and 30 % of the cores."""
-    cluster.mirror.node(_hami_node(register))
+    cluster.sync.node(_hami_node(register))
     allocated = f"{UUIDS[1]},NVIDIA,3000,0:;{UUIDS[1]},NVIDIA,5000,30:;"
-    cluster.mirror.pod(_hami_pod("p", allocated, ALLOCATED, (3000, 0), (5000, 30)))
+    cluster.sync.pod(_hami_pod("p", allocated, ALLOCATED, (3000, 0), (5000, 30)))
     assert cluster.free() == [1000, 1000 - 91 - 300]
     assert cluster.engine.state.device_mem_free[0].tolist()[:2] == [32768, 24768]
     assert cluster.verdict(count=1) is Reason.FITS
     assert cluster.verdict(count=2) is Reason.INSUFFICIENT_DEVICES
-    cluster.mirror.pod_gone("uid-p")
+    cluster.sync.pod_gone("uid-p")
     assert cluster.free() == [1000, 1000]
 
 
 def test_a_hami_decision_counts_before_its_device_plugin_has_carried_it_out(cluster) -> None:
-    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,32768,100:;",
+    cluster.sync.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,32768,100:;",
                                  "hami.io/vgpu-devices-to-allocate", (32768, 100)))  # fmt: skip
-    cluster.mirror.node(_hami_node())
+    cluster.sync.node(_hami_node())
     assert cluster.free() == [0, 1000]
 
 
 def test_a_hami_device_whose_uuid_is_gone_is_charged_to_one_that_nobody_names(cluster) -> None:
     """The others are known by their UUIDs, so that nobody else has to lose anything."""
-    cluster.mirror.node(_hami_node())
-    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[1]},NVIDIA,3000,0:;"))
+    cluster.sync.node(_hami_node())
+    cluster.sync.pod(_hami_pod("p", f"{UUIDS[1]},NVIDIA,3000,0:;"))
     replaced = NINE.replace(UUIDS[1], "GPU-another")
-    cluster.mirror.node(_hami_node(replaced))
-    assert sorted(cluster.free()) == [909, 1000] and not cluster.mirror.uncertain_nodes
-    assert "does not offer any more" in cluster.mirror.unreadable["Pod ns/p"]
-    cluster.mirror.node(_hami_node(NINE))
-    assert cluster.free() == [1000, 909] and not cluster.mirror.unreadable
+    cluster.sync.node(_hami_node(replaced))
+    assert sorted(cluster.free()) == [909, 1000] and not cluster.sync.charges.nodes.uncertain
+    assert "does not offer any more" in cluster.sync.unreadable["Pod ns/p"]
+    cluster.sync.node(_hami_node(NINE))
+    assert cluster.free() == [1000, 909] and not cluster.sync.unreadable
 
 
 def test_hami_devices_that_change_places_keep_their_pods(cluster) -> None:
-    cluster.mirror.node(_hami_node())
+    cluster.sync.node(_hami_node())
     allocated = f"{UUIDS[1]},NVIDIA,32768,0:;"
-    cluster.mirror.pod(_hami_pod("p", allocated, ALLOCATED, (32768, 0)))
+    cluster.sync.pod(_hami_pod("p", allocated, ALLOCATED, (32768, 0)))
     assert cluster.free() == [1000, 0]
     swapped = NINE.replace("true,1,", "true,x,").replace("true,0,", "true,1,")
-    cluster.mirror.node(_hami_node(swapped.replace("true,x,", "true,0,")))
+    cluster.sync.node(_hami_node(swapped.replace("true,x,", "true,0,")))
     assert cluster.free() == [0, 1000]
 
 
@@ -166,47 +168,47 @@ def test_hami_devices_that_change_places_keep_their_pods(cluster) -> None:
     ],
 )
 def test_a_hami_record_that_cannot_be_believed_costs_what_the_pod_asks_for(cluster, record) -> None:
-    cluster.mirror.node(_hami_node())
-    cluster.mirror.pod(_hami_pod("p", record))
-    assert sorted(cluster.free()) == [909, 1000] and "Pod ns/p" in cluster.mirror.unreadable
-    assert not cluster.mirror.uncertain_nodes
-    cluster.mirror.pod_gone("uid-p")
-    assert cluster.free() == [1000, 1000] and not cluster.mirror.unreadable
+    cluster.sync.node(_hami_node())
+    cluster.sync.pod(_hami_pod("p", record))
+    assert sorted(cluster.free()) == [909, 1000] and "Pod ns/p" in cluster.sync.unreadable
+    assert not cluster.sync.charges.nodes.uncertain
+    cluster.sync.pod_gone("uid-p")
+    assert cluster.free() == [1000, 1000] and not cluster.sync.unreadable
 
 
 def test_hami_gives_all_of_a_device_to_whoever_states_no_memory(cluster) -> None:
     """Unless HAMi is configured otherwise, and we with it."""
-    cluster.mirror.node(_hami_node())
+    cluster.sync.node(_hami_node())
     plain = {"nvidia.com/gpu": "1"}
     annotations = {ALLOCATED: f"{UUIDS[1]},NVIDIA,1,0:;"}
-    cluster.mirror.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
-    assert sorted(cluster.free()) == [0, 1000] and "Pod ns/p" in cluster.mirror.unreadable
+    cluster.sync.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
+    assert sorted(cluster.free()) == [0, 1000] and "Pod ns/p" in cluster.sync.unreadable
     annotations = {ALLOCATED: f"{UUIDS[1]},NVIDIA,32768,0:;"}
-    cluster.mirror.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
-    assert cluster.free() == [1000, 0] and not cluster.mirror.unreadable
+    cluster.sync.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
+    assert cluster.free() == [1000, 0] and not cluster.sync.unreadable
     default = Cluster(ResourceNames(hami_default_mib=8192))
-    default.mirror.node(_hami_node())
+    default.sync.node(_hami_node())
     annotations = {ALLOCATED: f"{UUIDS[1]},NVIDIA,8192,0:;"}
-    default.mirror.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
+    default.sync.pod(pod_object("p", node="a", requests=plain, annotations=annotations))
     assert default.free() == [1000, 750]
 
 
 def test_hami_in_percent_and_in_units(cluster) -> None:
-    cluster.mirror.node(_hami_node())
+    cluster.sync.node(_hami_node())
     requests = {"nvidia.com/gpu": "2", "nvidia.com/gpumem-percentage": "25"}
     record = {ALLOCATED: ":".join(f"{uuid},NVIDIA,8192,0" for uuid in UUIDS) + ":;"}
-    cluster.mirror.pod(pod_object("p", node="a", requests=requests, annotations=record))
-    assert cluster.free() == [750, 750] and not cluster.mirror.unreadable
+    cluster.sync.pod(pod_object("p", node="a", requests=requests, annotations=record))
+    assert cluster.free() == [750, 750] and not cluster.sync.unreadable
     units = Cluster(ResourceNames(hami_unit_mib=1024))
-    units.mirror.node(_hami_node())
-    units.mirror.pod(_hami_pod("q", f"{UUIDS[0]},NVIDIA,16384,0:;", ALLOCATED, (16, 0)))
+    units.sync.node(_hami_node())
+    units.sync.pod(_hami_pod("q", f"{UUIDS[0]},NVIDIA,16384,0:;", ALLOCATED, (16, 0)))
     assert units.free() == [500, 1000]
 
 
 @pytest.mark.parametrize("register", ["[{", "GPU-x,1,2:", "GPU-x,1,many,100,T,0,true:"])
 def test_a_hami_register_that_cannot_be_read_gives_nothing_away(cluster, register) -> None:
-    cluster.mirror.node(_hami_node(register))
-    assert "Node a" in cluster.mirror.unreadable and cluster.free() == []
+    cluster.sync.node(_hami_node(register))
+    assert "Node a" in cluster.sync.unreadable and cluster.free() == []
     assert cluster.verdict() is Reason.FITS
 
 
@@ -227,34 +229,36 @@ HALF = {
 
 
 def test_a_device_that_kai_shares_is_taken_whole_by_its_reservation(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=2))
-    cluster.mirror.pod(pod_object("reservation", node="a", **RESERVATION))
+    cluster.sync.node(node_object("a", gpus=2))
+    cluster.sync.pod(pod_object("reservation", node="a", **RESERVATION))
     for name in ("p", "q"):
-        cluster.mirror.pod(pod_object(name, node="a", **HALF))
-    assert cluster.free() == [0, 1000] and not cluster.mirror.uncertain_nodes
-    assert cluster.mirror.ambiguous_nodes == {}
-    cluster.mirror.pod(pod_object("whole", node="a", requests={"nvidia.com/gpu": "1"}))
+        cluster.sync.pod(pod_object(name, node="a", **HALF))
+    assert cluster.free() == [0, 1000] and not cluster.sync.charges.nodes.uncertain
+    assert cluster.sync.charges.protocols.ambiguous_nodes == {}
+    cluster.sync.pod(pod_object("whole", node="a", requests={"nvidia.com/gpu": "1"}))
     assert cluster.free() == [0, 0]
-    assert cluster.mirror.ambiguous_nodes == {}, "both have theirs from the device plugin"
+    assert cluster.sync.charges.protocols.ambiguous_nodes == {}, (
+        "both have theirs from the device plugin"
+    )
 
 
 def test_a_group_that_nobody_has_reserved_takes_nothing(cluster) -> None:
     """It is a wish on a pod that asks for no device."""
-    cluster.mirror.pod(pod_object("p", node="a", **HALF))
-    cluster.mirror.node(node_object("a", gpus=2))
-    assert cluster.free() == [1000, 1000] and not cluster.mirror.uncertain_nodes
-    cluster.mirror.pod(pod_object("reservation", node="a", **RESERVATION))
+    cluster.sync.pod(pod_object("p", node="a", **HALF))
+    cluster.sync.node(node_object("a", gpus=2))
+    assert cluster.free() == [1000, 1000] and not cluster.sync.charges.nodes.uncertain
+    cluster.sync.pod(pod_object("reservation", node="a", **RESERVATION))
     assert cluster.free() == [0, 1000]
-    cluster.mirror.pod_gone("uid-reservation")
+    cluster.sync.pod_gone("uid-reservation")
     assert cluster.free() == [1000, 1000]
 
 
 def test_a_group_on_a_pod_that_asks_for_a_device_frees_none(cluster) -> None:
     """Nor does a pod that looks like a reservation but stands in its owner's namespace."""
-    cluster.mirror.node(node_object("a", gpus=2))
+    cluster.sync.node(node_object("a", gpus=2))
     own = {**RESERVATION, "namespace": "tenant"}
-    cluster.mirror.pod(pod_object("self-made", node="a", **own))
-    cluster.mirror.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "1"}, **{
+    cluster.sync.pod(pod_object("self-made", node="a", **own))
+    cluster.sync.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "1"}, **{
         key: HALF[key] for key in ("annotations", "labels")}))  # fmt: skip
     assert cluster.free() == [0, 0]
 
@@ -281,22 +285,22 @@ def _share_pod(name: str, amount: int, index: str = "", **rest: Any) -> Any:
 
 
 def test_a_gpushare_node_has_equal_devices_and_its_pods_are_on_their_index(cluster) -> None:
-    cluster.mirror.node(_share_node())
-    cluster.mirror.pod(_share_pod("p", 8, "1"))
+    cluster.sync.node(_share_node())
+    cluster.sync.pod(_share_pod("p", 8, "1"))
     state = cluster.engine.state
     assert state.device_mem_free[0].tolist()[:2] == [32 * 1024, 24 * 1024]
     assert cluster.free() == [1000, 750]
-    cluster.mirror.pod(_share_pod("q", 24))
-    request = cluster.mirror.pending["uid-q"]
+    cluster.sync.pod(_share_pod("q", 24))
+    request = cluster.sync.pending["uid-q"]
     assert request.gpu == GpuRequest(memory_mib=24 * 1024, resource="aliyun.com/gpu-mem")
     assert cluster.engine.choose(request, "a").devices[0].index in (0, 1)
     assert cluster.verdict(memory_mib=33 * 1024, resource="aliyun.com/gpu-mem") is not Reason.FITS
 
 
 def test_what_we_bind_is_what_gpushares_device_plugin_looks_for(cluster) -> None:
-    cluster.mirror.node(_share_node())
-    cluster.mirror.pod(_share_pod("q", 24))
-    placement = cluster.engine.choose(cluster.mirror.pending["uid-q"], "a")
+    cluster.sync.node(_share_node())
+    cluster.sync.pod(_share_pod("q", 24))
+    placement = cluster.engine.choose(cluster.sync.pending["uid-q"], "a")
     node = cluster.engine.state.nodes[0]
     index = str(placement.devices[0].index)
     assert gpushare_annotations(placement, node, NAMES, 1_700_000_000_000_000_000) == {
@@ -311,26 +315,26 @@ def test_what_we_bind_is_what_gpushares_device_plugin_looks_for(cluster) -> None
 
 
 def test_a_gpushare_index_that_is_gone_is_charged_to_a_device_that_nobody_names(cluster) -> None:
-    cluster.mirror.node(_share_node())
-    cluster.mirror.pod(_share_pod("p", 8, "1"))
-    cluster.mirror.node(_share_node("32", "1"))
-    assert cluster.free() == [750] and "Pod ns/p" in cluster.mirror.unreadable
+    cluster.sync.node(_share_node())
+    cluster.sync.pod(_share_pod("p", 8, "1"))
+    cluster.sync.node(_share_node("32", "1"))
+    assert cluster.free() == [750] and "Pod ns/p" in cluster.sync.unreadable
 
 
 @pytest.mark.parametrize("index", ["-1", "q", "9" * 5000, "\u0661", "7", " 1", "1.0"])
 def test_a_gpushare_index_that_is_none_costs_what_the_pod_asks_for(cluster, index) -> None:
-    cluster.mirror.node(_share_node())
-    cluster.mirror.pod(_share_pod("q", 8, index))
-    assert sorted(cluster.free()) == [750, 1000] and "Pod ns/q" in cluster.mirror.unreadable
+    cluster.sync.node(_share_node())
+    cluster.sync.pod(_share_pod("q", 8, index))
+    assert sorted(cluster.free()) == [750, 1000] and "Pod ns/q" in cluster.sync.unreadable
 
 
 @pytest.mark.parametrize("amount", ["1", "", "999999999", "9" * 5000])
 def test_a_gpushare_amount_is_the_requests_and_not_the_records(cluster, amount) -> None:
     pod = _share_pod("q", 8, "1")
     pod.metadata.annotations["ALIYUN_COM_GPU_MEM_POD"] = amount
-    cluster.mirror.node(_share_node())
-    cluster.mirror.pod(pod)
-    assert sorted(cluster.free()) == [750, 1000] and "Pod ns/q" in cluster.mirror.unreadable
+    cluster.sync.node(_share_node())
+    cluster.sync.pod(pod)
+    assert sorted(cluster.free()) == [750, 1000] and "Pod ns/q" in cluster.sync.unreadable
 
 
 def test_gpushare_may_count_in_mebibytes() -> None:
@@ -348,8 +352,8 @@ def test_a_gpushare_binding_reaches_the_pod_over_the_api() -> None:
 
     with serving() as api:
         service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        mirror = service.mirror
-        mirror.node(_share_node())
+        sync = service.sync
+        sync.node(_share_node())
         spec = {"containers": [{"resources": {"limits": {"aliyun.com/gpu-mem": 8}}}]}
         api.put(PODS, pod_json("p", spec=spec))
         binder = Binder(service.ledger, api.client(), deadline_s=5)
@@ -366,21 +370,21 @@ def test_a_gpushare_binding_reaches_the_pod_over_the_api() -> None:
 
 def test_protocols_that_do_not_know_of_each_other_are_reported(cluster) -> None:
     """The device plugin may hand out the very device that is shared."""
-    cluster.mirror.node(node_object("a", gpus=2, allocatable={"snugfit.io/gpu-milli": "2000"}))
-    cluster.mirror.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "1"}))
-    assert cluster.mirror.ambiguous_nodes == {}
-    cluster.mirror.pod(pod_object("q", node="a", requests={"snugfit.io/gpu-milli": "300"}))
-    (why,) = cluster.mirror.ambiguous_nodes.values()
+    cluster.sync.node(node_object("a", gpus=2, allocatable={"snugfit.io/gpu-milli": "2000"}))
+    cluster.sync.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "1"}))
+    assert cluster.sync.charges.protocols.ambiguous_nodes == {}
+    cluster.sync.pod(pod_object("q", node="a", requests={"snugfit.io/gpu-milli": "300"}))
+    (why,) = cluster.sync.charges.protocols.ambiguous_nodes.values()
     assert "snugfit.io/gpu-milli and the device plugin" in why and "picks by itself" in why
-    cluster.mirror.pod_gone("uid-p")
-    assert cluster.mirror.ambiguous_nodes == {}
+    cluster.sync.pod_gone("uid-p")
+    assert cluster.sync.charges.protocols.ambiguous_nodes == {}
 
 
 def test_a_plain_pod_on_a_hami_node_is_reported(cluster) -> None:
-    cluster.mirror.node(_hami_node())
-    cluster.mirror.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,3000,0:;"))
-    cluster.mirror.pod(pod_object("q", node="a", requests={"nvidia.com/gpu": "1"}))
-    assert list(cluster.mirror.ambiguous_nodes) == ["a"]
+    cluster.sync.node(_hami_node())
+    cluster.sync.pod(_hami_pod("p", f"{UUIDS[0]},NVIDIA,3000,0:;"))
+    cluster.sync.pod(pod_object("q", node="a", requests={"nvidia.com/gpu": "1"}))
+    assert list(cluster.sync.charges.protocols.ambiguous_nodes) == ["a"]
 
 
 def test_it_is_said_who_picks_a_device() -> None:
@@ -436,9 +440,9 @@ def test_a_dump_is_understood_like_a_live_cluster(cluster, tmp_path, node, pods,
     workload = load_workload(path)
     engine = Engine(ClusterState(workload.nodes))
     place_bound(engine, workload)
-    cluster.mirror.node(node)
+    cluster.sync.node(node)
     for one in pods:
-        cluster.mirror.pod(one)
+        cluster.sync.pod(one)
     live = cluster.engine.state.placements
     for uid, placement in engine.state.placements.items():
         assert placement.devices == live[uid].devices

@@ -11,6 +11,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, PodRequest
 from scheduler.core.state import ClusterState
 from scheduler.kube.objects import PodObject
+from scheduler.kube.observed import ObservedNode
 from scheduler.kube.workloads import statements
 from tests.builders import node
 from tests.service import Service
@@ -33,14 +34,13 @@ def _job(name: str, size: int, after: str = "") -> dict[str, Any]:
 
 
 class Live:
-    """A service with a mirror of one node, told what the API would say."""
+    """A service with a sync of one node, told what the API would say."""
 
     def __init__(self) -> None:
         self.engine = Engine(ClusterState(), "best-fit")
         service = Service(self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0)
-        self.mirror, self.adoption = service.mirror, service.gangs
-        self.mirror._models["a"] = node("a", gpus=8)
-        self.engine.state.add_node(self.mirror._models["a"])
+        self.sync, self.adoption = service.sync, service.gangs
+        self.sync.charges.put_node(ObservedNode(node("a", gpus=8)))
 
     def pod(self, name: str, on: str = "", *, going: bool = False, phase: str = "") -> None:
         metadata = {"name": name, "namespace": "default", "uid": name}
@@ -53,10 +53,10 @@ class Live:
             "spec": {"containers": [{"resources": wants}], **({"nodeName": on} if on else {})},
             "status": {"phase": phase or ("Running" if on else "Pending")},
         }
-        self.mirror.pod(msgspec.convert(content, PodObject))
+        self.sync.pod(msgspec.convert(content, PodObject))
 
     def asks(self, name: str) -> PodRequest:
-        return self.mirror.pending[name]
+        return self.sync.pending[name]
 
     @property
     def free(self) -> int:
@@ -65,7 +65,7 @@ class Live:
 
 def test_pods_that_are_going_keep_their_devices_and_are_no_members() -> None:
     live = Live()
-    live.mirror.group(statements(_jobset(_job("w", 4))))
+    live.sync.group(statements(_jobset(_job("w", 4))))
     for n in range(4):
         live.pod(f"js-w-0-{n}-old", on="a")
     live.pod("js-w-0-0-new")
@@ -75,7 +75,7 @@ def test_pods_that_are_going_keep_their_devices_and_are_no_members() -> None:
     assert live.adoption.members.missing(WHOLE) == 4 and live.free == 4
     assert live.adoption.concerns(live.asks("js-w-0-0-new"))
     for n in range(4):
-        live.mirror.pod_gone(f"js-w-0-{n}-old")
+        live.sync.pod_gone(f"js-w-0-{n}-old")
     assert live.adoption.members.missing(WHOLE) == 4 and live.free == 8
     live.pod("js-w-0-0-new", going=True)
     assert live.asks("js-w-0-0-new").gang is None
@@ -90,14 +90,14 @@ def test_members_learn_their_stage_whenever_their_object_is_known() -> None:
         live.pod(f"js-train-0-{n}")
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {WHOLE}
     stated = statements(_jobset(_job("step", 1), _job("train", 3, after="step")))
-    assert live.mirror.group(stated) and not live.mirror.group(stated)
+    assert live.sync.group(stated) and not live.sync.group(stated)
     members = live.adoption.members
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {TRAIN}
     assert live.asks("js-train-0-1").role == "train"
     assert (members.missing(TRAIN), members.missing(STEP)) == (3, 0)
     assert len(members.present(TRAIN)) == 3 and not members.present(WHOLE)
     assert members.running(STEP) == {"js-step-0-0"} and not members.running(WHOLE)
-    assert live.mirror.group_gone(stated)
+    assert live.sync.group_gone(stated)
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {WHOLE}
     assert members.running(WHOLE) == {"js-step-0-0"} and members.missing(TRAIN) <= 1
     assert live.engine.state.check() == []
@@ -105,7 +105,7 @@ def test_members_learn_their_stage_whenever_their_object_is_known() -> None:
 
 def test_who_has_succeeded_is_missed_by_nobody_until_he_is_deleted() -> None:
     live = Live()
-    live.mirror.group(statements(_jobset(_job("w", 3))))
+    live.sync.group(statements(_jobset(_job("w", 3))))
     for n in range(3):
         live.pod(f"js-w-0-{n}", on="a")
     live.pod("js-w-0-0", on="a", phase="Succeeded")
@@ -113,5 +113,5 @@ def test_who_has_succeeded_is_missed_by_nobody_until_he_is_deleted() -> None:
     live.pod("js-w-0-1-again")
     members = live.adoption.members
     assert live.free == 7 and (members.minimum(WHOLE), members.missing(WHOLE)) == (2, 1)
-    live.mirror.pod_gone("js-w-0-0")
+    live.sync.pod_gone("js-w-0-0")
     assert members.minimum(WHOLE) == 3

@@ -1,4 +1,4 @@
-"""The mirror: what the API tells, in whatever order, ends in what is true."""
+"""The sync: what the API tells, in whatever order, ends in what is true."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from scheduler.cluster.repair import evict_phantoms, heal
 from scheduler.cluster.settings import ExtenderConfig
+from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.errors import SchedulerError
 from scheduler.core.model import DeviceShare, GangKey, GpuKind, Reason
 from scheduler.core.state import ClusterState
-from scheduler.kube.mirror import Mirror
 from scheduler.kube.objects import NodeObject, PodObject
 from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.workloads import Stated
@@ -32,11 +33,11 @@ WHOLE = {"nvidia.com/gpu": "1"}
 
 
 class Cluster:
-    """A mirror and what it writes into."""
+    """A sync and what it writes into."""
 
     def __init__(self) -> None:
         self.service = Service(Engine(ClusterState()), ExtenderConfig(), offline=False)
-        self.mirror: Mirror = self.service.mirror
+        self.sync: Sync = self.service.sync
         with self.service.exclusive() as engine:
             self.engine = engine
         self.assumed: set[str] = set()
@@ -48,7 +49,7 @@ class Cluster:
     def differences(self) -> list[str]:
         held, placements = frozenset(self.engine.holds), self.state.placements
         self.assumed = {uid for uid in self.assumed if uid in placements}
-        return self.mirror.image().differences(self.state, held, frozenset(self.assumed))
+        return self.sync.charges.observed().differences(self.state, held, frozenset(self.assumed))
 
     def verdict(self, node: str, **request: Any) -> Reason:
         return self.engine.explain(pod("asking", cpu=100, memory=1, **request), node)
@@ -65,126 +66,126 @@ def cluster() -> Any:
 
 
 def test_usage_is_every_bound_pod_whoever_scheduled_it(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=2))
+    cluster.sync.node(node_object("a", gpus=2))
     foreign = {"schedulerName": "somebody-else"}
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE, spec=foreign))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE, spec=foreign))
     assert cluster.verdict("a", count=2) is Reason.INSUFFICIENT_DEVICES
     assert cluster.verdict("a", count=1) is Reason.FITS
 
 
 def test_a_terminating_pod_keeps_its_room_until_it_is_gone(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     leaving = pod_object("p", node="a", requests=WHOLE, deletionTimestamp="2026-01-01T00:00:00Z")
-    cluster.mirror.pod(leaving)
+    cluster.sync.pod(leaving)
     assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES
-    cluster.mirror.pod_gone("uid-p")
+    cluster.sync.pod_gone("uid-p")
     assert cluster.verdict("a", count=1) is Reason.FITS
 
 
 @pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
 def test_a_pod_that_has_ended_is_free_at_once(cluster, phase) -> None:
-    cluster.mirror.node(node_object("a", gpus=1))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE, phase=phase))
+    cluster.sync.node(node_object("a", gpus=1))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE, phase=phase))
     assert cluster.verdict("a", count=1) is Reason.FITS
-    assert not cluster.mirror.facts
+    assert not cluster.sync.pods
 
 
 def test_the_uid_decides_between_pods_of_one_name(cluster) -> None:
     """The deletion of the first was missed; a late word of it does not end the second."""
     first = {"uid": "u1", "creationTimestamp": "2026-01-01T00:00:00Z"}
     second = {"uid": "u2", "creationTimestamp": "2026-01-01T00:00:09Z"}
-    cluster.mirror.node(node_object("a", gpus=2))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE, **first))
-    cluster.mirror.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "2"}, **second))
-    assert set(cluster.mirror.facts) == {"u2"} and cluster.used("a") == 2000
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE, **first))
-    cluster.mirror.pod_gone("u1")
-    assert set(cluster.mirror.facts) == {"u2"} and cluster.used("a") == 2000
+    cluster.sync.node(node_object("a", gpus=2))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE, **first))
+    cluster.sync.pod(pod_object("p", node="a", requests={"nvidia.com/gpu": "2"}, **second))
+    assert set(cluster.sync.pods) == {"u2"} and cluster.used("a") == 2000
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE, **first))
+    cluster.sync.pod_gone("u1")
+    assert set(cluster.sync.pods) == {"u2"} and cluster.used("a") == 2000
 
 
 def test_a_pod_on_a_node_that_is_not_known_yet_is_charged_when_it_arrives(cluster) -> None:
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
     assert cluster.differences() == []
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES
 
 
 def test_a_node_that_is_deleted_and_added_again_finds_its_pods(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=1))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE))
-    cluster.mirror.node_gone("a")
+    cluster.sync.node(node_object("a", gpus=1))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.sync.node_gone("a")
     assert cluster.verdict("a", count=1) is Reason.NODE_UNKNOWN
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES
-    cluster.mirror.node_gone("a")
-    cluster.mirror.pod_gone("uid-p")
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node_gone("a")
+    cluster.sync.pod_gone("uid-p")
+    cluster.sync.node(node_object("a", gpus=1))
     assert cluster.verdict("a", count=1) is Reason.FITS
 
 
 def test_a_node_that_offers_less_than_is_used_is_overfull_and_gives_a_reason(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=4, cpu="8"))
+    cluster.sync.node(node_object("a", gpus=4, cpu="8"))
     for number in range(4):
         requests = {"cpu": "2", **WHOLE}
-        cluster.mirror.pod(pod_object(f"p{number}", node="a", requests=requests))
-    cluster.mirror.node(node_object("a", gpus=2, cpu="4"))
+        cluster.sync.pod(pod_object(f"p{number}", node="a", requests=requests))
+    cluster.sync.node(node_object("a", gpus=2, cpu="4"))
     row = cluster.state.row("a")
     assert cluster.state.cpu_free[row] == -4000
     assert cluster.verdict("a") is Reason.INSUFFICIENT_CPU
-    cluster.mirror.node(node_object("a", gpus=2, cpu="64"))
+    cluster.sync.node(node_object("a", gpus=2, cpu="64"))
     assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES
     assert cluster.verdict("a", milli=1) is Reason.INSUFFICIENT_FRACTION
     for number in range(2):
-        cluster.mirror.pod_gone(f"uid-p{number}")
+        cluster.sync.pod_gone(f"uid-p{number}")
     assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES, "two pods still run there"
-    cluster.mirror.pod_gone("uid-p2")
+    cluster.sync.pod_gone("uid-p2")
     assert cluster.verdict("a", count=1) is Reason.FITS
 
 
 def test_a_device_may_be_claimed_any_number_of_times(cluster) -> None:
     """Replicas whose label vanished: many more pods than devices; the sums do not wrap."""
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     for number in range(70):
-        cluster.mirror.pod(pod_object(f"p{number}", node="a", requests=WHOLE))
+        cluster.sync.pod(pod_object(f"p{number}", node="a", requests=WHOLE))
     assert cluster.state.gpu_free[cluster.state.row("a"), 0] == -69_000
     assert cluster.verdict("a", milli=1) is Reason.INSUFFICIENT_FRACTION
 
 
 def test_a_request_beyond_every_machine_is_no_fault(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     huge = {"cpu": "9223372036854775807", "memory": "9223372036854775807", "nvidia.com/gpu": 10**12}
-    cluster.mirror.pod(pod_object("p", node="a", requests=huge))
+    cluster.sync.pod(pod_object("p", node="a", requests=huge))
     assert cluster.verdict("a") is Reason.INSUFFICIENT_CPU
 
 
 def test_while_a_vanished_device_is_claimed_the_others_are_withheld(cluster) -> None:
-    cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "4000"}))
+    cluster.sync.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "4000"}))
     record = {"snugfit.io/devices": "3:500:0:0"}
     part = {"snugfit.io/gpu-milli": "500"}
-    cluster.mirror.pod(pod_object("p", requests=part))
-    placement = cluster.service.reserve(cluster.mirror.pending["uid-p"], "a")
+    cluster.sync.pod(pod_object("p", requests=part))
+    placement = cluster.service.reserve(cluster.sync.pending["uid-p"], "a")
     bound = replace(placement, devices=(DeviceShare(3, 500),))
-    cluster.mirror.bound_here(bound)
-    cluster.mirror.pod(pod_object("p", node="a", requests=part, annotations=record))
+    cluster.sync.charges.bound_here(bound)
+    cluster.sync.pod(pod_object("p", node="a", requests=part, annotations=record))
     assert cluster.state.placements["uid-p"].devices == bound.devices
-    cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "3000"}))
-    assert cluster.mirror.uncertain_nodes == {"a"}
+    cluster.sync.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "3000"}))
+    assert cluster.sync.charges.nodes.uncertain == {"a"}
     assert cluster.verdict("a", milli=100) is not Reason.FITS
     # It comes while the devices are withheld, and still has one when they no longer are.
-    cluster.mirror.pod(pod_object("q", node="a", requests={"snugfit.io/gpu-milli": "3000"}))
-    cluster.mirror.pod_gone("uid-p")
-    assert not cluster.mirror.uncertain_nodes
+    cluster.sync.pod(pod_object("q", node="a", requests={"snugfit.io/gpu-milli": "3000"}))
+    cluster.sync.pod_gone("uid-p")
+    assert not cluster.sync.charges.nodes.uncertain
     assert cluster.verdict("a", milli=100) is Reason.INSUFFICIENT_FRACTION
-    cluster.mirror.pod_gone("uid-q")
+    cluster.sync.pod_gone("uid-q")
     assert cluster.verdict("a", count=3) is Reason.FITS
 
 
 def test_a_vanished_device_that_only_its_owner_names_withholds_nothing(cluster) -> None:
-    cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
+    cluster.sync.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
     record, part = {"snugfit.io/devices": "900:500"}, {"snugfit.io/gpu-milli": "500"}
-    cluster.mirror.pod(pod_object("p", node="a", requests=part, annotations=record))
-    assert not cluster.mirror.uncertain_nodes and "Pod ns/p" in cluster.mirror.unreadable
+    cluster.sync.pod(pod_object("p", node="a", requests=part, annotations=record))
+    assert not cluster.sync.charges.nodes.uncertain and "Pod ns/p" in cluster.sync.unreadable
     assert cluster.used("a") == 500 and cluster.verdict("a", count=1) is Reason.FITS
 
 
@@ -194,22 +195,22 @@ def test_a_vanished_device_that_only_its_owner_names_withholds_nothing(cluster) 
      f"{'9' * 5000}:500", "0:\u0665\u0660\u0660", ","],
 )  # fmt: skip
 def test_a_record_that_cannot_be_believed_costs_what_the_pod_asks_for(cluster, record) -> None:
-    cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
+    cluster.sync.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
     part = {"snugfit.io/gpu-milli": "500"}
     annotations = {"snugfit.io/devices": record}
-    cluster.mirror.pod(pod_object("p", node="a", requests=part, annotations=annotations))
-    assert not cluster.mirror.uncertain_nodes and "Pod ns/p" in cluster.mirror.unreadable
+    cluster.sync.pod(pod_object("p", node="a", requests=part, annotations=annotations))
+    assert not cluster.sync.charges.nodes.uncertain and "Pod ns/p" in cluster.sync.unreadable
     assert cluster.used("a") == 500
     assert cluster.verdict("a", count=1) is Reason.FITS
     assert cluster.verdict("a", count=2) is Reason.INSUFFICIENT_DEVICES
-    cluster.mirror.pod_gone("uid-p")
-    assert cluster.verdict("a", count=2) is Reason.FITS and not cluster.mirror.unreadable
+    cluster.sync.pod_gone("uid-p")
+    assert cluster.verdict("a", count=2) is Reason.FITS and not cluster.sync.unreadable
 
 
 def test_a_running_pod_whose_request_contradicts_itself_is_charged_all_of_it(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=2, cpu="8"))
+    cluster.sync.node(node_object("a", gpus=2, cpu="8"))
     both = {"cpu": "3", "nvidia.com/gpu": "1", "snugfit.io/gpu-milli": "500"}
-    cluster.mirror.pod(pod_object("p", node="a", requests=both))
+    cluster.sync.pod(pod_object("p", node="a", requests=both))
     assert cluster.state.cpu_free[cluster.state.row("a")] == 5000, "what can be read counts"
     assert cluster.state.gpu_free[cluster.state.row("a"), :2].tolist() == [0, 500]
     assert cluster.verdict("a", count=1) is not Reason.FITS
@@ -218,15 +219,15 @@ def test_a_running_pod_whose_request_contradicts_itself_is_charged_all_of_it(clu
 
 
 def test_cordon_taints_and_labels_are_seen_and_conditions_are_not(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     assert cluster.verdict("a", count=1) is Reason.FITS
     taint = [{"key": "dedicated", "value": "x", "effect": "NoSchedule"}]
     for change in ({"cordoned": True}, {"taints": taint}):
-        cluster.mirror.node(node_object("a", gpus=1, **change))
+        cluster.sync.node(node_object("a", gpus=1, **change))
         assert cluster.verdict("a", count=1) is not Reason.FITS
-    cluster.mirror.node(node_object("a", gpus=1, ready=False))
+    cluster.sync.node(node_object("a", gpus=1, ready=False))
     assert cluster.verdict("a", count=1) is Reason.FITS
-    cluster.mirror.node(node_object("a", gpus=1, product="H100"))
+    cluster.sync.node(node_object("a", gpus=1, product="H100"))
     assert cluster.verdict("a", count=1, products=("H100",)) is Reason.FITS
     assert cluster.verdict("a", count=1, products=("A100",)) is not Reason.FITS
 
@@ -250,7 +251,7 @@ def test_labels_that_name_a_model_are_compared_as_they_are(
     cluster, selector: dict[str, str], fits: bool, affinity: bool
 ) -> None:
     """A node of two labels is selected by either; the devices themselves refuse nobody."""
-    cluster.mirror.node(
+    cluster.sync.node(
         node_object("a", gpus=1, product="", labels={CLOUD: "nvidia-l4", VENDOR: "NVIDIA-L4"})
     )
     rules = [{"key": k, "operator": "In", "values": [v, "other"]} for k, v in selector.items()]
@@ -267,7 +268,7 @@ def test_labels_that_name_a_model_are_compared_as_they_are(
 
 @pytest.mark.parametrize("label", ["A100-SHARED", "A100-MIG-1g.5gb"])
 def test_a_label_with_a_suffix_selects_as_it_is_written(cluster, label: str) -> None:
-    cluster.mirror.node(node_object("a", gpus=1, product=label))
+    cluster.sync.node(node_object("a", gpus=1, product=label))
     for value, reason in ((label, Reason.FITS), ("A100", Reason.NODE_NOT_SELECTED)):
         spec = {"nodeSelector": {VENDOR: value}}
         request = pod_request(pod_object("p", spec=spec, requests=WHOLE))
@@ -275,41 +276,41 @@ def test_a_label_with_a_suffix_selects_as_it_is_written(cluster, label: str) -> 
 
 
 def test_a_change_of_geometry_or_replicas_keeps_what_runs_there(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=2))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.sync.node(node_object("a", gpus=2))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
     replicas = {"nvidia.com/gpu.replicas": "4"}
     shared = {"nvidia.com/gpu.shared": "8"}
-    cluster.mirror.node(node_object("a", allocatable=shared, labels=replicas))
+    cluster.sync.node(node_object("a", allocatable=shared, labels=replicas))
     assert cluster.verdict("a", replicas=1) is Reason.FITS
     mig = {"nvidia.com/mig-1g.5gb": "7"}
     labels = {"nvidia.com/gpu.memory": "40960"}
-    cluster.mirror.node(
+    cluster.sync.node(
         node_object("a", allocatable=mig, product="NVIDIA-A100-SXM4-40GB", labels=labels)
     )
     assert cluster.verdict("a", mig=(("1g.5gb", 1),)) is Reason.FITS
-    cluster.mirror.node(node_object("a", gpus=1))
+    cluster.sync.node(node_object("a", gpus=1))
     assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES
 
 
 def test_a_node_that_cannot_be_understood_has_no_devices_to_give(cluster) -> None:
     shared, labels = {"nvidia.com/gpu.shared": "-7"}, {"nvidia.com/gpu.replicas": "4"}
-    cluster.mirror.node(node_object("a", allocatable=shared, labels=labels))
-    assert "Node a" in cluster.mirror.unreadable
+    cluster.sync.node(node_object("a", allocatable=shared, labels=labels))
+    assert "Node a" in cluster.sync.unreadable
     assert cluster.verdict("a") is Reason.FITS
     assert cluster.verdict("a", replicas=1) is not Reason.FITS
-    cluster.mirror.node(node_object("a", allocatable={"nvidia.com/gpu.shared": "8"}, labels=labels))
-    assert not cluster.mirror.unreadable
+    cluster.sync.node(node_object("a", allocatable={"nvidia.com/gpu.shared": "8"}, labels=labels))
+    assert not cluster.sync.unreadable
     assert cluster.verdict("a", replicas=1) is Reason.FITS
 
 
 def test_static_pods_count_like_any_other(cluster) -> None:
-    cluster.mirror.node(node_object("a", cpu="4"))
+    cluster.sync.node(node_object("a", cpu="4"))
     owner = [{"kind": "Node", "name": "a", "controller": True}]
     mirrored = {"kubernetes.io/config.mirror": "abc"}
     static = pod_object(
         "static-a", node="a", requests={"cpu": "3"}, ownerReferences=owner, annotations=mirrored
     )
-    cluster.mirror.pod(static)
+    cluster.sync.pod(static)
     assert cluster.state.cpu_free[cluster.state.row("a")] == 1000
 
 
@@ -333,109 +334,111 @@ def _resizing(asked: str, allocated: str, in_force: str, **status: Any) -> PodOb
 def test_during_a_resize_in_place_the_largest_counts(
     cluster, asked, allocated, in_force, counts
 ) -> None:
-    cluster.mirror.node(node_object("a", cpu="8"))
-    cluster.mirror.pod(_resizing(asked, allocated, in_force))
+    cluster.sync.node(node_object("a", cpu="8"))
+    cluster.sync.pod(_resizing(asked, allocated, in_force))
     assert cluster.state.cpu_free[cluster.state.row("a")] == 8000 - counts
 
 
 def test_a_resize_that_is_infeasible_asks_for_nothing(cluster) -> None:
-    cluster.mirror.node(node_object("a", cpu="8"))
+    cluster.sync.node(node_object("a", cpu="8"))
     refused = {"type": "PodResizePending", "status": "True", "reason": "Infeasible"}
-    cluster.mirror.pod(_resizing("100", "2", "2", conditions=[refused]))
+    cluster.sync.pod(_resizing("100", "2", "2", conditions=[refused]))
     assert cluster.state.cpu_free[cluster.state.row("a")] == 6000
-    cluster.mirror.pod(_resizing("3", "2", "2", conditions=[{**refused, "reason": "Deferred"}]))
+    cluster.sync.pod(_resizing("3", "2", "2", conditions=[{**refused, "reason": "Deferred"}]))
     assert cluster.state.cpu_free[cluster.state.row("a")] == 5000
 
 
 def test_recorded_devices_are_kept_and_unrecorded_ones_do_not_move(cluster) -> None:
-    cluster.mirror.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
-    cluster.mirror.pod(pod_object("p", node="a", requests={"snugfit.io/gpu-milli": "300"}))
+    cluster.sync.node(node_object("a", allocatable={"snugfit.io/gpu-milli": "2000"}))
+    cluster.sync.pod(pod_object("p", node="a", requests={"snugfit.io/gpu-milli": "300"}))
     believed = cluster.state.placements["uid-p"].devices
     recorded = {"snugfit.io/devices": "1:700:0:0"}
     requests = {"snugfit.io/gpu-milli": "700"}
-    cluster.mirror.pod(pod_object("q", node="a", requests=requests, annotations=recorded))
+    cluster.sync.pod(pod_object("q", node="a", requests=requests, annotations=recorded))
     assert cluster.state.placements["uid-q"].devices == (DeviceShare(1, 700),)
     relabelled = pod_object(
         "p", node="a", requests={"snugfit.io/gpu-milli": "300"}, labels={"new": "label"}
     )
-    cluster.mirror.pod(relabelled)
+    cluster.sync.pod(relabelled)
     assert cluster.state.placements["uid-p"].devices == believed
 
 
 def test_a_hold_becomes_the_placement_where_the_pod_went(cluster) -> None:
     for name in ("a", "b"):
-        cluster.mirror.node(node_object(name, gpus=1))
-    cluster.mirror.pod(pod_object("p", requests=WHOLE))
-    waiting = cluster.mirror.pending["uid-p"]
+        cluster.sync.node(node_object(name, gpus=1))
+    cluster.sync.pod(pod_object("p", requests=WHOLE))
+    waiting = cluster.sync.pending["uid-p"]
     cluster.engine.hold(waiting, "a", 1e9)
-    cluster.mirror.pod(pod_object("p", node="b", requests=WHOLE))
-    assert not cluster.engine.holds and not cluster.mirror.pending
+    cluster.sync.pod(pod_object("p", node="b", requests=WHOLE))
+    assert not cluster.engine.holds and not cluster.sync.pending
     assert (cluster.used("a"), cluster.used("b")) == (0, 1000)
 
 
 def test_a_reservation_under_way_survives_a_change_of_the_nodes_devices(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=2))
-    cluster.mirror.pod(pod_object("p", requests=WHOLE))
-    cluster.service.reserve(cluster.mirror.pending["uid-p"], "a")
+    cluster.sync.node(node_object("a", gpus=2))
+    cluster.sync.pod(pod_object("p", requests=WHOLE))
+    cluster.service.reserve(cluster.sync.pending["uid-p"], "a")
     cluster.assumed = {"uid-p"}
-    cluster.mirror.node(node_object("a", gpus=3))
+    cluster.sync.node(node_object("a", gpus=3))
     assert cluster.used("a") == 1000
-    cluster.mirror.node_gone("a")
+    cluster.sync.node_gone("a")
     assert "uid-p" not in cluster.state.placements
 
 
 def test_old_messages_change_nothing(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=1))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE))
-    cluster.mirror.pod(pod_object("p", requests=WHOLE))
-    assert not cluster.mirror.pending and cluster.used("a") == 1000
-    cluster.mirror.pod_gone("never heard of")
-    cluster.mirror.node_gone("never heard of")
+    cluster.sync.node(node_object("a", gpus=1))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.sync.pod(pod_object("p", requests=WHOLE))
+    assert not cluster.sync.pending and cluster.used("a") == 1000
+    cluster.sync.pod_gone("never heard of")
+    cluster.sync.node_gone("never heard of")
 
 
 def test_a_gang_learns_its_size_whenever_it_is_stated(cluster) -> None:
-    cluster.mirror.node(node_object("a", gpus=4))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE, labels=GANG))
-    cluster.mirror.pod(pod_object("q", requests=WHOLE, labels=GANG))
+    cluster.sync.node(node_object("a", gpus=4))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE, labels=GANG))
+    cluster.sync.pod(pod_object("q", requests=WHOLE, labels=GANG))
     stated = {"snugfit.io/gang-size": "5"}
-    cluster.mirror.pod(pod_object("r", requests=WHOLE, labels=GANG, annotations=stated))
+    cluster.sync.pod(pod_object("r", requests=WHOLE, labels=GANG, annotations=stated))
 
     def sizes() -> list[int]:
-        pending = cluster.mirror.pending
-        found = [cluster.mirror.facts["uid-p"].request, pending["uid-q"], pending["uid-r"]]
+        pending = cluster.sync.pending
+        found = [cluster.sync.pods["uid-p"].request, pending["uid-q"], pending["uid-r"]]
         return [cluster.service.gangs.members.minimum(request.gang) for request in found]
 
     assert sizes() == [5, 5, 5]  # what one of them states holds for all
-    assert cluster.mirror.group({GROUP: Stated(3)}) and sizes() == [3, 3, 3]
-    assert not cluster.mirror.group({GROUP: Stated(3)})
-    assert cluster.mirror.group_gone([GROUP]) and sizes() == [5, 5, 5]
-    cluster.mirror.pod_gone("uid-r")
+    assert cluster.sync.group({GROUP: Stated(3)}) and sizes() == [3, 3, 3]
+    assert not cluster.sync.group({GROUP: Stated(3)})
+    assert cluster.sync.group_gone([GROUP]) and sizes() == [5, 5, 5]
+    cluster.sync.pod_gone("uid-r")
     assert cluster.service.gangs.members.minimum(GROUP) == 1
 
 
 def test_drift_is_found_and_mended(cluster) -> None:
     for name in ("a", "b"):
-        cluster.mirror.node(node_object(name, gpus=2))
-    cluster.mirror.pod(pod_object("p", node="a", requests=WHOLE))
-    cluster.mirror.pod(pod_object("q", node="b", requests=WHOLE))
+        cluster.sync.node(node_object(name, gpus=2))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.sync.pod(pod_object("q", node="b", requests=WHOLE))
     cluster.engine.release("uid-p")
     cluster.engine.reserve(pod("phantom", count=1), "b")
     cluster.engine.state.cpu_free[cluster.state.row("b")] += 5
     assert len(cluster.differences()) == 3
-    cluster.mirror.evict_phantoms(frozenset())
-    cluster.mirror.heal(["a", "b"])
+    evict_phantoms(cluster.engine, cluster.sync.charges, frozenset())
+    heal(cluster.engine, cluster.sync.charges, ["a", "b"])
     assert cluster.differences() == [] and cluster.used("a") == cluster.used("b") == 1000
 
 
 def test_nothing_is_kept_of_pods_that_are_gone(cluster) -> None:
-    """What a mirror remembers follows what exists, not what has ever existed."""
-    cluster.mirror.node(node_object("a", gpus=1))
+    """What a sync remembers follows what exists, not what has ever existed."""
+    cluster.sync.node(node_object("a", gpus=1))
     for number in range(50):
         labels = {**GANG, "scheduling.x-k8s.io/pod-group": f"g{number}"}
-        cluster.mirror.pod(pod_object(f"p{number}", node="a", labels=labels))
-        cluster.mirror.pod_gone(f"uid-p{number}")
-    kept = {k: v for k, v in vars(cluster.mirror).items() if isinstance(v, dict) and v}
-    assert set(kept) == {"_models"}
+        cluster.sync.pod(pod_object(f"p{number}", node="a", labels=labels))
+        cluster.sync.pod_gone(f"uid-p{number}")
+    charges = cluster.sync.charges
+    parts = (cluster.sync, charges, charges.nodes, charges.protocols, charges.records)
+    kept = {k for part in parts for k, v in vars(part).items() if isinstance(v, dict) and v}
+    assert kept == {"observed"}
 
 
 # -- any order ---------------------------------------------------------------------------------
@@ -485,7 +488,7 @@ RECORDS = (None, "0:300:0:0", "1:300:0:0", "2:700:0:0", "0:1000:0:0,1:1000:0:0",
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """A cluster happens; the mirror hears of it late, twice, or only by a new list."""
+    """A cluster happens; the sync hears of it late, twice, or only by a new list."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -497,7 +500,7 @@ class AnyOrder(RuleBasedStateMachine):
         self.unseen = False
 
     def _tell(self, uid: str) -> None:
-        self.cluster.mirror.pod(msgspec.convert(self.pods[uid], PodObject))
+        self.cluster.sync.pod(msgspec.convert(self.pods[uid], PodObject))
 
     def _some(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(sorted(self.pods)))
@@ -505,13 +508,13 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NODES), shape=st.sampled_from(SHAPES))
     def node_changes(self, name: str, shape: dict[str, Any]) -> None:
         self.nodes[name] = node_json(name, **shape)
-        self.cluster.mirror.node(msgspec.convert(self.nodes[name], NodeObject))
+        self.cluster.sync.node(msgspec.convert(self.nodes[name], NodeObject))
 
     @rule(name=st.sampled_from(NODES), seen=st.booleans())
     def node_goes(self, name: str, *, seen: bool) -> None:
         known = self.nodes.pop(name, None)
         if seen:
-            self.cluster.mirror.node_gone(name)
+            self.cluster.sync.node_gone(name)
         elif known:
             self.unseen = True
 
@@ -567,7 +570,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.pods[uid]["status"]["phase"] = "Succeeded"
             self._tell(uid)
         elif how == "deleted":
-            self.cluster.mirror.pod_gone(uid)
+            self.cluster.sync.pod_gone(uid)
         else:
             self.unseen = True
         del self.pods[uid]
@@ -576,18 +579,18 @@ class AnyOrder(RuleBasedStateMachine):
     def group_is_resized(self, size: int) -> None:
         self.group = size
         if size:
-            self.cluster.mirror.group({GROUP: Stated(size)})
+            self.cluster.sync.group({GROUP: Stated(size)})
         else:
-            self.cluster.mirror.group_gone([GROUP])
+            self.cluster.sync.group_gone([GROUP])
 
-    @precondition(lambda self: self.cluster.mirror.pending and self.nodes)
+    @precondition(lambda self: self.cluster.sync.pending and self.nodes)
     @rule(data=st.data(), kind=st.sampled_from(("hold", "reserve", "ask")))
     def pod_is_answered(self, data: st.DataObject, kind: str) -> None:
         """What the verbs do with a pending pod, whether or not it is bound there later."""
         cluster = self.cluster
-        uid = data.draw(st.sampled_from(sorted(cluster.mirror.pending)))
+        uid = data.draw(st.sampled_from(sorted(cluster.sync.pending)))
         node = data.draw(st.sampled_from(sorted(self.nodes)))
-        request = cluster.mirror.pending[uid]
+        request = cluster.sync.pending[uid]
         adoption = cluster.service.gangs
         try:
             if kind == "ask" and adoption.concerns(request):
@@ -602,16 +605,16 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def list_again(self) -> None:
-        mirror = self.cluster.mirror
-        for name in set(mirror.node_names()) - set(self.nodes):
-            mirror.node_gone(name)
+        sync = self.cluster.sync
+        for name in set(sync.node_names()) - set(self.nodes):
+            sync.node_gone(name)
         for name in self.nodes:
-            mirror.node(msgspec.convert(self.nodes[name], NodeObject))
-        missing = set(mirror.pod_uids()) - set(self.pods)
+            sync.node(msgspec.convert(self.nodes[name], NodeObject))
+        missing = set(sync.pod_uids()) - set(self.pods)
         for uid in self.pods:
             self._tell(uid)
         for uid in missing:
-            mirror.pod_gone(uid)
+            sync.pod_gone(uid)
         self.unseen = False
 
     @invariant()
@@ -629,21 +632,22 @@ class AnyOrder(RuleBasedStateMachine):
         """As told of what exists now alone, in another order."""
         fresh = Cluster()
         if self.group:
-            fresh.mirror.group({GROUP: Stated(self.group)})
+            fresh.sync.group({GROUP: Stated(self.group)})
         for uid in sorted(self.pods, reverse=True):
-            fresh.mirror.pod(msgspec.convert(self.pods[uid], PodObject))
+            fresh.sync.pod(msgspec.convert(self.pods[uid], PodObject))
         for name in self.nodes:
-            fresh.mirror.node(msgspec.convert(self.nodes[name], NodeObject))
-        mine, theirs = self.cluster.mirror, fresh.mirror
-        assert mine.image() == theirs.image()
+            fresh.sync.node(msgspec.convert(self.nodes[name], NodeObject))
+        mine, theirs = self.cluster.sync, fresh.sync
+        assert mine.charges.observed() == theirs.charges.observed()
         assert mine.pending == theirs.pending
         assert mine.unreadable == theirs.unreadable
-        assert mine.uncertain_nodes == theirs.uncertain_nodes
-        assert mine.ambiguous_nodes == theirs.ambiguous_nodes
-        for uid, fact in mine.facts.items():
-            gang = fact.request.gang
+        assert mine.charges.nodes.uncertain == theirs.charges.nodes.uncertain
+        ambiguous = [sync.charges.protocols.ambiguous_nodes for sync in (mine, theirs)]
+        assert ambiguous[0] == ambiguous[1]
+        for uid, there in mine.pods.items():
+            gang = there.request.gang
             assert gang is None or uid in self.cluster.service.gangs.members.running(gang)
-            if fact.node in self.nodes and fact.node not in mine.uncertain_nodes:
+            if there.node in self.nodes and there.node not in mine.charges.nodes.uncertain:
                 self._same_usage(fresh, uid)
 
     def _same_usage(self, fresh: Cluster, uid: str) -> None:
