@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+_COLLECTIONS = gc.get_threshold()
+_READ_BETWEEN_COLLECTIONS = 50_000  # objects made while a cluster is read; 700 are usual
+
 
 @click.command("serve")
 @click.option("--kubeconfig", help="Cluster to follow. [default: the pod's service account]")
@@ -149,13 +152,13 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     place_bound(engine, workload)
     ledger = Ledger(engine, config, live=nodes is None)
     client = None if nodes else _client(config)
-    # What a cluster consists of lives long. Without freezing it, each full collection would look at
-    # all of it again and hold up every request meanwhile.
-    live = LiveCluster(ledger, client, _identity(), on_synced=gc.freeze) if client else None
+    live = LiveCluster(ledger, client, _identity(), on_synced=_begin_service) if client else None
     loop = PlannerLoop(ledger) if config.needs_planner_process else None
     webhook = Webhook(ledger, loop, live)
     server = ExtenderServer(create_app(webhook), config, probes(webhook), client)
     if live:
+        # Nearly all that is read of a cluster at first lives long: there is little to collect.
+        gc.set_threshold(_READ_BETWEEN_COLLECTIONS)
         live.start()
     if loop:
         loop.start()
@@ -166,6 +169,16 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
             loop.stop()
         if live:
             live.stop()
+
+
+def _begin_service() -> None:
+    """What a cluster consists of is known.
+
+    Without freezing it, each full collection would look at all of it again and hold up every
+    request meanwhile.
+    """
+    gc.freeze()
+    gc.set_threshold(*_COLLECTIONS)
 
 
 def _client(config: ExtenderConfig) -> KubeClient:
