@@ -24,9 +24,9 @@ from testbed.controlplane.assets import find
 from testbed.controlplane.cluster import Cluster
 from testbed.controlplane.plane import ControlPlane, keep_logs_in
 from testbed.controlplane.process import NotReady
-from testbed.controlplane.referee import Foul
 from testbed.controlplane.storm import crash_storm, revive
 from testbed.controlplane.system import System
+from testbed.controlplane.validator import Foul
 
 __all__ = ["command"]
 

@@ -20,9 +20,9 @@ from bench.figures import percentiles
 from bench.options import Listed, policies_option
 from bench.report import Report, benchmark
 from scheduler.core.engine import Engine
+from scheduler.core.leftover_values import reprice_after
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
-from scheduler.core.prices import reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.files.workload import Workload
 from scheduler.planner.pricing.compute import prices
@@ -99,7 +99,7 @@ def _filled(workload: Workload, mix: TypicalMix) -> tuple[ClusterState, list[Pod
         row = engine.best(request)
         node = state.nodes[row] if row >= 0 else None
         if node is not None:
-            allocated += engine.reserve(request, node.name).gpu_milli
+            allocated += engine.place_on(request, node.name).gpu_milli
     return state, requests
 
 
@@ -107,10 +107,10 @@ def _reprice(engine: Engine) -> float:
     started = time.perf_counter()
     made = prices(engine.state, engine.mix)
     spent = time.perf_counter() - started
-    rehearsed = engine.rehearsal(made) if made else None
-    for _ in rehearsed.steps() if rehearsed else ():
+    warmed = engine.warmup(made) if made else None
+    for _ in warmed.steps() if warmed else ():
         pass
-    engine.set_prices(made, rehearsed)
+    engine.put_prices_in_force(made, warmed)
     return spent
 
 
@@ -120,7 +120,6 @@ def _decide(engine: Engine, request: PodRequest) -> float:
     if len(rows):
         engine.ranks(request, rows)
         row = engine.best(request, rows)
-        node = engine.state.nodes[row]
-        assert node is not None
-        engine.reserve(request, node.name)
+        node = engine.state.node(row)
+        engine.place_on(request, node.name)
     return time.perf_counter() - started

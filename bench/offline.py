@@ -119,7 +119,7 @@ def _place(engine: Engine, request: PodRequest) -> bool:
     node = engine.state.nodes[row] if row >= 0 else None
     if node is None:
         return False
-    engine.reserve(request, node.name)
+    engine.place_on(request, node.name)
     return True
 
 

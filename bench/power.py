@@ -23,7 +23,7 @@ from bench.options import (
     traces_option,
 )
 from bench.report import Report, benchmark
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.simulator.sweep import Job
 
 __all__ = ["command"]

@@ -142,7 +142,7 @@ def _real(
     seconds = time.perf_counter() - started
     requests = {arrival.request.name: arrival.request for arrival in workload.arrivals}
     if policy:
-        cluster.referee.check()
+        cluster.validator.check()
     else:
         where = _with_devices(workload, where, requests)
     allocated = sum(requests[pod].gpu.requested_milli for pod in where)
@@ -170,7 +170,7 @@ def _with_devices(
     for pod, node in sorted(where.items()):
         row = engine.state.row(node)
         if int(engine.filter(requests[pod], np.array([row]))[0]) == Reason.FITS.code:
-            engine.reserve(requests[pod], node)
+            engine.place_on(requests[pod], node)
             kept[pod] = node
     return kept
 

@@ -35,7 +35,7 @@ from bench.options import (
 )
 from bench.report import Report, benchmark
 from scheduler.cli.inputs import read_weights
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.files.workload import Workload
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment

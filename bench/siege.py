@@ -125,7 +125,7 @@ class Siege:
         self.samples: list[tuple[float, float]] = []
         self._api, self._server, self._chance, self._guarded = api, server, chance, guarded
         self._cluster = HostileCluster(api, server, _DEVICES)
-        self._pods = self._cluster.referee.pods
+        self._pods = self._cluster.validator.pods
         self._over = threading.Event()
         self._waits: dict[str, float] = {}
         self._longest_wait_s = 0.0
@@ -231,7 +231,7 @@ class Siege:
 
     def _cycle(self, pod: Pod) -> None:
         """One question of kube-scheduler; an honest pod that fits has waited for how long?"""
-        fits = pod.honest and not pod.node and self._cluster.referee.has_room_beyond_doubt(pod)
+        fits = pod.honest and not pod.node and self._cluster.validator.has_room_beyond_doubt(pod)
         self.wrong += self._cluster.schedule(pod)
         if pod.node or not fits:
             self._waits.pop(pod.name, None)
@@ -251,7 +251,7 @@ class Siege:
         for node, said in self._cluster.state().items():
             known = {pod["uid"] for pod in said["pods"] if not pod["held"]}
             real = (
-                {pod.uid for pod in self._cluster.referee.on(node)} if node in _DEVICES else known
+                {pod.uid for pod in self._cluster.validator.on(node)} if node in _DEVICES else known
             )
             if known != real:
                 self.wrong.append(f"{node}: {sorted(known ^ real)} are known to one side only")

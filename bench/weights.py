@@ -23,7 +23,7 @@ from bench.options import Listed, data_option, openb_files, seeds_option, traces
 from bench.replay import ReplayJob, run
 from bench.report import Report, benchmark
 from scheduler.core.errors import InvalidInput
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.simulator.sweep import Job, one_by_one, run_job
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 Rooms, from the ground up (imports point down only, checked by import-linter):
 
 ``core``
-    The pure decision engine: model, state, feasibility, scoring, engine, referee.
+    The pure decision engine: model, state, feasibility, scoring, engine, validator.
 ``kube``
     What Kubernetes objects mean: quantities, resource names, labels -> ``core`` values.
 ``planner``

@@ -20,6 +20,6 @@ def filled_cluster(workload: Workload, policy: str) -> Workload:
     for request in workload.requests:
         row = engine.best(request)
         if row >= 0:
-            placement = engine.reserve(request, workload.nodes[row].name)
+            placement = engine.place_on(request, workload.nodes[row].name)
             bound.append(BoundPod(request, placement.node, placement.devices))
     return replace(workload, arrivals=(), bound=tuple(bound))

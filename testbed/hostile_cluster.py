@@ -1,7 +1,7 @@
 """A cluster with a hostile tenant: the API server's, kube-scheduler's and the kubelet's part of it.
 
-The referee in it believes nothing that a pod says. It knows what pods request, and what Snugfit has
-written into the Bindings that it posted.
+The validator in it believes nothing that a pod says. It knows what pods request, and what Snugfit
+has written into the Bindings that it posted.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Pod:
 
 
 @dataclass
-class Referee:
+class Validator:
     """Whether a placement gives away what is taken.
 
     Parameters
@@ -164,7 +164,7 @@ def _device_sums(pods: list[Pod]) -> tuple[Counter[int], Counter[int]]:
 
 
 class HostileCluster:
-    """Objects, a kube-scheduler that asks the real server, and a referee.
+    """Objects, a kube-scheduler that asks the real server, and a validator.
 
     Parameters
     ----------
@@ -176,7 +176,7 @@ class HostileCluster:
 
     def __init__(self, api: FakeApi, server: LiveServer, devices: Mapping[str, int]) -> None:
         self.api, self.server = api, server
-        self.referee = Referee(dict(devices))
+        self.validator = Validator(dict(devices))
         self.nodes = list(devices)
         self.serial = 0
         for node, count in devices.items():
@@ -196,7 +196,7 @@ class HostileCluster:
         **metadata: Any,
     ) -> Pod:
         """A new pod, which may name its node; a namesake has to be gone."""
-        assert name not in self.referee.pods
+        assert name not in self.validator.pods
         self.serial += 1
         asks = {key: _count(text) for key, text in requests.items()} | {"cpu": 1}
         pod = Pod(name, f"uid-{self.serial:06}", asks, namespace == "honest")
@@ -221,14 +221,14 @@ class HostileCluster:
         }
         if node:
             obj["spec"]["nodeName"] = node  # past every scheduler; the kubelet looks at the sums
-            if not self.referee.admits(pod, node):
+            if not self.validator.admits(pod, node):
                 self.api.put(PODS, obj)
                 self.api.delete(PODS, name)
                 return pod
             pod.node = node
             obj["status"]["phase"] = "Running"
         self.api.put(PODS, obj)
-        self.referee.pods[name] = pod
+        self.validator.pods[name] = pod
         return pod
 
     def change(self, name: str, **parts: Any) -> None:
@@ -255,7 +255,7 @@ class HostileCluster:
     def delete(self, name: str) -> None:
         """It is gone."""
         self.api.delete(PODS, name)
-        del self.referee.pods[name]
+        del self.validator.pods[name]
 
     def finish(self, name: str, phase: str) -> None:
         """It has ended, and stays for a while as an object; watches lose sight of it."""
@@ -266,18 +266,18 @@ class HostileCluster:
 
     def clear(self) -> None:
         """Delete every pod."""
-        for name in list(self.referee.pods):
+        for name in list(self.validator.pods):
             self.delete(name)
 
     # -- kube-scheduler ----------------------------------------------------------------------
 
     def schedule(self, pod: Pod) -> list[str]:
-        """One cycle of a pod: it may come out bound. What the referee says about that."""
+        """One cycle of a pod: it may come out bound. What the validator says about that."""
         obj = self.api.objects[PODS].get(pod.name)
         if obj is None or pod.node or obj["metadata"].get("deletionTimestamp"):
             return []
         self.settle()
-        nodes = [node for node in self.nodes if self.referee.admits(pod, node)]
+        nodes = [node for node in self.nodes if self.validator.admits(pod, node)]
         managed = any(key in pod.asks for key in _MANAGED)
         if managed and nodes:
             nodes = self.server.filter(obj, nodes)
@@ -289,7 +289,7 @@ class HostileCluster:
             best = max(nodes, key=lambda node: scores[node])
         if pod.asks.get(MILLI) or pod.asks.get(MEMORY):
             return self._bound_by_snugfit(pod, obj, best)
-        wrong = self.referee.judge(pod, best)
+        wrong = self.validator.judge(pod, best)
         pod.node = best
         bound = json.loads(json.dumps(obj))
         bound["spec"]["nodeName"] = best
@@ -306,7 +306,7 @@ class HostileCluster:
         (body,) = posted
         record = (body["metadata"].get("annotations") or {}).get("snugfit.io/devices", "")
         pod.devices = tuple(int(part.split(":")[0]) for part in record.split(",") if part)
-        wrong = self.referee.judge(pod, node)
+        wrong = self.validator.judge(pod, node)
         pod.node = node
         if body["target"]["name"] != node or body["metadata"]["uid"] != pod.uid:
             wrong.append(f"{pod}: another Binding was posted: {body}")

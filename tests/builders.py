@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import count
 
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 
@@ -43,8 +43,8 @@ def gangs_of(*pods: PodRequest) -> dict[GangKey, GangSpec]:
     return {p.gang: GangSpec(p.gang, _sizes[p.gang]) for p in pods if p.gang is not None}
 
 
-def described(adoption: Adoption, *pods: PodRequest) -> Adoption:
-    """The adoption, told of the gangs of these pods."""
+def described(gangs: GangCoordinator, *pods: PodRequest) -> GangCoordinator:
+    """The gangs, told of the gangs of these pods."""
     for spec in gangs_of(*pods).values():
-        adoption.describe(spec)
-    return adoption
+        gangs.describe(spec)
+    return gangs

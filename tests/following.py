@@ -53,7 +53,7 @@ class Following:
         def holds() -> bool:
             with self.service.exclusive() as engine:
                 known = {u: p.node for u, p in engine.state.placements.items()
-                         if u not in engine.holds}  # fmt: skip
+                         if u not in engine.reservations}  # fmt: skip
                 nodes = set(engine.state.row_of)
             exists = {
                 obj["metadata"]["uid"]: obj["spec"]["nodeName"]

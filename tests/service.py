@@ -20,10 +20,10 @@ from scheduler.cluster.sync import Sync
 from scheduler.cluster.view import PlanningView, planning_view, prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
+from scheduler.core.leftover_values import Prices
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest
-from scheduler.core.prices import Prices
 from scheduler.core.state import ClusterState
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.webhook.protocol import FilterArgs, PreemptArgs
@@ -84,7 +84,7 @@ class Service:
             return cluster.live
 
     @property
-    def gangs(self) -> Adoption:
+    def gangs(self) -> GangCoordinator:
         """For a test that is the only one to ask."""
         with self.ledger.locked() as cluster:
             return cluster.gangs

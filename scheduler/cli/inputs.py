@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scheduler.core.prices import PriceWeights
+    from scheduler.core.price_weights import PriceWeights
     from scheduler.files.workload import Workload
 
 __all__ = ["read_weights", "read_workload", "remark", "said_of"]
@@ -55,7 +55,7 @@ def read_weights(path: Path) -> PriceWeights:
         Names what is wrong.
     """
     from scheduler.cli.terminal import complain
-    from scheduler.core.prices import PriceWeights
+    from scheduler.core.price_weights import PriceWeights
     from scheduler.core.reading import read_text
 
     weights = PriceWeights.from_policy_file(read_text(path), str(path))

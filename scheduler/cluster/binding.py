@@ -30,7 +30,6 @@ from scheduler.cluster.api.client import KubeClient, pod_path
 from scheduler.cluster.bind_request import BindRequest
 from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.cluster.reserving import reserve, unreserve
-from scheduler.core.engine import Hold
 from scheduler.core.errors import (
     CapacityConflict,
     Conflict,
@@ -42,6 +41,7 @@ from scheduler.core.errors import (
     UnknownNode,
 )
 from scheduler.core.model import Placement, PodRequest
+from scheduler.core.reservations import Reservation
 from scheduler.kube.device_annotation import binding_annotations
 from scheduler.kube.objects import PodObject, pod_decoder
 from scheduler.kube.pod_requests import has_ended, pod_uid
@@ -141,8 +141,8 @@ class Binder:
                 cluster.live.pod(obj)
             elif _claim(cluster, pod.uid) != before:
                 return  # reserved anew in the meantime: what was read says nothing of that
-            elif pod.uid in engine.holds:
-                engine.drop_hold(pod.uid)
+            elif pod.uid in engine.reservations:
+                engine.reservations.drop(pod.uid)
             elif pod.uid in assumed and pod.uid in engine.state.placements:
                 unreserve(cluster, pod.uid)
             assumed.pop(pod.uid, None)
@@ -191,8 +191,7 @@ class Binder:
             placement = reserve(cluster, request, asked.node)
             cluster.pods.assumed[asked.uid] = cluster.now + _CONFIRMED_WITHIN_S
             state = cluster.engine.state
-            node = state.nodes[state.row(asked.node)]
-        assert node is not None  # something has just been placed there
+            node = state.node(state.row(asked.node))
         names = self._ledger.names
         record = binding_annotations(placement, names)
         return placement, record | gpushare_annotations(placement, node, names, time.time_ns())
@@ -290,6 +289,6 @@ def _result_of(error: SchedulerError) -> str:
             return "fault"
 
 
-def _claim(cluster: Cluster, uid: str) -> tuple[float | None, Hold | None]:
+def _claim(cluster: Cluster, uid: str) -> tuple[float | None, Reservation | None]:
     """What stands for the pod beyond the facts, to notice that it has changed."""
-    return cluster.pods.assumed.get(uid), cluster.engine.holds.get(uid)
+    return cluster.pods.assumed.get(uid), cluster.engine.reservations.get(uid)

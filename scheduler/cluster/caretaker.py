@@ -230,7 +230,7 @@ class Caretaker:
         with self._ledger.locked(chore=True) as cluster:
             observed = cluster.live.charges.observed()
             snapshot = cluster.engine.state.snapshot()
-            held, assumed = frozenset(cluster.engine.holds), frozenset(cluster.pods.assumed)
+            held, assumed = frozenset(cluster.engine.reservations), frozenset(cluster.pods.assumed)
         found = observed.differences(snapshot, held, assumed)
         self._figures.recounts += 1
         self._figures.drift = len(found)

@@ -22,8 +22,8 @@ from scheduler.cluster.believed_records import BelievedRecords
 from scheduler.cluster.notes import Notes
 from scheduler.cluster.protocols_in_use import ProtocolsInUse
 from scheduler.cluster.stated_nodes import StatedNodes
-from scheduler.core.engine import Engine, Hold
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.engine import Engine, Reservation
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import DeviceShare, GpuKind, Placement
 from scheduler.core.occupancy import running
 from scheduler.core.state import ClusterState
@@ -66,7 +66,9 @@ class Charges:
         By which sharing protocols they have them.
     """
 
-    def __init__(self, engine: Engine, gangs: Adoption, names: ResourceNames, notes: Notes) -> None:
+    def __init__(
+        self, engine: Engine, gangs: GangCoordinator, names: ResourceNames, notes: Notes
+    ) -> None:
         self.pods: dict[str, ObservedPod] = {}
         self.nodes = StatedNodes(engine)
         self._engine, self._gangs, self._names, self._notes = engine, gangs, names, notes
@@ -94,13 +96,13 @@ class Charges:
             return
         uids, bindings, holds = self._detach_pods(name)
         self._engine.state.remove_node(name)
-        self._gangs.held_again("", holds)
+        self._gangs.restore_reservations("", holds)
         if uids:
             self._pods_on_unknown_nodes[name] = set(uids)
         for uid in uids:
             self._note(self.pods[uid], "")
         for placement in bindings:
-            self._gangs.gone(placement.pod)
+            self._gangs.on_pod_gone(placement.pod)
 
     # -- pods --------------------------------------------------------------------------------
 
@@ -115,13 +117,13 @@ class Charges:
         uid = pod.request.uid
         known = self.pods.get(uid)
         pod = self.records.counting(pod, known)
-        if known == pod and uid not in self._engine.holds:
+        if known == pod and uid not in self._engine.reservations:
             return known
         chosen = _kept(self._engine.state.placements.get(uid), known, pod)
         if known is not None:
             self._give_back(known)
             if known.request.gang != pod.request.gang:
-                self._gangs.gone(known.request)
+                self._gangs.on_pod_gone(known.request)
         else:
             self.withdraw(uid)
         self.pods[uid] = pod
@@ -143,8 +145,8 @@ class Charges:
 
     def withdraw(self, uid: str) -> None:
         """Take back what stands in the engine for a pod, if there is anything."""
-        if uid in self._engine.holds:
-            self._engine.drop_hold(uid)
+        if uid in self._engine.reservations:
+            self._engine.reservations.drop(uid)
         elif uid in self._engine.state.placements:
             self._engine.release(uid)
 
@@ -209,7 +211,7 @@ class Charges:
             others += plain
         for pod in sorted(others, key=self.records.rank):
             faults += self._settled(pod)
-        self._gangs.held_again(name, holds)
+        self._gangs.restore_reservations(name, holds)
         if faults:
             raise faults[0]
 
@@ -240,7 +242,7 @@ class Charges:
             return
         if node is None:
             self._pods_on_unknown_nodes.setdefault(name, set()).add(uid)
-            self._gangs.bound(pod.request)
+            self._gangs.on_pod_bound(pod.request)
             self._note(pod, "")
             return
         trusted, reading = self.records.standing(pod), self.records.reading(pod, node)
@@ -269,7 +271,7 @@ class Charges:
         devices = chosen if use.devices is None else use.devices
         placement = running(self._engine, pod.request, name, devices, use.parts)
         self._engine.state.apply([placement], enforce=False)
-        self._gangs.bound(pod.request)
+        self._gangs.on_pod_bound(pod.request)
         if use.protocol and placement.devices:
             self.protocols.put(name, uid, use.protocol)
         self._note(pod, reading.problem)
@@ -304,7 +306,7 @@ class Charges:
         """Charge pods that have no devices, all in one delta, or none if anything goes wrong."""
         self._engine.state.apply([Placement(pod.request, name) for pod in pods], enforce=False)
         for pod in pods:
-            self._gangs.bound(pod.request)
+            self._gangs.on_pod_bound(pod.request)
             self._note(pod, "")
 
     def _settled(self, pod: ObservedPod) -> list[Exception]:
@@ -320,15 +322,15 @@ class Charges:
             return [error]
         return []
 
-    def _detach_pods(self, name: str) -> tuple[list[str], list[Placement], list[Hold]]:
+    def _detach_pods(self, name: str) -> tuple[list[str], list[Placement], list[Reservation]]:
         """Take everything off a node: uids of running pods, bindings under way, reservations."""
         engine = self._engine
         uids, bindings, holds = [], [], []
         for placement in engine.state.pods_on(engine.state.row(name)):
             uid = placement.pod.uid
-            if uid in engine.holds:
-                holds.append(engine.holds[uid])
-                engine.drop_hold(uid)
+            if uid in engine.reservations:
+                holds.append(engine.reservations[uid])
+                engine.reservations.drop(uid)
                 continue
             engine.release(uid)
             if uid in self.pods:

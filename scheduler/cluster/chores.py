@@ -18,9 +18,11 @@ def expired_reservations(ledger: Ledger) -> list[PodRequest]:
     """Pods whose reservation is past its time; a gang's missing members lose theirs here."""
     with ledger.locked(chore=True) as cluster:
         cluster.expire()
-        holds = cluster.engine.holds.values()
+        holds = cluster.engine.reservations.values()
         late = [hold.placement.pod for hold in holds if hold.until <= cluster.now]
-        return [pod for pod in late if cluster.is_pod(pod.uid) and not cluster.gangs.keeps(pod.uid)]
+        return [
+            pod for pod in late if cluster.is_pod(pod.uid) and not cluster.gangs.has_place(pod.uid)
+        ]
 
 
 def pods_to_requeue(ledger: Ledger, after_s: float) -> list[PodRequest]:

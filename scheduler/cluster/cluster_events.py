@@ -8,7 +8,7 @@ from scheduler.cluster.named_victims import NamedVictims
 from scheduler.cluster.pod_memory import PodMemory
 from scheduler.cluster.requeue import Refusals
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import GpuKind, PodRequest
 from scheduler.kube.kept_rules import KeptRules
 from scheduler.kube.pod_events import PodEvents
@@ -33,7 +33,7 @@ class ClusterEvents(PodEvents):
     def __init__(
         self,
         engine: Engine,
-        gangs: Adoption,
+        gangs: GangCoordinator,
         pods: PodMemory,
         requeue: Refusals,
         victims: NamedVictims,
@@ -92,10 +92,10 @@ class ClusterEvents(PodEvents):
         A reservation there lives on; one elsewhere is of no use any more.
         """
         self._victims.on_pod_nominated(request.uid, node, self._clock())
-        held = self._engine.holds.get(request.uid)
-        if held is None or self._gangs.keeps(request.uid):
+        held = self._engine.reservations.get(request.uid)
+        if held is None or self._gangs.has_place(request.uid):
             return  # what it waits for is still there, or its gang's places have times of their own
         if held.placement.node == node:
-            self._engine.hold(request, node, self._clock() + self._reserved_s)
+            self._engine.reserve_until(request, node, self._clock() + self._reserved_s)
         else:
-            self._engine.drop_hold(request.uid)
+            self._engine.reservations.drop(request.uid)

@@ -51,7 +51,7 @@ def record_question(cluster: Cluster, request: PodRequest) -> None:
     if cluster.pods.record(request):
         cluster.pricing.on_pod_seen(request)
     engine = cluster.engine
-    if request.uid not in engine.state.placements or request.uid in engine.holds:
+    if request.uid not in engine.state.placements or request.uid in engine.reservations:
         cluster.pods.record_waiting(request, cluster.now)
 
 

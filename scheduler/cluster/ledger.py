@@ -24,7 +24,7 @@ from scheduler.cluster.requeue import Refusals
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
 from scheduler.kube.resource_names import ResourceNames
@@ -69,7 +69,7 @@ class Cluster:
     """
 
     engine: Engine
-    gangs: Adoption
+    gangs: GangCoordinator
     pods: PodMemory
     requeue: Refusals
     victims: NamedVictims
@@ -92,9 +92,9 @@ class Cluster:
         Those of pods that exist stay where the cluster is a live one: they may be bound, and the
         API is asked first.
         """
-        self.gangs.tend(self.now)
+        self.gangs.expire(self.now)
         spare = None if self.sync is None else self.is_pod
-        self.engine.expire(self.now, spare=spare, most=_EXPIRED_AT_ONCE)
+        self.engine.reservations.expire(self.now, spare=spare, most=_EXPIRED_AT_ONCE)
 
     def is_pod(self, uid: str) -> bool:
         """Whether this is a pod, and not what stands for a gang's missing member."""
@@ -102,7 +102,7 @@ class Cluster:
 
     def is_joint(self, request: PodRequest) -> bool:
         """Whether the pod is answered from the plan of a gang that is not whole yet."""
-        return self.config.gangs and self.gangs.concerns(request)
+        return self.config.gangs and self.gangs.is_incomplete_gang(request)
 
     def request_of(self, uid: str) -> PodRequest | None:
         """What a pod asks for that has asked, or is known to be pending."""
@@ -189,7 +189,7 @@ class Ledger:
         engine.state.counted.elsewhere_counts = live  # kube-scheduler has been asked first
         pods, victims = PodMemory(config.remembered_pods), NamedVictims(config.remembered_pods)
         requeue = Refusals(config.remembered_pods)
-        gangs = Adoption(
+        gangs = GangCoordinator(
             engine,
             ttl_s=config.gang_ttl_s,
             reserve_after_s=config.gang_reserve_after_s,
@@ -267,7 +267,7 @@ class Ledger:
             return Pulse(
                 state.generation_now,
                 len(state.row_of),
-                len(cluster.engine.holds),
+                len(cluster.engine.reservations),
                 cluster.pricing.mix,
             )
 

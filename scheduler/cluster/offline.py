@@ -42,4 +42,4 @@ class OfflineBinder:
             cluster.events.on_pod_settled(uid)
             if placement is not None:
                 cluster.pricing.on_pod_left(placement.pod)
-                cluster.gangs.gone(placement.pod)
+                cluster.gangs.on_pod_gone(placement.pod)

@@ -39,7 +39,7 @@ def planned_position(cluster: Cluster, request: PodRequest, rows: IntArray) -> i
     if cluster.is_joint(request):
         row = cluster.gangs.answer(request, rows, cluster.now).row
     else:
-        row = cluster.gangs.pinned(request, cluster.now)
+        row = cluster.gangs.pinned_row(request, cluster.now)
         passed, pinned = cluster.sync is not None, np.array([row])
         if row >= 0 and cluster.engine.filter(request, pinned, passed=passed)[0] != _FITS:
             row = -1
@@ -69,10 +69,10 @@ def make_draft(ledger: Ledger, draft: Draft) -> None:
     finally:
         if not made:
             with ledger.locked() as cluster:  # what has failed cannot be gone on with
-                cluster.gangs.put_down(draft, cluster.now, for_good=draft.broken)
+                cluster.gangs.suspend_draft(draft, cluster.now, for_good=draft.broken)
     if made:
         with ledger.locked() as cluster:
-            steps = cluster.gangs.take_over(draft, cluster.now)
+            steps = cluster.gangs.adopt_draft(draft, cluster.now)
         for _ in ledger.in_steps(steps, chore=False):
             pass
 

@@ -87,7 +87,7 @@ def kept_by_holds(
 
 def _held(engine: Engine, request: PodRequest, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Rows with holds of others."""
-    held = {hold.placement.node for uid, hold in engine.holds.items() if uid != request.uid}
+    held = {hold.placement.node for uid, hold in engine.reservations.items() if uid != request.uid}
     if not held:
         return np.zeros(len(rows), dtype=bool)
     row_of = engine.state.row_of  # some are perhaps on nodes that have gone
@@ -166,7 +166,7 @@ class Candidate:
             for gang, uids in partners.items()
             if uids
         }
-        self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.holds)
+        self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.reservations)
         self._state: ClusterState | None = engine.excerpt(request, row)
 
     @property

@@ -23,7 +23,7 @@ def evict_phantoms(engine: Engine, charges: Charges, assumed: frozenset[str]) ->
     for uid, placed in list(engine.state.placements.items()):
         pod = charges.pods.get(uid)
         there = pod is not None and pod.node == placed.node
-        if not there and uid not in engine.holds and uid not in assumed:
+        if not there and uid not in engine.reservations and uid not in assumed:
             engine.release(uid)
     for name in [name for name in engine.state.row_of if name not in charges.nodes.observed]:
         engine.state.remove_node(name)

@@ -6,8 +6,8 @@ import logging
 
 from scheduler.cluster.ledger import Ledger
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
+from scheduler.core.leftover_values import Prices
 from scheduler.core.mix import TypicalMix
-from scheduler.core.prices import Prices
 from scheduler.planner.pricing.lifecycle import MixUpdate
 
 __all__ = ["put_mix", "put_mix_if_due", "put_prices"]
@@ -35,18 +35,18 @@ def put_prices(ledger: Ledger, prices: Prices | None, mix: TypicalMix | None = N
 
     Scores at them are made first, a few rows at a time so that requests get in between.
     """
-    rehearsed = tables = None
+    warmed = tables = None
     if prices is not None:
         with ledger.locked(chore=True) as cluster:
             known, before = Vocabulary.of(cluster.engine.state), cluster.engine.mix
         if mix is not None and mix is not before:
             tables = Fragmentation(known, mix)
         with ledger.locked(chore=True) as cluster:
-            rehearsed = cluster.engine.rehearsal(prices, mix, tables)
-        if rehearsed is not None:
-            for _ in ledger.in_steps(rehearsed.steps()):
+            warmed = cluster.engine.warmup(prices, mix, tables)
+        if warmed is not None:
+            for _ in ledger.in_steps(warmed.steps()):
                 pass
     with ledger.locked(chore=True) as cluster:
-        cluster.pricing.put_prices(prices, mix or cluster.pricing.mix, rehearsed)
-        if prices is not None and cluster.engine.prices is None:
+        cluster.pricing.put_prices(prices, mix or cluster.pricing.mix, warmed)
+        if prices is not None and cluster.engine.prices() is None:
             log.warning("prices lack a class of nodes that is here; scoring as fgd")

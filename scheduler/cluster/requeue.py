@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scheduler.cluster.preemption import curable
 from scheduler.core.capacity import room
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Reason, Shape
 
 __all__ = ["WAKE_ANNOTATION", "Refusals"]
@@ -173,7 +173,7 @@ class Refusals:
                 yield []
 
     def wake(
-        self, engine: Engine, adoption: Adoption | None, before: float
+        self, engine: Engine, gangs: GangCoordinator | None, before: float
     ) -> Iterator[list[PodRequest]]:
         """Pods refused before this time that fit by now; they are forgotten.
 
@@ -186,7 +186,7 @@ class Refusals:
         ----------
         engine
             Says what fits.
-        adoption
+        gangs
             Says whether a gang may; None to take its members one by one.
         before
             Time of the refusal.
@@ -205,8 +205,8 @@ class Refusals:
             request, at = next(iter(alike.pods.values()))
             if at >= before or alike.generation == generation:
                 continue
-            gangs = adoption if adoption is not None and adoption.concerns(request) else None
-            if gangs is not None and not gangs.complete(request):
+            gangs = gangs if gangs is not None and gangs.is_incomplete_gang(request) else None
+            if gangs is not None and not gangs.has_enough_members(request):
                 alike.generation = generation  # until it is stirred
                 continue
             if looks == _MOST_LOOKS:
@@ -215,7 +215,7 @@ class Refusals:
             self._kinds.move_to_end(kind)
             rows = _open_rows(engine, request, kind)
             if gangs is not None:
-                hopeful = gangs.hopeful(request, rows)
+                hopeful = gangs.could_fit(request, rows)
                 found = [pod for pod, _ in alike.pods.values()] if hopeful else []
                 places = len(found)
             else:

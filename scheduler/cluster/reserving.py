@@ -14,7 +14,7 @@ def reserve_for_a_while(cluster: Cluster, request: PodRequest, row: int) -> None
     node = cluster.engine.state.nodes[row]
     if node is not None and cluster.config.hold_ttl_s > 0:
         until, passed = cluster.now + cluster.config.hold_ttl_s, cluster.sync is not None
-        cluster.engine.hold(request, node.name, until, passed=passed)
+        cluster.engine.reserve_until(request, node.name, until, passed=passed)
 
 
 def reserve(cluster: Cluster, request: PodRequest, node: str) -> Placement:
@@ -28,16 +28,16 @@ def reserve(cluster: Cluster, request: PodRequest, node: str) -> Placement:
     cluster.expire()
     engine, gangs = cluster.engine, cluster.gangs
     if cluster.is_joint(request) and (row := engine.state.row_of.get(node)) is not None:
-        problem = gangs.withheld(request, row, cluster.now)
+        problem = gangs.why_not_bind(request, row, cluster.now)
         if problem:
             raise CapacityConflict(node, request.key, problem)
-    again = request.uid in engine.state.placements and request.uid not in engine.holds
+    again = request.uid in engine.state.placements and request.uid not in engine.reservations
     try:
-        placement = engine.reserve(request, node, passed=cluster.sync is not None)
+        placement = engine.place_on(request, node, passed=cluster.sync is not None)
     except SchedulerError:
-        gangs.lost(request)
+        gangs.replan(request)
         raise
-    gangs.bound(request)
+    gangs.on_pod_bound(request)
     if cluster.sync is None and not again:  # else the sync says so, once it is certain
         cluster.pricing.on_pod_placed(request)
     cluster.events.on_pod_settled(request.uid)
@@ -49,7 +49,7 @@ def unreserve(cluster: Cluster, uid: str) -> None:
     request = cluster.engine.state.placements[uid].pod
     cluster.engine.release(uid)
     if cluster.sync is None or uid in cluster.sync.pending:
-        cluster.gangs.unbound(request)
+        cluster.gangs.on_pod_unbound(request)
     else:
-        cluster.gangs.gone(request)
+        cluster.gangs.on_pod_gone(request)
     cluster.pods.record_waiting(request, cluster.now)

@@ -16,7 +16,7 @@ import msgspec
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.errors import InvalidInput
 from scheduler.core.policies.table import policy_named
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.core.reading import read_text
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.record_policy import RECORD_POLICY

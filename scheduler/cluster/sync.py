@@ -22,7 +22,7 @@ from dataclasses import replace
 from scheduler.cluster.charges import Charges
 from scheduler.cluster.notes import Notes
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import GangKey, PodRequest
 from scheduler.kube.disruption import BudgetObject
 from scheduler.kube.facts import observed_node, observed_pod
@@ -68,7 +68,7 @@ class Sync:
     """
 
     def __init__(
-        self, engine: Engine, gangs: Adoption, names: ResourceNames, *, events: PodEvents
+        self, engine: Engine, gangs: GangCoordinator, names: ResourceNames, *, events: PodEvents
     ) -> None:
         self._gangs, self._names, self._events = gangs, names, events
         notes = Notes()
@@ -158,7 +158,7 @@ class Sync:
             self.pending.pop(uid, None)
             self._charge(pod)
             if obj.metadata.deletion_timestamp:
-                self._gangs.leaves(pod.request)
+                self._gangs.on_pod_leaving(pod.request)
                 self._events.on_pod_leaving(uid)
         elif uid not in self.pods:  # a pod never loses its node; else this is an old message
             self._wait(obj)
@@ -170,11 +170,11 @@ class Sync:
         self._notes.pod(request.namespace, request.name, charge.problem)
         self.pending[request.uid] = request
         if obj.metadata.deletion_timestamp:
-            self._gangs.gone(request)
+            self._gangs.on_pod_gone(request)
         elif obj.spec.scheduling_gates:
-            self._gangs.gates(request)
+            self._gangs.on_pod_gated(request)
         else:
-            self._gangs.expect(request, obj.spec.scheduler_name or "")
+            self._gangs.on_pod_pending(request, obj.spec.scheduler_name or "")
         if node := obj.status.nominated_node_name if obj.status else None:
             self._events.on_pod_nominated(request, node)
 
@@ -189,7 +189,7 @@ class Sync:
             name = request.namespace, request.name
             if self._by_name.get(name, ("", ""))[0] == uid:
                 del self._by_name[name]
-            self._gangs.gone(request)
+            self._gangs.on_pod_gone(request)
         self._events.on_pod_gone(uid, pod.request if pod is not None else None)
 
     def pod_gone_for_good(self, uid: str) -> None:
@@ -236,7 +236,7 @@ class Sync:
                 concerned |= {gang, known.gang if known else gang}
                 if known is not None and (known.gang, known.role) != (gang, role):
                     now = replace(known, gang=gang, role=role)
-                    self._gangs.moves(now, waits=pod is None)
+                    self._gangs.on_pod_moved(now, waits=pod is None)
                     if pod is not None:
                         self._charge(replace(pod, request=now))
                     else:

@@ -10,8 +10,8 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.repricing import put_mix_if_due
 from scheduler.core.cluster_metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.gangs.spec import GangSpec
+from scheduler.core.leftover_values import Prices
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
-from scheduler.core.prices import Prices
 from scheduler.core.state import ClusterState
 from scheduler.planner.pricing.lifecycle import PricingTask
 
@@ -47,7 +47,7 @@ def planning_view(ledger: Ledger) -> PlanningView:
         engine, state = cluster.engine, cluster.engine.state
         pending = cluster.pods.waiting(cluster.now)
         # Copies made by C loops; what takes longer happens outside the lock.
-        placed, held = dict(state.placements), set(engine.holds)
+        placed, held = dict(state.placements), set(engine.reservations)
         nodes, epoch = list(state.nodes), state.node_epoch
         pricing, settled = cluster.pricing.task(epoch), cluster.pods.settled
         gangs = cluster.gangs.members.specs({pod.gang for pod in pending if pod.gang})
@@ -69,13 +69,13 @@ def snapshot(ledger: Ledger) -> tuple[ClusterState, frozenset[str]]:
     """A frozen copy of the state, and the uids that only have a reservation."""
     with ledger.locked(chore=True) as cluster:
         cluster.expire()
-        return cluster.engine.state.snapshot(), frozenset(cluster.engine.holds)
+        return cluster.engine.state.snapshot(), frozenset(cluster.engine.reservations)
 
 
 def prices_in_force(ledger: Ledger) -> Prices | None:
     """Prices that are charged now."""
     with ledger.locked(chore=True) as cluster:
-        return cluster.engine.prices
+        return cluster.engine.prices()
 
 
 class Figures:
@@ -101,7 +101,7 @@ class Figures:
                 generation = engine.state.generation_now
                 if known and (known[0] == generation or now - known[1] < _FIGURES_AGE_S):
                     return known[2]
-                copy, mix, prices = engine.state.snapshot(), engine.mix, engine.prices
+                copy, mix, prices = engine.state.snapshot(), engine.mix, engine.prices()
             figures = cluster_metrics(copy, mix, prices.weights.watts if prices else None)
             self._known = (copy.generation_now, now, figures)
             return figures

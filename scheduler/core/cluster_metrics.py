@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.devices import fraction_need
+from scheduler.core.devices import fraction_need, mig_codes
 from scheduler.core.feasibility import suited
 from scheduler.core.groups import odd_rows, views
+from scheduler.core.mig import SLOT_MASKS
+from scheduler.core.mig_tables import tables_of
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.power import PowerModel
@@ -118,21 +120,26 @@ def overfull_rows(state: ClusterState) -> NDArray[np.bool_]:
     devices |= (code == DeviceCode.PLAIN) & (state.device_mem > 0) & (state.device_mem_free < 0)
     devices |= (code == DeviceCode.SHARED) & (state.slots_free < 0)
     found: NDArray[np.bool_] = full | devices.any(axis=1)
-    for row in np.flatnonzero((code >= DeviceCode.MIG).any(axis=1) & ~found).tolist():
-        found[row] = _slots_claimed_twice(state, row)
+    partitioned = (code >= DeviceCode.MIG).any(axis=1)
+    if (partitioned & ~found).any():
+        found |= partitioned & _slots_claimed_twice(state)
     return found
 
 
-def _slots_claimed_twice(state: ClusterState, row: int) -> bool:
-    partitioned = {index for index, mig in enumerate(state.mig_types_of(row)) if mig}
-    taken: dict[int, int] = {}
-    for placement in state.pods_on(row):
-        for share in placement.devices:
-            before = taken.get(share.index, 0)
-            if share.index in partitioned and before & share.slots:
-                return True
-            taken[share.index] = before | share.slots
-    return False
+def _slots_claimed_twice(state: ClusterState) -> NDArray[np.bool_]:
+    """(N,) whether two pods of a row claim one slot of a partitioned device."""
+    found = np.zeros(len(state), dtype=bool)
+    taken: dict[tuple[int, int], int] = {}
+    partitioned = (state.device_code >= DeviceCode.MIG).tolist()
+    row_of = state.row_of
+    for placement in state.placements.values():
+        for share in placement.devices or ():
+            row = row_of[placement.node]
+            if 0 <= share.index < len(partitioned[row]) and partitioned[row][share.index]:
+                before = taken.get((row, share.index), 0)
+                found[row] |= bool(before & share.slots)
+                taken[row, share.index] = before | share.slots
+    return found
 
 
 def _blame(
@@ -185,14 +192,12 @@ def _usable_of_all(state: ClusterState, shape: TypicalShape) -> NDArray[np.float
 
 
 def _usable_mig(state: ClusterState, shape: TypicalShape) -> NDArray[np.float64]:
-    usable = np.zeros(len(state))
-    for row in np.flatnonzero((state.device_code >= DeviceCode.MIG).any(axis=1)).tolist():
-        types = state.mig_types_of(row)
-        slots = state.slots_free[row].tolist()
-        for profile, instances in shape.gpu.mig:
-            counts = [t.count(slots[i], profile) if t else 0 for i, t in enumerate(types)]
-            if sum(counts) >= instances:
-                usable[row] += sum(
-                    t.usable_milli(slots[i], profile) for i, t in enumerate(types) if t
-                )
-    return usable
+    usable = np.zeros(len(state), dtype=np.int64)
+    types, masks = mig_codes(state, slice(None)), state.slots_free & (SLOT_MASKS - 1)
+    for profile, instances in shape.gpu.mig:
+        tables = tables_of(state.mig_types, profile)
+        if tables is not None:
+            counts = tables.counts[types, masks]
+            milli = (counts * tables.each[types]).sum(axis=1)
+            usable += np.where(counts.sum(axis=1) >= instances, milli, 0)
+    return usable.astype(np.float64)

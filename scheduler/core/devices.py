@@ -16,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.groups import asks_on, is_odd, odd_rows, views
-from scheduler.core.mig import Packing, pack
+from scheduler.core.mig import SLOT_MASKS, Packing, pack
+from scheduler.core.mig_tables import packed
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = [
     "fraction_need",
+    "mig_codes",
     "mig_packing",
     "mig_shares",
     "replica_counts",
@@ -92,21 +94,40 @@ def replica_shares(
     return replica_counts(tuple(free.tolist()), gpu.replicas)
 
 
-def slots_after(state: ClusterState, gpu: GpuRequest, row: int) -> list[int] | None:
-    """``slots_free`` of a row after the request has taken its MIG slots or replicas, or None."""
-    after: list[int] = state.slots_free[row].tolist()
+def slots_after(
+    state: ClusterState, gpu: GpuRequest, rows: IntArray
+) -> tuple[NDArray[np.bool_], IntArray]:
+    """What a request for MIG instances or replicas leaves on each row, as it would be placed there.
+
+    Returns
+    -------
+    fits : (R,) bool
+        Whether the row has enough left.
+    after : (R, D) int64
+        ``slots_free`` then; where it does not fit, as it is.
+    """
+    free = state.slots_free[rows]
     if gpu.kind is GpuKind.MIG:
-        packing = mig_packing(state, gpu, row)
-        if packing is None:
-            return None
-        after[: len(packing.after)] = packing.after
-        return after
-    shares = replica_shares(state, gpu, row)
-    if shares is None:
-        return None
-    for index, replicas in shares:
-        after[index] -= replicas
-    return after
+        types = mig_codes(state, rows)
+        fits, masks = packed(state.mig_types, types, free & (SLOT_MASKS - 1), gpu.mig)
+        return fits, np.where(types >= 0, masks, free)
+    left = np.where(state.device_code[rows] == DeviceCode.SHARED, np.maximum(free, 0), 0)
+    fullest_first = np.argsort(left, axis=1, kind="stable")
+    ordered = np.take_along_axis(left, fullest_first, axis=1)
+    before = np.cumsum(ordered, axis=1) - ordered
+    taken = np.minimum(np.maximum(gpu.replicas - before, 0), ordered)
+    fits = left.sum(axis=1) >= gpu.replicas
+    after = free.copy()
+    np.put_along_axis(
+        after, fullest_first, np.take_along_axis(free, fullest_first, axis=1) - taken, 1
+    )
+    return fits, np.where(fits[:, None], after, free)
+
+
+def mig_codes(state: ClusterState, rows: IntArray | slice) -> IntArray:
+    """Position in ``mig_types`` of each device of rows, (R, D); -1 if it is not partitioned."""
+    codes = state.device_code[rows].astype(np.int64)
+    return np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
 
 
 def shares_of(

@@ -115,7 +115,7 @@ class FrozenState(SchedulerError):
 
 
 class SolverFault(SchedulerError):
-    """A plan that the referee rejects. A fault of ours, never of the input."""
+    """A plan that the validator rejects. A fault of ours, never of the input."""
 
 
 class KubeApiError(SchedulerError):

@@ -21,8 +21,9 @@ def excerpt(state: ClusterState, rows: NDArray[np.int64]) -> ClusterState:
     copy._size = len(rows)
     copy._stored = {name: column[: len(state)][rows] for name, column in state._stored.items()}
     copy.nodes = [state.nodes[row] for row in rows.tolist()]
-    copy._row_of, copy._placements, copy._empty_rows = {}, {}, []
-    copy._pods_on = [state._pods_on[row] for row in rows.tolist()]
+    copy._row_of, copy._empty_rows = {}, []
+    copy._placements, copy._placements_lent = {}, False
+    copy._pods_on = state._pods_on.of(rows.tolist())
     copy._adopt_vocabulary(state)
     copy.counted.offered, copy.counted.free = state.counted.offered[rows], state.counted.free[rows]
     copy.generation_now, copy.node_epoch = state.generation_now, state.node_epoch

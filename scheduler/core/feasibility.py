@@ -13,9 +13,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.devices import fraction_need, slots_after
+from scheduler.core.devices import fraction_need, mig_codes, slots_after
 from scheduler.core.groups import odd_rows, views
 from scheduler.core.makes import wants_those
+from scheduler.core.mig_tables import tables_of
 from scheduler.core.model import GpuKind, GpuRequest, Reason, Serves, Shape
 from scheduler.core.state import ClusterState, DeviceCode
 
@@ -53,28 +54,32 @@ def suited(products: _Models, gpu: GpuRequest) -> NDArray[np.bool_]:
     return named if named.any() else fits
 
 
-def static_reasons(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
-    """Reasons that no eviction can cure, for every row.
+def static_reasons(
+    state: ClusterState, shape: Shape, rows: NDArray[np.int64] | None = None
+) -> NDArray[np.int8]:
+    """Reasons that no eviction can cure, for these rows, or for every one.
 
     Returns
     -------
-    (N,) int8
+    (R,) int8
         ``NODE_UNKNOWN`` (an empty row), ``MODEL_NOT_ALLOWED``, ``DEVICE_KIND_MISSING``,
         ``NODE_TOO_SMALL``, ``DEVICE_UNHEALTHY``, ``RESOURCE_MISSING`` or ``FITS``.
     """
-    codes = _static(state, shape)
-    every = np.arange(len(state))
-    odd = odd_rows(state, shape.gpu, every)
-    for view in views(state, shape.gpu, every, odd) if odd is not None else ():
-        found = [_static(seen, replace(shape, gpu=gpu)) for seen, gpu in view.asks]
+    if rows is None:
+        rows = np.arange(len(state))
+    codes = _static(state, shape, rows)
+    odd = odd_rows(state, shape.gpu, rows)
+    for view in views(state, shape.gpu, rows, odd) if odd is not None else ():
+        here = np.arange(len(view.at))
+        found = [_static(seen, replace(shape, gpu=gpu), here) for seen, gpu in view.asks]
         refused = (view.refused != 0) & (_first(found) == Reason.DEVICE_KIND_MISSING.code)
         codes[view.at] = np.where(refused, view.refused, _first(found))
     if state.serves_known and shape.gpu.kind is not GpuKind.NONE:
         others = Serves.WHOLE if shape.gpu.chosen_by_us else Serves.FRACTIONS
-        served = (state.serves == others) & _concerned(state, shape.gpu, every)
+        served = (state.serves[rows] == others) & _concerned(state, shape.gpu, rows)
         codes[served] = Reason.DEVICE_KIND_MISSING.code
     if shape.counted:
-        lacking = state.counted.too_small(shape.counted, len(state))
+        lacking = state.counted.too_small(shape.counted, len(state))[rows]
         codes[lacking & (codes == Reason.FITS.code)] = Reason.RESOURCE_MISSING.code
     return codes
 
@@ -97,64 +102,76 @@ def _first(codes: Sequence[NDArray[np.int8]]) -> NDArray[np.int8]:
     return found
 
 
-def _static(state: ClusterState, shape: Shape) -> NDArray[np.int8]:
-    rows = len(state)
-    codes = np.zeros(rows, dtype=np.int8)
+def _static(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) -> NDArray[np.int8]:
+    codes = np.zeros(len(rows), dtype=np.int8)
     gpu = shape.gpu
     if gpu.kind is not GpuKind.NONE:
-        healthy, present = _capacity_for(state, gpu)
+        healthy, present = _capacity_for(state, gpu, rows)
         wanted = max(1, gpu.count, gpu.replicas)
         codes[healthy < wanted] = Reason.DEVICE_UNHEALTHY.code
         codes[present < wanted] = Reason.NODE_TOO_SMALL.code
         codes[present == 0] = Reason.DEVICE_KIND_MISSING.code
     too_small = (
-        (state.cpu_alloc < shape.cpu_milli)
-        | (state.mem_alloc < shape.memory_bytes)
-        | (state.pods_alloc < 1)
+        (state.cpu_alloc[rows] < shape.cpu_milli)
+        | (state.mem_alloc[rows] < shape.memory_bytes)
+        | (state.pods_alloc[rows] < 1)
     )
     codes[too_small & (codes != Reason.DEVICE_KIND_MISSING.code)] = Reason.NODE_TOO_SMALL.code
     if gpu.kind is not GpuKind.NONE:
-        _refuse_models(state, gpu, codes)
+        _refuse_models(state, gpu, rows, codes)
         if gpu.also:  # devices of several resources: a usual row has those of one
             codes[:] = Reason.DEVICE_KIND_MISSING.code
-    codes[state.empty_rows] = Reason.NODE_UNKNOWN.code
+    if empty := state.empty_rows:
+        codes[np.isin(rows, empty)] = Reason.NODE_UNKNOWN.code
     return codes
 
 
-def _refuse_models(state: ClusterState, gpu: GpuRequest, codes: NDArray[np.int8]) -> None:
+def _refuse_models(
+    state: ClusterState, gpu: GpuRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
+) -> None:
     wrong_model = ~allowed_products(state.products, gpu)
     if not wrong_model.any():
         return
-    codes[wrong_model[state.product] & (state.device_count > 0)] = Reason.MODEL_NOT_ALLOWED.code
+    product, some = state.product[rows], state.device_count[rows] > 0
+    codes[wrong_model[product] & some] = Reason.MODEL_NOT_ALLOWED.code
     missing = np.array([not of_resource(gpu, resource) for resource, _ in state.products])
-    codes[missing[state.product] & (state.device_count > 0)] = Reason.DEVICE_KIND_MISSING.code
+    codes[missing[product] & some] = Reason.DEVICE_KIND_MISSING.code
 
 
 def _capacity_for(
-    state: ClusterState, gpu: GpuRequest
+    state: ClusterState, gpu: GpuRequest, rows: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Per row: units of this kind on healthy devices, and counting unhealthy devices too."""
-    code = state.device_code
+    code = state.device_code[rows]
     unhealthy = (code == DeviceCode.UNHEALTHY).sum(axis=1)
     match gpu.kind:
         case GpuKind.SHARED:
-            healthy = np.where(code == DeviceCode.SHARED, state.replicas, 0).sum(axis=1)
+            healthy = np.where(code == DeviceCode.SHARED, state.replicas[rows], 0).sum(axis=1)
         case GpuKind.MIG:
-            fits = np.zeros(len(state), dtype=np.int64)
-            for row in np.flatnonzero((code >= DeviceCode.MIG).any(axis=1)).tolist():
-                types = state.mig_types_of(row)
-                fits[row] = all(
-                    sum(mig.count(mig.full_mask, profile) for mig in types if mig) >= instances
-                    for profile, instances in gpu.mig
-                )
+            fits = _mig_capacity(state, gpu, rows).astype(np.int64)
             return fits, fits + unhealthy
         case GpuKind.FRACTION if gpu.memory_mib:
-            large = (state.device_mem >= gpu.memory_mib) | (state.device_mem == 0)
+            memory = state.device_mem[rows]
+            large = (memory >= gpu.memory_mib) | (memory == 0)
             healthy = ((code == DeviceCode.PLAIN) & large).sum(axis=1)
             unhealthy = ((code == DeviceCode.UNHEALTHY) & large).sum(axis=1)
         case _:
             healthy = (code == DeviceCode.PLAIN).sum(axis=1)
     return healthy.astype(np.int64), (healthy + unhealthy).astype(np.int64)
+
+
+def _mig_capacity(
+    state: ClusterState, gpu: GpuRequest, rows: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Rows whose devices have enough instances of each profile while they are empty, (R,)."""
+    types = mig_codes(state, rows)
+    fits: NDArray[np.bool_] = (types >= 0).any(axis=1)
+    for profile, instances in gpu.mig:
+        tables = tables_of(state.mig_types, profile)
+        if tables is None:
+            return np.zeros(len(rows), dtype=bool)
+        fits &= tables.entire[types].sum(axis=1) >= instances
+    return fits
 
 
 def dynamic_reasons(state: ClusterState, shape: Shape, rows: NDArray[np.int64]) -> NDArray[np.int8]:
@@ -234,6 +251,5 @@ def _slot_reasons(
     reason = (
         Reason.INSUFFICIENT_MIG_SLOTS if gpu.kind is GpuKind.MIG else Reason.INSUFFICIENT_REPLICAS
     )
-    for position, row in enumerate(rows.tolist()):
-        if slots_after(state, gpu, row) is None:
-            codes[position] = reason.code
+    fits, _ = slots_after(state, gpu, rows)
+    codes[~fits] = reason.code

@@ -15,7 +15,7 @@ integers (milli-GPU x weight): results do not depend on the order or number of r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.feasibility import suited
 from scheduler.core.mig import SLOT_MASKS, MigType
+from scheduler.core.mig_tables import MigTables, tables_of
 from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
@@ -89,7 +90,6 @@ class Fragmentation:
         self._cpu_steps = _steps([shape.cpu_milli for shape in shapes])
         self._buckets = len(self._cpu_steps) + 1
         self._memory = known.memory
-        self._mig_types = list(known.mig_types)
         products = len(known.products)
         # Where the weight of each shape begins; running sums then spread it to all that is more.
         single = np.zeros((products, self._buckets, DEVICE_MILLI + 1), dtype=np.int64)
@@ -112,8 +112,7 @@ class Fragmentation:
                 weights[allowed, bucket:] += shape.weight
         self._single = _spread(single, np.arange(DEVICE_MILLI + 1))
         self._several = _spread(several, np.arange(MAX_DEVICES + 1) * DEVICE_MILLI)
-        self._by_slots = [(gpu, weights.ravel()) for gpu, weights in by_slots.items()]
-        self._profile_tables = self._tables_of_profiles()
+        self._replicas, self._instances = _by_amount(by_slots, known.mig_types)
 
     def current(self, state: ClusterState) -> bool:
         """Whether the tables still say what the state knows of its models.
@@ -168,55 +167,25 @@ class Fragmentation:
     ) -> IntArray:
         """Usable milli x weight of MIG slots and replicas, (R,), if ``slots`` (R, D) are free."""
         usable = np.zeros(len(base), dtype=np.int64)
-        for gpu, weights in self._by_slots:
-            usable += weights[base] * self._slot_milli(gpu, state, rows, slots)
+        if self._replicas is not None:
+            free = np.where(state.device_code[rows] == DeviceCode.SHARED, slots, 0)
+            milli = (free * DEVICE_MILLI // state.replicas[rows]).sum(axis=1)
+            usable += self._replicas.weight(base, free.sum(axis=1)) * milli
+        if self._instances:
+            codes = state.device_code[rows]
+            partitioned = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
+            masks = slots & (SLOT_MASKS - 1)
+            for tables, weights in self._instances:
+                counts = tables.counts[partitioned, masks]
+                each = tables.each[partitioned] if tables.unlike else tables.each.max()
+                weight = weights.weight(base, counts.sum(axis=1))
+                usable += weight * (counts * each).sum(axis=1)
         return usable
 
     @property
     def has_slot_shapes(self) -> bool:
         """Whether the mix asks for MIG profiles or time-sliced replicas at all."""
-        return bool(self._by_slots)
-
-    def _slot_milli(
-        self, gpu: GpuRequest, state: ClusterState, rows: IntArray, slots: IntArray
-    ) -> IntArray:
-        """Milli-GPU that pods of this request alone could take on each row, (R,)."""
-        codes = state.device_code[rows]
-        if gpu.kind is GpuKind.SHARED:
-            free = np.where(codes == DeviceCode.SHARED, slots, 0)
-            milli = (free * DEVICE_MILLI // state.replicas[rows]).sum(axis=1)
-            return np.where(free.sum(axis=1) >= gpu.replicas, milli, 0)
-        total = np.zeros(len(codes), dtype=np.int64)
-        partitioned = np.where(codes >= DeviceCode.MIG, codes - DeviceCode.MIG, -1)
-        for profile, instances in gpu.mig:
-            if profile not in self._profile_tables:
-                continue  # no device here has it
-            counts, each = self._profile_tables[profile]
-            count = counts[partitioned, slots & (SLOT_MASKS - 1)]
-            enough = count.sum(axis=1) >= instances
-            total += np.where(enough, (count * each[partitioned]).sum(axis=1), 0)
-        return total
-
-    def _tables_of_profiles(self) -> dict[str, tuple[IntArray, IntArray]]:
-        """Per profile: instances that fit by (type, free mask), and milli-GPU of one instance.
-
-        The last row, also reached as type -1, is of devices that are not partitioned: all zero.
-        """
-        tables: dict[str, tuple[IntArray, IntArray]] = {}
-        for gpu, _ in self._by_slots:
-            for profile, _ in gpu.mig:
-                if profile in tables or not any(mig.placements(profile) for mig in self._mig_types):
-                    continue
-                counts = np.zeros((len(self._mig_types) + 1, SLOT_MASKS), dtype=np.int64)
-                each = np.zeros(len(self._mig_types) + 1, dtype=np.int64)
-                for code, mig in enumerate(self._mig_types):
-                    places = mig.placements(profile)
-                    if not places:
-                        continue
-                    each[code] = mig.milli(places[0])
-                    counts[code] = [mig.count(mask, profile) for mask in range(SLOT_MASKS)]
-                tables[profile] = (counts, each)
-        return tables
+        return bool(self._instances) or self._replicas is not None
 
     # -- whole rows --------------------------------------------------------------------------
 
@@ -227,7 +196,7 @@ class Fragmentation:
             axis=1
         )
         usable += self.node_usable(base, state.full_free[rows].astype(np.int64))
-        if self._by_slots:
+        if self.has_slot_shapes:
             usable += self.slot_usable(state, rows, base, state.slots_free[rows].astype(np.int64))
         return usable
 
@@ -235,6 +204,47 @@ class Fragmentation:
         """F(n) x total weight of rows as they are, in milli-GPU, shape (R,)."""
         left = state.gpu_left[rows].astype(np.int64)
         return left * self.total_weight - self.usable(state, rows)
+
+
+class _ByAmount:
+    """Weight of the shapes that ask for at most so much of something, by model and cpu bucket.
+
+    Parameters
+    ----------
+    wanted
+        Amounts, and weights of the shapes that ask for them, (models x buckets,).
+    """
+
+    def __init__(self, wanted: Sequence[tuple[int, IntArray]]) -> None:
+        self._amounts = np.unique(np.array([amount for amount, _ in wanted], dtype=np.int64))
+        weights = np.zeros((len(wanted[0][1]), len(self._amounts) + 1), dtype=np.int64)
+        for amount, each in wanted:
+            weights[:, int(np.searchsorted(self._amounts, amount)) + 1] += each
+        self._weights = np.cumsum(weights, axis=1)
+
+    def weight(self, base: IntArray, there: IntArray) -> IntArray:
+        """Weight of those for which that much is enough, (R,)."""
+        weights: IntArray = self._weights[base, np.searchsorted(self._amounts, there, "right")]
+        return weights
+
+
+def _by_amount(
+    shapes: Mapping[GpuRequest, IntArray], types: Sequence[MigType]
+) -> tuple[_ByAmount | None, list[tuple[MigTables, _ByAmount]]]:
+    """Weights of shapes that ask for replicas, and of those that ask for instances, by profile."""
+    replicas: list[tuple[int, IntArray]] = []
+    profiles: dict[str, list[tuple[int, IntArray]]] = {}
+    for gpu, weights in shapes.items():
+        if gpu.kind is GpuKind.SHARED:
+            replicas.append((gpu.replicas, weights.ravel()))
+        for profile, instances in gpu.mig:
+            profiles.setdefault(profile, []).append((instances, weights.ravel()))
+    made = [
+        (tables, _ByAmount(wanted))
+        for profile, wanted in profiles.items()
+        if (tables := tables_of(types, profile)) is not None  # else no device here has it
+    ]
+    return _ByAmount(replicas) if replicas else None, made
 
 
 def _counts_memory(shape: TypicalShape) -> bool:

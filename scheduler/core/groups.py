@@ -10,7 +10,6 @@ cost nothing of this.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +17,12 @@ from numpy.typing import NDArray
 from scheduler.core.columns import COLUMNS, PER_DEVICE, DeviceCode
 from scheduler.core.excerpts import excerpt
 from scheduler.core.makes import Ask, meaning
-from scheduler.core.mig import SLOT_MASKS, MigType
+from scheduler.core.mig import SLOT_MASKS
+from scheduler.core.mig_tables import milli_by_mask, tables_of
 from scheduler.core.model import DEVICE_MILLI, MAX_PODS, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState
 
-__all__ = ["View", "asks_on", "is_odd", "milli_by_mask", "odd_rows", "units_free", "views"]
+__all__ = ["View", "asks_on", "is_odd", "odd_rows", "units_free", "views"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -104,7 +104,6 @@ def units_free(state: ClusterState, gpu: GpuRequest, rows: IntArray) -> IntArray
 
 
 def _units(state: ClusterState, gpu: GpuRequest) -> IntArray:
-    every = np.arange(len(state))
     match gpu.kind:
         case GpuKind.NONE:  # handed out by somebody else
             return np.full(len(state), MAX_PODS, dtype=np.int64)
@@ -113,15 +112,14 @@ def _units(state: ClusterState, gpu: GpuRequest) -> IntArray:
             return np.asarray(np.where(shared, np.maximum(state.slots_free, 0), 0).sum(axis=1))
         case GpuKind.MIG:
             (profile, _), *_ = gpu.mig
-            return np.array([_instances(state, row, profile) for row in every.tolist()], np.int64)
+            tables = tables_of(state.mig_types, profile)
+            if tables is None:
+                return np.zeros(len(state), dtype=np.int64)
+            codes = np.maximum(state.device_code.astype(np.int64), DeviceCode.MIG - 1)
+            fit = tables.counts[codes - DeviceCode.MIG, state.slots_free & (SLOT_MASKS - 1)]
+            return np.asarray(fit.sum(axis=1))
         case _:
             return state.full_free.astype(np.int64)
-
-
-def _instances(state: ClusterState, row: int, profile: str) -> int:
-    slots = state.slots_free[row].tolist()
-    types = state.mig_types_of(row)
-    return sum(mig.count(slots[i], profile) for i, mig in enumerate(types) if mig)
 
 
 def _excerpt(state: ClusterState, rows: IntArray, asks: dict[int, Ask]) -> ClusterState:
@@ -164,9 +162,3 @@ def _derive(copy: ClusterState) -> None:
         sizes = milli_by_mask(copy.mig_types[kind - DeviceCode.MIG])
         left = left + np.where(code == kind, sizes[slots & (SLOT_MASKS - 1)], 0)
     copy.gpu_left[:] = left.sum(axis=1)
-
-
-@cache
-def milli_by_mask(mig: MigType) -> IntArray:
-    """Milli-GPU by mask of free slots, (SLOT_MASKS,)."""
-    return np.array([mig.milli(mask) for mask in range(SLOT_MASKS)])

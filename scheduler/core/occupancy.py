@@ -125,8 +125,7 @@ def _fullest(state: ClusterState, gpu: GpuRequest, row: int) -> int:
 
 def _parts_here(state: ClusterState, gpu: GpuRequest, row: int) -> list[GpuRequest]:
     """Of a request for devices of several resources, what is asked of those that the node has."""
-    node = state.nodes[row]
-    assert node is not None  # callers name an occupied row
+    node = state.node(row)
     parts = (replace(gpu, also=()), *gpu.also)
     return [part for part in parts if not part.resource or part.resource in node.resources]
 
@@ -136,8 +135,7 @@ def _together(
 ) -> tuple[DeviceShare, ...]:
     """Devices for one part after another, each chosen as if it were a pod of its own."""
     state = state.excerpt_without(row, {request.uid})
-    node = state.nodes[0]
-    assert node is not None  # the excerpt is of an occupied row
+    node = state.node(0)
     found: dict[int, DeviceShare] = {}
     # Whole devices first: a free one must not be taken for a part that fits beside others.
     for number, gpu in enumerate(sorted(parts, key=lambda gpu: gpu.kind is not GpuKind.WHOLE)):

@@ -14,10 +14,12 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.devices import fraction_need, slots_after
+from scheduler.core.devices import fraction_need, mig_codes, slots_after
 from scheduler.core.fragmentation import Fragmentation
+from scheduler.core.leftover_values import Prices
+from scheduler.core.mig import SLOT_MASKS
+from scheduler.core.mig_tables import milli_by_mask
 from scheduler.core.model import DEVICE_MILLI, GpuKind, Shape
-from scheduler.core.prices import Prices
 from scheduler.core.state import ClusterState
 
 __all__ = [
@@ -86,9 +88,7 @@ class Candidates:
     @cached_property
     def slots_after(self) -> IntArray:
         """(R, D) MIG slots and replicas left after the request has taken its own."""
-        after = [slots_after(self.state, self.shape.gpu, row) for row in self.rows.tolist()]
-        width = self.state.slots_free.shape[1]
-        return np.array([a for a in after if a is not None], dtype=np.int64).reshape(-1, width)
+        return slots_after(self.state, self.shape.gpu, self.rows)[1]
 
     @cached_property
     def cpu_left(self) -> IntArray:
@@ -118,11 +118,10 @@ class Candidates:
 
     def _mig_milli(self, slots: IntArray) -> IntArray:
         """(R,) milli-GPU of the free MIG slots (R, D)."""
-        totals = []
-        for row, masks in zip(self.rows.tolist(), slots.tolist(), strict=True):
-            types = self.state.mig_types_of(row)
-            totals.append(sum(t.milli(mask) for t, mask in zip(types, masks, strict=False) if t))
-        return np.array(totals, dtype=np.int64)
+        none = np.zeros(SLOT_MASKS, dtype=np.int64)  # of devices that are not partitioned
+        table = np.array([*map(milli_by_mask, self.state.mig_types), none])
+        milli: IntArray = table[mig_codes(self.state, self.rows), slots & (SLOT_MASKS - 1)]
+        return np.asarray(milli.sum(axis=1))
 
     @cached_property
     def gpu_left(self) -> IntArray:

@@ -1,7 +1,7 @@
 """Which pods a node lets in: taints, cordons, selectors, names of resources.
 
-The one place that decides it: for dry runs, simulations, plans and the referee. kube-scheduler has
-decided it before it calls the extender, so the webhook's hot path does not ask again. Semantics
+The one place that decides it: for dry runs, simulations, plans and the validator. kube-scheduler
+has decided it before it calls the extender, so the webhook's hot path does not ask again. Semantics
 are those of its filters: a node that is not ready keeps pods out by the taint that the node
 lifecycle controller gives it, not by its condition.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,10 @@ _UNREACHABLE = "node.kubernetes.io/unreachable"
 _CORDONED = Taint("node.kubernetes.io/unschedulable")
 _REPELLING = ("NoSchedule", "NoExecute")
 _NAME = "metadata.name"
+_NAMES = "\0name"  # no label is called that
 _MOST_REMEMBERED = 256
+_MOST_CHANGES = 1 << 12
+_MOST_LABELS = 64
 _Kind = tuple[bool, tuple[Taint, ...], tuple[str, ...]]
 """Whether a node is cordoned, its taints, and the names of devices that it offers."""
 
@@ -131,21 +135,54 @@ class Admission:
     """
 
     def __init__(self, nodes: Sequence[Node | None]) -> None:
-        self._nodes = nodes
+        self._begin(nodes)
+
+    def _begin(self, nodes: Sequence[Node | None]) -> None:
+        self._nodes = list(nodes)
         self._kinds: dict[_Kind, int] = {(False, (), ()): 0}
-        self._kind = np.array(
-            [
-                self._kinds.setdefault(
-                    (node.unschedulable, node.taints, _offered(node)), len(self._kinds)
-                )
-                if node
-                else 0
-                for node in nodes
-            ],
-            dtype=np.intp,
-        )
-        self._rows: dict[str, int] | None = None
-        self._known: OrderedDict[NodeSelection, NDArray[np.int8]] = OrderedDict()
+        self._kind = np.array([self._kind_of(node) for node in nodes], dtype=np.intp)
+        self._empty = np.array([node is None for node in nodes], dtype=bool)
+        self._labels: OrderedDict[str, _LabelColumn] = OrderedDict()
+        self._known: OrderedDict[NodeSelection, tuple[NDArray[np.int8], int]] = OrderedDict()
+        self._changes: list[int] = []  # rows that have changed since codes were remembered
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def update(self, rows: Iterable[int], nodes: Sequence[Node | None]) -> None:
+        """Look again at these rows, some of which may have another node than before.
+
+        Parameters
+        ----------
+        rows
+            All that have changed.
+        nodes
+            A node per row, as at first; there may be more rows.
+        """
+        if len(self._kinds) > len(nodes) + _MOST_REMEMBERED:
+            self._begin(nodes)  # taints that come and go would be remembered for ever
+            return
+        more = len(nodes) - len(self._nodes)
+        if more:
+            self._nodes += [None] * more
+            self._kind = np.pad(self._kind, (0, more))
+            self._empty = np.pad(self._empty, (0, more), constant_values=True)
+            for column in self._labels.values():
+                column.grow(more)
+        for row in rows:
+            node = nodes[row]
+            if self._nodes[row] is node:
+                continue
+            self._nodes[row], self._empty[row] = node, node is None
+            self._kind[row] = self._kind_of(node)
+            for column in self._labels.values():
+                column.put(row, node)
+            self._changes.append(row)
+        for key in [key for key, column in self._labels.items() if column.crowded]:
+            del self._labels[key]
+        if more or len(self._changes) > _MOST_CHANGES:
+            self._known.clear()
+            self._changes.clear()
 
     def codes(self, selection: NodeSelection) -> NDArray[np.int8] | None:
         """Code of :class:`Reason` per row, as :func:`admits` says it; None if all let the pod in.
@@ -155,17 +192,41 @@ class Admission:
         asks = selection.terms or selection.node_selector or selection.volumes
         if len(self._kinds) == 1 and not asks:
             return None
-        found = self._known.get(selection)
+        found, position = self._known.get(selection, (None, 0))
+        changed = sorted(set(self._changes[position:]))
         if found is None:
-            found = self._known[selection] = self._codes(selection)
-            if len(self._known) > _MOST_REMEMBERED:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(selection)
+            found = self._codes(selection)
+        elif changed:
+            found = found.copy()
+            for row in changed:
+                found[row] = self._code(selection, row)
+        self._known[selection] = found, len(self._changes)
+        self._known.move_to_end(selection)
+        if len(self._known) > _MOST_REMEMBERED:
+            self._known.popitem(last=False)
         return found
 
-    def __len__(self) -> int:
-        return len(self._known)
+    def _kind_of(self, node: Node | None) -> int:
+        if node is None:
+            return 0
+        kind = (node.unschedulable, node.taints, _offered(node))
+        return self._kinds.setdefault(kind, len(self._kinds))
+
+    def _code(self, selection: NodeSelection, row: int) -> int:
+        """The code of one row."""
+        node = self._nodes[row]
+        if node is not None:
+            cordoned, taints, offers = node.unschedulable, node.taints, _offered(node)
+        else:
+            cordoned, taints, offers = False, (), ()
+        if _lacks(offers, selection):
+            return Reason.DEVICE_KIND_MISSING.code
+        code = _obstacle(taints, selection.tolerations, cordoned=cordoned).code
+        if code != _FITS or node is None:
+            return code
+        if not selects(selection, node):
+            return _NOT_SELECTED
+        return _FITS if _reaches(selection, node) else Reason.VOLUME_ELSEWHERE.code
 
     def _codes(self, selection: NodeSelection) -> NDArray[np.int8]:
         per_kind = [
@@ -175,41 +236,91 @@ class Admission:
             for cordoned, taints, offers in self._kinds
         ]
         codes = np.array(per_kind, dtype=np.int8)[self._kind]
-        if not selection.terms and not selection.node_selector:
-            return self._reached(selection, codes)
-        chosen = np.zeros(len(codes), dtype=bool)
-        for row in self._selectable(selection, codes):
-            node = self._nodes[row]
-            chosen[row] = node is None or selects(selection, node)
-        codes[(codes == _FITS) & ~chosen] = _NOT_SELECTED
-        return self._reached(selection, codes)
-
-    def _reached(self, selection: NodeSelection, codes: NDArray[np.int8]) -> NDArray[np.int8]:
-        for row in np.flatnonzero(codes == _FITS).tolist() if selection.volumes else ():
-            node = self._nodes[row]
-            if node is not None and not _reaches(selection, node):
-                codes[row] = Reason.VOLUME_ELSEWHERE.code
+        if selection.terms or selection.node_selector:
+            chosen = self._empty | self._chosen(selection)
+            codes[(codes == _FITS) & ~chosen] = _NOT_SELECTED
+        for volume in selection.volumes:
+            reached = self._empty | self._any_term(volume)
+            codes[(codes == _FITS) & ~reached] = Reason.VOLUME_ELSEWHERE.code
         return codes
 
-    def _selectable(self, selection: NodeSelection, codes: NDArray[np.int8]) -> list[int]:
-        """Rows worth a look: of a pod that names its nodes, as those of daemons do, only these."""
-        names = _named(selection.terms)
-        if names is None:
-            return [int(row) for row in np.flatnonzero(codes == _FITS)]
-        if self._rows is None:
-            self._rows = {node.name: row for row, node in enumerate(self._nodes) if node}
-        return [self._rows[name] for name in names if name in self._rows]
+    def _chosen(self, selection: NodeSelection) -> NDArray[np.bool_]:
+        """Rows that :func:`selects` says yes to, (N,)."""
+        chosen = np.ones(len(self._nodes), dtype=bool)
+        for key, value in selection.node_selector:
+            chosen &= self._label(key).is_one_of((value,))
+        return chosen & self._any_term(selection.terms) if selection.terms else chosen
+
+    def _any_term(self, terms: tuple[SelectorTerm, ...]) -> NDArray[np.bool_]:
+        found = np.zeros(len(self._nodes), dtype=bool)
+        for term in terms:
+            if not term.expressions and not term.fields:
+                continue  # an empty term selects nothing (API reference)
+            matches = np.ones(len(self._nodes), dtype=bool)
+            for rule in term.fields:
+                column = self._label(_NAMES)
+                if rule.operator == "In" and len(rule.values) == 1:
+                    matches &= column.is_one_of(rule.values)
+                else:
+                    matches &= column.holds(partial(_name_matches, rule))
+            for rule in term.expressions:
+                column = self._label(rule.key)
+                if rule.operator == "In":
+                    matches &= column.is_one_of(rule.values)
+                else:
+                    matches &= column.holds(partial(_value_matches, rule))
+            found |= matches
+        return found
+
+    def _label(self, key: str) -> _LabelColumn:
+        found = self._labels.get(key)
+        if found is None:
+            found = self._labels[key] = _LabelColumn(key, self._nodes)
+            if len(self._labels) > _MOST_LABELS:
+                self._labels.popitem(last=False)
+        else:
+            self._labels.move_to_end(key)
+        return found
 
 
-def _named(terms: tuple[SelectorTerm, ...]) -> set[str] | None:
-    """Names of all nodes that could match; None unless every term names some."""
-    names: set[str] = set()
-    for term in terms:
-        rule = next((r for r in term.fields if r.key == _NAME and r.operator == "In"), None)
-        if rule is None:
-            return None
-        names.update(rule.values)
-    return names if terms else None
+class _LabelColumn:
+    """Values of one label by row; ``_NAMES`` is as a label that has the node's name."""
+
+    def __init__(self, key: str, nodes: Sequence[Node | None]) -> None:
+        self._key = key
+        self._code_of: dict[str | None, int] = {None: 0}
+        self._codes = np.zeros(len(nodes), dtype=np.int32)
+        for row, node in enumerate(nodes):
+            self.put(row, node)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether many values are known that no row has any more."""
+        return len(self._code_of) > 2 * len(self._codes) + _MOST_REMEMBERED
+
+    def grow(self, rows: int) -> None:
+        """So many more rows, which are empty."""
+        self._codes = np.pad(self._codes, (0, rows))
+
+    def put(self, row: int, node: Node | None) -> None:
+        """The row has this node."""
+        value = None
+        if node is not None:
+            value = node.name if self._key == _NAMES else node.labels.get(self._key)
+        self._codes[row] = self._code_of.setdefault(value, len(self._code_of))
+
+    def is_one_of(self, values: Iterable[str]) -> NDArray[np.bool_]:
+        """Rows with one of these values, (N,)."""
+        found = np.zeros(len(self._codes), dtype=bool)
+        for value in values:
+            code = self._code_of.get(value)
+            if code is not None:
+                found |= self._codes == code
+        return found
+
+    def holds(self, rule: Callable[[str | None], bool]) -> NDArray[np.bool_]:
+        """Rows for whose value a rule says yes, (N,); None is no value."""
+        return np.array([rule(value) for value in self._code_of], dtype=bool)[self._codes]
 
 
 def _obstacle(
@@ -235,6 +346,14 @@ def _term_matches(term: SelectorTerm, node: Node) -> bool:
     return all(_matches(rule, node.labels) for rule in term.expressions) and all(
         _field_matches(rule, node.name) for rule in term.fields
     )
+
+
+def _name_matches(rule: Requirement, name: str | None) -> bool:
+    return name is not None and _field_matches(rule, name)
+
+
+def _value_matches(rule: Requirement, value: str | None) -> bool:
+    return _matches(rule, {} if value is None else {rule.key: value})
 
 
 def _field_matches(rule: Requirement, name: str) -> bool:

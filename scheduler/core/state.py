@@ -47,6 +47,7 @@ from scheduler.core.model import (
     Release,
     Serves,
 )
+from scheduler.core.pods_by_row import PodsByRow
 
 __all__ = ["AFFINITY_KINDS", "ClusterState", "DeviceCode", "affinity_of"]
 
@@ -146,7 +147,8 @@ class ClusterState:
         self.nodes: list[Node | None] = []
         self._row_of: dict[str, int] = {}
         self._placements: dict[str, Placement] = {}
-        self._pods_on: list[dict[str, Placement]] = []
+        self._placements_lent = False  # to a copy: to be copied before the next change
+        self._pods_on = PodsByRow()
         self._empty_rows: list[int] = []
         self.products: list[tuple[str, str]] = [("", "")]
         self._product_codes: dict[tuple[str, str], int] = {("", ""): 0}
@@ -191,6 +193,13 @@ class ClusterState:
             return self._row_of[name]
         except KeyError:
             raise UnknownNode(name) from None
+
+    def node(self, row: int) -> Node:
+        """The node of an occupied row; :class:`UnknownNode` if it is empty."""
+        node = self.nodes[row]
+        if node is None:
+            raise UnknownNode(f"of row {row}")
+        return node
 
     def rows_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Row of each name, -1 for unknown ones."""
@@ -297,7 +306,7 @@ class ClusterState:
             self._size += 1
             self._expose()
             self.nodes.append(None)
-            self._pods_on.append({})
+            self._pods_on.append()
         self._row_of[node.name] = row
         try:
             self._set_node(row, node)
@@ -318,8 +327,8 @@ class ClusterState:
         row = self.row(name)
         gone = tuple(self.pods_on(row))
         for placement in gone:
-            del self._placements[placement.pod.uid]
-        self._pods_on[row] = {}
+            self._own_placements().pop(placement.pod.uid)
+        self._pods_on.empty(row)
         del self._row_of[name]
         self.nodes[row] = None
         for column, _, empty, _ in COLUMNS:
@@ -348,8 +357,7 @@ class ClusterState:
 
     def _rewrite(self, row: int) -> None:
         """Write every column of a row from its node and its placements."""
-        node = self.nodes[row]
-        assert node is not None  # callers name an occupied row
+        node = self.node(row)
         stamp = self.generation[row]
         for column, _, empty, _ in COLUMNS:
             self._stored[column][row] = empty
@@ -479,10 +487,16 @@ class ClusterState:
     def _list(self, row: int, placement: Placement, sign: int) -> None:
         uid = placement.pod.uid
         if sign > 0:
-            self._placements[uid] = self._pods_on[row][uid] = placement
+            self._own_placements()[uid] = placement
+            self._pods_on.add(row, placement)
         else:
-            self._placements.pop(uid, None)
-            self._pods_on[row].pop(uid, None)
+            self._own_placements().pop(uid, None)
+            self._pods_on.remove(row, uid)
+
+    def _own_placements(self) -> dict[str, Placement]:
+        if self._placements_lent:
+            self._placements, self._placements_lent = dict(self._placements), False
+        return self._placements
 
     def _take_back(self, done: list[tuple[Placement, int]]) -> None:
         """Undo steps, the last of which may be half written: the placements decide."""
@@ -583,8 +597,9 @@ class ClusterState:
         copy._stored = {name: column.copy() for name, column in self._stored.items()}
         copy.nodes = list(self.nodes)
         copy._row_of = dict(self._row_of)
-        copy._placements = dict(self._placements)
-        copy._pods_on = [dict(pods) for pods in self._pods_on]
+        copy._placements = self._placements
+        copy._placements_lent = self._placements_lent = True
+        copy._pods_on = self._pods_on.copy()
         copy._empty_rows = list(self._empty_rows)
         copy._adopt_vocabulary(self)
         copy.counted = self.counted.copy()
@@ -603,8 +618,7 @@ class ClusterState:
         """
         excerpt = ClusterState()
         excerpt._adopt_vocabulary(self)
-        node = self.nodes[row]
-        assert node is not None  # callers name an occupied row
+        node = self.node(row)
         excerpt._grow(1, self.gpu_free.shape[1])
         excerpt.add_node(node)
         others = (p for p in self._pods_on[row].values() if p.pod.uid not in uids)
@@ -629,7 +643,7 @@ class ClusterState:
         rebuilt._adopt_vocabulary(self)
         rebuilt._size = self._size
         rebuilt.nodes = [None] * self._size
-        rebuilt._pods_on = [{} for _ in range(self._size)]
+        rebuilt._pods_on = PodsByRow({} for _ in range(self._size))
         rebuilt._empty_rows = [row for row, node in enumerate(self.nodes) if node is None]
         rebuilt._expose()
         for row, node in enumerate(self.nodes):

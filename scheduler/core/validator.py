@@ -1,10 +1,10 @@
-"""The referee: is this set of placements possible at all?
+"""The validator: is this set of placements possible at all?
 
 Deliberately slow, plain Python over model objects. It shares no code with ``state``,
 ``feasibility`` or ``scoring``: it keeps its own ledger per node and device and knows the rules
 from the model's definitions only. Which pods a node lets in at all is decided in one place for
 everybody, :mod:`scheduler.core.selection`. Tests, planner and benchmarks pass their results through
-the referee before a figure is printed.
+the validator before a figure is printed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from scheduler.core.model import (
 from scheduler.core.model import Device as DeviceModel
 from scheduler.core.selection import admits
 
-__all__ = ["Referee", "Violation", "verify"]
+__all__ = ["Validator", "Violation", "verify"]
 
 
 class Violation(SchedulerError):
@@ -54,7 +54,7 @@ class _NodeLedger:
     ways: Counter[str] = field(default_factory=Counter)
 
 
-class Referee:
+class Validator:
     """Follows a decision log step by step and raises at the first impossible one.
 
     Parameters
@@ -138,11 +138,11 @@ class Referee:
 
 def verify(nodes: Iterable[Node], placements: Iterable[Placement]) -> list[str]:
     """Violations of a set of placements on an empty cluster; an empty list is good."""
-    referee = Referee(nodes)
+    validator = Validator(nodes)
     problems = []
     for placement in placements:
         try:
-            referee.place(placement)
+            validator.place(placement)
         except Violation as violation:
             problems.append(str(violation))
     return problems

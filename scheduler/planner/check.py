@@ -10,7 +10,7 @@ from scheduler.core.model import GangKey, Placement, Reason
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.omissions import left_alone
 from scheduler.core.selection import admits
-from scheduler.core.validator import Referee, Violation
+from scheduler.core.validator import Validator, Violation
 from scheduler.planner.problem import Problem
 
 __all__ = ["check"]
@@ -21,7 +21,7 @@ def check(
 ) -> None:
     """Raise :class:`SolverFault` if these placements break a rule of the problem.
 
-    Capacity and devices go through the referee. Nodes that running pods over-fill already cannot
+    Capacity and devices go through the validator. Nodes that running pods over-fill already cannot
     be judged and are left out. Selection, candidates, gangs, pods that must stay and disruption
     budgets are checked here.
 
@@ -49,9 +49,8 @@ def check(
     for uid, placement in final.items():
         if before.get(uid) == placement:
             continue
-        node = problem.state.nodes[problem.state.row(placement.node)]
-        assert node is not None
-        admitted = admits(node, placement.pod)  # the referee does not judge over-full nodes
+        node = problem.state.node(problem.state.row(placement.node))
+        admitted = admits(node, placement.pod)  # the validator does not judge over-full nodes
         if admitted is not Reason.FITS:
             raise SolverFault(f"{placement.pod.key} on {placement.node}: {admitted.text}")
         names = problem.candidates.get(uid)
@@ -100,19 +99,19 @@ def _check_order(
 
 def _check_capacity(problem: Problem, final: Mapping[str, Placement]) -> None:
     nodes = [node for node in problem.state.nodes if node is not None]
-    referee = Referee(nodes)
+    validator = Validator(nodes)
     before = problem.state.placements
     full: set[str] = set()
     fixed = [p for uid, p in final.items() if before.get(uid) == p]
     placed = [p for uid, p in final.items() if before.get(uid) != p]
     for placement in fixed:
         try:
-            referee.place(placement, running=True)
+            validator.place(placement, running=True)
         except Violation:
             full.add(placement.node)  # a fact of the cluster, not of the plan
     for placement in placed:
         try:
-            referee.place(placement)
+            validator.place(placement)
         except Violation as violation:
             if placement.node not in full:
                 raise SolverFault(str(violation)) from violation

@@ -44,7 +44,7 @@ def plan(problem: Problem, budget: Budget) -> Plan:
     Returns
     -------
     Plan
-        Verified against the problem by the referee.
+        Verified against the problem by the validator.
 
     Raises
     ------

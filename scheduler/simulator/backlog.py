@@ -107,7 +107,6 @@ def default_schedule(
         if row < 0:
             pending.append(pod)
             continue
-        node = state.nodes[row]
-        assert node is not None
-        engine.reserve(pod, node.name)
+        node = state.node(row)
+        engine.place_on(pod, node.name)
     return state, tuple(pending)

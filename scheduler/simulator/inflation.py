@@ -23,10 +23,10 @@ from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.power import PowerMeter, PowerModel
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
-from scheduler.core.validator import Referee
+from scheduler.core.validator import Validator
 from scheduler.files.workload import Workload, meet, place_bound
 from scheduler.simulator.pricing import Pricing
 
@@ -34,9 +34,9 @@ __all__ = [
     "SHARES",
     "Experiment",
     "Outcome",
-    "RefereeMismatch",
     "Selector",
     "Stream",
+    "ValidatorMismatch",
     "as_listed",
     "chooser",
     "inflate",
@@ -50,8 +50,8 @@ SHARES = ("0.30", "0.40", "0.50", "0.60", "0.70", "0.80", "0.90", "1.00", "1.10"
 """Requested shares of the capacity at which allocation and power are noted."""
 
 
-class RefereeMismatch(SchedulerError):
-    """The referee's ledger disagrees with the state. A fault of ours, never of the input."""
+class ValidatorMismatch(SchedulerError):
+    """The validator's ledger disagrees with the state. A fault of ours, never of the input."""
 
 
 class Selector(Protocol):
@@ -123,7 +123,7 @@ class Stream:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Result of one run; ``seconds`` is the decision loop alone, without set-up and referee.
+    """Result of one run; ``seconds`` is the decision loop alone, without set-up and validator.
 
     Power is that of :class:`PowerModel`, in kW: at the shares of ``allocation_at`` and at the end.
     """
@@ -210,7 +210,7 @@ def run(
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[int, float, Engine], None] | None = None,
 ) -> Outcome:
-    """Run one experiment and have the referee follow every decision.
+    """Run one experiment and have the validator follow every decision.
 
     Parameters
     ----------
@@ -229,8 +229,8 @@ def run(
 
     Raises
     ------
-    RefereeMismatch
-        The referee counts something else than the state.
+    ValidatorMismatch
+        The validator counts something else than the state.
     """
     stream = _stream(workload, experiment)
     mix = TypicalMix.from_requests(workload.requests)
@@ -260,9 +260,8 @@ def run(
         requested += request.gpu.requested_milli
         row = choose(request)
         if row >= 0:
-            node = state.nodes[row]
-            assert node is not None
-            placement = engine.reserve(request, node.name)
+            node = state.node(row)
+            placement = engine.place_on(request, node.name)
             if engine.neighbours is not None:
                 engine.neighbours.add(request, row)
             pricing.starts(request)
@@ -281,7 +280,7 @@ def run(
         name, _ = thresholds[0]
         if abs(float(name) - experiment.arrival) < 1e-9:
             note(name)
-    _referee(stream, workload, log, allocated, state)
+    _validator(stream, workload, log, allocated, state)
     _step_by_step(state, workload, log)
     return Outcome(
         experiment,
@@ -306,12 +305,11 @@ def _stream(workload: Workload, experiment: Experiment) -> Stream:
 
 
 def let_in(state: ClusterState, placement: Placement) -> None:
-    """Raise :class:`RefereeMismatch` if the node of a placement does not let the pod in."""
-    node = state.nodes[state.row(placement.node)]
-    assert node is not None
+    """Raise :class:`ValidatorMismatch` if the node of a placement does not let the pod in."""
+    node = state.node(state.row(placement.node))
     admitted = admits(node, placement.pod)
     if admitted is not Reason.FITS:
-        raise RefereeMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
+        raise ValidatorMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
 
 
 def _step_by_step(state: ClusterState, workload: Workload, log: list[Placement]) -> None:
@@ -324,11 +322,11 @@ def _step_by_step(state: ClusterState, workload: Workload, log: list[Placement])
         row = state.row(placement.node)
         admitted = there.admits(placement.pod, row)
         if placement.pod.uid not in running and admitted is not Reason.FITS:
-            raise RefereeMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
+            raise ValidatorMismatch(f"{placement.pod.key} on {placement.node}: {admitted.text}")
         there.add(placement.pod, row)
 
 
-def _referee(
+def _validator(
     stream: Stream, workload: Workload, log: list[Placement], allocated: int, state: ClusterState
 ) -> None:
     """Replay the log; running pods of a dump are facts that may over-fill and are not judged.
@@ -338,16 +336,16 @@ def _referee(
     if workload.bound:
         differences = state.check()
         if differences:
-            raise RefereeMismatch(f"the state drifted: {differences[0]}")
+            raise ValidatorMismatch(f"the state drifted: {differences[0]}")
         running = {bound.request.uid for bound in workload.bound}
         for placement in log:
             if placement.pod.uid not in running:
                 let_in(state, placement)
         return
-    referee = Referee(stream.nodes)
+    validator = Validator(stream.nodes)
     for placement in log:
-        referee.place(placement)
-    if referee.allocated_milli != allocated or referee.placed != len(state.placements):
-        raise RefereeMismatch(
-            f"the referee counts {referee.allocated_milli} milli-GPU, the run {allocated}"
+        validator.place(placement)
+    if validator.allocated_milli != allocated or validator.placed != len(state.placements):
+        raise ValidatorMismatch(
+            f"the validator counts {validator.allocated_milli} milli-GPU, the run {allocated}"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import GpuKind, PodRequest
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.planner.pricing.compute import prices
 from scheduler.planner.pricing.lifecycle import PriceLifecycle, PricingRules
 
@@ -70,7 +70,7 @@ class Pricing:
         task = lifecycle.task()
         made = prices(engine.state, task.mix, self._weights, departures=task.departures)
         if made is not None or task.mix is not engine.mix:
-            lifecycle.put_prices(made or engine.prices, task.mix)
+            lifecycle.put_prices(made or engine.prices(), task.mix)
         lifecycle.priced(task)
         self.solved += made is not None
 

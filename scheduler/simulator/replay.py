@@ -28,14 +28,14 @@ from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Reason, Shape
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
-from scheduler.core.validator import Referee
+from scheduler.core.validator import Validator
 from scheduler.files.workload import Arrival, Workload, meet, place_bound
 from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
 from scheduler.simulator.inflation import (
     Experiment,
-    RefereeMismatch,
     Selector,
+    ValidatorMismatch,
     chooser,
     let_in,
 )
@@ -210,8 +210,8 @@ def replay(
     ------
     InvalidInput
         ``rate`` is not positive.
-    RefereeMismatch
-        The referee counts something else than the state.
+    ValidatorMismatch
+        The validator counts something else than the state.
     """
     if not 0 < rate < math.inf:
         raise InvalidInput("rate", f"is {rate}", "use a number above 0")
@@ -272,7 +272,7 @@ class _Run:
         meet(self.engine, self.workload)
         self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
         self.choose = chooser(self.engine, self.selector)
-        self.referee = None if self.workload.bound else Referee(self.workload.nodes)
+        self.validator = None if self.workload.bound else Validator(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
         self.demanded = self.allocated
         self.peak = self.allocated
@@ -315,7 +315,7 @@ class _Run:
         seconds = time.perf_counter() - started
         differences = self.state.check()
         if differences:
-            raise RefereeMismatch(f"the state drifted: {differences[0]}")
+            raise ValidatorMismatch(f"the state drifted: {differences[0]}")
         return self._outcome(pods, clock, rate, seconds)
 
     # -- events ------------------------------------------------------------------------------
@@ -365,8 +365,8 @@ class _Run:
             self.engine.neighbours.remove(request, self.state.row_of[placement.node])
         self.engine.release(request.uid)
         self.pricing.departs(request)
-        if self.referee:
-            self.referee.release(request.uid)
+        if self.validator:
+            self.validator.release(request.uid)
         self.allocated -= placement.gpu_milli
         self.demanded -= request.gpu.requested_milli
         self._count_gang(request, -1)
@@ -411,9 +411,8 @@ class _Run:
             self._wait(pod, now)
             return
         self.pool.pop(pod.serial, None)
-        node = self.state.nodes[row]
-        assert node is not None
-        self._start(pod, self.engine.reserve(request, node.name), now)
+        node = self.state.node(row)
+        self._start(pod, self.engine.place_on(request, node.name), now)
 
     def _wait(self, pod: _Pending, now: float) -> None:
         pod.tried_s = now
@@ -452,8 +451,8 @@ class _Run:
 
     def _start(self, pod: _Pending, placement: Placement, now: float) -> None:
         request = pod.arrival.request
-        if self.referee:
-            self.referee.place(placement)
+        if self.validator:
+            self.validator.place(placement)
         else:
             let_in(self.state, placement)
         there = self.engine.neighbours
@@ -461,7 +460,7 @@ class _Run:
             row = self.state.row_of[placement.node]
             admitted = there.admits(request, row)
             if admitted is not Reason.FITS:
-                raise RefereeMismatch(f"{request.key} on {placement.node}: {admitted.text}")
+                raise ValidatorMismatch(f"{request.key} on {placement.node}: {admitted.text}")
             there.add(request, row)
             self.company |= bool(there.of(request).traits)
         self.allocated += placement.gpu_milli

@@ -40,7 +40,7 @@ _TEMPLATE = """<!doctype html>
 </style></head><body>
 <h1>{{ title }}</h1>
 <p class="note">{{ nodes }} nodes, {{ gpus }} GPUs, {{ pods }} pods in the source. Every decision was replayed by a
-referee that shares no code with the engine. snugfit {{ version }}</p>
+validator that shares no code with the engine. snugfit {{ version }}</p>
 <h2>Results</h2>
 <table><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</table>

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from scheduler.core.engine import Engine
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.files.load import load_workload
 from scheduler.files.workload import Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile

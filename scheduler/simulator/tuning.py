@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.core.reading import LARGEST_WORKLOAD, json_of, read_bytes, text_of
 from scheduler.simulator.sweep import Job, experiment_of, sweep
 

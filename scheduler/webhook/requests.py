@@ -49,7 +49,7 @@ class Requests:
         if known is None:
             pod = args.pod_object()
             request = pod_request(pod, self._names, groups)
-            cluster.gangs.hears(pod.spec.scheduler_name or "")
+            cluster.gangs.on_scheduler_seen(pod.spec.scheduler_name or "")
             known = request, stated_size(pod) if request.gang else 0
             if len(args.pod) <= _PARSED_POD_BYTES:
                 self._parsed.put(args.pod, known)

@@ -25,9 +25,9 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.view import prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
 from scheduler.core.errors import InvalidInput, UnknownPod
+from scheduler.core.leftover_values import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.model import GpuKind, Placement
 from scheduler.core.power import SOCKET
-from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.state import ClusterState
 from scheduler.webhook import protocol
 from scheduler.webhook.metrics import ExtenderMetrics
@@ -375,8 +375,7 @@ def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
 
 
 def _devices_json(state: ClusterState, row: int) -> list[dict[str, Any]]:
-    node = state.nodes[row]
-    assert node is not None
+    node = state.node(row)
     devices = []
     for index, device in enumerate(node.devices):
         kind = {GpuKind.MIG: "mig", GpuKind.SHARED: "shared"}.get(device.kind, "plain")

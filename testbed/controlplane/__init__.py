@@ -1,7 +1,7 @@
-"""A real control plane, and a referee that trusts nothing but its API.
+"""A real control plane, and a validator that trusts nothing but its API.
 
 What lives here: building and running etcd, kube-apiserver, kube-scheduler, kube-controller-manager
 and KWOK; the extender as a process of its own; a raw client of the API; factories of objects; the
-referee. What is under test runs as users run it: nothing here but :mod:`.configurations`, which
+validator. What is under test runs as users run it: nothing here but :mod:`.configurations`, which
 makes mistakes in configurations of the product, imports ``scheduler``.
 """

@@ -9,7 +9,7 @@ from pathlib import Path
 from testbed.controlplane.api import Json, eventually
 from testbed.controlplane.plane import ControlPlane
 from testbed.controlplane.process import Daemon
-from testbed.controlplane.referee import Referee
+from testbed.controlplane.validator import Validator
 
 
 class Cluster:
@@ -20,7 +20,7 @@ class Cluster:
     plane
         The control plane behind it.
     foreign
-        Pods that somebody else binds: see :func:`testbed.controlplane.referee.judge`.
+        Pods that somebody else binds: see :func:`testbed.controlplane.validator.judge`.
     """
 
     def __init__(
@@ -28,7 +28,7 @@ class Cluster:
     ) -> None:
         self.plane = plane
         self.api = plane.api
-        self.referee = Referee(plane.api, gangs=plane.gangs, foreign=foreign)
+        self.validator = Validator(plane.api, gangs=plane.gangs, foreign=foreign)
         self._before = set(map(id, plane.daemons))
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from testbed.controlplane.objects import (
     pod,
     priority_class,
 )
-from testbed.controlplane.referee import quantity, requests
+from testbed.controlplane.validator import quantity, requests
 
 Json = dict[str, Any]
 

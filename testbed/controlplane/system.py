@@ -129,7 +129,7 @@ class System:
         AssertionError
             Something of that does not hold (any more, or soon).
         """
-        self.cluster.referee.check(settled=settled)
+        self.cluster.validator.check(settled=settled)
         for extender in self.extenders:
             if extender.running:
                 self._agrees(extender, patience_s)

@@ -1,4 +1,4 @@
-"""The referee at every moment, not only at the end: a watch that judges each change of a node.
+"""The validator at every moment, not only at the end: a watch that judges each change of a node.
 
 An over-commit that was there for a second and went away is one that a kubelet would have acted on.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from testbed.controlplane.api import Api, ApiError, Json
-from testbed.controlplane.referee import Foul, Violation, judge
+from testbed.controlplane.validator import Foul, Violation, judge
 
 _WINDOW_S = 30
 
@@ -28,7 +28,7 @@ class Vigil:
     api
         How to read; a connection of its own.
     foreign
-        See :func:`testbed.controlplane.referee.judge`.
+        See :func:`testbed.controlplane.validator.judge`.
     """
 
     def __init__(self, api: Api, foreign: Callable[[Json], bool] = lambda _: False) -> None:

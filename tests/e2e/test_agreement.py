@@ -1,6 +1,6 @@
 """The product and the real kube-scheduler agree about random clusters.
 
-kube-scheduler decides everything but devices; these the referee's arithmetic decides here. Each
+kube-scheduler decides everything but devices; these the validator's arithmetic decides here. Each
 cluster is drawn by a seed, which is the test's name::
 
     SNUGFIT_SEEDS=1000:1300 pytest -m e2e tests/e2e/test_agreement.py
@@ -28,8 +28,8 @@ from testbed.controlplane.api import Api, eventually
 from testbed.controlplane.extender import Extender, live
 from testbed.controlplane.objects import DEVICES, MEMORY, MILLI
 from testbed.controlplane.plane import ControlPlane
-from testbed.controlplane.referee import judge, requests
 from testbed.controlplane.scenes import DEVICE_KINDS, DEVICE_MEMORY, PRIORITIES, devices_for, draw
+from testbed.controlplane.validator import judge, requests
 from testbed.controlplane.verdicts import Verdicts, cleared
 from tests.depth import DEEP, examples
 
@@ -155,7 +155,7 @@ class Stage:
         return refused
 
     def fouls(self) -> list[str]:
-        """Devices that are promised twice, by the referee; what was overfull before is no news."""
+        """Devices that are promised twice, says the validator; not what was overfull before."""
         before = set(map(str, judge(self.nodes.values(), self.running)))
         after = judge(self.api.objects("Node"), self.api.objects("Pod"))
         return [str(one) for one in after if str(one) not in before and one.rule != "affinity"]

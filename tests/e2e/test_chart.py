@@ -16,7 +16,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.kube.scheduler_config.checks import check
 from scheduler.kube.scheduler_config.write import (
     Profile,

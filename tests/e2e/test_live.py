@@ -1,4 +1,4 @@
-"""kube-scheduler and the extender together, on every kind of GPU, under the referee's eyes."""
+"""kube-scheduler and the extender together, on every kind of GPU, under the validator's eyes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_stock_scheduling_strands_the_large_pod_and_packing_does_not(cluster, sy
     cluster.all_bound(12)
     cluster.create([large])
     assert "large" not in cluster.settle()
-    cluster.referee.check()
+    cluster.validator.check()
 
     stock.stop()
     cluster.api.delete_all("Pod", "default")

@@ -27,8 +27,8 @@ from testbed.controlplane.objects import (
     pod_group,
     priority_class,
 )
-from testbed.controlplane.referee import quantity
 from testbed.controlplane.system import System
+from testbed.controlplane.validator import quantity
 from testbed.controlplane.wire import Wire
 
 pytestmark = pytest.mark.e2e

@@ -80,7 +80,7 @@ def test_the_extender_decides(line, cluster):
         cluster.create([gpu_pod(name, 1)])
         cluster.all_bound(1 + "abcd".index(name))
     assert len(set(cluster.bound().values())) == 1
-    cluster.referee.check()
+    cluster.validator.check()
 
 
 def test_one_node_left_is_not_prioritized(line, cluster):
@@ -127,7 +127,7 @@ def test_the_whole_gang_is_tried_again_with_filter_for_every_member(line, cluste
     assert cluster.bound() == {}
     cluster.create([gpu_node("n4", 1)])
     assert len(set(cluster.all_bound(5).values())) == 5
-    cluster.referee.check()
+    cluster.validator.check()
 
 
 def test_an_extender_that_is_down_delays_pods_and_loses_none(line, cluster):
@@ -138,7 +138,7 @@ def test_an_extender_that_is_down_delays_pods_and_loses_none(line, cluster):
     eventually(lambda: "p" in cluster.pending() and cluster.pending()["p"], "refused with a reason")
     line.extender.start()
     assert set(cluster.all_bound(1)) == {"p"}
-    cluster.referee.check()
+    cluster.validator.check()
 
 
 def test_failed_prioritize_is_swallowed_by_kube_scheduler(line, cluster):

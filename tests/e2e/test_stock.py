@@ -25,7 +25,7 @@ from testbed.controlplane.objects import (
     shared_node,
     shared_pod,
 )
-from testbed.controlplane.referee import Foul
+from testbed.controlplane.validator import Foul
 from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
@@ -39,7 +39,7 @@ def test_pods_are_bound_until_the_cluster_is_full(cluster):
         bound = cluster.settle()
     assert len(bound) == 12 and vigil.events >= 26
     assert all("Insufficient nvidia.com/gpu" in why for why in cluster.pending().values())
-    cluster.referee.check()
+    cluster.validator.check()
 
 
 def test_every_kind_of_gpu_resource_is_counted_by_kube_scheduler(cluster):
@@ -57,20 +57,20 @@ def test_every_kind_of_gpu_resource_is_counted_by_kube_scheduler(cluster):
     cluster.create([shared_pod(f"shared-{i}", 2) for i in range(3)])
     bound = cluster.settle()
     assert sorted(bound.values()) == ["mig"] * 3 + ["shared"] * 2 + ["whole"] * 2
-    cluster.referee.check()
+    cluster.validator.check()
 
 
-def test_the_referee_of_a_live_cluster_sees_what_somebody_bound_behind_our_back(cluster):
+def test_the_validator_of_a_live_cluster_sees_what_somebody_bound_behind_our_back(cluster):
     cluster.create([gpu_node("n", 1), fraction_node("f", 1)])
     cluster.create([gpu_pod("a"), gpu_pod("b"), fraction_pod("c", 700), fraction_pod("d", 700)])
     vigil = Vigil(cluster.api)
     with pytest.raises(Foul, match="broken at some moment"), vigil:
         _overcommit_for_a_moment(cluster, vigil)
-    cluster.referee.check()  # it is fine again, which is why somebody has to look all the time
+    cluster.validator.check()  # it is fine again, which is why somebody has to look all the time
     for name in "cd":
         cluster.api.bind("default", name, "f", {DEVICES: "0:700:0:0"})
     with pytest.raises(Foul, match="1400 of 1000 milli"):
-        cluster.referee.check()
+        cluster.validator.check()
 
 
 def _overcommit_for_a_moment(cluster, vigil):
@@ -99,10 +99,10 @@ def test_gangs_are_all_or_none(cluster):
     cluster.create([pod_group("five", 5)])
     cluster.create([gpu_pod(f"m{i}", group="five") for i in range(5)])
     assert cluster.settle() == {}
-    cluster.referee.check()
+    cluster.validator.check()
     cluster.create([gpu_node("n4", 1)])
     assert sorted(cluster.all_bound(5).values()) == [f"n{i}" for i in range(5)]
-    cluster.referee.check()
+    cluster.validator.check()
 
 
 def test_components_are_killed_and_come_back(cluster):
@@ -122,7 +122,7 @@ def test_components_are_killed_and_come_back(cluster):
     scheduler.start()
     cluster.create([gpu_pod("after")])
     assert set(cluster.all_bound(3)) == {"before", "meanwhile", "after"}
-    cluster.referee.check()
+    cluster.validator.check()
 
 
 def test_compaction_makes_old_versions_gone(cluster):
@@ -164,7 +164,7 @@ def test_controllers_and_kubelets_can_be_had(cluster):
         lambda: [p["status"]["phase"] for p in cluster.api.objects("Pod")] == ["Running"] * 3,
         "three pods run",
     )
-    cluster.referee.check()
+    cluster.validator.check()
     cluster.api.delete("Deployment", "web", "default", "apps/v1")
     eventually(lambda: not cluster.api.objects("Pod"), "garbage collected")
 

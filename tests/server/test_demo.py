@@ -90,8 +90,8 @@ def test_both_rivals_are_named_at_the_end() -> None:
     demo = _begin("--nodes", "20", "--policy", "best-fit")
     out, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
-    table, (*_, referee, default, packing) = out, out.splitlines()
-    assert "snugfit (best-fit)" in table and "over-committed" in referee
+    table, (*_, validator, default, packing) = out, out.splitlines()
+    assert "snugfit (best-fit)" in table and "over-committed" in validator
     assert "spreading by default" in default and "MostAllocated" in packing
 
 

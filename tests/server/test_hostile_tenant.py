@@ -1,6 +1,6 @@
 """A tenant that writes what it likes beside honest ones, on the real server.
 
-Whatever the tenant does, no device is given twice and no node over-committed, as a referee finds
+Whatever the tenant does, no device is given twice and no node over-committed, as a validator finds
 from requests and from the Bindings that were posted; whoever is honest and fits beyond doubt is
 served; the server stays in step with the API, and does not grow.
 """
@@ -52,7 +52,7 @@ class Tenants(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cluster.clear()
-        self.pods = self.cluster.referee.pods
+        self.pods = self.cluster.validator.pods
         self.numbers = 0
 
     # -- the tenant --------------------------------------------------------------------------
@@ -153,7 +153,7 @@ class Tenants(RuleBasedStateMachine):
     def _honest_comes(self, asks: dict[str, str]) -> None:
         self.numbers += 1
         pod = self.cluster.create(f"honest-{self.numbers}", "honest", asks)
-        if not self.cluster.referee.has_room_beyond_doubt(pod):
+        if not self.cluster.validator.has_room_beyond_doubt(pod):
             self._cycle(pod)
             if not pod.node:
                 self.cluster.delete(pod.name)
@@ -167,7 +167,7 @@ class Tenants(RuleBasedStateMachine):
         try:
             eventually(served)
         except AssertionError:
-            there = {node: self.cluster.referee.on(node) for node in _DEVICES}
+            there = {node: self.cluster.validator.on(node) for node in _DEVICES}
             raise AssertionError(f"{pod} was never served beside {there}") from None
 
     @rule(seed=_seeds)
@@ -201,7 +201,7 @@ class Tenants(RuleBasedStateMachine):
             assert all(0 <= device["free_milli"] <= 1000 for device in said["devices"]), said
             known = {pod["uid"] for pod in said["pods"] if not pod["held"]}
             if node in _DEVICES:
-                real = {pod.uid for pod in self.cluster.referee.on(node)}
+                real = {pod.uid for pod in self.cluster.validator.on(node)}
                 assert known >= real, f"{node}: {real - known} are not charged"
 
     def teardown(self) -> None:

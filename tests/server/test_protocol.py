@@ -114,7 +114,7 @@ class TestFilter:
         """Two devices half used: in-tree still counts 1000 milli free for a 600 milli pod."""
         server = start([node("n", gpus=2, cpu=8000)])
         for i in range(2):
-            server.engine.reserve(pod(f"u{i}", milli=600), "n")
+            server.engine.place_on(pod(f"u{i}", milli=600), "n")
         answer = _post(server, "filter", _args(pod(milli=600), ["n"]))
         assert answer["FailedAndUnresolvableNodes"] == {"n": Reason.INSUFFICIENT_FRACTION.text}
         answer = _post(server, "filter", _args(pod(milli=900), ["n"]))
@@ -285,7 +285,7 @@ class TestPreempt:
         return {n: [p["UID"] for p in v["Pods"]] for n, v in found.items()}
 
     def test_victims_that_free_the_right_device_are_kept(self, server) -> None:
-        server.engine.reserve(pod("low", count=1), "t4-0")
+        server.engine.place_on(pod("low", count=1), "t4-0")
         urgent = pod("urgent", count=1, priority=10)
         assert self._victims(server, urgent, **{"t4-0": ["low"]}) == {"t4-0": ["low"]}
 
@@ -293,19 +293,19 @@ class TestPreempt:
         """Two fractions share the device; kube-scheduler counted milli and picked one of them."""
         server = start([node("n", gpus=1)])
         for uid in ("a", "b"):
-            server.engine.reserve(pod(uid, milli=500), "n")
+            server.engine.place_on(pod(uid, milli=500), "n")
         urgent = pod("urgent", milli=900, priority=10)
         assert self._victims(server, urgent, n=["a"]) == {"n": ["a", "b"]}
 
     def test_nodes_where_nothing_helps_are_left_out(self, server) -> None:
-        server.engine.reserve(pod("equal", count=1, priority=10), "t4-0")
+        server.engine.place_on(pod("equal", count=1, priority=10), "t4-0")
         urgent = pod("urgent", count=1, priority=10)
         assert self._victims(server, urgent, **{"t4-0": [], "ghost": ["x"]}) == {}
         picky = pod("picky", count=1, priority=99, resource="amd.com/gpu")
         assert self._victims(server, picky, **{"t4-0": ["equal"]}) == {}
 
     def test_empty_candidates_pass_or_get_victims(self, server) -> None:
-        server.engine.reserve(pod("low", count=1), "t4-0")
+        server.engine.place_on(pod("low", count=1), "t4-0")
         urgent = pod("urgent", count=1, priority=10)
         found = self._victims(server, urgent, **{"t4-0": [], "t4-1": []})
         assert found == {"t4-0": ["low"], "t4-1": []}

@@ -185,7 +185,7 @@ def test_concurrent_storms_leave_nothing_behind(server) -> None:
     assert _violations(server.client.get("/debug/state")) == []
     server.skipped_s += 31.0
     state = server.client.get("/debug/state")
-    assert all(not n["pods"] for n in state["nodes"]) and not server.engine.holds
+    assert all(not n["pods"] for n in state["nodes"]) and not server.engine.reservations
 
 
 def test_whole_gangs_are_bound_in_the_middle_of_storms(server) -> None:
@@ -265,7 +265,7 @@ def test_a_gang_that_cannot_fit_never_holds_anything(server) -> None:
         needs = f"needs {2 * (13 - places)} more devices of any model"
         found = f"{places} of 13 missing members have a place"
         assert set(failed.values()) == {f"gang does not fit: {needs}; {found}"}
-        assert not server.engine.holds
+        assert not server.engine.reservations
         if request is not None:
             place = _best(server, request)
             assert server.client.bind(request, place) == ""
@@ -273,7 +273,7 @@ def test_a_gang_that_cannot_fit_never_holds_anything(server) -> None:
 
 
 def _bound(server: Running) -> set[str]:
-    return set(server.engine.state.placements) - set(server.engine.holds)
+    return set(server.engine.state.placements) - set(server.engine.reservations)
 
 
 def _let_in(server: Running, request: PodRequest) -> list[str]:

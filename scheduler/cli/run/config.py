@@ -116,7 +116,7 @@ def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
     """
     from scheduler.cli.console import message, print_json, print_table
     from scheduler.core.errors import InvalidInput
-    from scheduler.core.prices import POLICY_FORMAT
+    from scheduler.core.price_weights import POLICY_FORMAT
     from scheduler.core.reading import read_stream, read_text, text_of
     from scheduler.kube.scheduler_config.checks import RULES, Level
     from scheduler.kube.scheduler_config.checks import check as find
@@ -169,7 +169,7 @@ def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
 def _check_policy(text: str, name: str, *, as_json: bool) -> None:
     """Weights as a policy file gives them, and as they are charged."""
     from scheduler.cli.console import message, print_json, print_table
-    from scheduler.core.prices import PriceWeights
+    from scheduler.core.price_weights import PriceWeights
 
     weights = PriceWeights.from_policy_file(text, name)
     given = weights.to_json()

@@ -94,7 +94,7 @@ def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json:
 
 
 def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_Side, list[str]]:
-    """Place the stream over HTTP; measure and referee what the server says it did."""
+    """Place the stream over HTTP; measure and validator what the server says it did."""
     from dataclasses import replace
 
     from scheduler.cli.console import progress
@@ -192,9 +192,8 @@ def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerPr
         for number, request in enumerate(workload.requests):
             row = emulated.best(request)
             if row >= 0:
-                node = state.nodes[row]
-                assert node is not None
-                engine.reserve(request, node.name)
+                node = state.node(row)
+                engine.place_on(request, node.name)
                 placed += 1
             if number % 100 == 0:
                 bar(number + 1, len(workload.requests))
@@ -229,9 +228,9 @@ def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> 
         rows,
     )
     if problems:
-        say(f"REFEREE: {len(problems)} violations, first: {problems[0]}")
+        say(f"VALIDATOR: {len(problems)} violations, first: {problems[0]}")
     else:
-        say("Referee: no device, cpu or memory over-committed; state equals a recount.")
+        say("Validator: no device, cpu or memory over-committed; state equals a recount.")
     for rival, other in (
         ("spreading by default", sides[1]),
         ("packing by MostAllocated", sides[2]),

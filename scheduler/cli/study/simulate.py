@@ -97,7 +97,7 @@ def command(
     """Replay a workload through the engine and report what got allocated.
 
     Pods arrive one by one; each goes where the policy says if it fits anywhere. Without --protocol
-    replay they stay. A referee that shares no code with the engine follows every decision before
+    replay they stay. A validator that shares no code with the engine follows every decision before
     anything is printed.
 
     \b
@@ -224,7 +224,7 @@ def _print_allocation(workload: Workload, outcomes: Sequence[Outcome | ReplayOut
     for o in listed:
         say(
             f"{o.experiment.policy}: {o.placed} pods placed, {o.dropped} dropped, "
-            f"{o.seconds:.2f} s; every decision checked by the referee"
+            f"{o.seconds:.2f} s; every decision checked by the validator"
         )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.core.gangs.spec import GangSpec
+from scheduler.core.leftover_values import Prices
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
-from scheduler.core.prices import Prices, PriceWeights
+from scheduler.core.price_weights import PriceWeights
 
 __all__ = [
     "Change",

@@ -75,7 +75,7 @@ class PlanLoop:
         for piece in _pieces(places):  # requests get in between
             with self._ledger.locked(chore=True) as cluster:
                 cluster.expire()
-                adopted, rejected = cluster.gangs.adopt(
+                adopted, rejected = cluster.gangs.adopt_plan(
                     piece, cluster.now, generation=view.generation
                 )
             figures.adopted += adopted

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.capacity import promising
-from scheduler.core.engine import Engine, Hold
+from scheduler.core.engine import Engine, Reservation
 from scheduler.core.errors import CapacityConflict, UnknownNode
 from scheduler.core.gangs.drafts import Draft, GangAnswer
 from scheduler.core.gangs.joint_plan import Planning, note
@@ -42,7 +42,7 @@ from scheduler.core.gangs.states import HOLDING, PLANNED, Event, Gang, Life
 from scheduler.core.gangs.transitions import Lives
 from scheduler.core.model import GangKey, PodRequest, Reason
 
-__all__ = ["Adoption", "GangAnswer"]
+__all__ = ["GangAnswer", "GangCoordinator"]
 
 IntArray = NDArray[np.int64]
 
@@ -50,7 +50,7 @@ _SURPLUS = f"{Reason.GANG_DOES_NOT_FIT.text}: its places are all taken by other 
 _FEW = 4  # members that are never too many to be planned at once
 
 
-class Adoption:
+class GangCoordinator:
     """Slots and pins over an engine.
 
     Parameters
@@ -117,12 +117,12 @@ class Adoption:
             self._lives.look(spec.key)
         self._grown(spec.key, before=False)
 
-    def hears(self, scheduler: str) -> None:
+    def on_scheduler_seen(self, scheduler: str) -> None:
         """A scheduler asks us: its pods are members of their gangs."""
         for key in self.members.hears(scheduler):
             self._grown(key, before=False)
 
-    def expect(self, request: PodRequest, scheduler: str = "") -> None:
+    def on_pod_pending(self, request: PodRequest, scheduler: str = "") -> None:
         """A pod exists and waits, for this scheduler: its gang is planned with it.
 
         Not to be called for pods with scheduling gates, nor for those that are being deleted.
@@ -135,7 +135,7 @@ class Adoption:
             self.members.expect(key, request, scheduler)
             self._grown(key, before=before)
 
-    def gates(self, request: PodRequest) -> None:
+    def on_pod_gated(self, request: PodRequest) -> None:
         """A pod exists and has scheduling gates: it is no member yet, as far as is known here."""
         known = self.members.gang_of(request.uid)
         if known is not None and known != request.gang:
@@ -144,11 +144,11 @@ class Adoption:
             self.members.gates(request.gang, request)
             self._lives.left(request.gang, request.uid)
 
-    def moves(self, request: PodRequest, *, waits: bool) -> None:
+    def on_pod_moved(self, request: PodRequest, *, waits: bool) -> None:
         """A pod is a member of another gang than was known, or of none; else it is as it was."""
         key, known = request.gang, self.members.gang_of(request.uid)
         if known is None and waits:
-            self.expect(request)
+            self.on_pod_pending(request)
         if known is None or known == key:
             return
         before = key is not None and self.members.enough(key)
@@ -157,7 +157,7 @@ class Adoption:
         if key is not None:
             self._grown(key, before=before)
 
-    def bound(self, request: PodRequest) -> None:
+    def on_pod_bound(self, request: PodRequest) -> None:
         """A pod has been placed for good; its slot, if it had one, is used up."""
         self._pins.drop(request.uid)
         key, known = request.gang, self.members.gang_of(request.uid)
@@ -167,7 +167,7 @@ class Adoption:
             self.members.runs(key, request.uid, request.role)
             self._lives.used(key, request.uid)
 
-    def leaves(self, request: PodRequest) -> None:
+    def on_pod_leaving(self, request: PodRequest) -> None:
         """A pod is being deleted: it has its devices for a while, and is no member any more."""
         key = self.members.gang_of(request.uid) or request.gang
         self._pins.drop(request.uid)
@@ -175,11 +175,11 @@ class Adoption:
             self.members.leaves(key, request.uid)
             self._lives.left(key, request.uid)
 
-    def gone(self, request: PodRequest) -> None:
+    def on_pod_gone(self, request: PodRequest) -> None:
         """A pod has ended or was deleted, or may not be asked about any more."""
         self._leave(request.uid)
 
-    def unbound(self, request: PodRequest) -> None:
+    def on_pod_unbound(self, request: PodRequest) -> None:
         """A pod was placed for good, and that came to nothing: it waits again, if it exists."""
         key = self.members.gang_of(request.uid)
         if key is not None:
@@ -187,59 +187,59 @@ class Adoption:
             self.members.expect(key, request)
             self._lives.look(key)
 
-    def lost(self, request: PodRequest) -> None:
+    def replan(self, request: PodRequest) -> None:
         """A member could not be placed where it was planned: its gang needs a new plan."""
         if request.gang is not None and self._lives.get(request.gang) is not None:
             self._lives.move(request.gang, Event.LOST)
 
-    def held_again(self, node: str, holds: Sequence[Hold]) -> None:
-        """Holds were dropped for a while, of gangs and others: held again where there is room.
+    def restore_reservations(self, node: str, dropped: Sequence[Reservation]) -> None:
+        """Reserve again, where there is room, what was dropped for a while, of gangs and others.
 
         Parameters
         ----------
         node
             Where they were; empty if it has gone.
-        holds
-            They, dropped.
+        dropped
+            The reservations.
         """
         homeless = []
-        for hold in holds:
+        for held in dropped:
             try:
-                self._engine.hold(hold.placement.pod, node, hold.until)
+                self._engine.reserve_until(held.placement.pod, node, held.until)
             except (CapacityConflict, UnknownNode):
-                homeless.append(hold.placement.pod)
+                homeless.append(held.placement.pod)
         for pod in homeless:
-            self.lost(pod)
+            self.replan(pod)
 
-    def tend(self, now: float) -> None:
+    def expire(self, now: float) -> None:
         """End what is over by now."""
         self._lives.tend(now)
 
     # -- what others want to know ------------------------------------------------------------
 
-    def keeps(self, uid: str) -> bool:
+    def has_place(self, uid: str) -> bool:
         """Whether a place is held for this pod as a member, or is just being given back."""
         gang = self._lives.get(self.members.gang_of(uid))
         return self._keeper.ending(uid) or (
             gang is not None and gang.life in HOLDING and uid in gang.slots
         )
 
-    def life(self, key: GangKey) -> Life:
+    def state_of(self, key: GangKey) -> Life:
         """The gang's state."""
         return self._lives.state(key)
 
-    def concerns(self, request: PodRequest) -> bool:
+    def is_incomplete_gang(self, request: PodRequest) -> bool:
         """Whether the pod is a member of a gang that is not whole yet."""
         key = request.gang
         return key is not None and self.members.gathered(request) and self.members.missing(key) > 0
 
-    def complete(self, request: PodRequest) -> bool:
+    def has_enough_members(self, request: PodRequest) -> bool:
         """Whether enough members of the pod's gang exist to start."""
         key = request.gang
-        assert key is not None  # concerns() says whom this is for
+        assert key is not None  # is_incomplete_gang() says whom this is for
         return self._unborn_share > 0 or self.members.enough(key)
 
-    def hopeful(self, request: PodRequest, rows: IntArray) -> bool:
+    def could_fit(self, request: PodRequest, rows: IntArray) -> bool:
         """Whether there is room for as many members of each shape as are needed.
 
         Cheaper than a plan, and less: members that are not alike may still be in each other's way.
@@ -247,12 +247,12 @@ class Adoption:
         Parameters
         ----------
         request
-            A member, see :meth:`concerns`.
+            A member, see :meth:`is_incomplete_gang`.
         rows : (R,) int64
             Rows that the caller would accept.
         """
         key = request.gang
-        assert key is not None  # concerns() says whom this is for
+        assert key is not None  # is_incomplete_gang() says whom this is for
         gang = self._lives.get(key) or Gang()
         if gang.life in PLANNED and request.uid in gang.slots:
             return True
@@ -280,17 +280,17 @@ class Adoption:
         Parameters
         ----------
         request
-            A member, see :meth:`concerns`.
+            A member, see :meth:`is_incomplete_gang`.
         rows : (R,) int64
             Rows that the caller would accept; -1 for unknown nodes.
         now
             The driver's time.
         """
         key = request.gang
-        assert key is not None  # concerns() says whom this is for
+        assert key is not None  # is_incomplete_gang() says whom this is for
         engine = self._engine
         placed = engine.state.placements.get(request.uid)
-        if placed is not None and request.uid not in engine.holds:
+        if placed is not None and request.uid not in engine.reservations:
             return GangAnswer(engine.state.row(placed.node))  # it runs
         gang = self._asked(key, request, now)
         rests = self._resume(key, gang)
@@ -358,7 +358,7 @@ class Adoption:
         self._keeper.give_back((uid,))
         return gang.slots.pop(uid).node
 
-    def withheld(self, request: PodRequest, row: int, now: float) -> str:
+    def why_not_bind(self, request: PodRequest, row: int, now: float) -> str:
         """Why a member may not be bound to this row: its gang would not be whole by that.
 
         Its time may have passed since it was told, and the others have lost their places.
@@ -366,7 +366,7 @@ class Adoption:
         Parameters
         ----------
         request
-            A member, see :meth:`concerns`.
+            A member, see :meth:`is_incomplete_gang`.
         row
             Of the node that it is to be bound to.
         now
@@ -386,7 +386,7 @@ class Adoption:
         problem = self.answer(request, np.flatnonzero(open_rows), now).message
         return problem or self.answer(request, np.array([row]), now).message
 
-    def pinned(self, request: PodRequest, now: float) -> int:
+    def pinned_row(self, request: PodRequest, now: float) -> int:
         """Row that a plan has for a single pod, or -1. Whether it still fits is not checked."""
         return self._pins.row(request.uid, now)
 
@@ -395,8 +395,9 @@ class Adoption:
     def draft(self, request: PodRequest, rows: IntArray, now: float) -> Draft | None:
         """A plan to be made outside of the lock before :meth:`answer`; None if none is needed.
 
-        There is one at a time. Whoever gets it has it for himself until :meth:`put_down`; one that
-        was put down before it was done is gone on with by the next member that asks.
+        There is one at a time. Whoever gets it has it for himself until
+        :meth:`suspend_draft`; one that was put down before it was done is gone on with by the next
+        member that asks.
         """
         key = request.gang
         if self._at_once is None or key is None or self.members.missing(key) <= _FEW:
@@ -406,12 +407,12 @@ class Adoption:
             self._lives.move(key, Event.LOST)
         return None if gang.life in PLANNED else self._planning.draft(key, request, rows)
 
-    def put_down(self, draft: Draft, now: float, *, for_good: bool = False) -> None:
+    def suspend_draft(self, draft: Draft, now: float, *, for_good: bool = False) -> None:
         """Whoever was at the draft has no more time for it, or it came to nothing."""
         self._planning.put_down(draft, now, for_good=for_good)
 
-    def take_over(self, draft: Draft, now: float) -> Iterator[None]:
-        """Hold the places of a finished draft, all or none, some per step.
+    def adopt_draft(self, draft: Draft, now: float) -> Iterator[None]:
+        """Reservation the places of a finished draft, all or none, some per step.
 
         Between two steps others may use the engine, and this.
         """
@@ -419,7 +420,7 @@ class Adoption:
 
     # -- plans from outside ------------------------------------------------------------------
 
-    def adopt(
+    def adopt_plan(
         self, places: Sequence[tuple[PodRequest, str]], now: float, *, generation: int = -1
     ) -> tuple[int, Mapping[str, int]]:
         """Take over a plan for pending pods.
@@ -444,15 +445,15 @@ class Adoption:
         rejected : mapping of str to int
             Pods that will not, by cause.
         """
-        self.tend(now)
+        self.expire(now)
         adopted = 0
         rejected: dict[str, int] = {}
         gangs: dict[GangKey, list[tuple[PodRequest, str]]] = {}
         for request, node in places:
-            held = request.uid in self._engine.holds
+            held = request.uid in self._engine.reservations
             if request.uid in self._engine.state.placements and not held:
                 rejected["placed meanwhile"] = rejected.get("placed meanwhile", 0) + 1
-            elif self.concerns(request) and request.gang:
+            elif self.is_incomplete_gang(request) and request.gang:
                 gangs.setdefault(request.gang, []).append((request, node))
             elif self._pins.put(request, node, now, generation):
                 adopted += 1
@@ -468,7 +469,7 @@ class Adoption:
         return adopted, rejected
 
     def _hold_all(self, key: GangKey, places: Sequence[tuple[PodRequest, str]]) -> bool:
-        """Hold exactly these places, if they suffice and all of them fit."""
+        """Reservation exactly these places, if they suffice and all of them fit."""
         gang = self._lives.record(key)
         if len(places) < self.members.missing(key):
             return False
@@ -493,7 +494,7 @@ class Adoption:
         if known is not None and known != key:
             self._leave(request.uid)
         elif scheduler := self.members.unheard(request.uid):
-            self.hears(scheduler)
+            self.on_scheduler_seen(scheduler)
         self.members.asks(key, request)
         self._grown(key, before=before)
         return self._lives.record(key)

@@ -180,7 +180,7 @@ class Draft:
 
     def _made(self) -> Iterator[None]:
         for member, node in places(self._engine, self.wanted, self.request, self._known):
-            self._engine.hold(member, node, math.inf)
+            self._engine.reserve_until(member, node, math.inf)
             self.places.append((member, node))
             yield
         self.done = True

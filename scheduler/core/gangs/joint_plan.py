@@ -92,7 +92,7 @@ class Planning:
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
         for member in present:  # who was held alone gets a place of its gang's instead
-            if member.uid not in gang.slots and member.uid in self._engine.holds:
+            if member.uid not in gang.slots and member.uid in self._engine.reservations:
                 self._keeper.give_back((member.uid,))
         if missing > _MOST_PLACES:
             return self._refuse(key, question, f"{TOO_LARGE}: {_MOST_PLACES} members at most")
@@ -170,7 +170,7 @@ class Planning:
             self._lives.begin(key)
         self._lives.asked_for(gang, request.uid)
         text += f"; {found} places are reserved"
-        # Releasing the holds has changed the state; what counts is that nothing else has.
+        # Releasing reservations has changed the state; what counts is that nothing else has.
         gang.refused = (self._engine.state.generation_now, wanted.question, text)
         return text
 
@@ -258,10 +258,10 @@ class Planning:
         if tuple(gang.slots) != draft.kept or not held:
             self._lives.move(key, Event.LOST)  # planned anew by whoever asks next
             return
-        holds = self._engine.holds
+        reserved = self._engine.reservations
         waiting = {member.uid for member in self._members.present(key)}
         for member, node in held:
-            if member.uid in holds and (member.uid in waiting or not is_born(member)):
+            if member.uid in reserved and (member.uid in waiting or not is_born(member)):
                 note(gang, member, node)
         self._concluded(key, gang, wanted, draft.request)
 

@@ -47,11 +47,11 @@ class Keeper:
 
         Where there is none, it keeps what it has.
         """
-        held = self._engine.holds.get(request.uid)
+        held = self._engine.reservations.get(request.uid)
         if held is not None and held.placement.pod.shape != request.shape:
-            self._engine.drop_hold(request.uid)
+            self._engine.reservations.drop(request.uid)
         try:
-            self._engine.hold(request, node, math.inf)
+            self._engine.reserve_until(request, node, math.inf)
         except (CapacityConflict, UnknownNode):
             return False
         self._ending.pop(request.uid, None)
@@ -59,21 +59,21 @@ class Keeper:
 
     def give_back(self, uids: Iterable[str]) -> None:
         """Of very many places some at once, the others one after another; see :meth:`tend`."""
-        held = [uid for uid in uids if uid in self._engine.holds]
+        held = [uid for uid in uids if uid in self._engine.reservations]
         at_once = len(held) if self._most is None else self._most
         for uid in held[:at_once]:
-            self._engine.drop_hold(uid)
+            self._engine.reservations.drop(uid)
         for uid in held[at_once:]:
-            self._engine.end_hold(uid)
+            self._engine.reservations.end(uid)
             self._ending[uid] = None
 
     def tend(self) -> None:
         """Give back some of those that are left over."""
         for uid in list(self._ending)[: self._most]:
             del self._ending[uid]
-            held = self._engine.holds.get(uid)
+            held = self._engine.reservations.get(uid)
             if held is not None and held.until == -math.inf:  # else it is held anew
-                self._engine.drop_hold(uid)
+                self._engine.reservations.drop(uid)
 
     def ending(self, uid: str) -> bool:
         """Whether the pod's place is being given back."""
@@ -85,8 +85,8 @@ class Keeper:
 
     def kept(self, slots: Mapping[str, Slot]) -> bool:
         """Whether all of these places are still held."""
-        holds, nodes = self._engine.holds, self._engine.state.row_of
-        return all(uid in holds and slot.node in nodes for uid, slot in slots.items())
+        reserved, nodes = self._engine.reservations, self._engine.state.row_of
+        return all(uid in reserved and slot.node in nodes for uid, slot in slots.items())
 
     def take(self, slots: Mapping[str, Slot], members: Mapping[str, PodRequest]) -> bool:
         """Hold all of these places, or none."""
@@ -126,7 +126,7 @@ class Keeper:
                 and (slot.shape, slot.selection) == (request.shape, request.selection)
                 and state.row(slot.node) in rows
             ):
-                other = self._engine.holds[uid].placement.pod
+                other = self._engine.reservations[uid].placement.pod
                 self.give_back((uid, request.uid))
                 mine.node, slot.node = slot.node, mine.node
                 self.hold(request, mine.node)  # nothing else has changed, so both fit
@@ -142,7 +142,7 @@ class Keeper:
             told.clear()
             return
         before = {uid: slot.node for uid, slot in gang.slots.items()}
-        members = {uid: self._engine.holds[uid].placement.pod for uid in gang.slots}
+        members = {uid: self._engine.reservations[uid].placement.pod for uid in gang.slots}
         self.give_back(gang.slots)
         for uid in sorted(gang.slots, key=lambda uid: uid not in told):
             slot, member = gang.slots[uid], members[uid]

@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.errors import InvalidInput, nearest
-from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.power import SOCKET_MILLI, entire_slots
-from scheduler.core.prices import (
+from scheduler.core.leftover_values import (
     EFFECTIVE_SCALE,
     PRICE_SCALE,
-    WEIGHT_SCALE,
     Prices,
     gain_of_slots,
     node_effective,
 )
+from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.core.power import SOCKET_MILLI, entire_slots
+from scheduler.core.price_weights import WEIGHT_SCALE
 from scheduler.core.ranking import (
     Candidates,
     Policy,

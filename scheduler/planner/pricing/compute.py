@@ -27,23 +27,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.feasibility import suited
-from scheduler.core.mig import MigType
-from scheduler.core.mix import TypicalMix, TypicalShape
-from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
-from scheduler.core.prices import (
+from scheduler.core.leftover_values import (
     EFFECTIVE_SCALE,
     NO_DEVICES,
     PRICE_SCALE,
     WORTH_SHAPE,
     NodeClass,
     Prices,
-    PriceWeights,
     class_of,
     node_effective,
     node_kinds,
     present_codes,
     slot_gains,
 )
+from scheduler.core.mig import MigType
+from scheduler.core.mix import TypicalMix, TypicalShape
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
+from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.pricing.linear import Program
 from scheduler.planner.pricing.node_values import Item, leftover_values

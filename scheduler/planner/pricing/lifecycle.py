@@ -23,11 +23,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 
-from scheduler.core.engine import Engine, Rehearsal
+from scheduler.core.engine import Engine, ScoreWarmup
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
+from scheduler.core.leftover_values import Prices, reprice_after
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
-from scheduler.core.prices import Prices, reprice_after
 from scheduler.planner.pricing.departures import DepartureRate
 from scheduler.planner.pricing.learner import Learnt, MixLearner
 
@@ -132,7 +132,7 @@ class PriceLifecycle:
         """Learn from these running pods alone; what was learnt before is forgotten."""
         self._begin(running)
         if self._rules.relearn_pods:
-            self._engine.set_mix(self._learner.mix())
+            self._engine.put_mix_in_force(self._learner.mix())
             self._next = self._update = None
 
     def on_pod_seen(self, request: PodRequest) -> None:
@@ -141,7 +141,7 @@ class PriceLifecycle:
         if not self._learner.due(self._rules.relearn_pods):
             return
         # Early on the mix changes too fast to wait for prices.
-        at_once = self._engine.prices is None or self._learner.observed < self._rules.relearn_pods
+        at_once = self._engine.prices() is None or self._learner.observed < self._rules.relearn_pods
         vocabulary = Vocabulary.of(self._engine.state) if at_once else None
         self._updates += 1
         self._update = MixUpdate(self._learner.learnt(), vocabulary, self._updates)
@@ -184,7 +184,7 @@ class PriceLifecycle:
             return
         self._latest, self._next = update.number, mix
         if tables is not None:
-            self._engine.set_mix(mix, tables)
+            self._engine.put_mix_in_force(mix, tables)
 
     # -- the prices ------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class PriceLifecycle:
         self._priced = (now, task)
 
     def put_prices(
-        self, prices: Prices | None, mix: TypicalMix, warmup: Rehearsal | None = None
+        self, prices: Prices | None, mix: TypicalMix, warmup: ScoreWarmup | None = None
     ) -> None:
         """Put prices in force, with the mix that they were made for.
 
@@ -245,6 +245,6 @@ class PriceLifecycle:
             Scores at these prices, made before.
         """
         mix = mix if prices is not None else self.mix
-        self._engine.set_prices(prices, warmup, mix)
+        self._engine.put_prices_in_force(prices, warmup, mix)
         if mix is self._next:
             self._next = None

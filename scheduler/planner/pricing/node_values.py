@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.prices import WORTH_SHAPE
+from scheduler.core.leftover_values import WORTH_SHAPE
 
 __all__ = ["Item", "leftover_values"]
 

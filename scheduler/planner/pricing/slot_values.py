@@ -15,10 +15,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.mig import MigType
+from scheduler.core.leftover_values import EFFECTIVE_SCALE
+from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest
-from scheduler.core.prices import EFFECTIVE_SCALE, SLOT_MASKS
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.pricing.linear import Program
 

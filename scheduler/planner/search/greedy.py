@@ -117,8 +117,7 @@ def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bo
         row = engine.best(pod, None if everywhere else rows)
         if row < 0:
             break  # nothing was released meanwhile: the next one of this kind fits nowhere either
-        node = layout.state.nodes[row]
-        assert node is not None
+        node = layout.state.node(row)
         layout.place(engine.choose(pod, node.name))
         placed.append(pod.uid)
     return placed

@@ -65,8 +65,7 @@ def relocate(
             free[row] += [share.index for share in placement.devices]
     placements = []
     for pod, row in targets:
-        node = state.nodes[row]
-        assert node is not None
+        node = state.node(row)
         origin = layout.instance.origin.get(pod.uid)
         devices = sorted(free[row])
         if origin is not None and origin.node == node.name:

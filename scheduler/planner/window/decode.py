@@ -50,8 +50,7 @@ class Decoder:
             key: solver.value(var) for key, var in made.kept_fractions.items()
         }
         quota.update({(kind, -1): solver.value(var) for kind, var in made.kept_counts.items()})
-        node = instance.state.nodes[row]
-        assert node is not None
+        node = instance.state.node(row)
         staying = []
         for kind, pods in self._window.pool.items():
             for pod in pods:
@@ -78,8 +77,7 @@ class Decoder:
     ) -> list[Placement]:
         """Pods that are put on the row, on devices that those staying leave."""
         instance, solver = self._instance, self._solver
-        node = instance.state.nodes[row]
-        assert node is not None
+        node = instance.state.node(row)
         devices = DeviceAssigner(instance, row, settled)
         stay: dict[int, int] = defaultdict(int)
         stay_on: dict[tuple[int, int], int] = defaultdict(int)

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from scheduler.core.power import PowerModel
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from testbed.controlplane.process import free_port

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from scheduler.core.power import PowerModel
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from tests.unit.cli.test_commands import _run

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.prices import SMALLEST_WEIGHT, WEIGHT_SCALE, PriceWeights
+from scheduler.core.price_weights import SMALLEST_WEIGHT, WEIGHT_SCALE, PriceWeights
 
 
 def _policy(tmp_path: Path, **weights: float) -> Path:

@@ -97,7 +97,7 @@ def binding(api) -> Iterator[Binding]:
     api.script.clear()
     made.watch()
     made.settle()
-    held = frozenset(made.engine.holds)
+    held = frozenset(made.engine.reservations)
     assert made.sync.charges.observed().differences(made.engine.state, held, frozenset()) == []
     with made.service.ledger.locked() as cluster:
         assert not cluster.pods.assumed and not held
@@ -254,10 +254,10 @@ def test_what_no_longer_fits_is_not_even_asked_for(binding) -> None:
 def test_a_hold_that_was_renewed_while_the_pod_was_read_is_kept(binding) -> None:
     """The answer of the API is older than the hold."""
     waiting = binding.sync.pending["uid-p"]
-    binding.engine.hold(waiting, "a", binding.now)
+    binding.engine.reserve_until(waiting, "a", binding.now)
 
     def meanwhile(_handler: Any) -> bool:
-        binding.engine.hold(waiting, "a", binding.now + 100)
+        binding.engine.reserve_until(waiting, "a", binding.now + 100)
         return False
 
     binding.api.next("GET", "/pods/p", meanwhile)
@@ -270,7 +270,7 @@ def test_a_hold_that_was_renewed_while_the_pod_was_read_is_kept(binding) -> None
 
 def test_a_reservation_that_was_made_while_the_pod_was_read_is_kept(binding) -> None:
     waiting = binding.sync.pending["uid-p"]
-    binding.engine.hold(waiting, "b", binding.now)
+    binding.engine.reserve_until(waiting, "b", binding.now)
 
     def meanwhile(handler: Any) -> bool:
         before = binding.api.objects[PODS]["p"]

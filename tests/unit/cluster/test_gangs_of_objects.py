@@ -39,7 +39,7 @@ class Live:
     def __init__(self) -> None:
         self.engine = Engine(ClusterState(), "best-fit")
         service = Service(self.engine, ExtenderConfig(), offline=False, clock=lambda: 0.0)
-        self.sync, self.adoption = service.sync, service.gangs
+        self.sync, self.gangs = service.sync, service.gangs
         self.sync.charges.put_node(ObservedNode(node("a", gpus=8)))
 
     def pod(self, name: str, on: str = "", *, going: bool = False, phase: str = "") -> None:
@@ -69,17 +69,17 @@ def test_pods_that_are_going_keep_their_devices_and_are_no_members() -> None:
     for n in range(4):
         live.pod(f"js-w-0-{n}-old", on="a")
     live.pod("js-w-0-0-new")
-    assert not live.adoption.concerns(live.asks("js-w-0-0-new")), "four run"
+    assert not live.gangs.is_incomplete_gang(live.asks("js-w-0-0-new")), "four run"
     for n in range(4):
         live.pod(f"js-w-0-{n}-old", on="a", going=True)
-    assert live.adoption.members.missing(WHOLE) == 4 and live.free == 4
-    assert live.adoption.concerns(live.asks("js-w-0-0-new"))
+    assert live.gangs.members.missing(WHOLE) == 4 and live.free == 4
+    assert live.gangs.is_incomplete_gang(live.asks("js-w-0-0-new"))
     for n in range(4):
         live.sync.pod_gone(f"js-w-0-{n}-old")
-    assert live.adoption.members.missing(WHOLE) == 4 and live.free == 8
+    assert live.gangs.members.missing(WHOLE) == 4 and live.free == 8
     live.pod("js-w-0-0-new", going=True)
     assert live.asks("js-w-0-0-new").gang is None
-    assert not live.adoption.members.present(WHOLE)
+    assert not live.gangs.members.present(WHOLE)
     assert live.engine.state.check() == []
 
 
@@ -91,7 +91,7 @@ def test_members_learn_their_stage_whenever_their_object_is_known() -> None:
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {WHOLE}
     stated = statements(_jobset(_job("step", 1), _job("train", 3, after="step")))
     assert live.sync.group(stated) and not live.sync.group(stated)
-    members = live.adoption.members
+    members = live.gangs.members
     assert {live.asks(f"js-train-0-{n}").gang for n in range(3)} == {TRAIN}
     assert live.asks("js-train-0-1").role == "train"
     assert (members.missing(TRAIN), members.missing(STEP)) == (3, 0)
@@ -111,7 +111,7 @@ def test_who_has_succeeded_is_missed_by_nobody_until_he_is_deleted() -> None:
     live.pod("js-w-0-0", on="a", phase="Succeeded")
     live.pod("js-w-0-1", on="a", phase="Failed")
     live.pod("js-w-0-1-again")
-    members = live.adoption.members
+    members = live.gangs.members
     assert live.free == 7 and (members.minimum(WHOLE), members.missing(WHOLE)) == (2, 1)
     live.sync.pod_gone("js-w-0-0")
     assert members.minimum(WHOLE) == 3

@@ -80,12 +80,12 @@ def test_what_fails_waits_ever_longer_until_it_succeeds() -> None:
 def _overdue(following: Following, *names: str) -> None:
     with following.service.exclusive() as engine:
         for name in names:
-            engine.hold(following.live.sync.pending[f"uid-{name}"], "a", 0.0)
+            engine.reserve_until(following.live.sync.pending[f"uid-{name}"], "a", 0.0)
 
 
 def _held(following: Following) -> set[str]:
     with following.service.exclusive() as engine:
-        return set(engine.holds)
+        return set(engine.reservations)
 
 
 @pytest.mark.parametrize(

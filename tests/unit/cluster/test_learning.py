@@ -74,6 +74,6 @@ def test_when_prices_are_given_up_it_is_in_force_without_them(asked) -> None:
     asked.price(asked.service.mix)
     asked.ask(3, gpus=2)
     asked.service.set_prices(None)
-    assert asked.engine.prices is None
+    assert asked.engine.prices() is None
     assert asked.gpus_in_force() == {1, 2}
     assert asked.service.mix is asked.engine.mix

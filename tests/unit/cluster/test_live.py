@@ -199,7 +199,7 @@ def test_an_expired_hold_of_a_pod_that_is_bound_is_never_freed(api, follow) -> N
     with following.service.exclusive() as engine:
         waiting = dict(following.live.sync.pending)
         for request in waiting.values():
-            engine.hold(request, "a", 0.0)  # both are overdue at once
+            engine.reserve_until(request, "a", 0.0)  # both are overdue at once
     eventually(lambda: not following.service.holds)
     with following.service.exclusive() as engine:
         assert set(engine.state.placements) == {"uid-p"}

@@ -46,7 +46,7 @@ def nominate(sync: Sync, where: str) -> None:
 
 def held(service: Service) -> list[str]:
     with service.exclusive() as engine:
-        return [hold.placement.node for hold in engine.holds.values()]
+        return [hold.placement.node for hold in engine.reservations.values()]
 
 
 def test_a_hold_on_the_nominated_node_lives_on(asked) -> None:

@@ -248,7 +248,7 @@ def test_all_stages_of_a_gang_pay() -> None:
     stages = [replace(GANG, stage=stage) for stage in ("launcher", "worker")]
     engine = Engine(ClusterState([node("a", gpus=1), node("b", gpus=1)]))
     for name, gang, at in zip(("launcher", "worker"), stages, "ab", strict=True):
-        engine.reserve(_low(name, count=1, gang=gang), at)
+        engine.place_on(_low(name, count=1, gang=gang), at)
     found = _victims(engine, _wanted(count=1), "launcher")
     assert found is not None
     assert found.uids == ("launcher",) and found.price[2] == 2
@@ -269,7 +269,7 @@ def test_nodes_are_left_out_where_a_gang_would_pay_more_than_another_node_costs(
 
 def test_what_is_only_held_is_no_victim() -> None:
     engine = _engine(node("a", gpus=1))
-    engine.hold(_low("x", count=1), "a", 1e9)
+    engine.reserve_until(_low("x", count=1), "a", 1e9)
     assert _choose(engine, _wanted(count=1)) is None
 
 
@@ -277,10 +277,10 @@ def test_who_is_bound_before_we_have_heard_of_it_may_be_a_victim() -> None:
     """Else the node would be left out, and dearer victims be taken elsewhere."""
     engine = _engine(node("a", gpus=2))
     for name in ("x", "y"):
-        engine.hold(_low(name, count=1), "a", 1e9)
+        engine.reserve_until(_low(name, count=1), "a", 1e9)
     assert _choose(engine, _wanted(count=1), "x") == {"x"}
     assert _choose(engine, _wanted(count=2), "x") is None  # nobody says that the other one runs
-    engine.hold(_low("equal", priority=10), "a", 1e9)
+    engine.reserve_until(_low("equal", priority=10), "a", 1e9)
     assert _choose(engine, _wanted(count=1), "equal") is None
 
 
@@ -376,7 +376,7 @@ def test_cpu_that_kube_scheduler_finds_behind_its_victims_is_there(
     _run(engine, _low("low", count=1), 0)
     other = pod("other", cpu=850, memory=1, priority=20)
     if reserved:
-        engine.hold(other, "a", 100.0)
+        engine.reserve_until(other, "a", 100.0)
     else:
         _run(engine, other)
     wanted = pod("wanted", cpu=200, memory=1, priority=10, count=1)

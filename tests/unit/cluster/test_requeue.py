@@ -8,7 +8,7 @@ import pytest
 from scheduler.cluster.preemption import curable, kept_by_holds
 from scheduler.cluster.requeue import Refusals
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import NodeSelection
 from scheduler.core.state import ClusterState
 from tests.builders import described, gang_key, node, pod
@@ -17,7 +17,7 @@ from tests.builders import described, gang_key, node, pod
 @pytest.fixture
 def engine():
     made = Engine(ClusterState([node("n", gpus=1)]))
-    made.reserve(pod("running", count=1), "n")
+    made.place_on(pod("running", count=1), "n")
     return made
 
 
@@ -25,17 +25,17 @@ NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
 def woken(refusals, engine, before, *members):
-    adoption = described(Adoption(engine, ttl_s=60.0), *members)
+    gangs = described(GangCoordinator(engine, ttl_s=60.0), *members)
     for member in members:
-        adoption.expect(member)
-    looks = refusals.wake(engine, adoption, before)
+        gangs.on_pod_pending(member)
+    looks = refusals.wake(engine, gangs, before)
     return [one for found in looks for one in found]
 
 
-def refused(engine, *pods, at=0.0, adoption=None):
+def refused(engine, *pods, at=0.0, gangs=None):
     made = Refusals(100)
     for one in pods:
-        gang = one.gang if adoption and adoption.members.gathered(one) else None
+        gang = one.gang if gangs and gangs.members.gathered(one) else None
         made.add(one, at, engine.state.generation_now, NO_ROWS, anywhere=True, gang=gang)
     return made
 
@@ -123,12 +123,12 @@ def test_many_kinds_are_looked_at_in_turn(engine):
 def test_as_many_of_a_kind_are_woken_as_there_is_room_for():
     engine = Engine(ClusterState([node("n", gpus=4), node("m", gpus=4)]))
     for name in "nm":
-        engine.reserve(pod(f"on-{name}", count=4), name)
+        engine.place_on(pod(f"on-{name}", count=4), name)
     refusals = refused(engine, *(pod(f"p{i}", count=1) for i in range(30)))
     engine.release("on-n")
     assert [p.name for p in woken(refusals, engine, before=10)] == ["p0", "p1", "p2", "p3"]
     for i in range(4):
-        engine.reserve(pod(f"p{i}", count=1), "n")
+        engine.place_on(pod(f"p{i}", count=1), "n")
     assert woken(refusals, engine, before=10) == []
     engine.release("on-m")
     assert len(woken(refusals, engine, before=10)) == 4
@@ -154,8 +154,8 @@ def test_who_was_refused_a_moment_ago_is_not_woken_along_with_the_others(engine)
 def test_who_was_kept_from_evicting_by_a_hold_is_woken_when_it_has_gone(lower):
     """A hold that lapses is no event for kube-scheduler, and the node does not become free."""
     engine = Engine(ClusterState([node("n", gpus=2)]))
-    engine.reserve(pod("running", count=1, priority=0 if lower else 10), "n")
-    engine.hold(pod("held", count=1), "n", until=100.0)
+    engine.place_on(pod("running", count=1, priority=0 if lower else 10), "n")
+    engine.reserve_until(pod("held", count=1), "n", until=100.0)
     urgent, rows = pod("urgent", count=2, priority=10), np.array([0])
     codes = engine.filter(urgent, rows)
     kept = kept_by_holds(engine, urgent, rows, codes)
@@ -163,7 +163,7 @@ def test_who_was_kept_from_evicting_by_a_hold_is_woken_when_it_has_gone(lower):
     refusals = Refusals(100)
     refusals.add(urgent, 0.0, engine.state.generation_now, rows, kept)
     assert woken(refusals, engine, before=10) == []
-    engine.drop_hold(pod("held").uid)
+    engine.reservations.drop(pod("held").uid)
     assert [p.name for p in woken(refusals, engine, before=10)] == ["urgent"] * lower
     assert woken(refusals, engine, before=10) == []
 
@@ -180,11 +180,11 @@ def test_the_oldest_refusal_is_forgotten_first(engine):
 def test_nobody_is_woken_for_a_node_that_it_was_not_asked_about():
     """kube-scheduler has excluded it for reasons of its own."""
     engine = Engine(ClusterState([node("n", gpus=1), node("m", gpus=1)]))
-    engine.reserve(pod("running", count=1), "n")
+    engine.place_on(pod("running", count=1), "n")
     refusals = Refusals(100)
     asked = np.array([0])
     refusals.add(pod("p", count=1), 0.0, engine.state.generation_now, asked)
-    engine.reserve(pod("other", count=1), "m")
+    engine.place_on(pod("other", count=1), "m")
     engine.release("other")
     assert woken(refusals, engine, before=10) == []
     engine.release("running")
@@ -195,7 +195,7 @@ def test_alike_pods_that_were_asked_about_different_nodes_do_not_mix():
     """Zones of volumes and the like are kube-scheduler's; the order of a question is nobody's."""
     engine = Engine(ClusterState([node(f"n{i}", gpus=1) for i in range(3)]))
     for i in range(3):
-        engine.reserve(pod(f"on-{i}", count=1), f"n{i}")
+        engine.place_on(pod(f"on-{i}", count=1), f"n{i}")
     refusals = Refusals(100)
     for name, rows in (("left", [0, 1]), ("left too", [1, 0]), ("right", [2])):
         asked = np.array(rows)
@@ -211,7 +211,7 @@ def test_alike_pods_that_were_asked_about_different_nodes_do_not_mix():
 def test_pods_may_come_and_go_between_two_looks(engine):
     refusals = refused(engine, *(pod(f"p{i}", count=1, cpu=i) for i in range(4)))
     engine.release("running")
-    looks = refusals.wake(engine, Adoption(engine, ttl_s=60.0), before=10)
+    looks = refusals.wake(engine, GangCoordinator(engine, ttl_s=60.0), before=10)
     (first,) = next(looks)
     refusals.drop("p2")
     refusals.add(pod("late", count=1, cpu=9), 0.0, -1, NO_ROWS, anywhere=True)
@@ -227,7 +227,7 @@ def test_a_thousand_are_not_woken_for_room_for_one():
         member = pod(f"p{i}", count=1, gang=gang_key(f"job-{i}", 1))
         refusals.add(member, 0.0, -1, np.arange(8 - i))
     for i in range(7):
-        engine.reserve(pod(f"on-{i}", count=1), f"n{i + 1}")
+        engine.place_on(pod(f"on-{i}", count=1), f"n{i + 1}")
     assert [len(woken(refusals, engine, before=10)) for _ in range(9)] == [1] * 8 + [0]
 
 
@@ -240,34 +240,34 @@ def test_without_gangs_members_are_woken_one_by_one(engine):
 def test_nobody_is_woken_for_a_gang_whose_other_members_do_not_fit():
     """A launcher fits at any time; its workers do not."""
     engine = Engine(ClusterState([node("n", gpus=2)]))
-    adoption, key = Adoption(engine, ttl_s=60.0), gang_key("g", 3)
+    gangs, key = GangCoordinator(engine, ttl_s=60.0), gang_key("g", 3)
     launcher = pod("launcher", gang=key)
-    described(adoption, launcher)
+    described(gangs, launcher)
     for member in (launcher, *(pod(f"w{i}", count=2, gang=key) for i in range(2))):
-        adoption.expect(member)
-    refusals = refused(engine, launcher, adoption=adoption)
-    engine.reserve(pod("anything"), "n")
-    assert not any(refusals.wake(engine, adoption, before=10))
+        gangs.on_pod_pending(member)
+    refusals = refused(engine, launcher, gangs=gangs)
+    engine.place_on(pod("anything"), "n")
+    assert not any(refusals.wake(engine, gangs, before=10))
     engine.state.add_node(node("m", gpus=2))
-    assert [p for found in refusals.wake(engine, adoption, before=10) for p in found] == [launcher]
+    assert [p for found in refusals.wake(engine, gangs, before=10) for p in found] == [launcher]
 
 
 @pytest.mark.parametrize("unlike", [0, 2])
 def test_members_of_a_gang_are_woken_together_and_not_before_it_may_fit(unlike):
     engine = Engine(ClusterState([node(f"n{i}", gpus=2) for i in range(2)]))
-    adoption = Adoption(engine, ttl_s=60.0)
+    gangs = GangCoordinator(engine, ttl_s=60.0)
     for i in range(3):
-        engine.reserve(pod(f"on-{i}", count=1), f"n{i % 2}")
+        engine.place_on(pod(f"on-{i}", count=1), f"n{i % 2}")
     size = 3 + unlike
     members = [pod(f"m{i}", count=1, gang=gang_key("g", size)) for i in range(3)]
     small = [pod(f"s{i}", count=0, cpu=500, gang=gang_key("g", size)) for i in range(unlike)]
-    described(adoption, *members)
+    described(gangs, *members)
     for member in [*members, *small]:
-        adoption.expect(member)
-    refusals = refused(engine, *members, adoption=adoption)
+        gangs.on_pod_pending(member)
+    refusals = refused(engine, *members, gangs=gangs)
     for i in range(2):
         engine.release(f"on-{i}")
-        looked = [found for found in refusals.wake(engine, adoption, before=10) if found]
+        looked = [found for found in refusals.wake(engine, gangs, before=10) if found]
         assert looked == ([] if i == 0 else [members])
     assert len(refusals) == 0
 

@@ -9,7 +9,7 @@ import pytest
 from scheduler.cluster.settings import SETTINGS, ExtenderConfig
 from scheduler.cluster.settings_file import as_yaml, load
 from scheduler.core.errors import InvalidInput
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 
 
 def _file(tmp_path: Path, text: str) -> Path:

@@ -47,7 +47,7 @@ class Cluster:
         return self.engine.state
 
     def differences(self) -> list[str]:
-        held, placements = frozenset(self.engine.holds), self.state.placements
+        held, placements = frozenset(self.engine.reservations), self.state.placements
         self.assumed = {uid for uid in self.assumed if uid in placements}
         return self.sync.charges.observed().differences(self.state, held, frozenset(self.assumed))
 
@@ -368,9 +368,9 @@ def test_a_hold_becomes_the_placement_where_the_pod_went(cluster) -> None:
         cluster.sync.node(node_object(name, gpus=1))
     cluster.sync.pod(pod_object("p", requests=WHOLE))
     waiting = cluster.sync.pending["uid-p"]
-    cluster.engine.hold(waiting, "a", 1e9)
+    cluster.engine.reserve_until(waiting, "a", 1e9)
     cluster.sync.pod(pod_object("p", node="b", requests=WHOLE))
-    assert not cluster.engine.holds and not cluster.sync.pending
+    assert not cluster.engine.reservations and not cluster.sync.pending
     assert (cluster.used("a"), cluster.used("b")) == (0, 1000)
 
 
@@ -420,7 +420,7 @@ def test_drift_is_found_and_mended(cluster) -> None:
     cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
     cluster.sync.pod(pod_object("q", node="b", requests=WHOLE))
     cluster.engine.release("uid-p")
-    cluster.engine.reserve(pod("phantom", count=1), "b")
+    cluster.engine.place_on(pod("phantom", count=1), "b")
     cluster.engine.state.cpu_free[cluster.state.row("b")] += 5
     assert len(cluster.differences()) == 3
     evict_phantoms(cluster.engine, cluster.sync.charges, frozenset())
@@ -591,12 +591,12 @@ class AnyOrder(RuleBasedStateMachine):
         uid = data.draw(st.sampled_from(sorted(cluster.sync.pending)))
         node = data.draw(st.sampled_from(sorted(self.nodes)))
         request = cluster.sync.pending[uid]
-        adoption = cluster.service.gangs
+        gangs = cluster.service.gangs
         try:
-            if kind == "ask" and adoption.concerns(request):
-                adoption.answer(request, np.arange(len(cluster.state)), 0.0)
+            if kind == "ask" and gangs.is_incomplete_gang(request):
+                gangs.answer(request, np.arange(len(cluster.state)), 0.0)
             elif kind == "hold":
-                cluster.engine.hold(request, node, 1e9)
+                cluster.engine.reserve_until(request, node, 1e9)
             elif kind == "reserve":
                 cluster.service.reserve(request, node)
                 cluster.assumed.add(uid)

@@ -54,7 +54,7 @@ def _happens(rng: random.Random, engine: Engine, step: int) -> None:
         request: PodRequest = pod(f"p{step}", cpu=rng.choice((500, 3000)), **rng.choice(SHAPES))
         row = engine.best(request)
         if row >= 0:
-            engine.reserve(request, state.nodes[row].name)
+            engine.place_on(request, state.nodes[row].name)
 
 
 @pytest.mark.parametrize("policy", ["fgd", "gpu-clustering"])

@@ -19,7 +19,7 @@ def _stranded(one_node, typical, *running) -> dict[str, float]:
     state = ClusterState([one_node])
     engine = Engine(state, "first-fit")
     for request in running:
-        engine.reserve(request, "n0")
+        engine.place_on(request, "n0")
     metrics = cluster_metrics(state, TypicalMix.from_requests([typical]))
     assert metrics.power_watts == PowerModel().drawn(state).sum() > 0
     return {cause: milli for cause, milli in metrics.stranded_milli.items() if milli}
@@ -65,7 +65,7 @@ def test_each_cause(one_node, typical, running, stranded) -> None:
 
 def test_figures_of_a_cluster() -> None:
     state = ClusterState([node("a", gpus=4), node("b", gpus=2, product="A10"), node("c")])
-    Engine(state).reserve(pod("p", count=3), "a")
+    Engine(state).place_on(pod("p", count=3), "a")
     metrics = cluster_metrics(state, TypicalMix.from_requests([pod(cpu=0, count=2)]))
     assert (metrics.nodes, metrics.pods) == (3, 1)
     assert (metrics.capacity_milli, metrics.allocated_milli, metrics.free_milli) == (
@@ -95,7 +95,7 @@ def test_stranding_adds_up_to_the_published_fragmentation() -> None:
     for request in requests:
         row = engine.best(request)
         if row >= 0:
-            engine.reserve(request, f"n{row}")
+            engine.place_on(request, f"n{row}")
     tables = Fragmentation(state, mix)
     published = tables.fragmentation(state, np.arange(20)).sum() / tables.total_weight
     metrics = cluster_metrics(state, mix)

@@ -15,7 +15,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict, InvalidInput
 from scheduler.core.model import MAX_COUNTED, Placement, Reason, Release
 from scheduler.core.state import ClusterState
-from scheduler.core.validator import Referee, Violation
+from scheduler.core.validator import Validator, Violation
 from tests.builders import node, pod
 
 NIC = "example.com/nic"
@@ -39,7 +39,7 @@ def test_a_pod_goes_where_all_that_it_counts_on_is_left() -> None:
     wants = _asks(3, "wants")
     missing, fits, short = Reason.RESOURCE_MISSING, Reason.FITS, Reason.INSUFFICIENT_RESOURCE
     assert _reasons(state, wants) == [missing, missing, fits]
-    Engine(state).reserve(wants, "many")
+    Engine(state).place_on(wants, "many")
     assert _reasons(state, _asks(2)) == [missing, missing, short]
     assert _reasons(state, _asks(1)) == [missing, fits, fits]
     assert not Reason.RESOURCE_MISSING.resolvable and Reason.INSUFFICIENT_RESOURCE.resolvable
@@ -54,7 +54,7 @@ def test_what_nobody_offers_nobody_gets_unless_kube_scheduler_counts_it_elsewher
     state.counted.elsewhere_counts = True
     engine = Engine(state)
     assert [int(code) for code in engine.filter(strange)] == [0, 0]
-    engine.reserve(strange, "a")
+    engine.place_on(strange, "a")
     assert _reasons(state, _asks(1)) == [Reason.RESOURCE_MISSING, Reason.FITS]
     assert state.check() == [] and state.fork().counted.elsewhere_counts
 
@@ -114,15 +114,15 @@ def test_snapshots_forks_and_excerpts_count_for_themselves() -> None:
         frozen.counted.describe(0, {NIC: 1})
 
 
-def test_the_referee_counts_too() -> None:
-    referee = Referee([_nics(3)])
-    referee.place(Placement(_asks(2, "a"), "n0"))
+def test_the_validator_counts_too() -> None:
+    validator = Validator([_nics(3)])
+    validator.place(Placement(_asks(2, "a"), "n0"))
     with pytest.raises(Violation, match=r"over-commits example\.com/nic"):
-        referee.place(Placement(_asks(2, "b"), "n0"))
+        validator.place(Placement(_asks(2, "b"), "n0"))
     with pytest.raises(Violation, match="over-commits hugepages-1Gi"):
-        referee.place(Placement(pod("c", counted=((HUGE, 1),)), "n0"))
-    referee.release("a")
-    referee.place(Placement(_asks(3, "b"), "n0"))
+        validator.place(Placement(pod("c", counted=((HUGE, 1),)), "n0"))
+    validator.release("a")
+    validator.place(Placement(_asks(3, "b"), "n0"))
 
 
 def test_gangs_are_refused_by_sums_of_what_they_count_on() -> None:
@@ -134,7 +134,7 @@ def test_gangs_are_refused_by_sums_of_what_they_count_on() -> None:
     mixed = excess(state, {small.shape: 5, large.shape: 2}, first=small.shape)
     assert mixed is not None and (mixed.what, mixed.holds, mixed.wanted) == (NIC, 12, 13)
     assert excess(state, {small.shape: 4, large.shape: 2}, first=small.shape) is None
-    Engine(state).reserve(_asks(2, "there"), "n0")
+    Engine(state).place_on(_asks(2, "there"), "n0")
     text = overmuch(Engine(state), [member], 3, now_too=True)
     assert "2 of 3 missing members have a place" in text
 
@@ -220,7 +220,7 @@ def test_what_is_handed_out_elsewhere_on_a_node_is_not_asked_of_us() -> None:
     request = _asks(2, "wants", count=4, resource=GPU)
     small, missing = Reason.NODE_TOO_SMALL, Reason.DEVICE_KIND_MISSING
     assert _reasons(state, request) == [missing, small, Reason.FITS]
-    placed = Engine(state).reserve(request, "dra")
+    placed = Engine(state).place_on(request, "dra")
     assert placed.devices == () and state.cpu_free[2] == 7000 and state.check() == []
     assert _reasons(state, pod(milli=500))[2] is missing
     assert _reasons(state, pod(count=1, resource="amd.com/gpu"))[2] is missing
@@ -235,6 +235,6 @@ def test_a_node_may_have_devices_of_its_own_beside_those_handed_out_elsewhere() 
     state = ClusterState([both])
     assert _reasons(state, pod(count=9, resource="amd.com/gpu")) == [Reason.FITS]
     engine = Engine(state)
-    assert len(engine.reserve(pod(count=2, resource=GPU), "n0").devices) == 2
+    assert len(engine.place_on(pod(count=2, resource=GPU), "n0").devices) == 2
     assert _reasons(state, pod(count=1, resource=GPU)) == [Reason.INSUFFICIENT_DEVICES]
     assert state.check() == []

@@ -57,7 +57,7 @@ def test_every_policy_fills_the_cluster_without_over_commitment(policy: str) -> 
             refused += 1
             assert (engine.filter(request) != Reason.FITS.code).all()
             continue
-        engine.reserve(request, nodes[row].name)
+        engine.place_on(request, nodes[row].name)
     assert refused and verify(nodes, state.placements.values()) == [] and state.check() == []
 
 
@@ -70,7 +70,7 @@ def test_the_same_run_twice_is_the_same_run(policy: str) -> None:
             request = pod(f"p{i}", milli=100 + 37 * i % 800)
             rows.append(engine.best(request))
             if rows[-1] >= 0:
-                engine.reserve(request, f"n{rows[-1]}")
+                engine.place_on(request, f"n{rows[-1]}")
         return rows
 
     assert run() == run()
@@ -87,24 +87,24 @@ def test_another_seed_is_another_random_run() -> None:
 def test_reserving_twice_is_reserving_once() -> None:
     engine = Engine(_cluster())
     request = pod("p", count=1)
-    assert engine.reserve(request, "n1") == engine.reserve(request, "n1")
+    assert engine.place_on(request, "n1") == engine.place_on(request, "n1")
     assert engine.state.gpu_used[1] == 1000
     with pytest.raises(CapacityConflict, match="already placed on n1"):
-        engine.reserve(request, "n2")
+        engine.place_on(request, "n2")
 
 
 def test_reserving_what_does_not_fit_says_why() -> None:
     engine = Engine(_cluster())
     with pytest.raises(CapacityConflict, match="larger than the whole node"):
-        engine.reserve(pod(count=2), "n0")
+        engine.place_on(pod(count=2), "n0")
     with pytest.raises(UnknownNode):
-        engine.reserve(pod(), "elsewhere")
+        engine.place_on(pod(), "elsewhere")
     assert engine.explain(pod(), "elsewhere") is Reason.NODE_UNKNOWN
 
 
 def test_release_gives_everything_back() -> None:
     engine = Engine(_cluster())
-    engine.reserve(pod("p", count=1), "n0")
+    engine.place_on(pod("p", count=1), "n0")
     assert engine.explain(pod("q", count=1), "n0") is Reason.INSUFFICIENT_DEVICES
     engine.release("p")
     assert engine.explain(pod("q", count=1), "n0") is Reason.FITS
@@ -118,67 +118,67 @@ class TestHolds:
     def test_two_quick_pods_do_not_count_on_the_same_hole(self) -> None:
         engine = Engine(ClusterState([node("n0", gpus=1)]))
         first, second = pod("first", count=1), pod("second", count=1)
-        engine.hold(first, "n0", until=10.0)
+        engine.reserve_until(first, "n0", until=10.0)
         assert engine.best(first) == 0 and engine.best(second) == -1
         assert engine.ranks(first, np.array([0])).tolist() == [10]
 
     def test_a_hold_expires_at_its_time_and_not_before(self) -> None:
         engine = Engine(ClusterState([node("n0", gpus=1)]))
-        engine.hold(pod("a", count=1), "n0", until=10.0)
-        assert engine.expire(9.99) == 0 and engine.best(pod("b", count=1)) == -1
-        assert engine.expire(10.0) == 1 and engine.best(pod("b", count=1)) == 0
+        engine.reserve_until(pod("a", count=1), "n0", until=10.0)
+        assert engine.reservations.expire(9.99) == 0 and engine.best(pod("b", count=1)) == -1
+        assert engine.reservations.expire(10.0) == 1 and engine.best(pod("b", count=1)) == 0
         assert engine.state.check() == []
 
     def test_a_hold_becomes_the_placement(self) -> None:
         engine = Engine(_cluster())
         request = pod("p", milli=300)
-        engine.hold(request, "n2", until=5.0)
-        held = engine.holds["p"].placement
-        assert engine.reserve(request, "n2") == held and not engine.holds
-        assert engine.expire(100.0) == 0 and engine.state.placements["p"] == held
+        engine.reserve_until(request, "n2", until=5.0)
+        held = engine.reservations["p"].placement
+        assert engine.place_on(request, "n2") == held and not engine.reservations
+        assert engine.reservations.expire(100.0) == 0 and engine.state.placements["p"] == held
 
     def test_a_hold_follows_the_winner(self) -> None:
         engine = Engine(_cluster())
         request = pod("p", count=1)
-        engine.hold(request, "n0", until=5.0)
-        engine.hold(request, "n1", until=6.0)
+        engine.reserve_until(request, "n0", until=5.0)
+        engine.reserve_until(request, "n1", until=6.0)
         assert engine.state.gpu_used.tolist()[:2] == [0, 1000]
-        engine.hold(request, "n1", until=9.0)
-        assert engine.holds["p"].until == 9.0
+        engine.reserve_until(request, "n1", until=9.0)
+        assert engine.reservations["p"].until == 9.0
 
     def test_a_hold_is_replaced_by_a_placement_elsewhere(self) -> None:
         engine = Engine(_cluster())
         request = pod("p", count=1)
-        engine.hold(request, "n0", until=5.0)
-        engine.reserve(request, "n1")
-        assert engine.state.gpu_used.tolist()[:2] == [0, 1000] and not engine.holds
+        engine.reserve_until(request, "n0", until=5.0)
+        engine.place_on(request, "n1")
+        assert engine.state.gpu_used.tolist()[:2] == [0, 1000] and not engine.reservations
 
     def test_a_failed_move_keeps_the_hold(self) -> None:
         engine = Engine(_cluster())
-        engine.hold(pod("p", count=2), "n1", until=5.0)
+        engine.reserve_until(pod("p", count=2), "n1", until=5.0)
         with pytest.raises(CapacityConflict):
-            engine.reserve(pod("p", count=2), "n0")
-        assert engine.holds["p"].placement.node == "n1" and engine.state.check() == []
+            engine.place_on(pod("p", count=2), "n0")
+        assert engine.reservations["p"].placement.node == "n1" and engine.state.check() == []
 
     def test_a_placed_pod_gets_no_hold(self) -> None:
         engine = Engine(_cluster())
-        engine.reserve(pod("p", count=1), "n0")
-        engine.hold(pod("p", count=1), "n1", until=5.0)
-        assert not engine.holds and engine.state.placements["p"].node == "n0"
+        engine.place_on(pod("p", count=1), "n0")
+        engine.reserve_until(pod("p", count=1), "n1", until=5.0)
+        assert not engine.reservations and engine.state.placements["p"].node == "n0"
 
     def test_a_dropped_hold_leaves_nothing(self) -> None:
         engine = Engine(_cluster())
-        engine.hold(pod("q", count=1), "n1", until=5.0)
-        engine.drop_hold("q")
+        engine.reserve_until(pod("q", count=1), "n1", until=5.0)
+        engine.reservations.drop("q")
         assert "q" not in engine.state.placements
         with pytest.raises(UnknownPod):
-            engine.drop_hold("q")
+            engine.reservations.drop("q")
 
     def test_a_hold_on_a_removed_node_is_gone_with_it(self) -> None:
         engine = Engine(_cluster())
-        engine.hold(pod("p", count=1), "n0", until=5.0)
+        engine.reserve_until(pod("p", count=1), "n0", until=5.0)
         engine.state.remove_node("n0")
-        assert engine.expire(10.0) == 1 and not engine.holds
+        assert engine.reservations.expire(10.0) == 1 and not engine.reservations
 
     @pytest.mark.parametrize("policy", ALL)
     def test_repeating_a_question_repeats_the_answer(self, policy: str) -> None:
@@ -186,7 +186,7 @@ class TestHolds:
         request = pod("p", milli=300)
         rows = np.arange(6)
         before = engine.scores(request, rows).tolist()
-        engine.hold(request, f"n{engine.best(request)}", until=5.0)
+        engine.reserve_until(request, f"n{engine.best(request)}", until=5.0)
         assert engine.scores(request, rows).tolist() == before
         assert engine.filter(request).tolist() == [0] * 6
 
@@ -220,7 +220,7 @@ def test_a_new_model_or_a_new_mix_is_taken_into_account() -> None:
     assert engine.best(pod(count=1)) == 0
     state.add_node(node("b", gpus=1, product="H100"))
     assert engine.best(pod("x", count=1)) == 0
-    engine.set_mix(TypicalMix.from_requests([pod(cpu=0, count=1, products=("T4",))]))
+    engine.put_mix_in_force(TypicalMix.from_requests([pod(cpu=0, count=1, products=("T4",))]))
     assert engine.best(pod("x", count=1)) == 1
 
 
@@ -271,8 +271,8 @@ def test_mig_and_replicas_are_placed_and_given_back() -> None:
     )
     engine = Engine(state, "best-fit")
     nodes = [n for n in state.nodes if n]
-    engine.reserve(pod("a", mig=(("3g.20gb", 3),)), "m")
-    engine.reserve(pod("b", replicas=5), "s")
+    engine.place_on(pod("a", mig=(("3g.20gb", 3),)), "m")
+    engine.place_on(pod("b", replicas=5), "s")
     assert [(s.index, s.slots) for s in state.placements["b"].devices] == [(0, 4), (1, 1)]
     assert verify(nodes, state.placements.values()) == []
     assert engine.best(pod("c", mig=(("4g.20gb", 1),))) == 0  # the third 3g spared it

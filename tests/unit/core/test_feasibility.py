@@ -142,7 +142,7 @@ def test_what_is_not_asked_for_may_be_over_full(asks: dict[str, int], reason: Re
     engine = Engine(state)
     assert Reason.of(int(engine.filter(request)[0])) is reason
     if reason is Reason.FITS:
-        engine.reserve(request, "n0")
+        engine.place_on(request, "n0")
         assert state.check() == []
 
 

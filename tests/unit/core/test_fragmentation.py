@@ -90,13 +90,13 @@ def test_fgd_scores_what_the_placement_really_changes(pods, request_, cpu_used, 
     mix = TypicalMix.from_requests(pods, coverage=1.0)
     state = _crowded(cpu_used, used, "T4")
     engine = Engine(state, "fgd-published", mix=mix)
-    tables = engine.fragmentation
+    tables = engine.tables()
     if engine.best(request_) < 0:
         return
     rows = np.array([0])
     before = int(tables.fragmentation(state, rows)[0])
     score = int(engine.scores(request_, rows)[0])
-    engine.reserve(request_, "n0")
+    engine.place_on(request_, "n0")
     decrease = before - int(tables.fragmentation(state, rows)[0])
     expected = 100 / (1 + np.exp(-decrease / 1000 / tables.total_weight))
     assert abs(score - expected) <= 1.0 + 1e-9 and score <= expected + 1e-9
@@ -125,7 +125,7 @@ def test_fgd_keeps_the_large_mig_profile_alive() -> None:
     )
     mix = TypicalMix.from_requests([pod(cpu=0, mig=(("7g.40gb", 1),))] * 3)
     engine = Engine(state, "fgd", mix=mix)
-    engine.reserve(pod("first", mig=(("1g.5gb", 1),)), "m1")
+    engine.place_on(pod("first", mig=(("1g.5gb", 1),)), "m1")
     assert engine.best(pod("second", mig=(("1g.5gb", 1),))) == 1
 
 
@@ -161,16 +161,16 @@ def test_tables_follow_memory_that_becomes_known_late(late: str) -> None:
     known = Engine(ClusterState([n for n in engine.state.nodes if n is not None]), "fgd", mix=mix)
     rows = np.arange(len(known.state))
     expected = known.fragmentation.fragmentation(known.state, rows)
-    assert engine.fragmentation.fragmentation(engine.state, rows).tolist() == expected.tolist()
+    assert engine.tables().fragmentation(engine.state, rows).tolist() == expected.tolist()
     assert engine.scores(asked, rows).tolist() == known.scores(asked, rows).tolist()
 
 
 def test_tables_stay_where_no_pod_of_the_mix_counts_memory() -> None:
     mix = TypicalMix.from_requests([pod(cpu=0, milli=300)])
     engine = Engine(ClusterState([node("a", gpus=1)]), "fgd", mix=mix)
-    before = engine.fragmentation
+    before = engine.tables()
     engine.state.update_node(node("a", gpus=1, gpu_memory=16_000))
-    assert engine.fragmentation is before
+    assert engine.tables() is before
 
 
 def test_every_policy_is_blind_to_the_number_of_other_candidates() -> None:

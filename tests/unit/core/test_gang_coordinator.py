@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption, GangAnswer
+from scheduler.core.gangs.coordinator import GangAnswer, GangCoordinator
 from scheduler.core.gangs.spec import GangSpec, Role
 from scheduler.core.gangs.states import Life
 from scheduler.core.model import Device, GangKey, NodeSelection, PodRequest
@@ -28,12 +28,12 @@ def _gang(name: str, size: int, **gpu) -> list[PodRequest]:
 
 
 class Cluster:
-    """An engine with adoption, driven by a hand-set clock."""
+    """An engine with gangs, driven by a hand-set clock."""
 
     def __init__(self, *nodes, **settings: float) -> None:
         self.engine = Engine(ClusterState(nodes), "best-fit")
         self.gathered: list[GangKey] = []
-        self.adoption = Adoption(
+        self.gangs = GangCoordinator(
             self.engine, ttl_s=TTL, on_gathered=self.gathered.append, **settings
         )
         self.rows = np.arange(len(nodes))
@@ -41,9 +41,9 @@ class Cluster:
 
     def expect(self, *members: PodRequest) -> list[PodRequest]:
         """These pods exist."""
-        described(self.adoption, *members)
+        described(self.gangs, *members)
         for member in members:
-            self.adoption.expect(member)
+            self.gangs.on_pod_pending(member)
         return list(members)
 
     def gang(self, name: str, size: int, **gpu) -> list[PodRequest]:
@@ -51,14 +51,14 @@ class Cluster:
         return self.expect(*_gang(name, size, **gpu))
 
     def ask(self, request: PodRequest, rows: np.ndarray | None = None):
-        described(self.adoption, request)
-        return self.adoption.answer(request, self.rows if rows is None else rows, self.now)
+        described(self.gangs, request)
+        return self.gangs.answer(request, self.rows if rows is None else rows, self.now)
 
     def bind(self, request: PodRequest) -> str:
         row = self.ask(request).row
         name = self.engine.state.nodes[row].name
-        self.engine.reserve(request, name)
-        self.adoption.bound(request)
+        self.engine.place_on(request, name)
+        self.gangs.on_pod_bound(request)
         assert self.engine.state.check() == []
         return name
 
@@ -72,10 +72,11 @@ def test_a_gang_that_fits_gets_all_its_places_at_the_first_question() -> None:
     first, *others = cluster.gang("g", 4)
     assert cluster.ask(first).row >= 0
     assert cluster.free == 0  # the members that have not asked yet are provided for
-    assert cluster.adoption.life(first.gang) is Life.HOLDING
+    assert cluster.gangs.state_of(first.gang) is Life.HOLDING
     assert all(cluster.ask(member).row >= 0 for member in others)
     assert sorted(cluster.bind(member) for member in [first, *others]) == ["a", "a", "b", "b"]
-    assert not cluster.adoption.concerns(first) and cluster.adoption.life(first.gang) is Life.WHOLE
+    gangs = cluster.gangs
+    assert not gangs.is_incomplete_gang(first) and gangs.state_of(first.gang) is Life.WHOLE
 
 
 def test_a_gang_holds_nothing_until_its_members_exist() -> None:
@@ -87,23 +88,23 @@ def test_a_gang_holds_nothing_until_its_members_exist() -> None:
         answer = cluster.ask(member)
         assert answer.row == -1 and cluster.free == 4
         assert f"{number} of 4 pods exist" in answer.message
-    assert gathered == [] and not cluster.adoption.complete(members[0])
+    assert gathered == [] and not cluster.gangs.has_enough_members(members[0])
     cluster.expect(members[3])
-    assert gathered == [members[0].gang] and cluster.adoption.complete(members[0])
+    assert gathered == [members[0].gang] and cluster.gangs.has_enough_members(members[0])
     assert [cluster.ask(member).row for member in members] == [0, 0, 0, 0]
 
 
 def test_a_pod_of_a_scheduler_that_never_asks_does_not_exist_for_us() -> None:
     cluster = Cluster(node("a", gpus=2))
     members = _gang("g", 2)
-    described(cluster.adoption, *members)
+    described(cluster.gangs, *members)
     gathered = cluster.gathered
-    cluster.adoption.expect(members[0], "ours")
-    cluster.adoption.expect(members[1], "other")
-    cluster.adoption.hears("ours")
+    cluster.gangs.on_pod_pending(members[0], "ours")
+    cluster.gangs.on_pod_pending(members[1], "other")
+    cluster.gangs.on_scheduler_seen("ours")
     assert "1 of 2 pods exist" in cluster.ask(members[0]).message
     assert gathered == []
-    cluster.adoption.hears("other")  # it does ask us
+    cluster.gangs.on_scheduler_seen("other")  # it does ask us
     assert gathered == [members[0].gang]
     assert cluster.ask(members[0]).row == cluster.ask(members[1]).row == 0
 
@@ -114,26 +115,26 @@ def test_gates_of_a_native_pod_group_are_old_news_once_kube_scheduler_asks(syste
     cluster = Cluster(node("a", gpus=2))
     key = GangKey(system, "default", "g")
     first, second = (pod(f"m{number}", count=1, gang=key) for number in range(2))
-    cluster.adoption.describe(GangSpec(key, 2))
-    cluster.adoption.gates(second)
-    answer = cluster.adoption.answer(first, cluster.rows, 0.0)
+    cluster.gangs.describe(GangSpec(key, 2))
+    cluster.gangs.on_pod_gated(second)
+    answer = cluster.gangs.answer(first, cluster.rows, 0.0)
     assert (answer.row == 0) == (system == "kubernetes") and cluster.free == 2 * (answer.row < 0)
-    cluster.adoption.gates(second)  # it has some after all
+    cluster.gangs.on_pod_gated(second)  # it has some after all
     assert cluster.free == 2
-    cluster.adoption.expect(second)
-    assert cluster.adoption.answer(first, cluster.rows, 0.0).row == 0
+    cluster.gangs.on_pod_pending(second)
+    assert cluster.gangs.answer(first, cluster.rows, 0.0).row == 0
 
 
 def test_a_gated_pod_has_a_place_kept_once_and_then_has_to_be_asked_about() -> None:
     cluster = Cluster(node("a", gpus=2))
     first, second = _gang("g", 2)
-    described(cluster.adoption, first)
-    cluster.adoption.gates(second)
+    described(cluster.gangs, first)
+    cluster.gangs.on_pod_gated(second)
     assert cluster.ask(first).row == 0
     for turn in range(1, 4):
         cluster.now = turn * TTL
         assert "1 of 2 pods exist" in cluster.ask(first).message and cluster.free == 2
-        cluster.adoption.gates(second)
+        cluster.gangs.on_pod_gated(second)
     assert cluster.ask(second).row == 0
 
 
@@ -144,14 +145,14 @@ def test_pods_that_are_being_deleted_are_no_members() -> None:
     for member in old:
         cluster.bind(member)
     for member in old:
-        cluster.adoption.leaves(member)
-        cluster.adoption.bound(member)  # told of again, with its node
+        cluster.gangs.on_pod_leaving(member)
+        cluster.gangs.on_pod_bound(member)  # told of again, with its node
     cluster.expect(*new)
     answer = cluster.ask(new[0])
     assert answer.row == -1 and "2 of 4 missing members" in answer.message and cluster.free == 2
     for member in old:
         cluster.engine.release(member.uid)
-        cluster.adoption.gone(member)
+        cluster.gangs.on_pod_gone(member)
     assert [cluster.bind(member) for member in new] == ["a"] * 4
 
 
@@ -179,33 +180,33 @@ def test_members_beyond_the_minimum_get_what_there_is() -> None:
     for member, row in zip(members, told, strict=True):
         if row == 0:
             cluster.bind(member)
-    assert not cluster.engine.holds and not cluster.adoption.concerns(members[0])
+    assert not cluster.engine.reservations and not cluster.gangs.is_incomplete_gang(members[0])
 
 
 def test_members_of_one_role_do_not_stand_in_for_another() -> None:
     """Workers without their server would run for nothing."""
     cluster, key = Cluster(node("a", gpus=3)), gang_key("g", 3)
-    cluster.adoption.describe(GangSpec(key, 3, (Role("server", 0, 1), Role("worker", 0, 2))))
+    cluster.gangs.describe(GangSpec(key, 3, (Role("server", 0, 1), Role("worker", 0, 2))))
     workers = [pod(f"w{n}", count=1, gang=key, role="worker") for n in range(4)]
     for worker in workers:
-        cluster.adoption.expect(worker)
+        cluster.gangs.on_pod_pending(worker)
     gathered = cluster.gathered
 
     def place(request: PodRequest) -> GangAnswer:
-        return cluster.adoption.answer(request, cluster.rows, cluster.now)
+        return cluster.gangs.answer(request, cluster.rows, cluster.now)
 
     assert "0 of 1 pods of role server exist" in place(workers[0]).message
     assert cluster.free == 3 and not gathered
     server = pod("server", count=1, gang=key, role="server")
-    cluster.adoption.expect(server)
+    cluster.gangs.on_pod_pending(server)
     assert gathered == [key]
     answers = [place(request).row for request in (*workers, server)]
     assert answers == [0, 0, -1, -1, 0]
     for request in workers[:2]:
-        cluster.engine.reserve(request, "a")
-        cluster.adoption.bound(request)
-    assert cluster.adoption.members.missing(key) == 1
-    cluster.adoption.gone(server)
+        cluster.engine.place_on(request, "a")
+        cluster.gangs.on_pod_bound(request)
+    assert cluster.gangs.members.missing(key) == 1
+    cluster.gangs.on_pod_gone(server)
     assert "role server" in place(workers[2]).message and cluster.free == 1
 
 
@@ -216,11 +217,11 @@ def test_a_gang_that_becomes_smaller_is_whole_and_one_that_grows_is_planned_anew
     cluster.bind(members[1])
     assert cluster.free == 0
     key = members[0].gang
-    cluster.adoption.describe(GangSpec(key, 2))
-    assert cluster.adoption.life(key) is Life.WHOLE and cluster.free == 2
-    cluster.adoption.describe(GangSpec(key, 5))
-    assert cluster.adoption.life(key) is Life.UNKNOWN
-    assert "4 of 5 pods exist" in cluster.adoption.answer(members[2], np.array([0]), 0.0).message
+    cluster.gangs.describe(GangSpec(key, 2))
+    assert cluster.gangs.state_of(key) is Life.WHOLE and cluster.free == 2
+    cluster.gangs.describe(GangSpec(key, 5))
+    assert cluster.gangs.state_of(key) is Life.UNKNOWN
+    assert "4 of 5 pods exist" in cluster.gangs.answer(members[2], np.array([0]), 0.0).message
 
 
 def test_places_for_members_to_come_are_opt_in_and_bounded_by_a_share() -> None:
@@ -242,9 +243,9 @@ def test_members_to_come_are_as_their_workload_object_says() -> None:
     leader = _member("g", 0, size=4, count=0, cpu=500, role="leader")
     worker = Role("worker", 3, 3, like=pod("any", count=2))
     spec = GangSpec(leader.gang, 4, (Role("leader", 1, 1, like=leader), worker))
-    cluster.adoption.describe(spec)
-    assert cluster.adoption.answer(leader, cluster.rows, 0.0).row >= 0
-    held = [hold.placement.pod.gpu.count for hold in cluster.engine.holds.values()]
+    cluster.gangs.describe(spec)
+    assert cluster.gangs.answer(leader, cluster.rows, 0.0).row >= 0
+    held = [hold.placement.pod.gpu.count for hold in cluster.engine.reservations.values()]
     assert sorted(held) == [0, 2, 2, 2]
 
 
@@ -268,7 +269,7 @@ def test_what_is_thought_of_a_node_does_not_refuse_whom_kube_scheduler_has_let_i
     cluster = Cluster(node("a", gpus=2, unschedulable=True))
     members = cluster.gang("g", 2)
     assert [cluster.ask(member).row for member in members] == [0, 0]
-    cluster.adoption.gone(members[1])
+    cluster.gangs.on_pod_gone(members[1])
     other = _member("g", 2, size=2, count=1, selection=NodeSelection((("x", "y"),)))
     cluster.expect(other)
     assert cluster.ask(members[0]).row == -1 and cluster.free == 2
@@ -301,7 +302,7 @@ def test_what_lets_one_member_in_lets_those_of_the_same_rules_in() -> None:
     rules = NodeSelection(node_selector=(("zone", "new"),))
     alike = [replace(member, selection=rules) for member in _gang("g", 4)]
     for member in alike:
-        cluster.adoption.expect(member)
+        cluster.gangs.on_pod_pending(member)
     assert sorted(cluster.bind(member) for member in alike) == ["a", "a", "b", "b"]
 
 
@@ -309,7 +310,7 @@ def test_a_member_of_other_rules_needs_a_node_that_is_known_to_let_it_in() -> No
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
     one, other = _gang("g", 2)
     for member in (one, replace(other, selection=NodeSelection((("zone", "new"),)))):
-        cluster.adoption.expect(member)
+        cluster.gangs.on_pod_pending(member)
     assert cluster.ask(one).row == -1
 
 
@@ -324,7 +325,7 @@ def test_two_gangs_that_fit_alone_but_not_together() -> None:
     assert cluster.ask(two[1]).row == -1 and cluster.free == 1
     for member in one:
         cluster.engine.release(member.uid)
-        cluster.adoption.gone(member)
+        cluster.gangs.on_pod_gone(member)
     assert all(cluster.bind(member) for member in two)
 
 
@@ -345,7 +346,7 @@ def test_repeated_and_reordered_questions_have_one_answer(seed: int) -> None:
     for member in rng.sample(members, len(members)):
         planned = rows.get(member.uid, cluster.ask(member).row)
         assert cluster.bind(member) == f"n{planned}"
-    assert cluster.engine.state.check() == [] and not cluster.engine.holds
+    assert cluster.engine.state.check() == [] and not cluster.engine.reservations
 
 
 def test_places_that_nobody_asks_for_are_given_back_together() -> None:
@@ -354,11 +355,10 @@ def test_places_that_nobody_asks_for_are_given_back_together() -> None:
     assert [cluster.ask(member).row for member in members] == [0, 0, 0, 0]
     cluster.now = TTL - 1
     assert cluster.ask(members[1]).row == 0  # asking keeps the whole gang
-    cluster.now = 2 * TTL - 2
-    cluster.adoption.tend(cluster.now)
+    cluster.gangs.expire(2 * TTL - 2)
     assert cluster.free == 0
     cluster.now = 2 * TTL
-    cluster.adoption.tend(cluster.now)
+    cluster.gangs.expire(cluster.now)
     assert cluster.free == 4
     assert cluster.ask(members[2]).row == 0  # and it may come again
 
@@ -381,9 +381,9 @@ def test_a_member_that_dies_is_replaced() -> None:
     for member in members:
         cluster.bind(member)
     cluster.engine.release(members[0].uid)
-    cluster.adoption.gone(members[0])
+    cluster.gangs.on_pod_gone(members[0])
     again = _member("g", 7, size=3)
-    assert cluster.adoption.concerns(again) and cluster.bind(again) == "a"
+    assert cluster.gangs.is_incomplete_gang(again) and cluster.bind(again) == "a"
 
 
 def test_a_member_that_gives_up_frees_its_place_for_another() -> None:
@@ -391,11 +391,11 @@ def test_a_member_that_gives_up_frees_its_place_for_another() -> None:
     members = cluster.gang("g", 2)
     for member in members:
         assert cluster.ask(member).row == 0
-    cluster.adoption.gone(members[0])
+    cluster.gangs.on_pod_gone(members[0])
     assert cluster.free == 2  # one alone holds nothing
     assert cluster.ask(_member("g", 9, size=2)).row == 0
-    cluster.adoption.gone(members[1])
-    cluster.adoption.gone(_member("g", 9, size=2))
+    cluster.gangs.on_pod_gone(members[1])
+    cluster.gangs.on_pod_gone(_member("g", 9, size=2))
     assert cluster.free == 2  # nobody waits any more
 
 
@@ -428,7 +428,7 @@ def test_an_expected_member_that_is_gone_is_not_planned_for() -> None:
                             _member("g", 2, size=2))  # fmt: skip
     cluster.expect(first, second)
     assert cluster.ask(first).row == -1
-    cluster.adoption.gone(second)
+    cluster.gangs.on_pod_gone(second)
     cluster.expect(third)
     assert cluster.ask(first).row == 0 and cluster.free == 1
 
@@ -439,7 +439,7 @@ def test_surplus_members_wait_until_the_gang_is_whole() -> None:
     assert [cluster.ask(member).row for member in members] == [0, 0, -1]
     for member in members[:2]:
         cluster.bind(member)
-    assert not cluster.adoption.concerns(members[2])
+    assert not cluster.gangs.is_incomplete_gang(members[2])
 
 
 def test_a_member_that_is_bound_elsewhere_gives_its_place_back() -> None:
@@ -447,8 +447,8 @@ def test_a_member_that_is_bound_elsewhere_gives_its_place_back() -> None:
     members = cluster.gang("g", 2)
     row = cluster.ask(members[0]).row
     other = "b" if row == 0 else "a"
-    cluster.engine.reserve(members[0], other)
-    cluster.adoption.bound(members[0])
+    cluster.engine.place_on(members[0], other)
+    cluster.gangs.on_pod_bound(members[0])
     assert cluster.free == 2  # one bound, one slot
 
 
@@ -457,7 +457,7 @@ def test_a_reservation_after_a_wait_keeps_what_it_can_get() -> None:
     cluster = Cluster(node("a", gpus=4), reserve_after_s=100)
     small = [pod(f"s{i}", count=1) for i in range(4)]
     for request in small:
-        cluster.engine.reserve(request, "a")
+        cluster.engine.place_on(request, "a")
     gang = cluster.gang("g", 4)
     other = cluster.gang("h", 4)
     assert cluster.ask(gang[0]).row == cluster.ask(other[0]).row == -1
@@ -470,7 +470,7 @@ def test_a_reservation_after_a_wait_keeps_what_it_can_get() -> None:
         assert answer.row == -1 and cluster.free == 0, step
         assert "reserved" in answer.message
         assert cluster.ask(other[0]).row == -1  # one reservation at a time
-        assert cluster.adoption.counts()["reserved"] == 1
+        assert cluster.gangs.counts()["reserved"] == 1
         cluster.engine.release(request.uid)
     assert cluster.ask(gang[0]).row == 0
     assert all(cluster.bind(member) == "a" for member in gang)
@@ -487,25 +487,24 @@ def test_a_gang_that_could_never_fit_reserves_nothing() -> None:
 def test_a_plan_from_outside_is_taken_over_gang_by_gang() -> None:
     cluster = Cluster(node("a", gpus=2), node("b", gpus=2))
     gang, lone = _gang("g", 2), pod("lone", count=1)
-    described(cluster.adoption, *gang)
-    adopted, rejected = cluster.adoption.adopt(
-        [(gang[0], "a"), (gang[1], "b"), (lone, "b")], cluster.now
-    )
+    described(cluster.gangs, *gang)
+    places = [(gang[0], "a"), (gang[1], "b"), (lone, "b")]
+    adopted, rejected = cluster.gangs.adopt_plan(places, cluster.now)
     assert (adopted, dict(rejected)) == (3, {})
     assert [cluster.ask(member).row for member in gang] == [0, 1]
-    assert cluster.adoption.pinned(lone, cluster.now) == 1
-    assert cluster.adoption.pinned(lone, cluster.now + TTL) == -1  # a pin expires
-    assert cluster.adoption.pinned(pod("other"), cluster.now) == -1
+    assert cluster.gangs.pinned_row(lone, cluster.now) == 1
+    assert cluster.gangs.pinned_row(lone, cluster.now + TTL) == -1  # a pin expires
+    assert cluster.gangs.pinned_row(pod("other"), cluster.now) == -1
 
 
 def test_a_stale_plan_is_rejected_by_cause() -> None:
     cluster = Cluster(node("a", gpus=2))
     gang, half = _gang("g", 2), _gang("h", 3)
     late, big = pod("late", count=1), pod("big", count=3)
-    described(cluster.adoption, *gang, *half)
-    cluster.engine.reserve(late, "a")
+    described(cluster.gangs, *gang, *half)
+    cluster.engine.place_on(late, "a")
     places = [(gang[0], "a"), (gang[1], "a"), (half[0], "a"), (late, "a"), (big, "a")]
-    adopted, rejected = cluster.adoption.adopt([*places, (pod("x"), "gone")], cluster.now)
+    adopted, rejected = cluster.gangs.adopt_plan([*places, (pod("x"), "gone")], cluster.now)
     assert adopted == 0 and cluster.free == 1
     assert dict(rejected) == {
         "gang no longer fits": 3,
@@ -518,10 +517,10 @@ def test_members_that_run_already_count() -> None:
     members = _gang("g", 3)
     engine = Engine(ClusterState([node("a", gpus=3)]), "best-fit")
     for member in members[:2]:
-        engine.reserve(member, "a")
-    adoption = described(Adoption(engine, ttl_s=TTL), *members)
-    assert adoption.answer(members[2], np.array([0]), 0.0).row == 0
-    assert len(engine.holds) == 1
+        engine.place_on(member, "a")
+    gangs = described(GangCoordinator(engine, ttl_s=TTL), *members)
+    assert gangs.answer(members[2], np.array([0]), 0.0).row == 0
+    assert len(engine.reservations) == 1
 
 
 def test_gangs_that_wait_for_ever_are_forgotten_one_day(monkeypatch) -> None:
@@ -530,32 +529,32 @@ def test_gangs_that_wait_for_ever_are_forgotten_one_day(monkeypatch) -> None:
     assert cluster.ask(cluster.gang("fits", 2)[0]).row == 0
     for number in range(6):
         assert cluster.ask(cluster.gang(f"big{number}", 4)[0]).row == -1
-    assert sum(cluster.adoption.counts().values()) == 3
-    assert cluster.adoption.counts()["planned"] == 1
+    assert sum(cluster.gangs.counts().values()) == 3
+    assert cluster.gangs.counts()["planned"] == 1
 
 
 def test_rows_unchanged_since_the_plan_need_no_check_and_others_get_one() -> None:
     """The plan takes what is merely held as free; that is no change of the row."""
     cluster = Cluster(node("a", gpus=1), node("b", gpus=1))
     state = cluster.engine.state
-    cluster.engine.hold(pod("waiting", count=1), "a", TTL)
+    cluster.engine.reserve_until(pod("waiting", count=1), "a", TTL)
     generation = state.generation_now
     one, two = pod("one", count=1), pod("two", count=1)
-    assert cluster.adoption.adopt([(one, "a")], 0.0, generation=generation) == (1, {})
-    assert cluster.adoption.adopt([(one, "a")], 0.0, generation=generation - 1)[0] == 0
-    cluster.engine.reserve(pod("quick", count=1), "b")
-    adopted, rejected = cluster.adoption.adopt([(two, "b")], 0.0, generation=generation)
+    assert cluster.gangs.adopt_plan([(one, "a")], 0.0, generation=generation) == (1, {})
+    assert cluster.gangs.adopt_plan([(one, "a")], 0.0, generation=generation - 1)[0] == 0
+    cluster.engine.place_on(pod("quick", count=1), "b")
+    adopted, rejected = cluster.gangs.adopt_plan([(two, "b")], 0.0, generation=generation)
     assert adopted == 0 and rejected == {"no longer fits": 1}
-    assert cluster.adoption.pinned(two, 0.0) == -1
+    assert cluster.gangs.pinned_row(two, 0.0) == -1
 
 
 def test_a_gang_is_checked_even_where_nothing_has_changed() -> None:
     cluster = Cluster(node("a", gpus=1))
     generation = cluster.engine.state.generation_now
     members = _gang("g", 2)
-    described(cluster.adoption, *members)
+    described(cluster.gangs, *members)
     places = [(member, "a") for member in members]
-    adopted, rejected = cluster.adoption.adopt(places, 0.0, generation=generation)
+    adopted, rejected = cluster.gangs.adopt_plan(places, 0.0, generation=generation)
     assert adopted == 0 and rejected == {"gang no longer fits": 2} and cluster.free == 1
 
 
@@ -581,9 +580,9 @@ def test_a_last_member_with_one_node_left_gets_it_or_keeps_its_place() -> None:
     members = cluster.gang("g", 2)
     assert [cluster.ask(member).row for member in members] == [0, 0]
     assert cluster.ask(members[1], np.array([1])).row == 1  # moved
-    cluster.engine.reserve(pod("other", count=1), "a")
+    cluster.engine.place_on(pod("other", count=1), "a")
     assert cluster.free == 1
-    cluster.engine.reserve(pod("another", count=1), "b")
+    cluster.engine.place_on(pod("another", count=1), "b")
     assert cluster.ask(members[1], np.array([0])).row == 1  # a is full: planned elsewhere
     assert cluster.ask(members[0]).row == 0 and cluster.free == 0
 
@@ -617,17 +616,17 @@ def test_a_gang_that_asks_for_ever_and_is_never_bound_lets_go() -> None:
         held_s += 10 * (cluster.free == 0)
     assert all(rows == said[0] for rows in said)
     assert 0 < held_s < 1200
-    assert cluster.adoption.life(members[0].gang) in (Life.HOLDING, Life.RESTING)
+    assert cluster.gangs.state_of(members[0].gang) in (Life.HOLDING, Life.RESTING)
     cluster.now = 5 * TTL + 15.0
     while cluster.free == 0:  # until it rests
         cluster.ask(members[0])
         cluster.now += 10.0
     small = pod("small", count=1)
-    cluster.engine.reserve(small, "n0")  # somebody else may have the place meanwhile
+    cluster.engine.place_on(small, "n0")  # somebody else may have the place meanwhile
     assert cluster.ask(members[0]).row == -1 and cluster.free == 4
     cluster.engine.release(small.uid)
     assert all(cluster.bind(member) for member in members)
-    assert not cluster.engine.holds
+    assert not cluster.engine.reservations
 
 
 def test_the_gang_that_does_not_fit_is_told_without_any_change() -> None:
@@ -662,8 +661,8 @@ def test_a_member_that_was_held_alone_exchanges_its_hold() -> None:
     """It was asked about before it was known to be a member."""
     cluster = Cluster(node("a", gpus=2))
     first, second = _gang("g", 2)
-    cluster.engine.hold(first, "a", 1e9)
-    assert cluster.ask(first).row == -1 and not cluster.engine.holds
+    cluster.engine.reserve_until(first, "a", 1e9)
+    assert cluster.ask(first).row == -1 and not cluster.engine.reservations
     assert cluster.ask(second).row == 0 and cluster.ask(first).row == 0
     assert cluster.free == 0
     assert cluster.bind(first) == cluster.bind(second) == "a"
@@ -676,7 +675,7 @@ def test_a_member_that_is_placed_and_asks_again_is_told_where() -> None:
     row = cluster.engine.state.row(name)
     for _ in range(2):
         assert cluster.ask(first).row == row
-    assert cluster.free == 0 and set(cluster.engine.holds) == {second.uid, third.uid}
+    assert cluster.free == 0 and set(cluster.engine.reservations) == {second.uid, third.uid}
 
 
 def test_a_member_of_another_gang_than_was_known_is_otherwise_as_it_was() -> None:
@@ -685,16 +684,17 @@ def test_a_member_of_another_gang_than_was_known_is_otherwise_as_it_was() -> Non
     first, second, third, fourth = cluster.gang("g", 4)
     for member in (first, second):
         cluster.bind(member)
-    cluster.adoption.leaves(second)
-    cluster.adoption.expect(_member("g", 9, size=4), "never asks")
+    cluster.gangs.on_pod_leaving(second)
+    cluster.gangs.on_pod_pending(_member("g", 9, size=4), "never asks")
     stage = gang_key("g stage 2", 2)
     for member in (first, second, third, _member("g", 9, size=4)):
-        cluster.adoption.moves(replace(member, gang=stage), waits=member is not first)
-    described(cluster.adoption, replace(first, gang=stage))
-    members = cluster.adoption.members
+        cluster.gangs.on_pod_moved(replace(member, gang=stage), waits=member is not first)
+    described(cluster.gangs, replace(first, gang=stage))
+    members = cluster.gangs.members
     assert members.running(stage) == {first.uid} and not members.running(first.gang)
     assert [member.uid for member in members.present(stage)] == [third.uid]
-    assert cluster.free == 4 and not cluster.engine.holds, "its places were those of the other gang"
+    reserved = cluster.engine.reservations
+    assert cluster.free == 4 and not reserved, "its places were those of the other gang"
     assert cluster.ask(replace(third, gang=stage)).row == 0
-    cluster.adoption.moves(replace(third, gang=None), waits=True)
+    cluster.gangs.on_pod_moved(replace(third, gang=None), waits=True)
     assert members.existing(stage) == 1 and members.existing(fourth.gang) == 1

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict
 from scheduler.core.gangs import states
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.gangs.states import HOLDING, LIFE, PLANNED, Event, Life
 from scheduler.core.model import GangKey, Node, PodRequest
@@ -55,7 +55,7 @@ class Gangs(RuleBasedStateMachine):
     def begin(self, reserve: bool, share: float, at_once: int | None) -> None:
         self.nodes: dict[str, Node] = {name: node(name, gpus=2) for name in "abc"}
         self.engine = Engine(ClusterState(self.nodes.values()), "best-fit")
-        self.adoption = Adoption(
+        self.gangs = GangCoordinator(
             self.engine,
             ttl_s=TTL,
             reserve_after_s=TTL if reserve else 0.0,
@@ -68,7 +68,7 @@ class Gangs(RuleBasedStateMachine):
         self.running: dict[str, PodRequest] = {}
         self.others: list[str] = []
         for key in KEYS:
-            self.adoption.describe(GangSpec(key, 3))
+            self.gangs.describe(GangSpec(key, 3))
             for _ in range(3):
                 self.comes(key, 1, "")
 
@@ -83,12 +83,12 @@ class Gangs(RuleBasedStateMachine):
         self.serial += 1
         request = pod(f"{key.name}{self.serial}", count=count, gang=key)
         self.waiting[request.uid] = request
-        self.adoption.describe(GangSpec(key, self._minimum(key)))
-        self.adoption.expect(request, scheduler)
+        self.gangs.describe(GangSpec(key, self._minimum(key)))
+        self.gangs.on_pod_pending(request, scheduler)
 
     @rule(scheduler=st.sampled_from(["ours", "other"]))
     def asks_us(self, scheduler: str) -> None:
-        self.adoption.hears(scheduler)
+        self.gangs.on_scheduler_seen(scheduler)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data(), offered=st.sets(st.sampled_from("abc"), min_size=1))
@@ -109,23 +109,23 @@ class Gangs(RuleBasedStateMachine):
         key = request.gang
         assert key is not None
         self.told.pop(request.uid, None)
-        if not self.adoption.concerns(request):
+        if not self.gangs.is_incomplete_gang(request):
             return
         names = sorted(offered & self.nodes.keys())
         rows = np.array([self.engine.state.row(name) for name in names], dtype=np.int64)
-        draft = self.adoption.draft(request, rows, self.now)
+        draft = self.gangs.draft(request, rows, self.now)
         if draft is not None:
             for _ in draft.steps():
                 pass
-            for _ in self.adoption.take_over(draft, self.now):
+            for _ in self.gangs.adopt_draft(draft, self.now):
                 pass
-        answer = self.adoption.answer(request, rows, self.now)
+        answer = self.gangs.answer(request, rows, self.now)
         assert (answer.row < 0) == bool(answer.message)
         if answer.row >= 0:
             place = self.engine.state.nodes[answer.row]
             assert place is not None
             self.told[request.uid] = place.name
-            planned = len(self._gang(key).slots) + len(self.adoption.members.running(key))
+            planned = len(self._gang(key).slots) + len(self.gangs.members.running(key))
             assert planned >= self._minimum(key), "nobody is let in by half"
 
     @rule(count=st.integers(1, 3))
@@ -135,7 +135,7 @@ class Gangs(RuleBasedStateMachine):
         row = self.engine.best(request)
         place = self.engine.state.nodes[row] if row >= 0 else None
         if place is not None:
-            self.engine.reserve(request, place.name)
+            self.engine.place_on(request, place.name)
             self.others.append(request.uid)
 
     @precondition(lambda self: self.others)
@@ -162,11 +162,11 @@ class Gangs(RuleBasedStateMachine):
         if name not in self.nodes:
             return
         try:
-            self.engine.reserve(request, name)
+            self.engine.place_on(request, name)
         except CapacityConflict:
-            self.adoption.lost(request)
+            self.gangs.replan(request)
             return
-        self.adoption.bound(request)
+        self.gangs.on_pod_bound(request)
         del self.waiting[request.uid]
         self.told.pop(request.uid, None)
         self.running[request.uid] = request
@@ -176,22 +176,22 @@ class Gangs(RuleBasedStateMachine):
     def unbound(self, data: st.DataObject) -> None:
         uid = data.draw(st.sampled_from(sorted(self.running)))
         request = self.running.pop(uid)
-        if request.gang is not None and uid in self.adoption.members.running(request.gang):
+        if request.gang is not None and uid in self.gangs.members.running(request.gang):
             self.waiting[uid] = request
             self.engine.release(uid)
-            self.adoption.unbound(request)
+            self.gangs.on_pod_unbound(request)
         else:
             self.engine.release(uid)
-            self.adoption.gone(request)
+            self.gangs.on_pod_gone(request)
 
     @precondition(lambda self: self.running)
     @rule(data=st.data())
     def leaves(self, data: st.DataObject) -> None:
         request = self.running[data.draw(st.sampled_from(sorted(self.running)))]
-        self.adoption.leaves(request)
-        self.adoption.bound(request)  # told of once more
+        self.gangs.on_pod_leaving(request)
+        self.gangs.on_pod_bound(request)  # told of once more
         assert request.gang is not None
-        assert request.uid not in self.adoption.members.running(request.gang)
+        assert request.uid not in self.gangs.members.running(request.gang)
 
     @precondition(lambda self: self.running or self.waiting)
     @rule(data=st.data())
@@ -200,7 +200,7 @@ class Gangs(RuleBasedStateMachine):
         uid = data.draw(st.sampled_from(sorted(everybody)))
         if uid in self.engine.state.placements:
             self.engine.release(uid)
-        self.adoption.gone(everybody[uid])
+        self.gangs.on_pod_gone(everybody[uid])
         for known in (self.running, self.waiting, self.told):
             known.pop(uid, None)  # type: ignore[attr-defined]
 
@@ -209,27 +209,27 @@ class Gangs(RuleBasedStateMachine):
     def is_gated(self, data: st.DataObject) -> None:
         request = self.waiting[data.draw(st.sampled_from(sorted(self.waiting)))]
         self.told.pop(request.uid, None)
-        self.adoption.gates(request)
+        self.gangs.on_pod_gated(request)
 
     @rule(seconds=st.sampled_from([1.0, 20.0, TTL, 5 * TTL]))
     def passes(self, seconds: float) -> None:
         self.now += seconds
-        self.adoption.tend(self.now)
+        self.gangs.expire(self.now)
 
     @rule(name=st.sampled_from("abc"))
     def node_fails(self, name: str) -> None:
         if self.nodes.pop(name, None) is None:
             return
         gone = [p.pod for p in self.engine.state.placements.values() if p.node == name]
-        held = [one for one in gone if one.uid in self.engine.holds]
+        held = [one for one in gone if one.uid in self.engine.reservations]
         for one in gone:
             self.engine.release(one.uid)
         self.engine.state.remove_node(name)
         for one in gone:
             if one in held:
-                self.adoption.lost(one)
+                self.gangs.replan(one)
             else:
-                self.adoption.gone(one)
+                self.gangs.on_pod_gone(one)
                 self.running.pop(one.uid, None)
         self.told = {uid: at for uid, at in self.told.items() if at != name}
 
@@ -241,15 +241,15 @@ class Gangs(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS), minimum=st.integers(1, 4))
     def is_resized(self, key: GangKey, minimum: int) -> None:
-        self.adoption.describe(GangSpec(key, minimum))
+        self.gangs.describe(GangSpec(key, minimum))
 
     # -- what holds always -------------------------------------------------------------------
 
     def _minimum(self, key: GangKey) -> int:
-        return self.adoption.members.minimum(key)
+        return self.gangs.members.minimum(key)
 
     def _gang(self, key: GangKey) -> states.Gang:
-        return self.adoption._lives.get(key) or states.Gang()
+        return self.gangs._lives.get(key) or states.Gang()
 
     @invariant()
     def no_device_is_given_twice(self) -> None:
@@ -267,8 +267,8 @@ class Gangs(RuleBasedStateMachine):
         }
         held = {
             uid: hold.placement.node
-            for uid, hold in self.engine.holds.items()
-            if not self.adoption._keeper.ending(uid)
+            for uid, hold in self.engine.reservations.items()
+            if not self.gangs._keeper.ending(uid)
         }
         assert held == kept
 
@@ -276,21 +276,21 @@ class Gangs(RuleBasedStateMachine):
     def gangs_are_planned_whole_or_hold_nothing(self) -> None:
         for key in KEYS:
             gang = self._gang(key)
-            planned = len(gang.slots) + len(self.adoption.members.running(key))
+            planned = len(gang.slots) + len(self.gangs.members.running(key))
             if gang.life in PLANNED:
                 assert planned >= self._minimum(key)
             elif gang.life is not Life.RESERVED:
                 assert not gang.slots
-            if self.adoption.life(key) is Life.WHOLE:
-                assert not self.adoption.members.missing(key)
+            if self.gangs.state_of(key) is Life.WHOLE:
+                assert not self.gangs.members.missing(key)
 
     def teardown(self) -> None:
         """Nothing is held for ever: without a question, everything ends."""
         for _ in range(3):
             self.now += 5 * TTL
-            self.adoption.tend(self.now)
-        assert not self.engine.holds
-        assert sum(self.adoption.counts().values()) == self.adoption.counts()["waiting"]
+            self.gangs.expire(self.now)
+        assert not self.engine.reservations
+        assert sum(self.gangs.counts().values()) == self.gangs.counts()["waiting"]
 
 
 TestGangs = Gangs.TestCase

@@ -69,7 +69,7 @@ def _most(one: Node, request: GpuRequest, policy: str = "fgd") -> int:
         asked = _asking(request, name=f"p{count}")
         if engine.explain(asked, one.name) is not Reason.FITS:
             break
-        engine.reserve(asked, one.name)
+        engine.place_on(asked, one.name)
         count += 1
     placements = list(engine.state.placements.values())
     assert verify([one], placements) == []
@@ -148,7 +148,7 @@ def test_a_pod_that_asks_for_devices_of_several_resources_gets_all_or_nothing() 
     both = _asking(*asks, name="both")
     assert engine.explain(both, "nvidia") is Reason.DEVICE_KIND_MISSING
     assert engine.best(both) == engine.state.row("two")
-    placed = engine.reserve(both, "two")
+    placed = engine.place_on(both, "two")
     assert sorted(share.index for share in placed.devices) == [0, 1, 2]
     assert engine.explain(_asking(GpuRequest(1, resource=INTEL)), "two") is Reason.FITS
     assert engine.explain(_asking(*asks), "two") is Reason.INSUFFICIENT_DEVICES
@@ -164,7 +164,7 @@ def test_devices_of_another_vendor_are_not_offered_twice() -> None:
     for number, asked in enumerate(
         (GpuRequest(milli=500), GpuRequest(1, resource=INTEL), GpuRequest(milli=500))
     ):
-        engine.reserve(_asking(asked, name=f"p{number}"), "two")
+        engine.place_on(_asking(asked, name=f"p{number}"), "two")
     whole = _asking(GpuRequest(1, resource=NVIDIA))
     assert engine.explain(whole, "two") is Reason.GPUS_SERVED_OTHERWISE
     assert verify([one], engine.state.placements.values()) == []
@@ -209,7 +209,7 @@ def test_whatever_comes_and_goes_no_device_has_two_owners(
     asked: list[tuple[GpuRequest, GpuRequest | None, bool]],
     policy: str,
 ) -> None:
-    """Placed as the engine says, judged by the referee; what is refused has no room by choosing."""
+    """Placed as the engine says and validated; what is refused has no room by choosing."""
     engine = Engine(ClusterState(nodes), policy)
     for number, (first, second, leaves) in enumerate(asked):
         plugin = [g for g in (first, second) if g and (g.resource or g.mig or g.replicas)]
@@ -223,7 +223,7 @@ def test_whatever_comes_and_goes_no_device_has_two_owners(
             continue
         where = engine.state.nodes[row]
         assert where is not None
-        engine.reserve(request, where.name)
+        engine.place_on(request, where.name)
         if leaves:
             engine.release(request.uid)
     assert verify(nodes, engine.state.placements.values()) == []

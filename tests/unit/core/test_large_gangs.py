@@ -12,7 +12,7 @@ import pytest
 
 from scheduler.core.capacity import TOO_LARGE, empty_room, excess
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.coordinator import Adoption
+from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.gangs.drafts import BEING_PLANNED, Draft
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, Node, PodRequest, Shape
@@ -41,15 +41,15 @@ class Cluster:
         asked = [pod("like", cpu=1000, milli=300), pod("whole", count=2)]
         mix = TypicalMix.from_requests(asked)
         self.engine = Engine(ClusterState(nodes), policy, mix=mix, seed=3)
-        self.adoption = Adoption(self.engine, ttl_s=TTL, at_once=at_once, **settings)
+        self.gangs = GangCoordinator(self.engine, ttl_s=TTL, at_once=at_once, **settings)
         self.rows = np.arange(len(nodes))
         self.now = 0.0
 
     def exist(self, members: list[PodRequest]) -> list[PodRequest]:
         """These pods exist."""
-        described(self.adoption, *members)
+        described(self.gangs, *members)
         for member in members:
-            self.adoption.expect(member)
+            self.gangs.on_pod_pending(member)
         return members
 
     def crowd(self, size: int, name: str = "g", **rest) -> list[PodRequest]:
@@ -58,17 +58,17 @@ class Cluster:
         return self.exist([pod(f"{name}{at:03d}", gang=key, **rest) for at in range(size)])
 
     def draft(self, request: PodRequest) -> Draft | None:
-        described(self.adoption, request)
-        return self.adoption.draft(request, self.rows, self.now)
+        described(self.gangs, request)
+        return self.gangs.draft(request, self.rows, self.now)
 
     def make(self, draft: Draft, steps: float = math.inf) -> None:
         for step, _ in enumerate(draft.steps(), 1):
             if step >= steps:
                 break
         if not draft.done:
-            self.adoption.put_down(draft, self.now)
+            self.gangs.suspend_draft(draft, self.now)
             return
-        for _ in self.adoption.take_over(draft, self.now):
+        for _ in self.gangs.adopt_draft(draft, self.now):
             pass
 
     def ask(self, request: PodRequest):
@@ -76,10 +76,10 @@ class Cluster:
         draft = self.draft(request)
         if draft is not None:
             self.make(draft)
-        return self.adoption.answer(request, self.rows, self.now)
+        return self.gangs.answer(request, self.rows, self.now)
 
     def places(self) -> list[tuple[str, str, tuple]]:
-        holds = self.engine.holds.items()
+        holds = self.engine.reservations.items()
         return sorted((uid, h.placement.node, h.placement.devices) for uid, h in holds)
 
 
@@ -105,11 +105,11 @@ def test_a_draft_ends_in_the_places_of_a_plan_made_at_once(kinds: list[dict], po
     beside, at_once = (Cluster(nodes, most, policy) for most in (16, None))
     for cluster in (beside, at_once):
         for number in range(7):
-            cluster.engine.reserve(pod(f"other-{number}", milli=500), f"n{number:03d}")
+            cluster.engine.place_on(pod(f"other-{number}", milli=500), f"n{number:03d}")
         cluster.exist(members)
     draft = beside.draft(members[0])
     assert draft is not None
-    beside.adoption.put_down(draft, 0.0, for_good=True)
+    beside.gangs.suspend_draft(draft, 0.0, for_good=True)
     for member in members:
         answers = [cluster.ask(member) for cluster in (beside, at_once)]
         assert answers[0] == answers[1]
@@ -122,7 +122,7 @@ def test_a_small_gang_needs_no_draft() -> None:
     cluster = Cluster(_nodes(4, gpus=8), 16)
     member, *_ = cluster.crowd(16, count=1)
     assert cluster.draft(member) is None
-    assert cluster.adoption.answer(member, cluster.rows, 0.0).row >= 0
+    assert cluster.gangs.answer(member, cluster.rows, 0.0).row >= 0
 
 
 @pytest.mark.parametrize("steps", [1, 7, 39])
@@ -132,14 +132,14 @@ def test_a_draft_that_takes_long_is_gone_on_with_by_whoever_asks_next(steps: int
     draft = cluster.draft(first)
     assert draft is not None
     assert cluster.draft(second) is None  # somebody is at it
-    assert cluster.adoption.answer(second, cluster.rows, 0.0).message == BEING_PLANNED
+    assert cluster.gangs.answer(second, cluster.rows, 0.0).message == BEING_PLANNED
     cluster.make(draft, steps)
-    assert cluster.engine.holds == {}
-    assert cluster.adoption.answer(first, cluster.rows, 0.0).message == BEING_PLANNED
+    assert cluster.engine.reservations == {}
+    assert cluster.gangs.answer(first, cluster.rows, 0.0).message == BEING_PLANNED
     assert cluster.draft(second) is draft
     cluster.make(draft)
-    assert len(cluster.engine.holds) == 40
-    assert cluster.adoption.answer(first, cluster.rows, 0.0).row >= 0
+    assert len(cluster.engine.reservations) == 40
+    assert cluster.gangs.answer(first, cluster.rows, 0.0).row >= 0
 
 
 def test_one_gang_is_drafted_at_a_time_and_an_abandoned_draft_stops_nobody() -> None:
@@ -151,7 +151,7 @@ def test_one_gang_is_drafted_at_a_time_and_an_abandoned_draft_stops_nobody() -> 
     assert cluster.draft(other) is None
     cluster.now = 20.0
     assert cluster.ask(other).row >= 0
-    assert len(cluster.engine.holds) == 30
+    assert len(cluster.engine.reservations) == 30
     assert cluster.ask(first).row >= 0
 
 
@@ -162,12 +162,12 @@ def test_what_changes_meanwhile_makes_the_draft_void_and_holds_nothing() -> None
     assert draft is not None
     for _ in draft.steps():
         pass
-    cluster.engine.reserve(pod("quick", count=1), "n004")
-    for _ in cluster.adoption.take_over(draft, 0.0):
+    cluster.engine.place_on(pod("quick", count=1), "n004")
+    for _ in cluster.gangs.adopt_draft(draft, 0.0):
         pass
-    while cluster.engine.holds:
-        cluster.adoption.tend(0.0)
-    answer = cluster.adoption.answer(first, cluster.rows, 0.0)
+    while cluster.engine.reservations:
+        cluster.gangs.expire(0.0)
+    answer = cluster.gangs.answer(first, cluster.rows, 0.0)
     assert answer.row == -1
     assert BEING_PLANNED in answer.message or "79 of 80" in answer.message
     cluster.engine.release("quick")
@@ -181,19 +181,19 @@ def test_a_draft_that_was_overtaken_is_planned_anew_by_whoever_asks_next() -> No
     draft = cluster.draft(first)
     assert draft is not None
     cluster.make(draft, 20)
-    cluster.engine.reserve(pod("other", count=8), draft.places[0][1])
+    cluster.engine.place_on(pod("other", count=8), draft.places[0][1])
     answer = cluster.ask(first)
     assert answer.row >= 0 or answer.message == BEING_PLANNED
     answer = cluster.ask(second)
     assert answer.row >= 0, answer.message
-    assert len(cluster.engine.holds) == 40
+    assert len(cluster.engine.reservations) == 40
     assert cluster.engine.state.check() == []
 
 
 def test_a_refusal_of_another_state_is_not_told_while_another_gang_is_planned() -> None:
     cluster = Cluster(_nodes(10, gpus=8), 16)
     for number in range(5):
-        cluster.engine.reserve(pod(f"o{number}", count=8), f"n{number:03d}")
+        cluster.engine.place_on(pod(f"o{number}", count=8), f"n{number:03d}")
     waiting, *_ = cluster.crowd(60, count=1)
     refused = cluster.ask(waiting)
     assert refused.row == -1 and refused.message != BEING_PLANNED
@@ -219,7 +219,7 @@ def test_a_gang_at_rest_is_told_its_places_as_before(size: int, every_s: float) 
         for member in members:
             answer = cluster.ask(member)
             assert answer.row >= 0, (cluster.now, answer.message)
-        rested += not cluster.engine.holds
+        rested += not cluster.engine.reservations
     assert rested, "its places were open to others for a while"
     assert cluster.engine.state.check() == []
 
@@ -233,8 +233,8 @@ def test_a_gang_with_too_many_places_to_rest_is_planned_anew_at_once() -> None:
         answer = cluster.ask(members[at % 80])
         told.append(answer.row >= 0)
         assert answer.row >= 0 or answer.message == BEING_PLANNED
-        while not told[-1] and cluster.engine.holds:
-            cluster.adoption.tend(cluster.now)
+        while not told[-1] and cluster.engine.reservations:
+            cluster.gangs.expire(cluster.now)
     assert not all(told), "its places were open to others for a moment"
     assert all(before or after for before, after in pairwise(told)), told
 
@@ -246,14 +246,14 @@ def test_a_gang_that_goes_while_it_is_planned_leaves_nothing_behind() -> None:
     assert draft is not None
     for _ in draft.steps():
         pass
-    steps = cluster.adoption.take_over(draft, 0.0)
+    steps = cluster.gangs.adopt_draft(draft, 0.0)
     next(steps)
     for member in members:
-        cluster.adoption.gone(member)
+        cluster.gangs.on_pod_gone(member)
     for _ in steps:
         pass
-    while cluster.engine.holds:
-        cluster.adoption.tend(0.0)
+    while cluster.engine.reservations:
+        cluster.gangs.expire(0.0)
     assert int(cluster.engine.state.full_free.sum()) == 80
 
 
@@ -261,17 +261,17 @@ def test_very_many_places_are_given_back_a_few_at_a_time() -> None:
     cluster = Cluster(_nodes(40, gpus=8), 16)
     first, *_ = cluster.crowd(300, count=1)
     assert cluster.ask(first).row >= 0
-    cluster.adoption.gone(first)
-    left = len(cluster.engine.holds)
+    cluster.gangs.on_pod_gone(first)
+    left = len(cluster.engine.reservations)
     assert 0 < left < 299
-    again = next(iter(reversed(cluster.engine.holds)))
-    node_name = cluster.engine.holds[again].placement.node
-    cluster.engine.hold(cluster.engine.holds[again].placement.pod, node_name, 1e9)
+    again = next(iter(reversed(cluster.engine.reservations)))
+    node_name = cluster.engine.reservations[again].placement.node
+    cluster.engine.reserve_until(cluster.engine.reservations[again].placement.pod, node_name, 1e9)
     while left > 1:
-        cluster.adoption.tend(0.0)
-        assert max(1, left - 64) == len(cluster.engine.holds)
-        left = len(cluster.engine.holds)
-    assert list(cluster.engine.holds) == [again], "it was held anew meanwhile"
+        cluster.gangs.expire(0.0)
+        assert max(1, left - 64) == len(cluster.engine.reservations)
+        left = len(cluster.engine.reservations)
+    assert list(cluster.engine.reservations) == [again], "it was held anew meanwhile"
     assert cluster.engine.state.check() == []
 
 
@@ -298,7 +298,7 @@ def test_more_than_the_cluster_could_hold_is_refused_without_a_list_of_it(
     )
     members = [_member(f"m{at}", size, **kind) for at, kind in enumerate(kinds)]
     for member in members:
-        cluster.adoption.expect(member)
+        cluster.gangs.on_pod_pending(member)
     cluster.ask(members[0])  # what is kept for each shape is there
     tracemalloc.start()
     try:
@@ -308,7 +308,7 @@ def test_more_than_the_cluster_could_hold_is_refused_without_a_list_of_it(
         tracemalloc.stop()
     assert answer.row == -1
     assert answer.message
-    assert cluster.engine.holds == {}
+    assert cluster.engine.reservations == {}
     assert peak < 1 << 20
 
 
@@ -367,7 +367,7 @@ def test_the_bound_is_never_below_what_can_be_placed(seed: int) -> None:
         request = pod(f"p{number}", cpu=draw.choice([0, 100, 900]), **draw.choice(kinds))
         row = engine.best(request)
         if row >= 0:
-            engine.reserve(request, engine.state.nodes[row].name)
+            engine.place_on(request, engine.state.nodes[row].name)
             placed[request.shape] = placed.get(request.shape, 0) + 1
     assert excess(engine.state, placed, first=next(iter(placed))) is None
     for shape, count in placed.items():

@@ -78,7 +78,7 @@ def test_tables_stay_small_and_never_call_usable_what_is_not(kind: str) -> None:
     ]
     engine = Engine(ClusterState(nodes), "fgd")
     for number in range(6):
-        engine.reserve(pod(f"u{number}", cpu=150, milli=130 * number + 1), f"p{number % 3}")
+        engine.place_on(pod(f"u{number}", cpu=150, milli=130 * number + 1), f"p{number % 3}")
     state, rows = engine.state, np.arange(len(nodes))
     mix = TypicalMix.from_requests(asked, coverage=1.0)
     assert len(mix.shapes) <= MOST_POPULAR
@@ -108,8 +108,8 @@ def test_tables_made_of_a_vocabulary_are_those_of_the_state() -> None:
     rows = np.arange(2)
     assert (made.usable(state, rows) == Fragmentation(state, mix).usable(state, rows)).all()
     engine = Engine(state, "fgd")
-    engine.set_mix(mix, made)
-    assert engine.fragmentation is made
+    engine.put_mix_in_force(mix, made)
+    assert engine.tables() is made
 
 
 @pytest.mark.parametrize("what", ["a model", "memory", "another mix"])
@@ -124,8 +124,8 @@ def test_tables_that_are_out_of_date_are_made_again(what: str) -> None:
         state.update_node(node("a", gpus=4, gpu_memory=16384))
     else:
         mix = TypicalMix.from_requests(_flood("whole", 3))
-    engine.set_mix(mix, made)
-    assert engine.fragmentation is not made
+    engine.put_mix_in_force(mix, made)
+    assert engine.tables() is not made
     assert engine.mix is mix
 
 

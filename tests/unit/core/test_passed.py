@@ -28,7 +28,7 @@ def engine_of(*nodes, policy="fgd", holds=(), runs=()) -> Engine:
     engine = Engine(state, policy)
     state.apply([Placement(request, at) for request, at in runs], enforce=False)
     for request, at in holds:
-        engine.hold(request, at, 100.0, passed=True)
+        engine.reserve_until(request, at, 100.0, passed=True)
     return engine
 
 
@@ -50,9 +50,9 @@ def test_a_pod_whose_end_we_have_not_heard_of_is_no_reason(there, asks, reason):
     assert verdict(engine, asks, passed=False) is reason
     assert verdict(engine, asks) is Reason.FITS
     with pytest.raises(CapacityConflict):
-        engine.reserve(asks, "n0")
-    engine.hold(asks, "n0", 100.0, passed=True)
-    assert engine.reserve(asks, "n0", passed=True).node == "n0"
+        engine.place_on(asks, "n0")
+    engine.reserve_until(asks, "n0", 100.0, passed=True)
+    assert engine.place_on(asks, "n0", passed=True).node == "n0"
     assert engine.state.check() == []
     engine.release("ended")
     assert engine.state.check() == []
@@ -64,9 +64,9 @@ def test_a_reservation_for_another_pod_is_a_reason(there, asks, reason):
     engine = engine_of(there, holds=[(other, "n0")])
     assert verdict(engine, asks) is reason
     with pytest.raises(CapacityConflict):
-        engine.reserve(asks, "n0", passed=True)
+        engine.place_on(asks, "n0", passed=True)
     assert verdict(engine, other) is Reason.FITS  # its own is none
-    engine.drop_hold("other")
+    engine.reservations.drop("other")
     assert verdict(engine, asks) is Reason.FITS
 
 
@@ -83,7 +83,7 @@ def test_a_node_that_has_grown_without_our_knowing_is_passed(there, asks, reason
     engine = engine_of(there, holds=[(pod(), "n0")])
     assert verdict(engine, asks, passed=False) is reason
     assert verdict(engine, asks) is Reason.FITS
-    engine.reserve(asks, "n0", passed=True)
+    engine.place_on(asks, "n0", passed=True)
     assert engine.state.check() == []
 
 
@@ -98,9 +98,9 @@ def test_devices_are_never_more_than_the_state_says():
     there = node(cpu=4000, gpus=2)
     engine = engine_of(there, runs=[(pod(cpu=4000), "n0")])
     assert verdict(engine, pod(cpu=3000, count=3)) is Reason.NODE_TOO_SMALL
-    engine.reserve(pod(cpu=3000, count=1), "n0", passed=True)
+    engine.place_on(pod(cpu=3000, count=1), "n0", passed=True)
     assert verdict(engine, pod(cpu=3000, count=2)) is Reason.INSUFFICIENT_DEVICES
-    engine.reserve(pod(cpu=3000, milli=600), "n0", passed=True)
+    engine.place_on(pod(cpu=3000, milli=600), "n0", passed=True)
     assert verdict(engine, pod(cpu=3000, milli=600)) is Reason.INSUFFICIENT_FRACTION
     assert engine.state.check() == []
 
@@ -152,7 +152,7 @@ def _by_the_rule(engine: Engine, asks: PodRequest, row: int) -> bool:
         (there.counted.get(NIC, 0), lambda p: dict(p.counted).get(NIC, 0)),
     ):
         free = offered - sum(of(p.pod) for p in others)
-        kept = sum(of(p.pod) for p in others if p.pod.uid in engine.holds)
+        kept = sum(of(p.pod) for p in others if p.pod.uid in engine.reservations)
         # Of what a node does not offer no pod is charged there.
         if offered and free < of(asks) <= free + kept and of(asks):
             return False
@@ -174,9 +174,9 @@ def test_verdict_score_and_reservation_follow_one_rule(nodes, placed, asks, own,
     )
     for request, at, held in placed:
         if held and engine.filter(request, np.array([at % len(nodes)]), passed=True)[0] == 0:
-            engine.hold(request, f"n{at % len(nodes)}", 100.0, passed=True)
+            engine.reserve_until(request, f"n{at % len(nodes)}", 100.0, passed=True)
     if own >= 0 and engine.filter(asks, np.array([own % len(nodes)]), passed=True)[0] == 0:
-        engine.hold(asks, f"n{own % len(nodes)}", 100.0, passed=True)
+        engine.reserve_until(asks, f"n{own % len(nodes)}", 100.0, passed=True)
     rows = np.arange(len(nodes))
     strict, codes = engine.filter(asks, rows), engine.filter(asks, rows, passed=True)
     scores = engine.scores(asks, rows, passed=True)
@@ -188,7 +188,7 @@ def test_verdict_score_and_reservation_follow_one_rule(nodes, placed, asks, own,
     for row in rows.tolist():
         if codes[row] == 0:
             chosen = engine.choose(asks, f"n{row}", passed=True)
-            engine.hold(asks, f"n{row}", 100.0, passed=True)
+            engine.reserve_until(asks, f"n{row}", 100.0, passed=True)
             assert engine.state.placements[asks.uid] == chosen
             assert engine.state.check() == []
             cluster_metrics(engine.state.snapshot(), engine.mix)

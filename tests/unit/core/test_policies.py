@@ -19,7 +19,7 @@ def _scores(policy: str, state: ClusterState, request) -> list[int]:
 def _used(state: ClusterState, placements: dict[str, dict]) -> ClusterState:
     engine = Engine(state, "first-fit")
     for serial, (name, fields) in enumerate(placements.items()):
-        engine.reserve(pod(f"u{serial}", **fields), name)
+        engine.place_on(pod(f"u{serial}", **fields), name)
     return state
 
 
@@ -58,7 +58,7 @@ def test_gpu_clustering_keeps_kinds_together() -> None:
     )
     idle, same, other = _scores("gpu-clustering", state, pod(milli=300))
     assert (idle, same, other) == (37, 89, 15)
-    Engine(state).reserve(pod("mixed", count=1), "same")
+    Engine(state).place_on(pod("mixed", count=1), "same")
     assert _scores("gpu-clustering", state, pod(milli=300))[1] == 67
     assert _scores("gpu-clustering", state, pod()) == [0, 0, 0]
 

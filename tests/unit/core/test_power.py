@@ -14,7 +14,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, Node, PodRequest
 from scheduler.core.power import PowerMeter, PowerModel, Watts
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.planner.pricing.compute import prices
 from tests.builders import node, pod
@@ -100,11 +100,11 @@ def test_what_nodes_draw() -> None:
     expected = [devices + 15 * each for devices, each in zip(idle, sockets, strict=True)]
     assert model.drawn(state).tolist() == expected
     engine = Engine(state, "first-fit")
-    engine.reserve(pod("a", milli=300, cpu=1), "plain")
-    engine.reserve(pod("b", count=2, cpu=32_001), "big")
-    engine.reserve(pod("c", mig=(("1g.5gb", 2),), cpu=32_000), "mig")
-    engine.reserve(pod("d", replicas=1, cpu=1), "sliced")
-    engine.reserve(pod("e", count=1, cpu=1), "strange")
+    engine.place_on(pod("a", milli=300, cpu=1), "plain")
+    engine.place_on(pod("b", count=2, cpu=32_001), "big")
+    engine.place_on(pod("c", mig=(("1g.5gb", 2),), cpu=32_000), "mig")
+    engine.place_on(pod("d", replicas=1, cpu=1), "sliced")
+    engine.place_on(pod("e", count=1, cpu=1), "strange")
     added = [60 + 105, 2 * 630 + 2 * 105, 350 + 105, 60 + 105, 0, 105, 0]
     assert (model.drawn(state) - np.array(expected)).tolist() == added
 
@@ -130,8 +130,8 @@ def test_a_placement_is_charged_what_it_adds_and_the_meter_follows(seed: int) ->
     state = ClusterState(_mixed())
     mix = TypicalMix.from_requests(requests)
     engine = Engine(state, "priced", mix=mix)
-    engine.set_prices(prices(state, mix, _POWER_ALONE))
-    assert engine.prices is not None
+    engine.put_prices_in_force(prices(state, mix, _POWER_ALONE))
+    assert engine.prices() is not None
     model, meter = PowerModel(), PowerMeter(state)
     checked = 0
     for request in requests:
@@ -143,9 +143,9 @@ def test_a_placement_is_charged_what_it_adds_and_the_meter_follows(seed: int) ->
         assert chosen is not None
         score = int(engine.scores(request, rows[rows == row])[0]) >> 20  # without the tie-break
         before = int(model.drawn(state)[row])
-        engine.reserve(request, chosen.name)
+        engine.place_on(request, chosen.name)
         added = int(model.drawn(state)[row]) - before
-        assert score == -added * engine.fragmentation.total_weight
+        assert score == -added * engine.tables().total_weight
         checked += 1
         if chance.random() < 0.3:
             engine.release(chance.choice(sorted(state.placements)))
@@ -161,10 +161,10 @@ def test_with_a_weight_pods_go_where_less_is_switched_on() -> None:
     """A fraction that fits on a device in use does not wake the other model's idle one."""
     state = ClusterState([node("idle", gpus=1), node("used", gpus=2, product="V100")])
     mix = TypicalMix.from_requests([pod(milli=500)])
-    Engine(state, "first-fit").reserve(pod("there", milli=400), "used")
+    Engine(state, "first-fit").place_on(pod("there", milli=400), "used")
     for weight, expected in ((0.0, 0), (10.0, 1)):
         engine = Engine(state, "priced", mix=mix)
-        engine.set_prices(
+        engine.put_prices_in_force(
             prices(state, mix, PriceWeights(power=weight, tightness=1000.0, unseen=0))
         )
         assert engine.best(pod("asked", milli=500)) == expected

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from scheduler.core.errors import InvalidInput
+from scheduler.core.leftover_values import EFFECTIVE_SCALE, NO_DEVICES, WORTH_SHAPE, Prices
 from scheduler.core.power import PowerModel
-from scheduler.core.prices import EFFECTIVE_SCALE, NO_DEVICES, WORTH_SHAPE, Prices, PriceWeights
+from scheduler.core.price_weights import PriceWeights
 
 
 def test_a_policy_file_is_read_as_it_was_written() -> None:

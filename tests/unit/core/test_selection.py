@@ -243,3 +243,29 @@ def test_devices_are_asked_for_by_a_name_that_the_node_offers(
     assert admits(one, request) is verdict
     codes = Admission([one, None]).codes(request.selection)
     assert verdict is Reason.FITS if codes is None else codes.tolist()[0] == verdict.code
+
+
+@given(
+    stated=st.lists(st.tuples(_NODES, _NODES), min_size=1, max_size=3),
+    selections=st.lists(_SELECTIONS, min_size=1, max_size=3),
+)
+def test_what_is_remembered_follows_nodes_that_come_change_and_go(
+    stated: list, selections: list[NodeSelection]
+) -> None:
+    admission, most = Admission([]), 0
+    for before, now in stated:
+        for listed in (before, now):
+            nodes: list[Node | None] = [
+                node(f"n{index}", labels=labels, taints=taints, unschedulable=cordoned)
+                if index % 4 != 3
+                else None
+                for index, (labels, taints, cordoned) in enumerate(listed)
+            ]
+            nodes += [None] * (most - len(nodes))
+            most = len(nodes)
+            admission.update(range(len(nodes)), nodes)
+            fresh = Admission(nodes)
+            for selection in selections:
+                codes, expected = admission.codes(selection), fresh.codes(selection)
+                found = [0] * len(nodes) if codes is None else codes.tolist()
+                assert found == ([0] * len(nodes) if expected is None else expected.tolist())

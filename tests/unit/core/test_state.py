@@ -215,7 +215,7 @@ def test_fifteen_thousand_nodes_of_eight_devices_are_held() -> None:
 
 
 class Churn(RuleBasedStateMachine):
-    """Random nodes, pods, holds of facts and removals; a recount and the referee always agree."""
+    """Random nodes, pods, holds of facts and removals; a recount and the validator always agree."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -263,7 +263,7 @@ class Churn(RuleBasedStateMachine):
         if row >= 0:
             found = self.state.nodes[row]
             assert found is not None
-            self.engine.reserve(request, found.name)
+            self.engine.place_on(request, found.name)
 
     @precondition(lambda self: self.state.placements)
     @rule(data=st.data())

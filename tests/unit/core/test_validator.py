@@ -1,11 +1,11 @@
-"""The referee finds every kind of cheating, and agrees with an honest engine."""
+"""The validator finds every kind of cheating, and agrees with an honest engine."""
 
 from __future__ import annotations
 
 import pytest
 
 from scheduler.core.model import Device, DeviceShare, Placement
-from scheduler.core.validator import Referee, Violation, verify
+from scheduler.core.validator import Validator, Violation, verify
 from tests.builders import node, pod
 
 PLAIN = node("n0", gpus=2, cpu=4000, memory=4096, pods=3, gpu_memory=16_000)
@@ -82,27 +82,27 @@ def test_unknown_nodes_are_found() -> None:
 
 
 def test_a_log_is_followed_through_releases() -> None:
-    referee = Referee([PLAIN, *()])
+    validator = Validator([PLAIN, *()])
     whole = _shares((0, 1000, 16_000))
     for i in range(5):
-        referee.place(Placement(pod(f"p{i}", count=1), "n0", whole))
-        assert referee.placed == 1 and referee.allocated_milli == 1000
-        referee.release(f"p{i}")
+        validator.place(Placement(pod(f"p{i}", count=1), "n0", whole))
+        assert validator.placed == 1 and validator.allocated_milli == 1000
+        validator.release(f"p{i}")
     with pytest.raises(Violation, match="without having been placed"):
-        referee.release("p0")
-    sliced = Referee([SLICED])
+        validator.release("p0")
+    sliced = Validator([SLICED])
     for i in range(3):
         sliced.place(Placement(pod(f"s{i}", replicas=2), "n0", _shares((0, 1000, 0, 2))))
         sliced.release(f"s{i}")
-    mig = Referee([A100])
+    mig = Validator([A100])
     for i in range(3):
         mig.place(Placement(pod(f"m{i}", mig=(("7g.40gb", 1),)), "n0", _shares((0, 1000, 0, 0xFF))))
         mig.release(f"m{i}")
 
 
 def test_an_over_full_node_takes_a_pod_that_asks_for_none_of_it() -> None:
-    referee = Referee([node(cpu=1000, memory=1024, pods=3)])
-    referee.place(Placement(pod("a", cpu=1000), "n0"))
+    validator = Validator([node(cpu=1000, memory=1024, pods=3)])
+    validator.place(Placement(pod("a", cpu=1000), "n0"))
     with pytest.raises(Violation, match="cpu"):
-        referee.place(Placement(pod("b", cpu=1, memory=0), "n0"))
-    referee.place(Placement(pod("c", cpu=0, memory=0), "n0"))
+        validator.place(Placement(pod("b", cpu=1, memory=0), "n0"))
+    validator.place(Placement(pod("c", cpu=0, memory=0), "n0"))

@@ -44,7 +44,7 @@ def _taken(node: Node, asked: dict[str, int]) -> int:
         request = pod_request(pod_object(f"p{number}", requests=wants))
         if engine.explain(request, "n") is not Reason.FITS:
             break
-        engine.reserve(request, "n")
+        engine.place_on(request, "n")
     assert verify([node], engine.state.placements.values()) == []
     return len(engine.state.placements)
 

@@ -63,7 +63,7 @@ def test_as_many_devices_as_a_pod_may_be_on_are_withheld(cluster, offers, asks, 
 
 def test_holds_stay_while_what_a_node_has_besides_changes(cluster) -> None:
     cluster.sync.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "9G"}))
-    cluster.engine.hold(pod("held", count=2), "a", until=1e9)
+    cluster.engine.reserve_until(pod("held", count=2), "a", until=1e9)
     before = cluster.state.placements["held"]
     cluster.sync.node(node_object("a", gpus=2, allocatable={"ephemeral-storage": "8G"}))
     assert cluster.state.placements["held"] is before

@@ -305,9 +305,9 @@ def test_a_node_that_offers_its_devices_twice_serves_one_way_at_a_time(cluster) 
 
 def test_a_hold_decides_as_well(cluster) -> None:
     _offers_both(cluster)
-    cluster.engine.hold(pod("held", milli=100), "a", 1e9)
+    cluster.engine.reserve_until(pod("held", milli=100), "a", 1e9)
     assert _verdict(cluster, **PLUGIN) is Reason.GPUS_SERVED_OTHERWISE
-    cluster.engine.drop_hold("held")
+    cluster.engine.reservations.drop("held")
     assert _verdict(cluster, **PLUGIN) is Reason.FITS
 
 
@@ -349,13 +349,13 @@ def test_holds_live_on_where_pods_are_charged_anew(cluster) -> None:
     _fractions(cluster)
     for name in "tuv":
         cluster.sync.pod(pod_object(name, node="a", requests={"snugfit.io/gpu-milli": "600"}))
-    cluster.engine.hold(pod("held", milli=300), "a", 1e9)
+    cluster.engine.reserve_until(pod("held", milli=300), "a", 1e9)
     cluster.sync.pod(pod_object("cpu", node="a"))
     cluster.sync.pod_gone("uid-cpu")
-    assert "held" in cluster.engine.holds
+    assert "held" in cluster.engine.reservations
     cluster.sync.pod_gone("uid-t")
-    assert "held" in cluster.engine.holds and sum(cluster.free()) == 500
-    cluster.engine.drop_hold("held")
+    assert "held" in cluster.engine.reservations and sum(cluster.free()) == 500
+    cluster.engine.reservations.drop("held")
 
 
 def test_a_pod_that_cannot_be_charged_loses_no_other(cluster, monkeypatch) -> None:

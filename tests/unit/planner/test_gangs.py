@@ -28,7 +28,7 @@ def _members(number: int, role: str = "", **asks) -> list[PodRequest]:
 def _problem(pending, gpus: int, spec: GangSpec, running=(), **rest) -> Problem:
     engine = Engine(ClusterState([node("a", gpus=gpus)]), "first-fit")
     for request in running:
-        engine.reserve(request, "a")
+        engine.place_on(request, "a")
     return Problem(engine.state.snapshot(), tuple(pending), gangs={spec.key: spec}, **rest)
 
 
@@ -65,11 +65,11 @@ def test_where_the_role_of_a_member_is_unknown_any_will_do() -> None:
     assert len(_plan(pending, 4, GangSpec(KEY, 4, ROLES)).placements) == 4
 
 
-def test_the_referee_counts_roles() -> None:
+def test_the_validator_counts_roles() -> None:
     problem = _problem(_members(4, "worker"), 4, GangSpec(KEY, 4, ROLES))
     engine = Engine(problem.state.fork(), "first-fit")
     for request in problem.pending:
-        engine.reserve(request, "a")
+        engine.place_on(request, "a")
     with pytest.raises(SolverFault, match="runs 0 of 1 as ps"):
         check(problem, engine.state.placements)
 
@@ -105,10 +105,10 @@ def _moved(spec: GangSpec, *, spare: bool = False) -> Plan:
     engine = Engine(ClusterState(nodes), "first-fit")
     members = _members(4)
     for member, where in zip(members, "abbb", strict=True):
-        engine.reserve(member, where)
+        engine.place_on(member, where)
     single = pod("single", count=1)
     if spare:
-        engine.reserve(single, "c")
+        engine.place_on(single, "c")
     movable = {one.uid: Disruption(3) for one in (*members, *([single] if spare else []))}
     pending = (pod("waits", count=2),)
     problem = Problem(engine.state.snapshot(), pending, movable, gangs={spec.key: spec})
@@ -139,8 +139,8 @@ def test_a_gang_with_a_member_that_has_to_stay_stays() -> None:
     engine = Engine(ClusterState([node("a", gpus=2), node("b", gpus=4)]), "first-fit")
     workers = [replace(one, gang=replace(KEY, stage="worker")) for one in _members(3)]
     for member, where in zip(workers, "bbb", strict=True):
-        engine.reserve(member, where)
-    engine.reserve(pod("driver", count=1, gang=stage), "a")
+        engine.place_on(member, where)
+    engine.place_on(pod("driver", count=1, gang=stage), "a")
     specs = {key: GangSpec(key, 1) for key in (stage, workers[0].gang)}
     for movable, moves in ((("driver", *(w.uid for w in workers)), 1), (workers[0].uid, 0)):
         uids = movable if isinstance(movable, tuple) else (movable,)
@@ -159,7 +159,7 @@ def test_nobody_is_evicted_for_a_later_stage_of_his_own_gang() -> None:
     specs = {driver.gang: GangSpec(driver.gang), worker: GangSpec(worker, 4)}
     specs[other] = GangSpec(other, 4)
     engine = Engine(ClusterState([node("a", gpus=4)]), "first-fit")
-    engine.reserve(driver, "a")
+    engine.place_on(driver, "a")
     movable = {"driver": Disruption(2, 1)}
     problem = Problem(engine.state.snapshot(), workers, movable, gangs=specs)
     assert plan(problem, Budget(2.0, deterministic=True)).placements == ()

@@ -23,7 +23,7 @@ PENDING = [pod(f"q{i}", count=1) for i in range(3)]
 def _layout() -> Layout:
     engine = Engine(ClusterState(NODES), "first-fit")
     for number, running in enumerate(RUNNING):
-        engine.reserve(running, f"n{number % 3}")
+        engine.place_on(running, f"n{number % 3}")
     problem = Problem(
         engine.state.snapshot(),
         tuple(PENDING),

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.planner.validator import executable, joins
 
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.spec import GangSpec
@@ -29,7 +30,6 @@ from scheduler.planner.plan import plan
 from scheduler.planner.problem import Disruption, Plan, Problem, Status
 from tests.builders import node, pod
 from tests.depth import examples
-from tests.unit.planner.referee import executable, joins
 
 _ZONE, _HOST = "zone", "host"
 
@@ -126,7 +126,7 @@ def problems(draw, pending: int = 4, running: int = 2) -> Problem:
     for one in draw(pods("r", running)):
         row = engine.best(one, selection=True)
         if row >= 0:
-            engine.reserve(one, nodes[row].name)
+            engine.place_on(one, nodes[row].name)
             if draw(st.booleans()) and not (one.peer and one.peer.leaving):
                 movable[one.uid] = Disruption(2, draw(st.sampled_from([1, None])))
     problem = Problem(state.snapshot(), tuple(draw(pods("p", pending))), movable)

@@ -106,8 +106,8 @@ def test_what_has_devices_of_an_odd_node_stays_and_others_make_room(kind: str) -
     engine = Engine(ClusterState([odd, node("other", cpu=4000)]), "first-fit")
     runs, bare = _pod("runs", "one", 1000), _pod("bare", "nothing", 3000)
     if KINDS[kind][1][NVIDIA] > 1:
-        engine.reserve(runs, "odd")
-    engine.reserve(bare, "odd")
+        engine.place_on(runs, "odd")
+    engine.place_on(bare, "odd")
     movable = dict.fromkeys(engine.state.placements, Disruption())
     asked = _pod("asked", "one", 2000)
     made = _plan(Problem(engine.state.snapshot(), (asked,), movable=movable))

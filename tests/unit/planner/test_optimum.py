@@ -105,7 +105,7 @@ def problems(draw) -> Problem:
             continue
         row = engine.best(request, selection=True)
         if row >= 0:
-            engine.reserve(request, cluster[row].name)
+            engine.place_on(request, cluster[row].name)
     state = engine.state
     movable = {}
     for uid, placement in state.placements.items():

@@ -136,7 +136,7 @@ def test_replicas_of_a_running_set_count_with_those_that_wait() -> None:
     nodes = [node(f"n{i}", cpu=4000) for i in range(2)]
     engine = Engine(ClusterState(nodes), "first-fit")
     for number in range(3):
-        engine.reserve(pod(f"r{number}", cpu=2000), f"n{number // 2}")
+        engine.place_on(pod(f"r{number}", cpu=2000), f"n{number // 2}")
     movable = {uid: Disruption() for uid in engine.state.placements}
     problem = Problem(engine.state.snapshot(), (pod("p", cpu=2000),), movable)
     layout = Layout(Instance(problem))

@@ -26,7 +26,7 @@ from tests.builders import gang_key, gangs_of, node, pod
 def _running(nodes, placed) -> ClusterState:
     engine = Engine(ClusterState(nodes), "first-fit")
     for request, name in placed:
-        engine.reserve(request, name)
+        engine.place_on(request, name)
     return engine.state.snapshot()
 
 
@@ -53,7 +53,7 @@ def test_seven_and_one_become_eight() -> None:
 def test_a_fraction_is_moved_off_a_device_that_is_needed_whole() -> None:
     state = ClusterState([node("a", gpus=2)])
     engine = Engine(state, "first-fit")
-    engine.reserve(pod("f1", milli=400), "a")
+    engine.place_on(pod("f1", milli=400), "a")
     other = engine.choose(pod("f2", milli=400), "a")
     state.apply([replace(other, devices=(replace(other.devices[0], index=1),))])
     made = _plan(
@@ -186,7 +186,7 @@ def test_pods_that_only_the_model_keeps_in_place_are_named_where_a_pod_waits_for
 def test_pods_of_a_rule_that_is_not_considered_are_left_alone() -> None:
     state = ClusterState([node("a", gpus=1), node("b", gpus=2)])
     engine = Engine(state, "best-fit")
-    engine.reserve(pod("r", count=1), "b")
+    engine.place_on(pod("r", count=1), "b")
     left_out = NotConsidered(
         "claims of devices", ("default/p", "default/r"), "left alone", frozenset({"p", "r"})
     )

@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
+from scheduler.core.leftover_values import EFFECTIVE_SCALE, PRICE_SCALE
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, Node, Placement, PodRequest
-from scheduler.core.prices import EFFECTIVE_SCALE, PRICE_SCALE, PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.files.workload import Workload
 from scheduler.planner.pricing.compute import prices
@@ -33,7 +34,7 @@ def _priced(
     departures: float = 0.0,
 ) -> Engine:
     engine = Engine(state, "priced", mix=mix)
-    engine.set_prices(prices(state, mix, weights, departures=departures))
+    engine.put_prices_in_force(prices(state, mix, weights, departures=departures))
     return engine
 
 
@@ -92,7 +93,7 @@ def test_gpus_without_cpu_are_worth_little() -> None:
     mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
     state = ClusterState([node("a", cpu=16_000, gpus=4), node("b", cpu=16_000, gpus=4)])
     engine = _priced(state, mix)
-    made = engine.prices
+    made = engine.prices()
     assert made is not None
     code = made.class_codes(state, np.arange(2))
     cpu, gpu = np.array([16_000, 4_000]), np.array([4000, 4000]) * EFFECTIVE_SCALE
@@ -122,10 +123,16 @@ def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool)
     state = ClusterState(nodes)
     state.apply([Placement(pod("there", count=1, cpu=44_000), "broken", (DeviceShare(0, 1000),))])
     engine = _priced(state, mix, _NO_OTHERS, departures=1.0)
-    assert engine.prices is not None
-    few, eight = engine.prices.set_value(
-        engine.prices.class_codes(state, np.arange(2)), np.array([60_000, 60_000]), np.array([7, 8])
-    ).tolist()
+    assert engine.prices() is not None
+    few, eight = (
+        engine.prices()
+        .set_value(
+            engine.prices().class_codes(state, np.arange(2)),
+            np.array([60_000, 60_000]),
+            np.array([7, 8]),
+        )
+        .tolist()
+    )
     assert few == 0 and (eight > 0) == kept
     assert engine.best(pod("asked", count=1, cpu=4000)) == int(kept)
 
@@ -209,12 +216,12 @@ def _where(nodes: list[Node], workload: Workload) -> list[str]:
     places = []
     for number, request in enumerate(workload.requests):
         if number % 20 == 0:
-            engine.set_prices(prices(state, mix))
+            engine.put_prices_in_force(prices(state, mix))
         row = engine.best(request)
         chosen = state.nodes[row] if row >= 0 else None
         places.append(chosen.name if chosen else "")
         if chosen:
-            engine.reserve(request, chosen.name)
+            engine.place_on(request, chosen.name)
     return places
 
 
@@ -284,7 +291,7 @@ def test_solving_an_unchanged_cluster_again_changes_no_decision() -> None:
     engine = _priced(state, mix)
     rows = np.arange(len(state))
     before = [engine.scores(request, rows).tolist() for request in workload.requests]
-    engine.set_prices(prices(state, mix))
+    engine.put_prices_in_force(prices(state, mix))
     assert [engine.scores(request, rows).tolist() for request in workload.requests] == before
 
 
@@ -293,7 +300,7 @@ def test_prices_from_a_process_that_met_the_models_in_another_order() -> None:
     mix = TypicalMix.from_requests([pod(count=1, products=("B",)), pod(count=1), pod(count=2)])
     ours, theirs = ClusterState([a, b]), ClusterState([b, a])
     engine = Engine(ours, "priced", mix=mix)
-    engine.set_prices(prices(theirs, mix))
+    engine.put_prices_in_force(prices(theirs, mix))
     at_home = _priced(ours, mix)
     for request in (pod(count=1), pod(count=2)):
         rows = np.arange(2)
@@ -316,13 +323,13 @@ def test_without_prices_or_for_an_unknown_model_the_policy_is_fgd() -> None:
         row = fgd.best(request)
         assert priced.best(request) == row
         if row >= 0:
-            fgd.reserve(request, workload.nodes[row].name)
-    priced.set_prices(prices(state, mix))
-    assert priced.prices is not None
+            fgd.place_on(request, workload.nodes[row].name)
+    priced.put_prices_in_force(prices(state, mix))
+    assert priced.prices() is not None
     state.add_node(replace(workload.nodes[0], name="more of the same"))
-    assert priced.prices is not None
+    assert priced.prices() is not None
     state.add_node(node("new", gpus=1, product="never seen"))
-    assert priced.prices is None
+    assert priced.prices() is None
     assert priced.best(workload.requests[90]) == fgd.best(workload.requests[90])
 
 
@@ -349,17 +356,17 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
         for request in some:
             row = engine.best(request)
             if row >= 0 and (there := engine.state.nodes[row]):
-                engine.reserve(request, there.name)
+                engine.place_on(request, there.name)
 
     place(requests[:60])
     # Another mix may come into force with the prices that are made for it.
     mix = TypicalMix.from_requests(requests[::3]) if another_mix else mix
     made = prices(engine.state, mix)
     assert made is not None
-    rehearsed = engine.rehearsal(made, mix)
-    assert rehearsed is not None
+    warmed = engine.warmup(made, mix)
+    assert warmed is not None
     taken = 0
-    for taken, _ in enumerate(rehearsed.steps(), start=1):
+    for taken, _ in enumerate(warmed.steps(), start=1):
         if taken % 10 == 0:
             place(requests[60 + taken : 63 + taken])
         if taken % 17 == 0:
@@ -369,10 +376,10 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
             engine.state.add_node(replace(workload.nodes[9], name="another"))
         if taken == 30:
             engine.state.add_node(replace(workload.nodes[9], name="one more"))
-    assert taken > 60 and len(rehearsed.scores) > 10
+    assert taken > 60 and len(warmed.scores) > 10
     fresh = Engine(engine.state, "priced", mix=mix)
-    fresh.set_prices(made)
-    engine.set_prices(made, rehearsed, mix)
+    fresh.put_prices_in_force(made)
+    engine.put_prices_in_force(made, warmed, mix)
     assert engine.mix is mix
     rows = np.arange(len(engine.state))
     for request in requests:
@@ -390,13 +397,13 @@ def test_a_rehearsal_for_another_mix_is_not_used() -> None:
     engine.best(asked)
     made = prices(state, mix)
     assert made is not None
-    rehearsed = engine.rehearsal(made)
-    assert rehearsed is not None
-    assert list(rehearsed.steps())
-    engine.set_mix(other)
-    engine.set_prices(made, rehearsed)
+    warmed = engine.warmup(made)
+    assert warmed is not None
+    assert list(warmed.steps())
+    engine.put_mix_in_force(other)
+    engine.put_prices_in_force(made, warmed)
     fresh = Engine(state, "priced", mix=other)
-    fresh.set_prices(made)
+    fresh.put_prices_in_force(made)
     rows = np.arange(2)
     assert engine.scores(asked, rows).tolist() == fresh.scores(asked, rows).tolist()
 
@@ -411,11 +418,11 @@ def test_what_nobody_has_asked_about_since_is_not_rehearsed_again() -> None:
     for request in asked:
         engine.best(request)
     for expected in ([0, 1, 2], [1]):
-        rehearsed = engine.rehearsal(made)
-        assert rehearsed is not None
-        assert list(rehearsed.steps())
-        assert set(rehearsed.scores) == {asked[i].shape for i in expected}
-        engine.set_prices(made, rehearsed)
+        warmed = engine.warmup(made)
+        assert warmed is not None
+        assert list(warmed.steps())
+        assert set(warmed.scores) == {asked[i].shape for i in expected}
+        engine.put_prices_in_force(made, warmed)
         engine.best(asked[1])
 
 
@@ -438,19 +445,19 @@ def test_a_node_that_changes_its_model_during_a_rehearsal(monkeypatch, known: bo
     made = prices(state, mix)
     assert made is not None
     for ends_as in ("H100", "T4"):
-        engine.set_prices(None)
+        engine.put_prices_in_force(None)
         engine.best(asked)
-        rehearsed = engine.rehearsal(made)
-        assert rehearsed is not None
-        steps = rehearsed.steps()
+        warmed = engine.warmup(made)
+        assert warmed is not None
+        steps = warmed.steps()
         next(steps)
         state.update_node(replace(nodes[25], devices=node(gpus=8, product="H100").devices))
         next(steps)
         state.update_node(replace(nodes[25], devices=node(gpus=8, product=ends_as).devices))
         assert list(steps)
-        engine.set_prices(made, rehearsed)
+        engine.put_prices_in_force(made, warmed)
         fresh = Engine(state, "priced", mix=mix)
-        fresh.set_prices(made)
-        assert (engine.prices is None) == (fresh.prices is None) == (ends_as == "H100")
+        fresh.put_prices_in_force(made)
+        assert (engine.prices() is None) == (fresh.prices() is None) == (ends_as == "H100")
         rows = np.arange(30)
         assert (engine.scores(asked, rows) == fresh.scores(asked, rows)).all()

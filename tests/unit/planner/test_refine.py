@@ -68,8 +68,8 @@ def test_a_soft_preference_is_met_where_that_costs_nobody_a_place() -> None:
 def test_singles_leave_a_whole_node_for_the_next_big_job() -> None:
     state = ClusterState([node(f"n{i}", gpus=8) for i in range(3)])
     engine = Engine(state, "first-fit")
-    engine.reserve(pod("big", count=8), "n0")
-    engine.reserve(pod("small", count=1), "n1")
+    engine.place_on(pod("big", count=8), "n0")
+    engine.place_on(pod("small", count=1), "n1")
     made = _plan(state, [pod(f"p{i}", count=1) for i in range(7)])
     assert {p.node for p in made.placements} == {"n1"}
     assert _objective(made, "fewest nodes").value == made.nodes_used == 2

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.mig import MigType
+from scheduler.core.leftover_values import EFFECTIVE_SCALE, NodeClass
+from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, DeviceShare, GpuRequest, Node, Placement, PodRequest
-from scheduler.core.prices import EFFECTIVE_SCALE, SLOT_MASKS, NodeClass
 from scheduler.core.state import ClusterState
 from scheduler.planner.pricing.compute import prices
 from scheduler.planner.pricing.slot_values import (
@@ -96,8 +96,8 @@ def test_what_a_request_stands_for_depends_on_the_devices(gpu: GpuRequest, milli
 
 def _engine(state: ClusterState, mix: TypicalMix) -> Engine:
     engine = Engine(state, "priced", mix=mix)
-    engine.set_prices(prices(state, mix))
-    assert engine.prices is not None
+    engine.put_prices_in_force(prices(state, mix))
+    assert engine.prices() is not None
     return engine
 
 
@@ -173,10 +173,10 @@ def test_a_node_whose_devices_are_all_unhealthy_drops_no_prices() -> None:
     engine = _engine(state, _mix((_ONE, 3)))
     withheld = replace(nodes[0].devices[0], healthy=False)
     state.update_node(replace(nodes[0], devices=(withheld,) * 2))
-    assert engine.prices is not None
+    assert engine.prices() is not None
     assert engine.best(pod("asked", mig=_ONE)) == 1
     state.update_node(nodes[0])
-    assert engine.prices is not None
+    assert engine.prices() is not None
 
 
 def _stream(chance: random.Random, count: int) -> list[PodRequest]:
@@ -200,10 +200,10 @@ def test_prices_place_at_least_as_many_instances_as_fgd() -> None:
             engine = Engine(ClusterState(nodes), policy, mix=mix)
             for number, request in enumerate(requests):
                 if policy == "priced" and number % 20 == 0:
-                    engine.set_prices(prices(engine.state, mix))
+                    engine.put_prices_in_force(prices(engine.state, mix))
                 row = engine.best(request)
                 there = engine.state.nodes[row] if row >= 0 else None
                 if there is not None:
-                    placed[policy] += engine.reserve(request, there.name).gpu_milli
+                    placed[policy] += engine.place_on(request, there.name).gpu_milli
             assert engine.state.check() == []
     assert placed["priced"] >= placed["fgd"] > 0

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core.prices import WORTH_SHAPE
+from scheduler.core.leftover_values import WORTH_SHAPE
 from scheduler.planner.pricing.node_values import leftover_values
 from tests.depth import examples
 

@@ -18,14 +18,14 @@ from scheduler.core.model import (
 )
 from scheduler.core.selection import NOT_READY
 from scheduler.core.state import ClusterState
-from scheduler.core.validator import Referee, Violation
+from scheduler.core.validator import Validator, Violation
 from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.planner.check import check
 from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
 from scheduler.planner.problem import Problem
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
-from scheduler.simulator.inflation import Experiment, RefereeMismatch, run
+from scheduler.simulator.inflation import Experiment, ValidatorMismatch, run
 from scheduler.simulator.replay import replay
 from tests.builders import node, pod
 
@@ -136,12 +136,12 @@ def test_a_daemon_goes_to_its_own_node_and_no_other() -> None:
     assert "4 of 4 nodes: node does not match" in made.unplaced[0].reason
 
 
-def test_the_referee_lets_nobody_in_but_those_who_run_there() -> None:
+def test_the_validator_lets_nobody_in_but_those_who_run_there() -> None:
     closed = node(gpus=1, unschedulable=True)
     placement = Placement(pod("p"), "n0")
     with pytest.raises(Violation, match="unschedulable"):
-        Referee([closed]).place(placement)
-    Referee([closed]).place(placement, running=True)
+        Validator([closed]).place(placement)
+    Validator([closed]).place(placement, running=True)
 
 
 def test_a_plan_that_goes_where_it_may_not_is_a_fault() -> None:
@@ -161,7 +161,7 @@ def test_a_simulation_that_goes_where_it_may_not_is_a_fault() -> None:
     one = node(unschedulable=True)
     for bound in ((), (BoundPod(pod("runs"), "n0"),)):
         work = Workload((one,), (Arrival(pod("p")),), bound)
-        expected = RefereeMismatch if bound else Violation
+        expected = ValidatorMismatch if bound else Violation
         with pytest.raises(expected, match="unschedulable"):
             run(work, Experiment("fgd", 0, "as-listed"), selector=lambda _: Reckless())
         with pytest.raises(expected, match="unschedulable"):

@@ -7,9 +7,9 @@ import pytest
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
+from scheduler.core.leftover_values import reprice_after
 from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GpuKind
-from scheduler.core.prices import reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.planner.pricing.learner import MixLearner
 from scheduler.planner.pricing.lifecycle import PricingRules
@@ -27,14 +27,14 @@ def test_prices_are_computed_again_when_enough_has_changed() -> None:
     pricing = Pricing(engine)
     for _ in range(3):
         pricing.refresh()
-    assert pricing.solved == 1 and engine.prices is not None
+    assert pricing.solved == 1 and engine.prices() is not None
     requests = iter(SMALL.requests)
     placed = 0
     while placed <= reprice_after(1):
         request = next(requests)
         row = engine.best(request)
         if row >= 0:
-            engine.reserve(request, SMALL.nodes[row].name)
+            engine.place_on(request, SMALL.nodes[row].name)
             pricing.starts(request)
             placed += 1
         pricing.refresh()
@@ -47,23 +47,23 @@ def test_the_last_good_prices_stay() -> None:
     engine = Engine(ClusterState([node("a", gpus=2)]), "priced", mix=mix)
     pricing = Pricing(engine)
     pricing.refresh()
-    good = engine.prices
+    good = engine.prices()
     for _ in range(reprice_after(1)):  # binding and releasing counts as change
-        engine.reserve(filler := pod(count=2), "a")
+        engine.place_on(filler := pod(count=2), "a")
         pricing.starts(filler)
         pricing.refresh()
         engine.release(filler.uid)
         pricing.departs(filler)
-    engine.reserve(pod(count=2), "a")
+    engine.place_on(pod(count=2), "a")
     pricing.refresh()
-    assert good is not None and engine.prices is not None
+    assert good is not None and engine.prices() is not None
 
 
 def test_a_policy_without_prices_is_left_alone() -> None:
     engine = Engine(ClusterState([node("a", gpus=2)]), "fgd")
     pricing = Pricing(engine)
     pricing.refresh()
-    assert pricing.solved == 0 and engine.prices is None
+    assert pricing.solved == 0 and engine.prices() is None
 
 
 def test_the_learnt_mix_is_what_the_webhook_would_have_learnt() -> None:
@@ -81,7 +81,7 @@ def test_the_learnt_mix_is_what_the_webhook_would_have_learnt() -> None:
 
 def test_pods_that_kube_scheduler_would_not_ask_about_teach_nothing() -> None:
     engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", mix=TypicalMix())
-    engine.reserve(pod(count=0), "a")
+    engine.place_on(pod(count=0), "a")
     pricing = Pricing(engine, "learnt")
     pricing.arrives(pod(count=0))
     assert engine.mix.all_shapes == ()
@@ -100,7 +100,7 @@ def test_the_rules_are_those_of_the_settings() -> None:
 
 def test_learning_starts_from_the_pods_that_run() -> None:
     engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", mix=TypicalMix())
-    engine.reserve(pod(count=2), "a")
+    engine.place_on(pod(count=2), "a")
     Pricing(engine, "learnt")
     assert [shape.gpu.count for shape in engine.mix.shapes] == [2]
 

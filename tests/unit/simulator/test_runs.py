@@ -97,7 +97,7 @@ def test_a_unique_winner_survives_quantisation_and_random_ties() -> None:
 
 def test_weight_15_outvotes_every_default_score() -> None:
     engine = Engine(ClusterState([node("full", gpus=2), node("empty", gpus=2)]), "best-fit")
-    engine.reserve(pod("x", count=1, cpu=60_000), "full")
+    engine.place_on(pod("x", count=1, cpu=60_000), "full")
     assert EmulatedScheduler(engine, SchedulerProfile()).best(pod(count=1)) == 0
     assert EmulatedScheduler(engine, SchedulerProfile(extender_weight=0)).best(pod(count=1)) == 1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.prices import PriceWeights
+from scheduler.core.price_weights import PriceWeights
 from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.sweep import Job

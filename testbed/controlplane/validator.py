@@ -1,4 +1,4 @@
-"""The referee: from the API alone, is anything promised twice?
+"""The validator: from the API alone, is anything promised twice?
 
 It reads nodes, pods and pod groups as plain JSON and derives everything again in the slowest and
 plainest way. It shares no code with the product, on purpose: an error has to be made twice, in two
@@ -98,8 +98,8 @@ def judge(
     return found
 
 
-class Referee:
-    """The referee of a live cluster.
+class Validator:
+    """The validator of a live cluster.
 
     Parameters
     ----------

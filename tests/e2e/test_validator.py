@@ -1,4 +1,4 @@
-"""The referee on fabricated objects: it sees each planted fault, and nothing else."""
+"""The validator on fabricated objects: it sees each planted fault, and nothing else."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from testbed.controlplane.objects import (
     pod,
     pod_group,
 )
-from testbed.controlplane.referee import judge, quantity, requests
+from testbed.controlplane.validator import judge, quantity, requests
 
 A100 = 81_920
 
