@@ -90,6 +90,9 @@ class Evaluations:
         self._state, self._scorer = state, scorer
         self._known: OrderedDict[Shape, Evaluation] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     # -- of a shape --------------------------------------------------------------------------
 
     def current(self, shape: Shape) -> Evaluation:

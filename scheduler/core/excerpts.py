@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from scheduler.core.journal import Journal
 from scheduler.core.state import ClusterState
 
 __all__ = ["excerpt"]
@@ -27,6 +28,6 @@ def excerpt(state: ClusterState, rows: NDArray[np.int64]) -> ClusterState:
     copy._adopt_vocabulary(state)
     copy.counted.offered, copy.counted.free = state.counted.offered[rows], state.counted.free[rows]
     copy.generation_now, copy.node_epoch = state.generation_now, state.node_epoch
-    copy._journal, copy._journal_base = [], 0
+    copy._journal = Journal()
     copy._expose()
     return copy

@@ -165,7 +165,7 @@ def _mig_capacity(
 ) -> NDArray[np.bool_]:
     """Rows whose devices have enough instances of each profile while they are empty, (R,)."""
     types = mig_codes(state, rows)
-    fits: NDArray[np.bool_] = (types >= 0).any(axis=1)
+    fits = np.asarray((types >= 0).any(axis=1))
     for profile, instances in gpu.mig:
         tables = tables_of(state.mig_types, profile)
         if tables is None:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from scheduler.core.columns import DeviceCode
 from scheduler.core.model import DeviceShare, Placement, PodRequest
-
-if TYPE_CHECKING:
-    from scheduler.core.state import ClusterState
+from scheduler.core.rows import Rows
 
 __all__ = ["misfit", "share_misfit"]
 
 
-def misfit(
-    state: ClusterState, row: int, placement: Placement, *, devices_only: bool = False
-) -> str:
+def misfit(state: Rows, row: int, placement: Placement, *, devices_only: bool = False) -> str:
     """Why a placement would over-commit the row, or its devices; empty if it would not."""
     problem = "" if devices_only else _counted_misfit(state, row, placement.pod)
     return problem or _devices_misfit(state, row, placement)
 
 
-def _counted_misfit(state: ClusterState, row: int, pod: PodRequest) -> str:
+def _counted_misfit(state: Rows, row: int, pod: PodRequest) -> str:
     if 0 < pod.cpu_milli > state.cpu_free[row]:
         return f"{pod.cpu_milli} milli-CPU requested, {state.cpu_free[row]} free"
     if 0 < pod.memory_bytes > state.mem_free[row]:
@@ -31,7 +25,7 @@ def _counted_misfit(state: ClusterState, row: int, pod: PodRequest) -> str:
     return state.counted.misfit(pod.counted, row)
 
 
-def _devices_misfit(state: ClusterState, row: int, placement: Placement) -> str:
+def _devices_misfit(state: Rows, row: int, placement: Placement) -> str:
     if placement.devices and state.otherwise_served(row, placement.pod.gpu):
         return "its devices are handed out in another way"
     seen: set[int] = set()
@@ -45,7 +39,7 @@ def _devices_misfit(state: ClusterState, row: int, placement: Placement) -> str:
     return ""
 
 
-def share_misfit(state: ClusterState, row: int, share: DeviceShare) -> str:
+def share_misfit(state: Rows, row: int, share: DeviceShare) -> str:
     """Why the row's device has not that much left; empty if it has."""
     index = share.index
     if not 0 <= index < state.device_count[row]:

@@ -50,6 +50,9 @@ class Reservations(Mapping[str, Reservation]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._kept)
 
+    def __reversed__(self) -> Iterator[str]:
+        return reversed(self._kept)
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -15,53 +15,33 @@ number is written, and a delta that fails in any way leaves the rows as their pl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.columns import (
-    AFFINITY_KINDS,
-    COLUMNS,
-    DeviceCode,
-    affinity_of,
-    counted,
-    counted_bytes,
-    counted_share,
-)
-from scheduler.core.counted import CountedColumns, amounts, offered_by
+from scheduler.core.audit import differences
+from scheduler.core.columns import AFFINITY_KINDS, COLUMNS, DeviceCode, affinity_of
+from scheduler.core.counted import offered_by
 from scheduler.core.errors import CapacityConflict, FrozenState, UnknownNode, UnknownPod
-from scheduler.core.makes import USUAL, Make, make_of, offered_twice, wants_those
-from scheduler.core.mig import MigType
+from scheduler.core.journal import Journal
 from scheduler.core.misfits import misfit, share_misfit
-from scheduler.core.model import (
-    DEVICE_MILLI,
-    Device,
-    DeviceShare,
-    GpuKind,
-    GpuRequest,
-    Node,
-    Placement,
-    Release,
-    Serves,
-)
+from scheduler.core.model import DEVICE_MILLI, DeviceShare, Node, Placement, Release
 from scheduler.core.pods_by_row import PodsByRow
+from scheduler.core.rows import Rows
 
 __all__ = ["AFFINITY_KINDS", "ClusterState", "DeviceCode", "affinity_of"]
 
 _MIN_ROWS = 16
-_JOURNAL_LIMIT = 1 << 12  # entries, or four per row: after more all rows may as well have changed
 
 
-class ClusterState:
-    """Mutable state of the cluster.
+class ClusterState(Rows):
+    """Mutable state of the cluster. Its columns are those of :class:`.columns.Columns`.
 
     Attributes
     ----------
-    nodes : list of Node or None
-        Node of each row; None for an empty row.
     row_of : mapping of str to int
         Row of each node by name.
     placements : mapping of str to Placement
@@ -70,107 +50,24 @@ class ClusterState:
         Stamp of the latest change.
     node_epoch : int
         Grows whenever a node is added, changed or removed (not by placements).
-    device_memory_known : bool
-        Whether any device has ever stated its memory; without, nothing has to look at it.
-    cpu_alloc, mem_alloc, pods_alloc : (N,) int64
-        Allocatable milli-CPU, bytes, pods.
-    cpu_free, mem_free, pods_free : (N,) int64
-        What is left; negative where a node is over-full, -1 on an empty row.
-    gpu_used, gpu_left : (N,) int64, int32
-        Milli-GPU taken by pods, and milli-GPU left on devices that can be handed out.
-    device_count : (N,) int16
-        Devices, healthy or not.
-    product : (N,) int16
-        Code of ``(resource, product)`` in ``products``; 0 for a node without devices.
-    full_free, most_free : (N,) int16, int64
-        Plain devices that are entirely free; milli-GPU free on the emptiest plain one (-1: none).
-    gpu_free : (N, D) int64
-        Milli-GPU left per plain device; -1 if absent, unhealthy, MIG or time-sliced. Facts may
-        over-fill a device many times, hence no smaller type.
-    device_mem, device_mem_free : (N, D) int64
-        Device memory in MiB, 0 if unknown.
-    slots_free : (N, D) int64
-        Free MIG slots as a bit mask, or free replicas of a time-sliced device.
-    device_code : (N, D) int16
-        See :class:`DeviceCode`.
-    replicas : (N, D) int16
-        Replicas of a time-sliced device, else 1.
-    affinity : (N, AFFINITY_KINDS) int32
-        Pods on the row by kind of GPU request, see :func:`affinity_of`.
-    serves : (N,) int8
-        See :class:`scheduler.core.model.Serves`.
-    make : (N,) int32
-        Code of what is odd about the row's devices, see :mod:`scheduler.core.makes`; 0 if nothing.
-    odd_known : bool
-        Whether any row has ever been odd; without, nothing has to look at it.
-    serves_known : bool
-        Whether any node has ever restricted that; without, nothing has to look at it.
-    plugin_pods, chosen_pods : (N,) int32
-        Pods that have devices from the device plugin, and pods whose devices were chosen here.
-    generation : (N,) int64
-        Stamp of the last change to the row.
-    counted : CountedColumns
-        Counted resources, offered and left.
     """
-
-    cpu_alloc: NDArray[np.int64]
-    mem_alloc: NDArray[np.int64]
-    pods_alloc: NDArray[np.int64]
-    cpu_free: NDArray[np.int64]
-    mem_free: NDArray[np.int64]
-    pods_free: NDArray[np.int64]
-    gpu_used: NDArray[np.int64]
-    device_count: NDArray[np.int16]
-    product: NDArray[np.int16]
-    full_free: NDArray[np.int16]
-    most_free: NDArray[np.int64]
-    gpu_left: NDArray[np.int32]
-    make: NDArray[np.int32]
-    generation: NDArray[np.int64]
-    gpu_free: NDArray[np.int64]
-    device_mem_free: NDArray[np.int64]
-    device_mem: NDArray[np.int64]
-    slots_free: NDArray[np.int64]
-    device_code: NDArray[np.int16]
-    replicas: NDArray[np.int16]
-    affinity: NDArray[np.int32]
-    serves: NDArray[np.int8]
-    plugin_pods: NDArray[np.int32]
-    chosen_pods: NDArray[np.int32]
 
     def __init__(self, nodes: Iterable[Node] = ()) -> None:
         listed = list(nodes)
+        widest = max((len(node.devices) for node in listed), default=0)
+        super().__init__(max(_MIN_ROWS, len(listed)), max(1, widest))
         self._frozen = False
-        self._size = 0
-        self._stored: dict[str, NDArray[np.signedinteger]] = {}
-        self.counted = CountedColumns()
-        self.nodes: list[Node | None] = []
         self._row_of: dict[str, int] = {}
         self._placements: dict[str, Placement] = {}
         self._placements_lent = False  # to a copy: to be copied before the next change
-        self._pods_on = PodsByRow()
         self._empty_rows: list[int] = []
-        self.products: list[tuple[str, str]] = [("", "")]
-        self._product_codes: dict[tuple[str, str], int] = {("", ""): 0}
-        self.mig_types: list[MigType] = []
-        self.makes: list[Make] = [USUAL]
-        self.odd_known = False
         self.generation_now = 0
         self.node_epoch = 0
-        self.device_memory_known = False
-        self.serves_known = False
-        self._journal: list[int] = []
-        self._journal_base = 0
-        widest = max((len(node.devices) for node in listed), default=0)
-        self._allocate(max(_MIN_ROWS, len(listed)), max(1, widest))
+        self._journal = Journal()
         for node in listed:
             self.add_node(node)
 
     # -- reading ---------------------------------------------------------------------------
-
-    def __len__(self) -> int:
-        """Number of rows, empty ones included."""
-        return self._size
 
     @property
     def row_of(self) -> Mapping[str, int]:
@@ -194,13 +91,6 @@ class ClusterState:
         except KeyError:
             raise UnknownNode(name) from None
 
-    def node(self, row: int) -> Node:
-        """The node of an occupied row; :class:`UnknownNode` if it is empty."""
-        node = self.nodes[row]
-        if node is None:
-            raise UnknownNode(f"of row {row}")
-        return node
-
     def rows_of(self, names: Sequence[str]) -> NDArray[np.int64]:
         """Row of each name, -1 for unknown ones."""
         try:  # names are almost always all known, and a map without a default is twice as fast
@@ -213,15 +103,6 @@ class ClusterState:
     def empty_rows(self) -> list[int]:
         """Rows that no node occupies."""
         return list(self._empty_rows)
-
-    def otherwise_served(self, row: int, gpu: GpuRequest) -> bool:
-        """Whether the row's devices go to pods that ask for them in the other way."""
-        serves, make = int(self.serves[row]), self.makes[self.make[row]]
-        if make != USUAL and not wants_those(make, gpu):
-            return False
-        if serves == Serves.ONE_AT_A_TIME:
-            return bool((self.plugin_pods if gpu.chosen_by_us else self.chosen_pods)[row])
-        return serves == (Serves.WHOLE if gpu.chosen_by_us else Serves.FRACTIONS)
 
     def room_for(self, row: int, shares: Iterable[DeviceShare]) -> bool:
         """Whether these shares are left of the row's devices.
@@ -240,32 +121,6 @@ class ClusterState:
         claims = (share for p in self._pods_on[row].values() for share in p.devices)
         return sum(share.milli for share in claims if share.index == index)
 
-    def overdrawn(self, row: int) -> bool:
-        """Whether a device of the row is claimed beyond what it has, or a MIG slot twice."""
-        code = self.device_code[row]
-        milli = (code == DeviceCode.PLAIN) & (self.gpu_free[row] < 0)
-        memory = (code == DeviceCode.PLAIN) & (self.device_mem_free[row] < 0)
-        replicas = (code == DeviceCode.SHARED) & (self.slots_free[row] < 0)
-        if (milli | memory | replicas).any():
-            return True
-        return bool((code >= DeviceCode.MIG).any()) and self._slots_shared(row)
-
-    def _slots_shared(self, row: int) -> bool:
-        """Whether two pods of the row claim one MIG slot."""
-        taken = [0] * int(self.device_count[row])
-        for placement in self._pods_on[row].values():
-            for share in placement.devices:
-                index = share.index
-                if 0 <= index < len(taken) and self.device_code[row, index] >= DeviceCode.MIG:
-                    if taken[index] & share.slots:
-                        return True
-                    taken[index] |= share.slots
-        return False
-
-    def pods_on(self, row: int) -> list[Placement]:
-        """Placements on a row, sorted by pod key, then uid."""
-        return sorted(self._pods_on[row].values(), key=lambda p: (p.pod.key, p.pod.uid))
-
     def changed_since(self, position: int) -> tuple[list[int] | None, int]:
         """Rows changed since a journal position, and the position now.
 
@@ -277,18 +132,7 @@ class ClusterState:
         position
             What to pass next time.
         """
-        now = self._journal_base + len(self._journal)
-        if position < self._journal_base:
-            return None, now
-        return self._journal[position - self._journal_base :], now
-
-    def mig_types_of(self, row: int) -> tuple[MigType | None, ...]:
-        """MIG type of each device of a row; None for devices that are not partitioned."""
-        codes = self.device_code[row, : int(self.device_count[row])].tolist()
-        return tuple(
-            self.mig_types[code - DeviceCode.MIG] if code >= DeviceCode.MIG else None
-            for code in codes
-        )
+        return self._journal.since(position), self._journal.position
 
     # -- nodes -----------------------------------------------------------------------------
 
@@ -354,66 +198,6 @@ class ClusterState:
             raise
         self.node_epoch += 1
         self._touch(row)
-
-    def _rewrite(self, row: int) -> None:
-        """Write every column of a row from its node and its placements."""
-        node = self.node(row)
-        stamp = self.generation[row]
-        for column, _, empty, _ in COLUMNS:
-            self._stored[column][row] = empty
-        self.generation[row] = stamp
-        self.cpu_alloc[row] = self.cpu_free[row] = counted(node.cpu_milli)
-        self.mem_alloc[row] = self.mem_free[row] = counted_bytes(node.memory_bytes)
-        self.pods_alloc[row] = self.pods_free[row] = counted(node.pods)
-        self.counted.describe(row, offered_by(node))
-        self.device_count[row] = len(node.devices)
-        self.serves[row] = node.serves
-        self.serves_known |= node.serves is not Serves.BOTH
-        if node.devices:
-            self.product[row] = self.product_code((node.resource_of(node.devices[0]), node.product))
-        self._set_make(row, make_of(node))
-        for index, device in enumerate(node.devices):
-            self._set_device(row, index, device)
-        for placement in self._pods_on[row].values():
-            self._charge(row, placement, 1)
-        self._derive(row)
-
-    def _set_device(self, row: int, index: int, device: Device) -> None:
-        memory = counted(device.memory_mib)
-        self.device_mem[row, index] = self.device_mem_free[row, index] = memory
-        self.replicas[row, index] = device.replicas
-        self.device_memory_known |= device.memory_mib > 0
-        if not device.healthy:
-            self.device_code[row, index] = DeviceCode.UNHEALTHY
-        elif device.kind is GpuKind.MIG:
-            mig = MigType(device.mig, device.mig_layout)
-            if mig not in self.mig_types:
-                self.mig_types.append(mig)
-            self.device_code[row, index] = DeviceCode.MIG + self.mig_types.index(mig)
-            self.slots_free[row, index] = mig.full_mask
-        elif device.kind is GpuKind.SHARED:
-            self.device_code[row, index] = DeviceCode.SHARED
-            self.slots_free[row, index] = device.replicas
-        else:
-            self.device_code[row, index] = DeviceCode.PLAIN
-            self.gpu_free[row, index] = DEVICE_MILLI
-
-    def _set_make(self, row: int, make: Make) -> None:
-        if make != USUAL:
-            self.odd_known = True
-            if make not in self.makes:
-                self.makes.append(make)
-                for part in make:
-                    self.product_code((part.resource, part.product))
-            self.make[row] = self.makes.index(make)
-
-    def product_code(self, key: tuple[str, str]) -> int:
-        """Code of a resource and a model, which gets one if it has none."""
-        code = self._product_codes.get(key)
-        if code is None:
-            code = self._product_codes[key] = len(self.products)
-            self.products.append(key)
-        return code
 
     # -- deltas ----------------------------------------------------------------------------
 
@@ -506,77 +290,6 @@ class ClusterState:
         for row in set(rows):
             self._rewrite(row)
 
-    def _charge(self, row: int, placement: Placement, sign: int) -> None:
-        pod = placement.pod
-        kind = affinity_of(pod.gpu)
-        cpu, memory = sign * counted(pod.cpu_milli), sign * counted_bytes(pod.memory_bytes)
-        shares = [counted_share(share) for share in placement.devices]
-        taken = amounts(pod) if pod.counted else ()
-        # Nothing has been written up to here, and from here on nothing can be too large.
-        self.cpu_free[row] -= cpu
-        self.mem_free[row] -= memory
-        self.pods_free[row] -= sign
-        if taken:
-            self.counted.charge(row, taken, sign)
-        if kind >= 0:
-            self.affinity[row, kind] += sign
-        if pod.gpu.chosen_by_us:
-            self.chosen_pods[row] += sign
-        elif shares and (not self.make[row] or self._twice(row, shares)):
-            self.plugin_pods[row] += sign
-        count = int(self.device_count[row])
-        for share in shares:
-            self.gpu_used[row] += sign * share.milli
-            if not 0 <= share.index < count:
-                continue  # a device that vanished: its pods still count in gpu_used
-            code = int(self.device_code[row, share.index])
-            if code == DeviceCode.PLAIN:
-                self.gpu_free[row, share.index] -= sign * share.milli
-                self.device_mem_free[row, share.index] -= sign * share.memory_mib
-            elif code == DeviceCode.SHARED:
-                self.slots_free[row, share.index] -= sign * counted(share.slots)
-            elif code >= DeviceCode.MIG:
-                self._charge_slots(row, pod.uid, share, sign)
-
-    def _twice(self, row: int, shares: Iterable[DeviceShare]) -> bool:
-        """Whether some of these devices of an odd row may be offered in two ways."""
-        twice = offered_twice(self.makes[self.make[row]])
-        return any(share.index in twice for share in shares)
-
-    def _charge_slots(self, row: int, uid: str, share: DeviceShare, sign: int) -> None:
-        """Take or return MIG slots; on return, slots that another pod also claims stay taken."""
-        free = int(self.slots_free[row, share.index])
-        if sign > 0:
-            self.slots_free[row, share.index] = free & ~share.slots
-            return
-        code = int(self.device_code[row, share.index])
-        returned = share.slots & self.mig_types[code - DeviceCode.MIG].full_mask
-        for other in self._pods_on[row].values():
-            for claim in other.devices:
-                if claim.index == share.index and other.pod.uid != uid:
-                    returned &= ~claim.slots
-        self.slots_free[row, share.index] = free | returned
-
-    def _derive(self, row: int) -> None:
-        """Refresh the columns that follow from the devices of one row."""
-        count = int(self.device_count[row])
-        free = self.gpu_free[row, :count].tolist()
-        self.full_free[row] = free.count(DEVICE_MILLI)
-        self.most_free[row] = max(free, default=-1)
-        left = sum(value for value in free if value > 0)
-        if (self.device_code[row, :count] >= DeviceCode.SHARED).any():
-            left += sum(self._slots_milli(row, index) for index in range(count))
-        self.gpu_left[row] = left
-
-    def _slots_milli(self, row: int, index: int) -> int:
-        code = int(self.device_code[row, index])
-        slots = int(self.slots_free[row, index])
-        if code >= DeviceCode.MIG:
-            return self.mig_types[code - DeviceCode.MIG].milli(slots)
-        if code == DeviceCode.SHARED:
-            return max(0, slots) * DEVICE_MILLI // int(self.replicas[row, index])
-        return 0
-
     # -- copies ----------------------------------------------------------------------------
 
     def snapshot(self) -> ClusterState:
@@ -606,8 +319,7 @@ class ClusterState:
         copy.generation_now = self.generation_now
         copy.node_epoch = self.node_epoch
         # Nobody has cached anything of the copy yet: it needs no history.
-        copy._journal = []
-        copy._journal_base = self._journal_base + len(self._journal)
+        copy._journal = Journal(self._journal.position)
         copy._expose()
         return copy
 
@@ -624,15 +336,6 @@ class ClusterState:
         others = (p for p in self._pods_on[row].values() if p.pod.uid not in uids)
         excerpt.apply(others, enforce=False)
         return excerpt
-
-    def _adopt_vocabulary(self, other: ClusterState) -> None:
-        self.products = list(other.products)
-        self._product_codes = dict(other._product_codes)
-        self.mig_types = list(other.mig_types)
-        self.makes, self.odd_known = list(other.makes), other.odd_known
-        self.device_memory_known = other.device_memory_known
-        self.serves_known = other.serves_known
-        self.counted = other.counted.emptied(len(self._stored["gpu_free"]))
 
     # -- the oracle ------------------------------------------------------------------------
 
@@ -655,25 +358,9 @@ class ClusterState:
 
     def check(self) -> list[str]:
         """Differences between the columns and a recount; an empty list is good."""
-        rebuilt = self.recount()
-        return list(self._differences(rebuilt))
+        return list(differences(self, self.recount()))
 
-    def _differences(self, other: ClusterState) -> Iterator[str]:
-        for column, _, _, _ in COLUMNS:
-            if column == "generation":
-                continue
-            mine, theirs = getattr(self, column), getattr(other, column)
-            for row in np.unique(np.argwhere(mine != theirs)[:, 0]).tolist():
-                node = self.nodes[row]
-                name = node.name if node else f"empty row {row}"
-                yield f"{name}: {column} is {mine[row]}, a recount says {theirs[row]}"
-        for row in np.flatnonzero(~self.counted.same_rows(other.counted, self._size)).tolist():
-            yield f"row {row}: counted resources differ from a recount"
-        for row, pods in enumerate(self._pods_on):
-            if pods.keys() != other._pods_on[row].keys():
-                yield f"row {row}: holds other pods than a recount"
-
-    # -- storage ---------------------------------------------------------------------------
+    # -- inside ----------------------------------------------------------------------------
 
     def _writable(self) -> None:
         if self._frozen:
@@ -682,31 +369,4 @@ class ClusterState:
     def _touch(self, row: int) -> None:
         self.generation_now += 1
         self.generation[row] = self.generation_now
-        self._journal.append(row)
-        if len(self._journal) > max(_JOURNAL_LIMIT, 4 * self._size):
-            drop = len(self._journal) // 2
-            del self._journal[:drop]
-            self._journal_base += drop
-
-    def _allocate(self, rows: int, devices: int) -> None:
-        for name, dtype, empty, axes in COLUMNS:
-            shape = ((rows,), (rows, devices), (rows, AFFINITY_KINDS))[axes]
-            grown = np.full(shape, empty, dtype=dtype)
-            old = self._stored.get(name)
-            if old is not None:
-                grown[tuple(slice(0, length) for length in old.shape)] = old
-            self._stored[name] = grown
-        self.counted.resize(rows)
-        self._expose()
-
-    def _grow(self, rows: int, devices: int) -> None:
-        have_rows, have_devices = self._stored["gpu_free"].shape
-        if rows > have_rows or devices > have_devices:
-            # Doubling keeps a cluster that grows node by node linear in time.
-            more = have_rows if rows <= have_rows else max(rows, 2 * have_rows)
-            self._allocate(more, max(devices, have_devices))
-
-    def _expose(self) -> None:
-        """Publish the live part of the stored columns as attributes (views, not copies)."""
-        for name, column in self._stored.items():
-            setattr(self, name, column[: self._size])
+        self._journal.add(row, of=self._size)

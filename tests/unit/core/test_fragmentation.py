@@ -160,7 +160,7 @@ def test_tables_follow_memory_that_becomes_known_late(late: str) -> None:
         engine.state.add_node(node("c", gpus=1, gpu_memory=16_000))
     known = Engine(ClusterState([n for n in engine.state.nodes if n is not None]), "fgd", mix=mix)
     rows = np.arange(len(known.state))
-    expected = known.fragmentation.fragmentation(known.state, rows)
+    expected = known.tables().fragmentation(known.state, rows)
     assert engine.tables().fragmentation(engine.state, rows).tolist() == expected.tolist()
     assert engine.scores(asked, rows).tolist() == known.scores(asked, rows).tolist()
 

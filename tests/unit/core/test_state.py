@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from scheduler.core.audit import differences
 from scheduler.core.engine import Engine
 from scheduler.core.errors import (
     CapacityConflict,
@@ -62,7 +63,7 @@ def test_a_delta_is_all_or_nothing() -> None:
         )
     assert state.placements == before.placements
     assert state.generation_now == before.generation_now
-    assert list(state._differences(before)) == [] and state.check() == []
+    assert list(differences(state, before)) == [] and state.check() == []
 
 
 def test_a_release_makes_room_for_what_follows_it() -> None:
@@ -379,7 +380,7 @@ class Extremes(RuleBasedStateMachine):
         try:
             self.state.apply(steps, enforce=False)
         except (_Unplugged, TypeError, ValueError, OverflowError):
-            assert list(self.state._differences(before)) == []
+            assert list(differences(self.state, before)) == []
             assert self.state.placements == before.placements
             assert self.state.generation_now == stamp
         else:
@@ -410,7 +411,7 @@ class Extremes(RuleBasedStateMachine):
         assert self.state.check() == []
         over = self.state.fork()
         over.apply([Release(uid) for uid in over.placements])
-        assert list(over._differences(self.empty)) == []
+        assert list(differences(over, self.empty)) == []
 
     @invariant()
     def nothing_is_freed_by_a_charge(self) -> None:
@@ -443,7 +444,7 @@ def test_no_column_wraps_however_many_claim_however_much(share: DeviceShare, pod
     for column in ("gpu_free", "device_mem_free", "slots_free"):
         assert (getattr(state, column) <= getattr(empty, column)).all()
     state.apply([Release(placed.pod.uid) for placed in crowd])
-    assert list(state._differences(empty)) == [] == state.check()
+    assert list(differences(state, empty)) == [] == state.check()
 
 
 @pytest.mark.parametrize("known", [False, True])
@@ -455,5 +456,5 @@ def test_a_node_that_cannot_be_described_changes_nothing(known: bool) -> None:
     with pytest.raises(Exception, match="no such geometry"):
         state.add_node(node("a" if known else "new", devices=(impossible,)))
     assert state.check() == [] and state.row_of == before.row_of
-    assert not known or list(state._differences(before)) == []
+    assert not known or list(differences(state, before)) == []
     assert state.add_node(node("new", gpus=1)) == 2 and state.check() == []

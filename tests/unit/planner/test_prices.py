@@ -81,7 +81,7 @@ def test_the_more_pods_are_known_the_less_is_reckoned_with_others() -> None:
     dearer = []
     for known in (10, 100, 10_000):
         mix = TypicalMix.from_requests([pod(count=1, cpu=8000)] * known)
-        made = _priced(state, mix).prices
+        made = _priced(state, mix).prices()
         assert made is not None
         rare, other = made.value(made.class_codes(state, np.arange(2)), cpu, gpu).tolist()
         dearer.append(rare - other)
@@ -164,7 +164,7 @@ def test_sets_are_worth_no_more_than_their_devices() -> None:
         for products in ((), ("T4",))
     ]
     state = ClusterState([node(f"n{i}", cpu=96_000, gpus=8) for i in range(2)])
-    made = _priced(state, TypicalMix.from_requests(kinds), departures=1.0).prices
+    made = _priced(state, TypicalMix.from_requests(kinds), departures=1.0).prices()
     assert made is not None
     full = np.arange(9)
     code = made.class_codes(state, np.zeros(9, dtype=np.int64))
@@ -177,7 +177,7 @@ def test_a_set_counts_where_its_pod_needs_all_of_the_cpu() -> None:
     """94 of 94 cores: the steps of the table must not round the node below the pod."""
     state = ClusterState([node("n", cpu=94_100, gpus=8)])
     mix = TypicalMix.from_requests([pod(count=8, cpu=94_050)])
-    made = _priced(state, mix, departures=1.0).prices
+    made = _priced(state, mix, departures=1.0).prices()
     assert made is not None
     code = made.class_codes(state, np.arange(1))
     assert made.set_value(code, state.cpu_free, np.array([8]))[0] > 0
@@ -346,7 +346,7 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
     monkeypatch, another_mix
 ) -> None:
     """Pods come and go, and nodes too, between the steps: what changes is scored anew."""
-    monkeypatch.setattr("scheduler.core.engine._REHEARSED_ROWS", 7)
+    monkeypatch.setattr("scheduler.core.evaluation._CELLS_PER_STEP", 56)
     workload = generate(GeneratorConfig(nodes=40, load=0.8, seed=3))
     requests = list(workload.requests)
     mix = TypicalMix.from_requests(requests)
@@ -432,7 +432,7 @@ def test_a_node_that_changes_its_model_during_a_rehearsal(monkeypatch, known: bo
 
     The node may be gone again by the end.
     """
-    monkeypatch.setattr("scheduler.core.engine._REHEARSED_ROWS", 10)
+    monkeypatch.setattr("scheduler.core.evaluation._CELLS_PER_STEP", 80)
     nodes = [node(f"n{i}", cpu=64_000 - i, gpus=8) for i in range(30)]
     state = ClusterState(nodes)
     if known:
