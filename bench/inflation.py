@@ -40,5 +40,4 @@ def _seeded(case: Job, seed: int) -> Job:
 
 def trace_of(job: Job) -> str:
     """Name of the openb trace that a job runs."""
-    assert job.pods is not None
-    return job.pods.stem.removeprefix(_PREFIX)
+    return job.files[-1].stem.removeprefix(_PREFIX)

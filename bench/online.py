@@ -20,7 +20,6 @@ import csv
 from pathlib import Path
 from statistics import fmean, median
 
-from bench.figures import half_width
 from bench.inflation import FULL, over_seeds, trace_of
 from bench.options import (
     arrival_option,
@@ -33,6 +32,7 @@ from bench.options import (
 )
 from bench.report import Report, benchmark
 from scheduler.core.reading import read_text
+from scheduler.simulator.intervals import half_width
 from scheduler.simulator.sweep import Job
 
 __all__ = ["command"]
@@ -69,7 +69,7 @@ def command(
     nodes, pods = openb_files(data, traces)
     published = _published(nodes.parent / "published_allocation.csv")
     cases = [
-        Job(nodes, path, policy, 0, arrival=arrival, mix=mix)
+        Job((nodes, path), policy, 0, arrival=arrival, mix=mix)
         for path in pods
         for policy in policies
     ]

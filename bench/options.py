@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import click
 
-from scheduler.cli.ask.plan import parse_budget
+from scheduler.cli.units import DURATION
 from scheduler.core.errors import InvalidInput
 from scheduler.core.policies.table import policy_named
 
@@ -66,22 +66,6 @@ class Listed(click.ParamType[tuple[T, ...]], Generic[T]):
                 self.fail(f"{part} is out of range; use {self._least:g} to {_MOST:,}", param, ctx)
             made.append(one)
         return tuple(made)
-
-
-class _Budget(click.ParamType[float]):
-    """Seconds, of 500ms, 10s or 2m."""
-
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_budget(str(value))
-        except InvalidInput as error:
-            self.fail(f"{error.problem}; {error.remedy}", param, ctx)
 
 
 class _Policies(Listed[str]):
@@ -168,7 +152,7 @@ def budget_option(default: str, what: str) -> Decorator:
     """``--budget``: time of the planner, as seconds."""
     return click.option(
         "--budget",
-        type=_Budget(),
+        type=DURATION,
         default=default,
         show_default=True,
         help=f"{what}: 500ms, 1s, 10s ...",

@@ -61,7 +61,7 @@ def command(
     ]
     labels = [label for label, _, _ in ways] * len(pods)
     cases = [
-        Job(nodes, path, name, 0, arrival=1.0, weights=given)
+        Job((nodes, path), name, 0, arrival=1.0, weights=given)
         for path in pods
         for _, name, given in ways
     ]

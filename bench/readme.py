@@ -17,7 +17,7 @@ import click
 
 from bench import catalogue
 from bench.results import FOLDER, load, tables
-from scheduler.cli.terminal import say
+from scheduler.cli.output import say
 
 __all__ = ["PAGE", "command", "page"]
 

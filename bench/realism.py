@@ -46,7 +46,7 @@ def command(
     nodes, pods = openb_files(data, traces)
     labels = [(case, policy) for case in _CASES for policy in policies]
     jobs = [
-        Job(nodes, path, policy, 0, arrival=1.0, profile=_CASES[case])
+        Job((nodes, path), policy, 0, arrival=1.0, profile=_CASES[case])
         for case, policy in labels
         for path in pods
     ]

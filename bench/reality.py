@@ -130,7 +130,7 @@ def _real(
     config = stock()
     if policy:
         user = plane.kubeconfig(plane.tokens["admin"], "extender")
-        extender = live(plane, user, "--policy", policy, "--mix", str(mix))
+        extender = live(plane, user, "--policy", policy, "--workload-profile", str(mix))
         extender.start()
         config = extended(extender.url, bindVerb="bind")
         del config["extenders"][0]["managedResources"]  # pods without GPUs come to us, too

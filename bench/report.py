@@ -15,8 +15,16 @@ import click
 
 from bench.machine import commit, machine, versions
 from bench.results import record, table_name
-from scheduler.cli.console import message, print_json, print_table, progress
-from scheduler.cli.terminal import EXIT_BAD_INPUT, complain, one_line, say
+from scheduler.cli.output import (
+    EXIT_BAD_INPUT,
+    complain,
+    message,
+    one_line,
+    print_json,
+    print_table,
+    progress,
+    say,
+)
 
 __all__ = ["Report", "benchmark"]
 

@@ -6,7 +6,7 @@ import click
 
 from bench import catalogue
 from scheduler.cli.main import run
-from scheduler.cli.terminal import say
+from scheduler.cli.output import say
 from scheduler.core.errors import nearest
 
 __all__ = ["main"]

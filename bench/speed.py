@@ -31,7 +31,7 @@ def command(report: Report, data: Path, policies: tuple[str, ...]) -> None:
         for pods in _SIZES:
             arrival = total / len(workload.requests) * pods / workload.gpu_milli
             outcome = run(workload, Experiment(policy, 0, arrival=arrival))
-            count = outcome.placed + outcome.dropped
+            count = outcome.placed + len(outcome.pending)
             report.add(
                 policy=policy,
                 pods=count,

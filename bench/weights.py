@@ -136,7 +136,7 @@ class _Work:
         means: dict[_Case, float] = {}
         different = dict.fromkeys(case for _, case in cases)
         jobs = [
-            Job(self.nodes, path, "priced", seed, arrival=1.0, mix=mix, weights=weights)
+            Job((self.nodes, path), "priced", seed, arrival=1.0, mix=mix, weights=weights)
             for mix, weights in different
             for path in self.pods
             for seed in range(seeds)

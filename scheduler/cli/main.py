@@ -1,6 +1,7 @@
 """Root of the command line, and what becomes of errors.
 
-Exit codes of every command: 0 done, 1 the answer is "no", 2 bad input or usage, 3 internal fault.
+Exit codes of every command: 0 done, 1 the answer is "no", 2 bad input or usage, 3 internal fault,
+130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -15,43 +16,37 @@ from typing import NoReturn
 import click
 
 from scheduler import __version__
-from scheduler.cli.terminal import EXIT_BAD_INPUT, complain, one_line
+from scheduler.cli.output import EXIT_BAD_INPUT, EXIT_INTERRUPTED, complain, one_line
 from scheduler.core.errors import InvalidInput, SchedulerError, nearest
 
 __all__ = ["cli", "main", "run"]
 
 _COMMANDS = {
-    "advertise": "Let nodes advertise fractions of their GPUs.",
-    "bound": "Best possible GPU allocation of a workload on a cluster.",
-    "certificates": "Make and renew the certificates of topology `service`.",
-    "config": "Write or check the configuration by which kube-scheduler calls us.",
-    "demo": "Pack a synthetic cluster through the real webhook.",
-    "doctor": "Look at a live cluster: what Snugfit needs, and how its GPUs are understood.",
-    "generate": "Write a synthetic workload to a file.",
-    "healthcheck": "Ask a running extender whether it is well.",
-    "plan": "Plan the whole backlog of a cluster, with a proven bound.",
-    "policies": "List the scoring policies.",
-    "serve": "Run the extender webhook.",
-    "simulate": "Replay a workload and report what got allocated.",
-    "tune": "Find the weights of policy `priced` for your own workload.",
+    "Ask about a cluster": {
+        "plan": ("ask.plan", "Place the whole backlog at once, with a proven bound."),
+        "bound": ("ask.bound", "Most GPU that any scheduler could allocate."),
+    },
+    "Change a cluster": {
+        "advertise": ("change.advertise", "Let nodes advertise fractions of their GPUs."),
+    },
+    "Run the extender": {
+        "serve": ("run.serve", "Answer kube-scheduler."),
+        "config": ("run.config", "Write or check kube-scheduler's configuration."),
+        "doctor": ("run.doctor", "Find out what is missing, and how GPUs are understood."),
+        "healthcheck": ("run.healthcheck", "Ask a running extender whether it is well."),
+        "certificates": ("run.certificates", "Make and renew certificates."),
+    },
+    "Study packing": {
+        "demo": ("study.demo", "Pack a synthetic cluster through the real webhook."),
+        "simulate": ("study.simulate", "Replay a workload and report what got allocated."),
+        "policies": ("study.policies", "List the scoring policies."),
+        "tune": ("study.tune", "Find weights of policy `priced` for a workload."),
+        "generate": ("study.generate", "Write a synthetic workload."),
+    },
 }
+"""What people come for; of each command the module below ``scheduler.cli``, and one line."""
 
-_HOMES = {
-    "advertise": "change.advertise",
-    "bound": "ask.bound",
-    "certificates": "run.certificates",
-    "config": "run.config",
-    "demo": "study.demo",
-    "doctor": "run.doctor",
-    "generate": "study.generate",
-    "healthcheck": "run.healthcheck",
-    "plan": "ask.plan",
-    "policies": "study.policies",
-    "serve": "run.serve",
-    "simulate": "study.simulate",
-    "tune": "study.tune",
-}
-"""Where each command lives, below ``scheduler.cli``."""
+_HOMES = {name: home for group in _COMMANDS.values() for name, (home, _) in group.items()}
 
 _GONE = {"bench": "benchmarks are run in a checkout, by `python -m bench NAME`"}
 
@@ -64,21 +59,22 @@ class _Lazy(click.Group):
     """Imports a command's module when the command is used, not before."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
-        return sorted(_COMMANDS)
+        return list(_HOMES)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name in _GONE:
             ctx.fail(f"{cmd_name!r} is not a command any more: {_GONE[cmd_name]}")
-        if cmd_name not in _COMMANDS:
-            meant = nearest(cmd_name, _COMMANDS)
+        if cmd_name not in _HOMES:
+            meant = nearest(cmd_name, _HOMES)
             ctx.fail(f"no such command {cmd_name!r}; did you mean {meant!r}?")
         module = importlib.import_module(f"scheduler.cli.{_HOMES[cmd_name]}")
         command: click.Command = module.command
         return command
 
     def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(sorted(_COMMANDS.items()))
+        for title, group in _COMMANDS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name, said) for name, (_, said) in group.items()])
 
 
 @click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
@@ -88,7 +84,7 @@ def cli(debug: bool) -> None:
     """GPU-aware bin packing for Kubernetes: webhook, planner, simulator.
 
     Start with `snugfit demo`. Every command that prints a table also takes --json. Exit codes: 0
-    done, 1 the answer is "no", 2 bad input or usage, 3 internal fault.
+    done, 1 the answer is "no", 2 bad input or usage, 3 internal fault, 130 stopped by Ctrl-C.
     """
     if debug:
         os.environ[_DEBUG] = "1"
@@ -113,16 +109,20 @@ def run(program: click.Command, name: str) -> NoReturn:
         if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is escaped
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = program.main(standalone_mode=False)
+        code = program.main(prog_name=name, standalone_mode=False)
     except click.exceptions.Exit as leave:
         code = leave.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        complain(error.format_message(), keep="\n")
+        code = EXIT_BAD_INPUT
     except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(shown)
-        complain(shown.getvalue().rstrip(), keep="\n")
+        told = " ".join(error.format_message().split()).rstrip(".")
+        ctx = getattr(error, "ctx", None)
+        where = f" (see `{ctx.command_path} --help`)" if ctx is not None else ""
+        complain(one_line(f"{name}: {told}{where}"))
         code = EXIT_BAD_INPUT
     except click.Abort:
-        code = 130
+        code = EXIT_INTERRUPTED
     except InvalidInput as error:
         complain(one_line(f"{name}: {error}"))
         code = EXIT_BAD_INPUT
@@ -140,7 +140,7 @@ def run(program: click.Command, name: str) -> NoReturn:
 
 
 def _unusable(error: OSError, name: str) -> int:
-    """A file that somebody has named and that cannot be written is no fault of ours."""
+    """A file that somebody has named and that cannot be written is not a fault of ours."""
     if error.filename is None:
         return _fault(error, name)
     complain(one_line(f"{name}: {error.filename}: cannot be used: {error.strerror}"))

@@ -62,6 +62,7 @@ _MOST_AT_ONCE = 32
 _MOST_QUEUED = 20_000
 _TURN_S = 1.0
 _TOLD_EVERY_S = 3600.0
+_TOLD_AGAIN_S = 60.0
 _MOST_NAMED = 10
 _LONGEST_TEXT = 300
 
@@ -296,13 +297,17 @@ class LiveCluster:
 
     def _begin(self) -> None:
         """Find out what is served, as soon as the API answers, and watch it."""
+        told = Sparingly(every_s=_TOLD_AGAIN_S)
         while not self._stop.is_set():
             try:
                 self._read_policy()  # before the first record is read
                 self._read_classes()
                 self._kinds = self._all_kinds()
             except KubeApiError as error:
-                log.warning("the API does not answer yet: %s", error)
+                if told.now(error.status):
+                    log.warning(
+                        "the API does not answer yet, asking again every %g s: %s", _TURN_S, error
+                    )
                 self._stop.wait(_TURN_S)
             else:
                 break

@@ -24,6 +24,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Any
 
 __all__ = [
     "CapacityConflict",
@@ -56,6 +57,19 @@ _LONGEST_TEXT = 1000
 
 class SchedulerError(Exception):
     """Root of the tree. Its text is meant for a user and says what to do next."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As it is, whatever its constructor takes: errors come back from worker processes."""
+        return _rebuilt, (type(self), self.args, self.__dict__)
+
+
+def _rebuilt(
+    kind: type[SchedulerError], args: tuple[object, ...], fields: dict[str, object]
+) -> SchedulerError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(fields)
+    return error
 
 
 class InvalidInput(SchedulerError):

@@ -29,42 +29,62 @@ class _Top(msgspec.Struct):
 _top_decoder = msgspec.json.Decoder(_Top)
 
 
-def load_workload(nodes: Path, pods: Path | None = None) -> Workload:
+def load_workload(*paths: Path) -> Workload:
     """Read a workload.
 
     Parameters
     ----------
-    nodes
-        openb node list (``.csv``), ``snugfit/v1`` file, or Kubernetes objects: a JSON or YAML file
-        or a folder of them.
-    pods
-        openb pod list, needed with a CSV of nodes for anything that places pods; or more Kubernetes
-        objects. Refused with a ``snugfit/v1`` file, which has its own pods.
+    paths
+        Files that list it together: an openb node list (``.csv``) and at most one pod list; or one
+        ``snugfit/v1`` file; or Kubernetes objects, JSON or YAML, in files and folders.
+
+    Raises
+    ------
+    InvalidInput
+        A file cannot be read, or they do not go together.
     """
-    if nodes.suffix == ".csv":
-        arrivals = openb.read_pods(pods) if pods else ()
-        return Workload(openb.read_nodes(nodes), arrivals, (), (pods or nodes).stem)
-    ours = _is_ours(nodes)
-    if pods is not None and (ours or pods.suffix == ".csv"):
-        raise InvalidInput(str(pods), "goes with a CSV of nodes only", "put the pods into the JSON")
-    if ours:
-        return native.read(nodes)
-    return kubectl_dump.read([nodes] if pods is None else [nodes, pods])
+    lists = [path for path in paths if path.suffix == ".csv"]
+    if not lists:
+        return _native(paths) or kubectl_dump.read(paths)
+    if len(lists) < len(paths):
+        other = next(path for path in paths if path not in lists)
+        raise InvalidInput(str(other), "stands beside a CSV", "name lists of openb, or objects")
+    nodes = [path for path in lists if not openb.lists_pods(path)]
+    pods = [path for path in lists if path not in nodes]
+    for found, what in ((nodes, "node list"), (pods, "pod list")):
+        if len(found) > 1:
+            raise InvalidInput(str(found[1]), f"is a second {what}", "name one of each")
+    if not nodes:
+        raise InvalidInput(str(pods[0]), "lists pods and no node", "name a list of nodes, too")
+    arrivals = openb.read_pods(pods[0]) if pods else ()
+    return Workload(openb.read_nodes(nodes[0]), arrivals, (), (pods or nodes)[0].stem)
 
 
-def load_dump(paths: Path | Sequence[Path]) -> kubectl_dump.Dump:
-    """Read a cluster to plan for: Kubernetes objects, or a ``snugfit/v1`` file.
+def load_dump(*paths: Path) -> kubectl_dump.Dump:
+    """Read a cluster to plan for: files as for :func:`load_workload`.
 
-    The latter knows no owners and annotations: all of its running pods may be moved.
+    ``snugfit/v1`` and openb know no owners and annotations: all running pods may be moved.
     """
-    paths = [paths] if isinstance(paths, Path) else list(paths)
-    if not any(_is_ours(path) for path in paths):
-        return kubectl_dump.read_dump(paths)
-    if len(paths) > 1:
-        raise InvalidInput(str(paths[1]), "stands beside a snugfit/v1 file", "name one of them")
-    workload = native.read(paths[0])
+    if any(path.suffix == ".csv" for path in paths):
+        workload = load_workload(*paths)
+    else:
+        found = _native(paths)
+        if found is None:
+            return kubectl_dump.read_dump(paths)
+        workload = found
     costs = {running.request.uid: BASE_COST for running in workload.bound}
     return kubectl_dump.Dump(workload, (), costs, ())
+
+
+def _native(paths: Sequence[Path]) -> Workload | None:
+    """A file of our own format, if that is what is named."""
+    ours = [path for path in paths if _is_ours(path)]
+    if not ours:
+        return None
+    if len(paths) > 1:
+        other = next((path for path in paths if path not in ours), paths[1])
+        raise InvalidInput(str(other), "stands beside a snugfit/v1 file", "name one of them")
+    return native.read(ours[0])
 
 
 def _is_ours(path: Path) -> bool:

@@ -30,6 +30,7 @@ from scheduler.core.model import (
     PodRequest,
     Requirement,
     SelectorTerm,
+    Serves,
     Taint,
     Toleration,
 )
@@ -37,7 +38,7 @@ from scheduler.core.reading import read_bytes
 from scheduler.core.selection import NOT_READY
 from scheduler.files.workload import MOST_NODES, MOST_PODS, Arrival, BoundPod, Workload
 
-__all__ = ["FORMAT", "read", "write"]
+__all__ = ["FORMAT", "encode", "read", "write"]
 
 FORMAT = "snugfit/v1"
 
@@ -60,6 +61,7 @@ _Operator = Annotated[str, msgspec.Meta(pattern="^(In|NotIn|Exists|DoesNotExist|
 _Tolerating = Annotated[str, msgspec.Meta(pattern="^(|Equal|Exists|Gt|Lt)$")]
 _Effect = Annotated[str, msgspec.Meta(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$")]
 _AnyEffect = Annotated[str, msgspec.Meta(pattern="^(|NoSchedule|PreferNoSchedule|NoExecute)$")]
+_Serving = Annotated[str, msgspec.Meta(pattern="^(both|one-at-a-time|whole|fractions)$")]
 _Counted = Annotated[
     dict[_Name, Annotated[int, msgspec.Meta(ge=0, le=(1 << 62))]],
     msgspec.Meta(max_length=MAX_COUNTED),
@@ -158,7 +160,10 @@ class _Node(_Struct):
     unschedulable: bool = False
     ready: bool = True
     resource: str = "nvidia.com/gpu"
+    serves: _Serving = "both"
     counted: _Counted = {}
+    by_dra: Annotated[list[_Name], msgspec.Meta(max_length=MAX_COUNTED)] = []
+    offers: Annotated[list[_Name], msgspec.Meta(max_length=MAX_COUNTED)] = []
 
 
 class _File(_Struct):
@@ -299,8 +304,16 @@ def _node(node: _Node) -> Node:
         _taints(node),
         node.unschedulable,
         node.resource,
-        counted=node.counted,
+        Serves[_serving(node.serves)],
+        node.counted,
+        tuple(node.by_dra),
+        tuple(node.offers),
     )
+
+
+def _serving(word: str) -> str:
+    """A word of the format as the name of its constant, and back."""
+    return word.upper().replace("-", "_") if word.islower() else word.lower().replace("_", "-")
 
 
 def _memory(item: _Node | _Pod, least: int | None = None) -> int:
@@ -398,6 +411,11 @@ def _share(where: str, text: str) -> DeviceShare:
 
 def write(workload: Workload, path: Path) -> None:
     """Write a workload so that :func:`read` gives an equal one."""
+    path.write_bytes(msgspec.json.format(encode(workload), indent=1) + b"\n")
+
+
+def encode(workload: Workload) -> bytes:
+    """A workload as one line of this format."""
     gangs = workload.gangs
     pods = [
         _pod_out(a.request, gangs, at_s=a.at_s, duration_s=a.duration_s) for a in workload.arrivals
@@ -409,8 +427,7 @@ def write(workload: Workload, path: Path) -> None:
             pod.devices = [f"{s.index}:{s.milli}:{s.memory_mib}:{s.slots}" for s in bound.devices]
         pods.append(pod)
     nodes = [_node_out(node) for node in workload.nodes]
-    content = _File(format=FORMAT, nodes=nodes, pods=pods, source=workload.source)
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    return msgspec.json.encode(_File(format=FORMAT, nodes=nodes, pods=pods, source=workload.source))
 
 
 def _pod_out(
@@ -491,5 +508,8 @@ def _node_out(node: Node) -> _Node:
         taints=[_Taint(key=t.key, value=t.value, effect=t.effect) for t in node.taints],
         unschedulable=node.unschedulable,
         resource=node.resource,
+        serves=_serving(node.serves.name),
         counted=dict(node.counted),
+        by_dra=list(node.by_dra),
+        offers=list(node.offers),
     )

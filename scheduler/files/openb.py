@@ -19,7 +19,7 @@ from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, Device, GpuRequest, 
 from scheduler.core.reading import LARGEST_WORKLOAD, read_text
 from scheduler.files.workload import MOST_NODES, MOST_PODS, Arrival
 
-__all__ = ["PODS_PER_NODE", "PRODUCT_LABEL", "read_nodes", "read_pods"]
+__all__ = ["PODS_PER_NODE", "PRODUCT_LABEL", "lists_pods", "read_nodes", "read_pods"]
 
 PODS_PER_NODE = 10_000
 """The trace has no limit of pods per node; this one is never reached."""
@@ -88,6 +88,13 @@ def _rows(path: Path, required: tuple[str, ...], most: int) -> Iterator[_Row]:
             yield _Row(path, reader.line_num, values)
     except csv.Error as error:
         raise InvalidInput(f"{path}:{reader.reader.line_num}", f"is no CSV: {error}") from error
+
+
+def lists_pods(path: Path) -> bool:
+    """Whether a file is a list of pods by its header; raises as the readers do."""
+    head = read_text(path, LARGEST_WORKLOAD).split("\n", 1)[0]
+    columns = {name.strip().strip('"') for name in head.split(",")}
+    return "sn" not in columns and not columns.isdisjoint({"name", "num_gpu"})
 
 
 def read_nodes(path: Path) -> tuple[Node, ...]:

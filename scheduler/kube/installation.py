@@ -36,6 +36,7 @@ __all__ = [
     "called",
     "calls",
     "guarded",
+    "installed",
     "lacking",
     "node_reports",
     "not_understood",
@@ -147,6 +148,32 @@ class NodeReport:
     protocols: tuple[str, ...]
     state: State
     remark: str = ""
+
+
+def installed(pods: Sequence[Mapping[str, Any]]) -> Check:
+    """Whether extenders run in the cluster.
+
+    Parameters
+    ----------
+    pods
+        Those with the label of an extender, as JSON.
+    """
+    question = "is Snugfit installed?"
+    if not pods:
+        answer = "not installed: no pod has the label app.kubernetes.io/component=extender"
+        return Check(question, State.WARNING, answer, "helm install, see deploy/README.md")
+    ready = sum(
+        any(
+            condition.get("type") == "Ready" and condition.get("status") == "True"
+            for condition in (pod.get("status") or {}).get("conditions") or ()
+        )
+        for pod in pods
+    )
+    spaces = ", ".join(sorted({str(pod["metadata"].get("namespace")) for pod in pods}))
+    answer = f"{ready} of {len(pods)} pods are ready, in {spaces}"
+    if not ready:
+        return Check(question, State.FAILED, answer, "see the logs of these pods")
+    return Check(question, State.OK, answer)
 
 
 def lacking(missing: Iterable[Right], account: str) -> Check:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from scheduler.core.errors import InvalidInput
 
@@ -16,6 +17,14 @@ CLOCKS = {"wall": time.monotonic, "cpu": time.process_time}
 # Work that is done outside the solver is charged at this many units per pod or window, so that a
 # deterministic budget ends even if no solver call does anything.
 _OVERHEAD = 0.002
+_LEAST = 1e-3
+
+
+class Solver(Protocol):
+    """The part of a solver that a budget needs."""
+
+    def stop_search(self) -> None:
+        """End what another thread is solving; without effect if it solves nothing."""
 
 
 @dataclass
@@ -46,6 +55,9 @@ class Budget:
     _started: float = field(default=0.0, repr=False)
     _held_back: float = field(default=0.0, repr=False)
     _spent: float = field(default=0.0, repr=False)
+    _solver: Solver | None = field(default=None, repr=False)
+    _stopped: bool = field(default=False, repr=False)
+    _parts: list[Budget] = field(default_factory=list, repr=False)
 
     def __post_init__(self) -> None:
         if self.limit <= 0:
@@ -69,6 +81,8 @@ class Budget:
     @property
     def left(self) -> float:
         """What is left, at least 0."""
+        if self._stopped:
+            return 0.0
         return max(0.0, self.limit - self._held_back - self.spent)
 
     @property
@@ -83,3 +97,27 @@ class Budget:
     def charge(self, work: float) -> None:
         """Count deterministic work; without effect on a wall-clock budget."""
         self._spent += work + _OVERHEAD
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody has had enough."""
+        return self._stopped
+
+    def stop(self) -> None:
+        """Leave nothing, and end what the solver is at; from any thread, as often as you like."""
+        self._stopped = True
+        if self._solver is not None:
+            self._solver.stop_search()
+        for part in self._parts:
+            part.stop()
+
+    def part(self, limit: float) -> Budget:
+        """A budget of its own that begins now, and is stopped with this one."""
+        part = Budget(max(limit, _LEAST), self.deterministic, self.workers, self.seed, self.clock)
+        part._stopped = self._stopped
+        self._parts.append(part)
+        return part
+
+    def lends(self, solver: Solver) -> None:
+        """Note which solver works on the budget from now on, so that it can be stopped."""
+        self._solver = solver

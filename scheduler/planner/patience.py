@@ -46,14 +46,14 @@ def patiently(problem: Problem, budget: Budget, make: Callable[[Problem, Budget]
         return make(restricted, budget)
     nobody = {uid: replace(costs, evict=None) for uid, costs in movable.items()}
     left = budget.left
-    first = make(replace(problem, movable=nobody), _part(budget, _FIRST_SHARE * left))
+    first = make(replace(problem, movable=nobody), budget.part(_FIRST_SHARE * left))
     out = [one.pod for one in first.unplaced if one.pod.uid in problem.patient]
     without = replace(
         restricted,
         candidates={**problem.candidates, **{pod.uid: frozenset() for pod in out}},
         unmet={**{pod.uid: _WHY for pod in out}, **problem.unmet},
     )
-    made = make(without, _part(budget, (1 - _FIRST_SHARE) * left))
+    made = make(without, budget.part((1 - _FIRST_SHARE) * left))
     if not out:
         return made
     left_out = NotConsidered(
@@ -67,7 +67,3 @@ def patiently(problem: Problem, budget: Budget, make: Callable[[Problem, Budget]
         status=Status.PROVED_IN_PART if proved else made.status,
         not_considered=(*made.not_considered, left_out),
     )
-
-
-def _part(budget: Budget, limit: float) -> Budget:
-    return Budget(max(limit, 1e-3), budget.deterministic, budget.workers, budget.seed, budget.clock)

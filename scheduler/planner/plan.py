@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from scheduler.core.model import PodRequest
+from scheduler.core.model import Placement, PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.planner.check import check
 from scheduler.planner.effort import Budget
@@ -26,7 +26,7 @@ _SECOND_START = 5
 _FOR_REFINING = 0.1
 
 
-def plan(problem: Problem, budget: Budget) -> Plan:
+def plan(problem: Problem, budget: Budget, start: Sequence[Placement] = ()) -> Plan:
     """Plan the whole backlog at once.
 
     Priorities are tiers: a pod of a higher one is worth any number of lower ones. The objectives
@@ -40,6 +40,9 @@ def plan(problem: Problem, budget: Budget) -> Plan:
         Pods, nodes, what may move.
     budget
         How much work to do. The greedy plan and the first bounds are made whatever it says.
+    start
+        Places of pending pods that somebody else has found, in an order in which they fit. The
+        search begins there if they are worth more than the greedy plan.
 
     Returns
     -------
@@ -51,10 +54,12 @@ def plan(problem: Problem, budget: Budget) -> Plan:
     SolverFault
         The plan breaks a rule of the problem: a fault of ours; nothing of it may be used.
     """
-    return patiently(problem, budget, _made) if problem.patient else _made(problem, budget)
+    if problem.patient:
+        return patiently(problem, budget, lambda part, rest: _made(part, rest, start))
+    return _made(problem, budget, start)
 
 
-def _made(problem: Problem, budget: Budget) -> Plan:
+def _made(problem: Problem, budget: Budget, start: Sequence[Placement]) -> Plan:
     started = time.perf_counter()
     instance = Instance(problem)
     layout = Layout(instance)
@@ -65,6 +70,9 @@ def _made(problem: Problem, budget: Budget) -> Plan:
         fill(other, by_size=False)
         budget.charge(0.0)
         layout = max(layout, other, key=Layout.value)
+    given = Layout(instance)
+    if start and given.exchange((), start):
+        layout = max(layout, given, key=Layout.value)
     instance.settle_ways(layout.state.placements.values())
     greedy = layout.value()
     if Refiner.worthwhile(instance):

@@ -15,6 +15,7 @@ from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.groups import units_free
 from scheduler.core.model import GangKey, PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
+from scheduler.core.why import most_common
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
 from scheduler.planner.problem import Unplaced
@@ -22,8 +23,6 @@ from scheduler.planner.search.greedy import gang_missing, waiting
 
 __all__ = ["Reasons"]
 
-_MOST_NAMED = 4  # resources that one reason names
-_MOST_REASONS = 3
 _TIME = "room that other pods would have to make, for want of time"
 _UNTRIED = "untried: nobody has looked at every way of making room for it"
 
@@ -85,7 +84,7 @@ class Reasons:
             codes = _static_codes(layout, pod)
             chosen = (codes == Reason.GPUS_SERVED_OTHERWISE.code).any()
             what = "no room" if chosen else "no node may host it"
-            return f"{what}: {_most_common(codes, pod)}", False
+            return f"{what}: {most_common(codes, pod)}", False
         rows = np.flatnonzero(instance.admissible[kind])
         codes = dynamic_reasons(state, pod.shape, rows)
         rules = None if layout.neighbours is None else layout.neighbours.codes(pod)
@@ -95,7 +94,7 @@ class Reasons:
             if pod.priority in self._settled:
                 return "room is left, but other pods of the plan come first", False
             return "untried: room is left that the budget was over to use", True
-        return self._qualified(pod, f"no room: {_most_common(codes, pod)}")
+        return self._qualified(pod, f"no room: {most_common(codes, pod)}")
 
     def _qualified(self, pod: PodRequest, text: str) -> tuple[str, bool]:
         """What is so as things are; whether it could be otherwise is known, looked for, or not."""
@@ -106,13 +105,6 @@ class Reasons:
         if kind in self._tried:
             return f"{text}; no way of making room was found, and none is ruled out", False
         return f"{_UNTRIED}; as things are, {text}", True
-
-
-def _text(reason: Reason, pod: PodRequest) -> str:
-    """The reason, and which resources it may be about where it does not say so itself."""
-    if reason in (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE):
-        return f"{reason.text} ({', '.join(name for name, _ in pod.counted[:_MOST_NAMED])})"
-    return reason.text
 
 
 def _missing_text(layout: Layout, pod: PodRequest, gang: GangKey) -> str:
@@ -162,13 +154,3 @@ def _static_codes(layout: Layout, pod: PodRequest) -> NDArray[np.int8]:
         codes = np.where(closed, Reason.GPUS_SERVED_OTHERWISE.code, codes)
     there = np.array([node is not None for node in layout.state.nodes], dtype=bool)
     return np.asarray(codes[there], dtype=np.int8)
-
-
-def _most_common(codes: NDArray[np.int8], pod: PodRequest) -> str:
-    """``n of m nodes: reason``, most frequent first, at most three."""
-    if not len(codes):
-        return "the cluster has no node"
-    counts = np.bincount(codes)
-    found = [(int(counts[c]), _text(Reason.of(int(c)), pod)) for c in np.flatnonzero(counts)]
-    ordered = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:_MOST_REASONS]
-    return ", ".join(f"{count} of {len(codes)} nodes: {text}" for count, text in ordered)

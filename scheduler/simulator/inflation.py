@@ -3,7 +3,7 @@
 The protocol of the FGD evaluation (Weng et al., USENIX ATC'23): shuffle the trace's pods, then
 append pods drawn uniformly with replacement from the trace until the next one would push the
 requested milli-GPU over ``arrival`` times the capacity; a trace that starts above that is cut from
-its end. Node order is shuffled too. A pod that fits somewhere is placed, any other is dropped.
+its end. Node order is shuffled too. A pod that fits somewhere is placed, any other stays pending.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 from scheduler.core.validator import Validator
 from scheduler.files.workload import Workload, meet, place_bound
+from scheduler.simulator.pending import PendingPod, by_class, pending_pods
 from scheduler.simulator.pricing import Pricing
 
 __all__ = [
@@ -126,6 +127,8 @@ class Outcome:
     """Result of one run; ``seconds`` is the decision loop alone, without set-up and validator.
 
     Power is that of :class:`PowerModel`, in kW: at the shares of ``allocation_at`` and at the end.
+    ``sizes`` counts pods and placed pods by :data:`CLASSES`. A run that was ``stopped`` has tried
+    only so many of them.
     """
 
     experiment: Experiment
@@ -134,10 +137,12 @@ class Outcome:
     allocated_gpu_milli: int
     allocation_at: dict[str, float]
     placed: int
-    dropped: int
+    pending: tuple[PendingPod, ...]
     seconds: float
     power_kw_at: dict[str, float]
     power_kw: float
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    stopped: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The interface of ``snugfit simulate --json``."""
@@ -151,12 +156,20 @@ class Outcome:
             "allocated_gpu_milli": self.allocated_gpu_milli,
             "allocation_at": self.allocation_at,
             "placed": self.placed,
-            "dropped": self.dropped,
+            "pending": len(self.pending),
+            "sizes": self.sizes,
             "power_kw_at": self.power_kw_at,
             "power_kw": self.power_kw,
-            "mix": self.experiment.mix,
+            "workload_profile": self.experiment.mix,
+            "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
+            "pending_pods": [one.to_json() for one in self.pending],
         }
+
+    @property
+    def allocated_percent(self) -> float:
+        """GPU allocated at the end, of the capacity."""
+        return 100 * self.allocated_gpu_milli / (self.capacity_gpu_milli or 1)
 
 
 def as_listed(workload: Workload) -> Stream:
@@ -209,6 +222,7 @@ def run(
     watts: PowerModel | None = None,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[int, float, Engine], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Outcome:
     """Run one experiment and have the validator follow every decision.
 
@@ -226,6 +240,8 @@ def run(
         Called now and then with pods done and pods in all.
     observe
         Called after every pod with its number, the requested share so far and the engine.
+    stop
+        Asked before every pod whether to end here.
 
     Raises
     ------
@@ -244,6 +260,7 @@ def run(
     thresholds = [(name, float(name) * capacity) for name in SHARES] if capacity else []
     allocated = sum(placement.gpu_milli for placement in state.placements.values())
     requested = placed = 0
+    pending: list[PodRequest] = []
     allocation_at: dict[str, float] = {}
     power_kw_at: dict[str, float] = {}
     meter = PowerMeter(state, watts)
@@ -255,6 +272,8 @@ def run(
     log: list[Placement] = list(state.placements.values())
     started = time.perf_counter()
     for number, request in enumerate(stream.requests):
+        if stop is not None and stop():
+            break
         pricing.arrives(request)
         pricing.refresh()
         requested += request.gpu.requested_milli
@@ -268,6 +287,8 @@ def run(
             log.append(placement)
             allocated += placement.gpu_milli
             placed += 1
+        else:
+            pending.append(request)
         while thresholds and requested >= thresholds[0][1]:
             note(thresholds.pop(0)[0])
         if observe:
@@ -276,12 +297,15 @@ def run(
             progress(number, len(stream.requests))
     seconds = time.perf_counter() - started
     # The stream ends just below the arrival it was made for; that end is its figure.
-    if thresholds and experiment.protocol == "inflation":
+    tried = placed + len(pending)
+    stopped = tried < len(stream.requests)
+    if thresholds and experiment.protocol == "inflation" and not stopped:
         name, _ = thresholds[0]
         if abs(float(name) - experiment.arrival) < 1e-9:
             note(name)
     _validator(stream, workload, log, allocated, state)
     _step_by_step(state, workload, log)
+    left = pending_pods(engine, pending)
     return Outcome(
         experiment,
         capacity,
@@ -289,10 +313,12 @@ def run(
         allocated,
         allocation_at,
         placed,
-        len(stream.requests) - placed,
+        left,
         seconds,
         power_kw_at,
         meter.read() / 1000,
+        by_class(stream.requests[:tried], left),
+        stopped,
     )
 
 

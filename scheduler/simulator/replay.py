@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
@@ -25,7 +25,7 @@ from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs.spec import minimum_of
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import GangKey, GpuKind, Placement, PodRequest, Reason, Shape
+from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Shape
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
 from scheduler.core.validator import Validator
@@ -39,9 +39,10 @@ from scheduler.simulator.inflation import (
     chooser,
     let_in,
 )
+from scheduler.simulator.pending import CLASSES, PendingPod, by_class, pending_pods, pod_class
 from scheduler.simulator.pricing import Pricing
 
-__all__ = ["ReplayOutcome", "Waiting", "backoff_s", "pod_class", "replay"]
+__all__ = ["ReplayOutcome", "Waiting", "backoff_s", "replay"]
 
 INITIAL_BACKOFF_S = 1.0
 MAX_BACKOFF_S = 10.0
@@ -70,10 +71,10 @@ class _Pending:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """How long the pods of a class waited, in seconds; those never placed are ``starved``."""
+    """How long the pods of a class waited, in seconds; ``pending`` were never placed."""
 
     pods: int
-    starved: int
+    pending: int
     p50_s: float
     p95_s: float
     max_s: float
@@ -99,6 +100,12 @@ class ReplayOutcome:
         Whether a planner planned the waiting pods from time to time.
     power_kw
         Time-weighted mean of what the nodes draw by :class:`PowerModel`.
+    pending
+        Pods that were never placed.
+    sizes
+        Pods and placed pods by :data:`CLASSES`.
+    stopped
+        Whether the run ended before its last event; ``pods`` are those that had arrived.
     """
 
     experiment: Experiment
@@ -118,6 +125,9 @@ class ReplayOutcome:
     seconds: float
     planned: bool = False
     power_kw: float = 0.0
+    pending: tuple[PendingPod, ...] = ()
+    sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    stopped: bool = False
 
     @property
     def label(self) -> str:
@@ -135,7 +145,8 @@ class ReplayOutcome:
             "rate": self.rate,
             "pods": self.pods,
             "placed": self.placed,
-            "starved": self.pods - self.placed,
+            "pending": self.pods - self.placed,
+            "sizes": self.sizes,
             "attempts": self.attempts,
             "plans": self.plans,
             "allocation_percent": round(self.allocation_percent, 4),
@@ -143,7 +154,7 @@ class ReplayOutcome:
             "peak_percent": round(self.peak_percent, 4),
             "power_kw": round(self.power_kw, 4),
             "waiting": {
-                name: {"pods": wait.pods, "starved": wait.starved, **_seconds_json(wait)}
+                name: {"pods": wait.pods, "pending": wait.pending, **_seconds_json(wait)}
                 for name, wait in self.waiting.items()
             },
             "gangs": {
@@ -152,25 +163,16 @@ class ReplayOutcome:
                 "none": self.gangs_none,
                 "half_gang_gpu_hours": round(self.half_gang_gpu_hours, 4),
             },
+            "workload_profile": self.experiment.mix,
+            "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
+            "pending_pods": [one.to_json() for one in self.pending],
         }
 
 
 def backoff_s(attempts: int) -> float:
     """Seconds that a pod has to wait after so many failed attempts (>= 1), as kube-scheduler's."""
     return min(MAX_BACKOFF_S, INITIAL_BACKOFF_S * 2.0 ** min(attempts - 1, 30))
-
-
-def pod_class(request: PodRequest) -> str:
-    """``cpu``, ``fraction``, ``1 GPU``, ``2-7 GPUs``, ``8+ GPUs``, ``mig`` or ``shared``."""
-    match request.gpu.kind:
-        case GpuKind.NONE:
-            return "cpu"
-        case GpuKind.WHOLE:
-            count = request.gpu.count
-            return "1 GPU" if count == 1 else "2-7 GPUs" if count < 8 else "8+ GPUs"
-        case kind:
-            return kind.name.lower()
 
 
 def replay(
@@ -183,6 +185,7 @@ def replay(
     watts: PowerModel | None = None,
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> ReplayOutcome:
     """Run the workload's own arrivals and departures.
 
@@ -205,6 +208,8 @@ def replay(
         Called with events of arrival done and in all.
     observe
         Called with the simulated time, the engine and the pods that wait, about 200 times.
+    stop
+        Asked before every instant whether to end here.
 
     Raises
     ------
@@ -219,7 +224,7 @@ def replay(
         raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")
     arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
     run = _Run(workload, experiment, selector, plan_every_s, watts)
-    return run.go(arrivals, rate, progress, observe)
+    return run.go(arrivals, rate, progress, observe, stop or (lambda: False))
 
 
 @dataclass
@@ -292,6 +297,7 @@ class _Run:
         rate: float,
         progress: Callable[[int, int], None] | None,
         observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None,
+        stop: Callable[[], bool],
     ) -> ReplayOutcome:
         times = [arrival.at_s for arrival in arrivals]
         begin, end = min(times, default=0.0), max(times, default=0.0)
@@ -301,7 +307,7 @@ class _Run:
         heapq.heapify(self.heap)
         started = time.perf_counter()
         next_sample, step = begin, (end - begin) / 200
-        while self.heap:
+        while self.heap and not stop():
             now = self.heap[0][0]
             clock.advance(now, self)
             self._turn(pods, now)
@@ -316,7 +322,9 @@ class _Run:
         differences = self.state.check()
         if differences:
             raise ValidatorMismatch(f"the state drifted: {differences[0]}")
-        return self._outcome(pods, clock, rate, seconds)
+        clock.end_s = min(clock.end_s, clock.now_s)
+        arrived = [pod for pod in pods if pod.arrival.at_s <= clock.now_s]
+        return self._outcome(arrived, clock, rate, seconds)
 
     # -- events ------------------------------------------------------------------------------
 
@@ -496,9 +504,8 @@ class _Run:
     ) -> ReplayOutcome:
         capacity = self.workload.gpu_milli or 1
         span = clock.end_s - clock.begin_s
-        starved: dict[str, int] = defaultdict(int)
-        for pod in self.pool.values():
-            starved[pod_class(pod.arrival.request)] += 1
+        pending = pending_pods(self.engine, (p.arrival.request for p in self.pool.values()))
+        without = Counter(pod_class(one.pod) for one in pending)
         whole = sum(gang.most >= self.minimum(key) for key, gang in self.gangs.items())
         none = sum(gang.most == 0 for gang in self.gangs.values())
         return ReplayOutcome(
@@ -512,8 +519,9 @@ class _Run:
             100 * (clock.demanded / span if span else self.demanded) / capacity,
             100 * self.peak / capacity,
             {
-                name: _waiting(self.waits.get(name, []), starved.get(name, 0))
-                for name in sorted({*self.waits, *starved})
+                name: _waiting(self.waits.get(name, []), without[name])
+                for name in CLASSES
+                if self.waits.get(name) or without[name]
             },
             whole,
             len(self.gangs) - whole - none,
@@ -522,6 +530,9 @@ class _Run:
             seconds,
             self.plan_every_s > 0,
             (clock.drawn / span if span else self.meter.read()) / 1000,
+            pending,
+            by_class((pod.arrival.request for pod in pods), pending),
+            bool(self.heap),
         )
 
 
@@ -531,9 +542,9 @@ def _seconds_json(wait: Waiting) -> dict[str, float | None]:
     return {key: round(s, 3) if s < float("inf") else None for key, s in times.items()}
 
 
-def _waiting(times: list[float], starved: int) -> Waiting:
+def _waiting(times: list[float], pending: int) -> Waiting:
     """Percentiles over all pods; those never placed count as waiting without end."""
-    waits = np.array([*times, *[np.inf] * starved])
+    waits = np.array([*times, *[np.inf] * pending])
     # "higher" is the wait of a pod: between it and one without end there is nothing to interpolate.
     p50, p95, most = np.percentile(waits, (50, 95, 100), method="higher").tolist()
-    return Waiting(len(waits), starved, p50, p95, most)
+    return Waiting(len(waits), pending, p50, p95, most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["write_report"]
+__all__ = ["ready_to_report", "write_report"]
 
+_INSTALL = "pip install 'snugfit[report]'"
 _COLOURS = {"model": "#c44e52", "cpu": "#dd8452", "memory": "#937860", "shape": "#4c72b0"}
 
 _TEMPLATE = """<!doctype html>
@@ -58,6 +60,19 @@ no device.</p>
 Run = tuple[Outcome | ReplayOutcome, Timeline]
 
 
+def ready_to_report() -> None:
+    """Make sure, before a long run, that its report can be made.
+
+    Raises
+    ------
+    InvalidInput
+        The libraries for reports are not installed.
+    """
+    for name in ("jinja2", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            raise InvalidInput("--report", f"{name} is not installed", _INSTALL)
+
+
 def write_report(path: Path, workload: Workload, runs: Sequence[Run]) -> None:
     """Write the report of one or more runs on the same workload.
 
@@ -66,11 +81,10 @@ def write_report(path: Path, workload: Workload, runs: Sequence[Run]) -> None:
     InvalidInput
         The libraries for reports are not installed, or the file cannot be written.
     """
-    try:
-        import jinja2
-        import matplotlib as mpl
-    except ImportError as error:
-        raise InvalidInput("--report", f"needs {error.name}", "install snugfit[report]") from error
+    ready_to_report()
+    import jinja2
+    import matplotlib as mpl
+
     mpl.use("svg")
     environment = jinja2.Environment(autoescape=True)
     content = environment.from_string(_TEMPLATE).render(
@@ -96,13 +110,13 @@ def write_report(path: Path, workload: Workload, runs: Sequence[Run]) -> None:
 
 def _columns(outcome: Outcome | ReplayOutcome) -> tuple[str, ...]:
     share = ("allocated, % of GPUs", "at 100 % requested")
-    figures: tuple[str, ...] = (*share, "placed", "dropped", "kW at the end")
+    figures: tuple[str, ...] = (*share, "placed", "pending", "kW at the end")
     if isinstance(outcome, ReplayOutcome):
         figures = (
             "allocated over time, % of GPUs",
             "at the peak",
             "placed",
-            "starved",
+            "pending",
             "kW over time",
         )
     return ("policy", "seed", *figures, "seconds", "config")
@@ -125,7 +139,7 @@ def _row(outcome: Outcome | ReplayOutcome) -> tuple[object, ...]:
             f"{share:.2f}",
             shown,
             outcome.placed,
-            outcome.dropped,
+            len(outcome.pending),
             f"{outcome.power_kw:.1f}",
         )
     of = outcome.experiment

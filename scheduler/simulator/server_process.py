@@ -46,7 +46,7 @@ def running_server(cluster: Path, *options: str) -> Iterator[str]:
         The server did not start; says what it logged.
     """
     command = [sys.executable, "-m", "scheduler.cli.main", "serve", "--offline"]
-    command += ["--nodes", str(cluster), "--port", "0", "--log-level", "warning", *options]
+    command += [str(cluster), "--port", "0", "--log-level", "warning", *options]
     with tempfile.TemporaryFile("w+") as log, _leaving_on_sigterm():
         process = subprocess.Popen(command, stderr=log, stdout=subprocess.DEVNULL)  # noqa: S603
         try:

@@ -32,11 +32,11 @@ R = TypeVar("R")
 class Job:
     """One run of a sweep. ``profile`` puts an emulated kube-scheduler around the engine.
 
-    ``mix`` and ``weights`` as in :class:`Experiment`.
+    ``files`` list the workload together, as for :func:`scheduler.files.load.load_workload`; ``mix``
+    and ``weights`` as in :class:`Experiment`.
     """
 
-    nodes: Path
-    pods: Path | None
+    files: tuple[Path, ...]
     policy: str
     seed: int
     protocol: str = "inflation"
@@ -134,15 +134,15 @@ def _ctrl_c_ignored() -> Iterator[None]:
 
 
 @lru_cache(maxsize=2)
-def loaded(nodes: Path, pods: Path | None) -> tuple[Workload, str]:
+def loaded(*files: Path) -> tuple[Workload, str]:
     """A workload and its digest, read once for many jobs of a process."""
-    workload = load_workload(nodes, pods)
+    workload = load_workload(*files)
     return workload, workload.digest()
 
 
 def experiment_of(job: Job) -> Experiment:
     """What a job runs, as it names its result."""
-    _, digest = loaded(job.nodes, job.pods)
+    _, digest = loaded(*job.files)
     return Experiment(
         job.policy,
         job.seed,
@@ -157,7 +157,7 @@ def experiment_of(job: Job) -> Experiment:
 
 def run_job(job: Job) -> Outcome:
     """What one job comes to."""
-    workload, _ = loaded(job.nodes, job.pods)
+    workload, _ = loaded(*job.files)
     experiment = experiment_of(job)
     profile = job.profile
     if profile is None:

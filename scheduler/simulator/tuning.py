@@ -18,7 +18,7 @@ from statistics import fmean
 from scheduler.core.errors import InvalidInput
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.reading import LARGEST_WORKLOAD, json_of, read_bytes, text_of
-from scheduler.simulator.sweep import Job, experiment_of, sweep
+from scheduler.simulator.sweep import Job, experiment_of, one_by_one, run_job
 
 __all__ = ["Journal", "Step", "Tuning", "tune"]
 
@@ -61,6 +61,9 @@ class Journal:
 
     def __contains__(self, run: str) -> bool:
         return run in self._known
+
+    def __len__(self) -> int:
+        return len(self._known)
 
     def __getitem__(self, run: str) -> float:
         return self._known[run]
@@ -150,7 +153,12 @@ def tune(
     """
     if not train or not holdout or set(train) & set(holdout):
         raise InvalidInput("seeds", "of train and hold-out overlap or are missing", "split them")
-    search = _Search(replace(job, policy="priced"), journal or Journal(), processes, progress)
+    search = _Search(
+        replace(job, policy="priced"),
+        Journal() if journal is None else journal,
+        processes,
+        progress,
+    )
     search.expected = len(train) * (1 + rounds * len(_ORDER) * len(_FACTORS)) + 2 * len(holdout)
     best = start or PriceWeights()
     name = "given" if start else "built-in"
@@ -212,14 +220,11 @@ class _Search:
             (run, job) for run, job in zip(runs, jobs, strict=True) if run not in self.journal
         ]
         self._advance(len(jobs) - len(missing))
-
-        def finished(_done: int, _total: int) -> None:
-            self._advance(1)
-
-        outcomes = sweep([job for _, job in missing], processes=self.processes, progress=finished)
+        outcomes = one_by_one(run_job, [job for _, job in missing], processes=self.processes)
         for (run, job), outcome in zip(missing, outcomes, strict=True):
             assert job.weights is not None
             self.journal.note(run, job.weights, job.seed, outcome.allocation_at[_FULL])
+            self._advance(1)
         found = [self.journal[run] for run in runs]
         width = len(seeds)
         return [tuple(found[at : at + width]) for at in range(0, len(found), width)]

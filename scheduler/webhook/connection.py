@@ -28,6 +28,7 @@ from scheduler.webhook.framing import (
     Chunks,
     Head,
     parse_head,
+    too_long,
     visibly_wrong,
 )
 
@@ -209,6 +210,11 @@ class Connection:
     # -- a request ---------------------------------------------------------------------------
 
     @property
+    def refused(self) -> BadRequest | None:
+        """Why what came is no request; of :attr:`Step.REFUSED`."""
+        return self._refused
+
+    @property
     def begun(self) -> bool:
         """Whether part of a request is there."""
         return bool(self._held) or self._head is not None
@@ -313,10 +319,10 @@ class Connection:
         if self.refusal:
             raise BadRequest(403, self.refusal)
         if head.length is not None and head.length > self._most_body:
-            raise BadRequest(413, "the body is too long")
+            raise too_long(f"has {head.length} bytes", self._most_body)
         if head.length is None:
             if not self._most_body:
-                raise BadRequest(413, "the body is too long")
+                raise too_long("comes in chunks", 0)
             self._chunks = Chunks(self._most_body)
             held, self._held = self._held, b""
             self._took(held)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["MOST_HEAD", "BadRequest", "Chunks", "Head", "parse_head", "visibly_wrong"]
+__all__ = ["MOST_HEAD", "BadRequest", "Chunks", "Head", "parse_head", "too_long", "visibly_wrong"]
 
 MOST_HEAD = 1 << 16
 _MOST_FIELDS = 128
@@ -48,6 +48,14 @@ class BadRequest(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"{status}: {reason}")
         self.status, self.reason = status, reason
+
+
+def too_long(what: str, most: int) -> BadRequest:
+    """The refusal of a body: what it has, and the bytes that it may have."""
+    if not most:
+        return BadRequest(413, f"the body {what}, and nothing here takes one")
+    remedy = "nodeCacheCapable: true sends names only"
+    return BadRequest(413, f"the body {what}, above the {most} of max_body_mib ({remedy})")
 
 
 @dataclass(slots=True)
@@ -268,7 +276,7 @@ class Chunks:
                 raise BadRequest(400, "no size of a chunk")
             self._wanted = int(found[1], 16)
             if self._wanted + len(self.body) > self._most:
-                raise BadRequest(413, "the body is too long")
+                raise too_long("goes on", self._most)
             if not self._wanted:
                 self._trailers = 0
         return False

@@ -26,7 +26,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 
+from scheduler.cluster.housekeeping import Sparingly
 from scheduler.webhook.connection import Connection, Step, WsgiApp, lasting_environ
 
 __all__ = ["Limits", "Listener"]
@@ -37,6 +39,7 @@ _LINGER_S = 0.010  # a worker waits so long for the next request to begin
 _FINISH_S = 0.050  # and for one that has begun to end
 _WRITE_S = 0.100  # and for a caller to take an answer
 _LOOK_S = 0.25
+_TOLD_EVERY_S = 60.0
 _DRAIN_AFTER_ANSWER_S = 1.0
 _UNCOUNTED = 1 << 16  # a request of this size is no burden
 _BACKLOG = 512
@@ -147,6 +150,7 @@ class Listener:
         self._lasting = lasting_environ(self.host, self.port, secure=tls is not None)
         self._places = limits.within_files()
         self._short_of_files = False
+        self._told = Sparingly(every_s=_TOLD_EVERY_S)
         self._lock = threading.Lock()
         self._table: dict[int, Connection] = {}  # by descriptor, oldest first
         self._handshakes, self._arrivals = select.epoll(), select.epoll()
@@ -381,12 +385,22 @@ class Listener:
         elif step is Step.GONE:
             self._close(connection)
         elif step is Step.REFUSED:
+            self._tell_of(connection)
             connection.refuse()
             self._finish(connection)
         else:
             self._set_deadline(connection)
             self._burden(connection)
             self._arm(connection)
+
+    def _tell_of(self, connection: Connection) -> None:
+        """Log that a body was too long: kube-scheduler says of it only that the call has failed."""
+        refused = connection.refused
+        if refused is not None and refused.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            caller = connection.peer[:1]
+            if self._told.now(caller):
+                text = "%s: a request from %s is refused: %s"
+                log.warning(text, self._name, ".".join(map(str, caller)), refused.reason)
 
     def _set_deadline(self, connection: Connection) -> None:
         """Begin a new wait where what is waited for has changed; a slow byte prolongs nothing."""

@@ -22,13 +22,15 @@ from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.cluster.follow import LiveCluster
 from scheduler.cluster.ledger import Ledger
-from scheduler.cluster.view import prices_in_force, snapshot
+from scheduler.cluster.view import PlanningView, planning_view, prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
 from scheduler.core.errors import InvalidInput, UnknownPod
 from scheduler.core.leftover_values import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.model import GpuKind, Placement
 from scheduler.core.power import SOCKET
 from scheduler.core.state import ClusterState
+from scheduler.files import native
+from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.webhook import protocol
 from scheduler.webhook.metrics import ExtenderMetrics
 from scheduler.webhook.status import BRIEFLY, VERBS
@@ -99,6 +101,7 @@ def create_app(webhook: Webhook) -> Flask:
         view = _verb_view(verb, handle, webhook)
         app.add_url_rule(f"{base}/{verb}", verb, view, methods=["POST"])
     _add_views(app, webhook)
+    _add_debug_views(app, webhook)
     _add_refusals(app, metrics)
     short = _ShortWay(app.wsgi_app, verbs, webhook)
     setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
@@ -223,19 +226,6 @@ def _add_views(app: Flask, webhook: Webhook) -> None:
     def description() -> Response:
         return _json(openapi_document(ledger.config.base))
 
-    @app.get("/debug/state")
-    def debug_state() -> Response:
-        return _json(_state_json(*snapshot(ledger)))
-
-    @app.get("/debug/prices")
-    def debug_prices() -> Response:
-        return _json(_prices_json(prices_in_force(ledger)))
-
-    @app.get("/debug/decisions")
-    def debug_decisions() -> Response:
-        limit = request.args.get("limit", default=50, type=int)
-        return _json({"decisions": webhook.decisions.latest(limit)})
-
     @app.delete("/offline/pods/<path:uid>")
     def release(uid: str) -> Response:
         if webhook.offline is None:
@@ -245,6 +235,27 @@ def _add_views(app: Flask, webhook: Webhook) -> None:
         except UnknownPod:
             return _refuse(404, metrics)
         return Response(status=204)
+
+
+def _add_debug_views(app: Flask, webhook: Webhook) -> None:
+    ledger = webhook.ledger
+
+    @app.get("/debug/state")
+    def debug_state() -> Response:
+        return _json(_state_json(*snapshot(ledger)))
+
+    @app.get("/debug/cluster")
+    def debug_cluster() -> Response:
+        return Response(native.encode(_cluster(planning_view(ledger))), mimetype=_JSON)
+
+    @app.get("/debug/prices")
+    def debug_prices() -> Response:
+        return _json(_prices_json(prices_in_force(ledger)))
+
+    @app.get("/debug/decisions")
+    def debug_decisions() -> Response:
+        limit = request.args.get("limit", default=50, type=int)
+        return _json({"decisions": webhook.decisions.latest(limit)})
 
 
 def _ready(live: LiveCluster | None) -> bool:
@@ -348,6 +359,17 @@ def _prices_json(prices: Prices | None) -> dict[str, Any]:
             for each, table in zip(prices.classes, prices.sets, strict=True)
         },
     }
+
+
+def _cluster(view: PlanningView) -> Workload:
+    """Nodes, running pods and those that have asked lately, for ``CLUSTER`` of a command."""
+    return Workload(
+        tuple(view.nodes),
+        tuple(Arrival(request) for request in view.pending),
+        tuple(BoundPod(p.pod, p.node, p.devices) for p in view.placements),
+        "extender",
+        view.gangs,
+    )
 
 
 def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:

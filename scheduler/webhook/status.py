@@ -33,7 +33,15 @@ __all__ = [
 ]
 
 CONTENT_PATHS = frozenset(
-    {"/metrics", "/readyz", "/openapi.json", "/debug/state", "/debug/prices", "/debug/decisions"}
+    {
+        "/metrics",
+        "/readyz",
+        "/openapi.json",
+        "/debug/cluster",
+        "/debug/state",
+        "/debug/prices",
+        "/debug/decisions",
+    }
 )
 OFFLINE_PATHS = "/offline/"
 VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})

@@ -81,7 +81,7 @@ def offline(plane: ControlPlane, nodes: Sequence[Json], *flags: str) -> Extender
     dump = plane.home / "nodes.json"
     dump.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": list(nodes)}))
     return Extender(
-        plane, ["--offline", "--nodes", dump, "--hold-ttl", "600", *flags], name="extender-offline"
+        plane, ["--offline", dump, "--hold-ttl", "600", *flags], name="extender-offline"
     )
 
 

@@ -81,7 +81,7 @@ def test_two_runs_place_the_same_pods() -> None:
         assert demo.returncode == 0, errors
         said.append(json.loads(out))
         for side in ("snugfit", "default", "packing"):
-            assert said[-1][side]["pods_placed"] + said[-1][side]["pods_dropped"] == 80
+            assert said[-1][side]["pods_placed"] + said[-1][side]["pods_pending"] == 80
             said[-1][side].pop("latency_ms")
     assert said[0] == said[1] and said[0]["violations"] == []
 

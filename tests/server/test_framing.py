@@ -161,6 +161,17 @@ def test_what_cannot_be_served_has_its_own_status(ask: Ask, request_: bytes, sta
     assert statuses == [status], received[:1000]
 
 
+def test_a_body_that_is_too_long_is_logged_and_says_what_would_do(
+    ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    """kube-scheduler logs that the call failed, not why; and a stranger fills no log."""
+    for _ in range(3):
+        _, received = ask(HEAD + b"Content-Length: %d\r\n\r\n" % (65 << 20))
+        assert b"68157440 bytes" in received and b"nodeCacheCapable" in received
+    (line,) = [r.getMessage() for r in caplog.records if "is refused" in r.getMessage()]
+    assert "127.0.0.1" in line and "max_body_mib" in line
+
+
 ALLOWED = {
     "plain": HEAD + LENGTH + b"\r\n" + BODY,
     "leading zeros": HEAD + b"Content-Length: 000%d\r\n\r\n" % len(BODY) + BODY,

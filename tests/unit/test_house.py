@@ -128,7 +128,7 @@ def test_early_decoders_and_untyped_ones_are_none_of_them() -> None:
 def test_every_line_of_the_command_line_goes_through_one_place() -> None:
     """Whoever prints by another way lets control characters of others reach the terminal."""
     rooms = [ROOT / "scheduler" / "cli", ROOT / "scheduler" / "simulator"]
-    doors = {"terminal.py", "console.py"}
+    doors = {"output.py"}
     direct = [
         f"{path}:{call.lineno}"
         for path in SOURCES

@@ -2,44 +2,33 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from scheduler.cli.terminal import say
+from scheduler.cli.inputs import cluster_argument
+from scheduler.cli.options import gone, json_option, kubeconfig_option, seed_option
+from scheduler.cli.output import EXIT_INTERRUPTED, say
+from scheduler.cli.units import DURATION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from scheduler.core.model import Node
     from scheduler.planner.problem import Plan, Problem
 
-__all__ = ["command", "parse_budget"]
+__all__ = ["command"]
 
 _MOST_COST = 1_000_000
-_MOST_SEED = 1 << 31
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "": 1.0}
-
-
-def parse_budget(text: str) -> float:
-    """Seconds of ``500ms``, ``10s``, ``2m`` or ``10``."""
-    from scheduler.core.errors import InvalidInput
-
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|)", text.strip())
-    if not match or float(match[1]) <= 0:
-        raise InvalidInput("--budget", f"{text!r} is no time", "write 500ms, 10s or 2m")
-    return float(match[1]) * _SECONDS[match[2]]
+_SHOWN = 10
 
 
 @click.command("plan")
+@cluster_argument()
 @click.option(
-    "--snapshot",
-    required=True,
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="kubectl get nodes,pods,... -A -o json (see below): a file of JSON or YAML, or a folder; "
-    "may be given several times. Or a snugfit/v1 file.",
+    "--budget", type=DURATION, default="10s", show_default=True, help="500ms, 10s, 2m ..."
 )
-@click.option("--budget", default="10s", show_default=True, help="500ms, 10s, 2m ...")
 @click.option(
     "--objective",
     type=click.Choice(["pods", "gpu"]),
@@ -51,20 +40,24 @@ def parse_budget(text: str) -> float:
 @click.option(
     "--topology",
     default="",
+    metavar="LABEL,...",
     help="Node label keys, narrowest first: a gang stays within one domain if it can.",
 )
 @click.option(
     "--model-costs",
     type=click.Path(path_type=Path),
-    help="JSON object: what a device of each model costs. Pods are kept off dear models.",
+    help="JSON object: what a device of each model costs. Pods are kept off expensive models. "
+    "H100 stands for all models with that word in their name.",
 )
-@click.option("--seed", default=0, show_default=True, help="Decides where the search looks.")
+@seed_option
 @click.option("--deterministic", is_flag=True, help="Count work instead of time: repeatable.")
 @click.option("--explain", is_flag=True, help="Say for each pod where it goes, or why nowhere.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@kubeconfig_option
+@json_option
+@gone("--snapshot", instead="name the files as CLUSTER: snugfit plan dump.json")
 def command(
-    snapshot: tuple[Path, ...],
-    budget: str,
+    cluster: tuple[str, ...],
+    budget: float,
     objective: str,
     moves: bool,
     topology: str,
@@ -72,50 +65,76 @@ def command(
     seed: int,
     deterministic: bool,
     explain: bool,
+    kubeconfig: Path | None,
     as_json: bool,
 ) -> None:
     """Plan the whole backlog of a cluster at once, with a proven bound.
 
     Priorities are served highest first; gangs are placed whole or not at all; running pods are
     moved only where their owner, annotations and disruption budgets allow it and only to place
-    more. Rules between pods, host ports and volumes are kept as far as the objects that say them
-    are listed; what could not be taken into account is said. Nothing is carried out.
+    more. Rules between pods, host ports and volumes are kept as far as the objects that state them
+    are listed; what could not be taken into account is said. Nothing is carried out. Ctrl-C ends
+    the search and prints the plan that it has come to.
 
     Exit code 0: every pending pod that is understood has a place. 1: some have none.
 
     \b
-    kubectl get nodes,pods,pdb,podgroups,namespaces,pvc,pv,sc,csinodes,deviceclasses \\
-      -A -o json > dump.json
-    snugfit plan --snapshot dump.json --budget 10s --explain
+    snugfit plan live
+    snugfit plan dump.json --budget 10s --explain
+
+    \b
+    for kind in pdb podgroups jobs namespaces pvc pv sc csinodes \\
+        priorityclasses deviceclasses nodes pods; do
+      kubectl get $kind -A -o json
+    done > dump.json
     """  # noqa: D301 - click looks for a real backspace
     from scheduler.advisor.snapshot import Snapshot
-    from scheduler.cli.console import print_json
-    from scheduler.cli.inputs import remark
-    from scheduler.core.errors import InvalidInput
-    from scheduler.files.load import load_dump
+    from scheduler.cli.inputs import read_dump
+    from scheduler.cli.interrupts import until_stopped
+    from scheduler.cli.output import message, print_json
     from scheduler.planner.effort import Budget
     from scheduler.planner.plan import plan
 
-    limit = parse_budget(budget)
-    if not 0 <= seed < _MOST_SEED:
-        raise InvalidInput("--seed", f"is {seed}", f"use 0..{_MOST_SEED - 1}")
     costs = _model_costs(model_costs) if model_costs else {}
-    dump = load_dump(snapshot)
-    remark(", ".join(map(str, snapshot)), dump.workload)
+    dump = read_dump(cluster, kubeconfig)
     problem = Snapshot.of_dump(dump).problem(
         objective,
         moves=moves,
-        topology=[key.strip() for key in topology.split(",") if key.strip()],
-        model_costs=costs,
+        topology=_topology(topology, dump.workload.nodes),
+        model_costs=_by_product(costs, dump.workload.nodes, model_costs),
     )
-    made = plan(problem, Budget(limit, deterministic=deterministic, seed=seed))
+    limit = Budget(budget, deterministic=deterministic, seed=seed)
+    made, stopped = until_stopped(lambda: plan(problem, limit), limit.stop)
     if as_json:
         misread = [one.to_json() for one in dump.workload.not_understood]
-        print_json(made.to_json() | {"not_understood": misread})
+        print_json(made.to_json() | {"not_understood": misread, "stopped": stopped})
     else:
         _print_plan(made, problem, explain=explain)
+    if stopped:
+        message(f"stopped by Ctrl-C after {made.seconds:.1f} s of {budget:g} s")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
     if made.unplaced:
         raise click.exceptions.Exit(1)
+
+
+def _topology(text: str, nodes: Sequence[Node]) -> tuple[str, ...]:
+    """Label keys; those that no node has are a mistake."""
+    from scheduler.core.errors import InvalidInput, nearest
+
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    known = {label for node in nodes for label in node.labels}
+    for key in keys:
+        if key not in known and nodes:
+            remedy = f"did you mean {nearest(key, known)!r}?" if known else "nodes have no labels"
+            raise InvalidInput(f"--topology {key}", "is a label of no node", remedy)
+    return keys
+
+
+def _by_product(costs: dict[str, int], nodes: Sequence[Node], path: Path | None) -> dict[str, int]:
+    from scheduler.cli.ask.models import costs_by_product
+
+    products = {device.product for node in nodes for device in node.devices if device.product}
+    return costs_by_product(costs, products, f"--model-costs {path}")
 
 
 def _model_costs(path: Path) -> dict[str, int]:
@@ -125,7 +144,8 @@ def _model_costs(path: Path) -> dict[str, int]:
 
     content = json_of(read_text(path), f"--model-costs {path}")
     if not isinstance(content, dict):
-        raise InvalidInput(f"--model-costs {path}", "is no object", 'write {"H100": 10, "T4": 1}')
+        problem = "is not a JSON object"
+        raise InvalidInput(f"--model-costs {path}", problem, 'write {"H100": 10, "T4": 1}')
     for name, cost in content.items():
         if not isinstance(cost, int) or isinstance(cost, bool) or not 0 <= cost <= _MOST_COST:
             raise InvalidInput(
@@ -137,7 +157,7 @@ def _model_costs(path: Path) -> dict[str, int]:
 
 
 def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
-    from scheduler.cli.console import print_table
+    from scheduler.cli.output import print_table
 
     unit = "pods" if problem.objective == "pods" else "milli-GPU"
     print_table(
@@ -172,7 +192,7 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
                 devices = ",".join(str(share.index) for share in placement.devices)
                 on = f" devices {devices}" if devices else ""
                 say(f"place {placement.pod.key}: {placement.node}{on}")
-    for one in made.unplaced if explain else made.unplaced[:10]:
-        say(f"wait  {one.pod.key}: {one.reason}")
-    if not explain and len(made.unplaced) > 10:
-        say(f"... and {len(made.unplaced) - 10} more (--explain lists all)")
+    for one in made.unplaced if explain else made.unplaced[:_SHOWN]:
+        say(f"pending {one.pod.key}: {one.reason}")
+    if not explain and len(made.unplaced) > _SHOWN:
+        say(f"... and {len(made.unplaced) - _SHOWN} more (--explain lists all)")

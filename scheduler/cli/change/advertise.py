@@ -7,49 +7,49 @@ from pathlib import Path
 
 import click
 
+from scheduler.cli.inputs import live_argument, live_client
+from scheduler.cli.options import connection_gone, kubeconfig_option
+
 __all__ = ["command"]
 
 
 @click.command("advertise")
-@click.argument("nodes", nargs=-1)
+@live_argument
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this one; repeatable.")
 @click.option(
     "--selector", default="", help="Only nodes with these labels, as kubectl writes them."
 )
 @click.option("--apply", "apply_it", is_flag=True, help="Write. Without it nothing is changed.")
 @click.option("--undo", is_flag=True, help="Take back what was advertised.")
-@click.option("--kubeconfig", type=click.Path(path_type=Path), help="Default: as kubectl.")
-@click.option("--context", "context_name", help="Context of the kubeconfig.")
-@click.option("--in-cluster", is_flag=True, help="Use the service account of this pod.")
+@kubeconfig_option
 @click.option("--json", "as_json", is_flag=True, help="Print the JSON patches.")
+@connection_gone
 def command(
+    cluster: tuple[str, ...],
     nodes: tuple[str, ...],
     selector: str,
     apply_it: bool,
     undo: bool,
     kubeconfig: Path | None,
-    context_name: str | None,
-    in_cluster: bool,
     as_json: bool,
 ) -> None:
     """Let nodes advertise snugfit.io/gpu-milli: 1000 for each of their GPUs.
 
-    Shows what would be written to the status of NODES (all, if none is named); --apply writes it,
-    --undo takes it back. Nodes whose units are no devices (MIG instances, time-sliced replicas,
-    partitions) are left alone. Exit code 1 if a node that was named cannot advertise.
-    """
-    from scheduler.cli.console import message, print_json, print_table
-    from scheduler.cli.terminal import complain, one_line
-    from scheduler.cluster.api.client import KubeClient
+    Shows what would be written to the status of nodes; --apply writes it, --undo takes it back.
+    Nodes whose units are not devices (MIG instances, time-sliced replicas, partitions) are left
+    alone. CLUSTER is live, or live:CONTEXT. Exit code 1 if a node that was named cannot advertise.
+
+    \b
+    snugfit advertise
+    snugfit advertise live:prod --node gpu-1 --apply
+    """  # noqa: D301 - click looks for a real backspace
+    from scheduler.cli.output import complain, message, one_line, print_json, print_table
     from scheduler.cluster.api.paging import list_in_part
     from scheduler.core.errors import InvalidInput
     from scheduler.kube.advertise import Action, adverts, withdrawals
     from scheduler.kube.objects import node_decoder
 
-    client = (
-        KubeClient.in_cluster()
-        if in_cluster
-        else KubeClient.from_kubeconfig(kubeconfig, context_name)
-    )
+    client = live_client(cluster, kubeconfig)
     listed = list_in_part(client, "/api/v1/nodes", node_decoder, selector)
     for part in listed:
         if part.missing:
@@ -57,7 +57,7 @@ def command(
             complain(one_line(f"node {name} is left out: {', '.join(part.missing)} cannot be read"))
     found = [part.obj for part in listed if not part.missing]
     if missing := set(nodes) - {node.metadata.name for node in found}:
-        raise InvalidInput("NODES", f"no node {min(missing)!r}", "see kubectl get nodes")
+        raise InvalidInput("--node", f"there is no {min(missing)!r}", "see kubectl get nodes")
     if nodes:
         found = [node for node in found if node.metadata.name in nodes]
     plan = withdrawals(found) if undo else adverts(found)

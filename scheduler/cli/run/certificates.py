@@ -57,7 +57,7 @@ def _renew(
     trusted for --overlap-days before it signs, the previous one until its last certificate has run
     out. The annotation snugfit.io/rotate on the authority's Secret begins that at once.
     """
-    from scheduler.cli.console import print_json, print_table
+    from scheduler.cli.output import print_json, print_table
     from scheduler.cluster.api.client import KubeClient
 
     with _cryptography():

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from scheduler.cli.terminal import say
+from scheduler.cli.options import inapplicable
+from scheduler.cli.output import say
 
 __all__ = ["command"]
 
@@ -80,6 +81,11 @@ def kube_scheduler(
         managed_resources,
     )
 
+    inapplicable(
+        fallback=(profile == "packing", "the stock profile has all of in-tree scoring"),
+        server_name=(topology == "service", "a sidecar is called on loopback, without TLS"),
+        tls_folder=(topology == "service", "a sidecar is called on loopback, without TLS"),
+    )
     named = tuple(part.strip() for part in resources.split(",")) if resources is not None else None
     setup = SchedulerSetup(
         topology=Topology(topology),
@@ -101,7 +107,7 @@ def kube_scheduler(
 
 @command.command("check")
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
-@click.option("--url", default="", help="Of the extender. [default: told from the file]")
+@click.option("--url", default="", help="Of the extender. [default: as the file has it]")
 @click.option(
     "--url-prefix", default="", help="Path of the verbs, as for serve. [default: none: /filter]"
 )
@@ -114,7 +120,7 @@ def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
     starting; how an extender is called is checked where it is ours. Notes alone are exit code 0. Of
     a policy file, the weights in force are shown beside those that it gives.
     """
-    from scheduler.cli.console import message, print_json, print_table
+    from scheduler.cli.output import message, print_json, print_table
     from scheduler.core.errors import InvalidInput
     from scheduler.core.price_weights import POLICY_FORMAT
     from scheduler.core.reading import read_stream, read_text, text_of
@@ -136,7 +142,7 @@ def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
             raise InvalidInput(
                 f"{name}:{line}", f"the key {path[-1]} stands here twice", "drop one"
             )
-        raise InvalidInput(name, "is no Kubernetes object, having no kind", f"name a {KIND}")
+        raise InvalidInput(name, "is not a Kubernetes object: it has no kind", f"name a {KIND}")
     found = [
         finding
         for document in meant or documents[:1]
@@ -168,7 +174,7 @@ def check(file: Path, url: str, url_prefix: str, as_json: bool) -> None:
 
 def _check_policy(text: str, name: str, *, as_json: bool) -> None:
     """Weights as a policy file gives them, and as they are charged."""
-    from scheduler.cli.console import message, print_json, print_table
+    from scheduler.cli.output import message, print_json, print_table
     from scheduler.core.price_weights import PriceWeights
 
     weights = PriceWeights.from_policy_file(text, name)

@@ -16,11 +16,8 @@ __all__ = ["command"]
 @click.option("--timeout", "timeout_s", type=float, default=3.0, show_default=True, help="Seconds.")
 def command(url: str | None, timeout_s: float) -> None:
     """Ask a running extender whether it is well; exit code 1 if not. For container engines."""
-    import urllib.error
-    import urllib.request
-    from urllib.parse import urlsplit
-
-    from scheduler.cli.console import message
+    from scheduler.cli.fetch import fetch
+    from scheduler.cli.output import message
     from scheduler.cluster.settings_file import load
     from scheduler.core.errors import InvalidInput
     from scheduler.webhook.status import split_address
@@ -33,15 +30,7 @@ def command(url: str | None, timeout_s: float) -> None:
             )
         port = split_address(config.status_listen)[1] if config.status_listen else config.port
         url = f"http://127.0.0.1:{port}/healthz"
-    try:
-        scheme = urlsplit(url).scheme
-    except ValueError:  # half an IPv6 address
-        scheme = ""
-    if scheme not in ("http", "https"):
-        raise InvalidInput("--url", f"{url!r} is no URL", "write http://127.0.0.1:10262/healthz")
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as answer:  # noqa: S310 - checked above
-            message(f"{url}: {answer.status}")
-    except (urllib.error.URLError, OSError) as error:
-        message(f"{url}: {error}")
-        raise click.exceptions.Exit(1) from error
+    status, body = fetch(url, field="--url", timeout_s=timeout_s)
+    message(f"{url}: {status or body.decode(errors='replace')}")
+    if not 200 <= status < 300:
+        raise click.exceptions.Exit(1)

@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scheduler.cli.terminal import complain, printable, say
+from scheduler.cli.inputs import cluster_argument
+from scheduler.cli.options import gone, inapplicable
+from scheduler.cli.output import complain, printable, say
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from scheduler.cluster.api.client import KubeClient
     from scheduler.cluster.settings import ExtenderConfig
 
@@ -28,18 +32,15 @@ _READ_BETWEEN_COLLECTIONS = 50_000  # objects made while a cluster is read; 700 
 
 
 @click.command("serve")
+@cluster_argument(required=False)
 @click.option("--kubeconfig", help="Cluster to follow. [default: the pod's service account]")
 @click.option("--context", help="Context of the kubeconfig.")
-@click.option("--offline", is_flag=True, help="Serve a cluster from a file; no Kubernetes.")
+@click.option("--offline", is_flag=True, help="Serve a copy of CLUSTER; nothing is written to it.")
 @click.option(
-    "--nodes",
-    type=click.Path(path_type=Path),
-    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder).",
-)
-@click.option(
-    "--mix",
+    "--workload-profile",
     "mix_file",
-    help="Typical pods: of this snugfit/v1 file or these objects, for good. Default: learnt.",
+    metavar="FILE",
+    help="The pods of this file are typical, for good.  [default: learnt from the pods seen]",
 )
 @click.option("--config", "config_file", type=click.Path(path_type=Path), help="YAML settings.")
 @click.option("--host", help="Address to listen on. [default: 127.0.0.1]")
@@ -56,11 +57,13 @@ _READ_BETWEEN_COLLECTIONS = 50_000  # objects made while a cluster is read; 700 
     is_flag=True,
     help="Print the settings in force as a commented YAML file, and stop.",
 )
+@gone("--nodes", instead="name the file as CLUSTER: snugfit serve --offline nodes.csv")
+@gone("--mix", instead="write --workload-profile FILE")
 def command(
+    cluster: tuple[str, ...],
     kubeconfig: str | None,
     context: str | None,
     offline: bool,
-    nodes: Path | None,
     mix_file: str | None,
     config_file: Path | None,
     host: str | None,
@@ -82,9 +85,13 @@ def command(
     It follows a live cluster by its API: answers begin once everything that exists is known, and
     after a restart everything is learnt again.
 
-    With --offline the cluster comes from --nodes, `POST /bind` is the truth, `DELETE
-    /offline/pods/{uid}` releases, and `GET /debug/state` shows everything.
-    """
+    With --offline the cluster is what CLUSTER lists at the start, `POST /bind` is the truth,
+    `DELETE /offline/pods/{uid}` releases, and `GET /debug/state` shows everything.
+
+    \b
+    snugfit serve --kubeconfig ~/.kube/config --context test
+    snugfit serve --offline dump.json --port 10262
+    """  # noqa: D301 - click looks for a real backspace
     from scheduler.cluster.settings_file import as_yaml, load
     from scheduler.core.errors import InvalidInput
 
@@ -108,17 +115,19 @@ def command(
         for text in config.price_weights().remarks():
             complain(f"{config.policy_file}: {text}")
         return
-    if offline and nodes is None:
-        raise InvalidInput("--nodes", "is missing", "name a cluster file")
-    if nodes is not None and not offline:
-        raise InvalidInput("--nodes", "is for --offline", "add --offline, or drop --nodes")
+    if offline and not cluster:
+        raise InvalidInput("CLUSTER", "is missing", "name the cluster to serve a copy of")
+    if cluster and not offline:
+        raise InvalidInput("CLUSTER", "is for --offline", "add --offline, or drop it")
+    because = (not offline, "with --offline no API is followed; write CLUSTER live:CONTEXT")
+    inapplicable(kubeconfig=because, context=because)
     _log_to_stderr(config.log_level, as_json=config.log_json)
     for text in config.price_weights().remarks():
         logging.getLogger(__name__).warning("%s: %s", config.policy_file, text)
-    _serve(config, nodes)
+    _serve(config, cluster)
 
 
-def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
+def _serve(config: ExtenderConfig, cluster: Sequence[str]) -> None:
     from scheduler.cli.inputs import read_workload
     from scheduler.cluster.follow import LiveCluster
     from scheduler.cluster.ledger import Ledger
@@ -132,9 +141,9 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
     from scheduler.webhook.server import ExtenderServer
     from scheduler.webhook.webhook import Webhook
 
-    workload = read_workload(nodes) if nodes else Workload(())
+    workload = read_workload(cluster) if cluster else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
-    mix = read_workload(Path(config.mix_file)) if config.mix_file else workload
+    mix = read_workload([config.mix_file]) if config.mix_file else workload
     known = [bound.request for bound in mix.bound] or list(mix.requests)
     if config.mix_file and not known:
         raise InvalidInput(
@@ -150,8 +159,8 @@ def _serve(config: ExtenderConfig, nodes: Path | None) -> None:
         seed=config.seed,
     )
     place_bound(engine, workload)
-    ledger = Ledger(engine, config, live=nodes is None)
-    client = None if nodes else _client(config)
+    ledger = Ledger(engine, config, live=not cluster)
+    client = None if cluster else _client(config)
     live = LiveCluster(ledger, client, _identity(), on_synced=_begin_service) if client else None
     loop = PlannerLoop(ledger) if config.needs_planner_process else None
     webhook = Webhook(ledger, loop, live)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from scheduler.cli.terminal import say
+from scheduler.cli.options import inapplicable, json_option
+from scheduler.cli.output import say
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class _Side:
     name: str
     metrics: ClusterMetrics
     placed: int
-    dropped: int
+    pending: int
     latencies_ms: dict[str, list[float]]
 
     def to_json(self) -> dict[str, Any]:
@@ -46,7 +47,7 @@ class _Side:
                 cause: round(self.metrics.stranded_milli[cause] / 1000, 1) for cause in CAUSES
             },
             "pods_placed": self.placed,
-            "pods_dropped": self.dropped,
+            "pods_pending": self.pending,
             "latency_ms": {
                 verb: {
                     f"p{percent}": round(float(np.percentile(times, percent)), 3)
@@ -63,7 +64,7 @@ class _Side:
 @click.option("--pods", default=0, help="Number of pods, instead of a load.")
 @click.option("--seed", default=1, show_default=True, help="Decides everything random.")
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
+@json_option
 def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json: bool) -> None:
     """Pack a synthetic cluster through the real webhook, beside kube-scheduler's default.
 
@@ -72,11 +73,12 @@ def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json:
     scoring of kube-scheduler, which spreads, and with its packing strategy MostAllocated. All of
     them place every pod that fits somewhere, and count fractions per device as Snugfit does.
     """
-    from scheduler.cli.console import message, print_json
+    from scheduler.cli.output import message, print_json
     from scheduler.core.policies.table import policy_named
     from scheduler.simulator.generate import GeneratorConfig, generate
 
     policy_named(policy)
+    inapplicable(load=(not pods, "--pods says how many there are"))
     workload = generate(GeneratorConfig(nodes=nodes, load=load, pods=pods, seed=seed))
     gpus = workload.gpu_milli // 1000
     message(f"{nodes} nodes, {gpus} GPUs of mixed models; {len(workload.arrivals)} pods arrive")
@@ -94,10 +96,10 @@ def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json:
 
 
 def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_Side, list[str]]:
-    """Place the stream over HTTP; measure and validator what the server says it did."""
+    """Place the stream over HTTP; measure and validate what the server says it did."""
     from dataclasses import replace
 
-    from scheduler.cli.console import progress
+    from scheduler.cli.output import progress
     from scheduler.core.cluster_metrics import cluster_metrics
     from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
@@ -177,7 +179,7 @@ def _packing_scheduler(workload: Workload, seed: int) -> _Side:
 
 
 def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerProfile) -> _Side:
-    from scheduler.cli.console import progress
+    from scheduler.cli.output import progress
     from scheduler.core.cluster_metrics import cluster_metrics
     from scheduler.core.engine import Engine
     from scheduler.core.mix import TypicalMix
@@ -202,7 +204,7 @@ def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerPr
 
 
 def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> None:
-    from scheduler.cli.console import print_table
+    from scheduler.cli.output import print_table
     from scheduler.core.cluster_metrics import CAUSES
 
     sides = [side.to_json() for side in (ours, default, packing)]
@@ -219,16 +221,16 @@ def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> 
         for cause in CAUSES
     ]
     rows.append(("pods placed", *(side["pods_placed"] for side in sides)))
-    rows.append(("pods that fit nowhere", *(side["pods_dropped"] for side in sides)))
+    rows.append(("pods pending", *(side["pods_pending"] for side in sides)))
     for verb, times in sides[0]["latency_ms"].items():
         rows.append((f"{verb} p50 / p99, ms", f"{times['p50']} / {times['p99']}", None, None))
     print_table(
-        f"The same {ours.placed + ours.dropped} pods on the same {ours.metrics.nodes} nodes",
+        f"The same {ours.placed + ours.pending} pods on the same {ours.metrics.nodes} nodes",
         ("", ours.name, default.name, packing.name),
         rows,
     )
     if problems:
-        say(f"VALIDATOR: {len(problems)} violations, first: {problems[0]}")
+        say(f"INVALID: {len(problems)} violations, first: {problems[0]}")
     else:
         say("Validator: no device, cpu or memory over-committed; state equals a recount.")
     for rival, other in (

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
+from scheduler.cli.options import inapplicable, json_option
+
 __all__ = ["command"]
+
+_OPTIONS = {
+    "rate_per_s": "--rate",
+    "mean_duration_s": "--mean-duration",
+    "gang_share": "--gangs",
+    "gang_size": "--gang-size",
+}
+"""Options that have other names than the settings of the generator."""
 
 
 @click.command("generate")
@@ -25,16 +35,24 @@ __all__ = ["command"]
 @click.option("--pods", default=0, help="Number of pods, instead of a load.")
 @click.option("--seed", default=1, show_default=True, help="Decides everything random.")
 @click.option(
-    "--arrivals", default="poisson", show_default=True, help="poisson, uniform or bursts."
+    "--arrivals",
+    type=click.Choice(["poisson", "uniform", "bursts"]),
+    default="poisson",
+    show_default=True,
+    help="bursts: 50 pods at a time.",
 )
 @click.option("--rate", default=10.0, show_default=True, help="Mean arrivals per second.")
 @click.option(
-    "--durations", default="none", show_default=True, help="none, exponential or lognormal."
+    "--durations",
+    type=click.Choice(["none", "exponential", "lognormal"]),
+    default="none",
+    show_default=True,
+    help="none: pods stay.",
 )
 @click.option("--mean-duration", default=3600.0, show_default=True, help="Mean seconds of a run.")
 @click.option("--gangs", default=0.0, show_default=True, help="Share of GPU pods in gangs.")
 @click.option("--gang-size", default=4, show_default=True, help="Members of a gang.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@json_option
 def command(
     out: Path,
     style: str,
@@ -52,25 +70,41 @@ def command(
 ) -> None:
     """Write a synthetic workload: a mixed GPU fleet and the pods that arrive.
 
-    The same options and seed give the same file bit for bit. Read it with `snugfit simulate
-    --nodes FILE` or `snugfit serve --offline --nodes FILE`.
-    """
-    from scheduler.cli.console import print_json, print_table
+    The same options and seed give the same file bit for bit.
+
+    \b
+    snugfit generate --out workload.json
+    snugfit simulate workload.json
+    snugfit serve --offline workload.json
+    """  # noqa: D301 - click looks for a real backspace
+    from scheduler.cli.output import print_json, print_table, writable
+    from scheduler.core.errors import InvalidInput
     from scheduler.files import dump_writer, native
     from scheduler.simulator.generate import GeneratorConfig, generate
 
-    config = GeneratorConfig(
-        nodes=nodes,
-        load=load,
-        pods=pods,
-        seed=seed,
-        arrivals=arrivals,
-        rate_per_s=rate,
-        durations=durations,
-        mean_duration_s=mean_duration,
-        gang_share=gangs,
-        gang_size=gang_size,
+    inapplicable(
+        load=(not pods, "--pods says how many there are"),
+        mean_duration=(durations != "none", "pods stay, unless --durations says otherwise"),
+        gang_size=(gangs > 0, "there is no gang, unless --gangs says how many"),
     )
+    writable(out, "--out")
+    try:
+        config = GeneratorConfig(
+            nodes=nodes,
+            load=load,
+            pods=pods,
+            seed=seed,
+            arrivals=arrivals,
+            rate_per_s=rate,
+            durations=durations,
+            mean_duration_s=mean_duration,
+            gang_share=gangs,
+            gang_size=gang_size,
+        )
+    except InvalidInput as error:
+        name = error.field.partition(".")[2]
+        option = _OPTIONS.get(name, f"--{name}")
+        raise InvalidInput(option, error.problem, error.remedy) from None
     workload = generate(config)
     (native if style == "snugfit" else dump_writer).write(workload, out)
     fleet = Counter((node.product, len(node.devices)) for node in workload.nodes)

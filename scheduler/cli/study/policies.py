@@ -11,7 +11,7 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(as_json: bool) -> None:
     """List the scoring policies, what they prefer and where they come from."""
-    from scheduler.cli.console import print_json, print_table
+    from scheduler.cli.output import print_json, print_table
     from scheduler.core.policies.table import POLICIES
 
     rows = [(p.name, p.summary, p.source) for p in POLICIES.values()]

@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from scheduler.cli.terminal import say
+from scheduler.cli.inputs import cluster_argument
+from scheduler.cli.options import gone, inapplicable, json_option, kubeconfig_option, seed_option
+from scheduler.cli.output import EXIT_INTERRUPTED, say
 from scheduler.core.defaults import DEFAULT_POLICY
 
 if TYPE_CHECKING:
-    from scheduler.core.power import PowerModel
+    from scheduler.core.price_weights import PriceWeights
     from scheduler.files.workload import Workload
     from scheduler.simulator.inflation import Experiment, Outcome
     from scheduler.simulator.replay import ReplayOutcome
     from scheduler.simulator.timeline import Timeline
 
-    Run = tuple[Outcome | ReplayOutcome, Timeline | None]
-
 __all__ = ["command"]
+
+_SHOWN = 10
 
 
 @click.command("simulate")
-@click.option(
-    "--nodes",
-    type=click.Path(path_type=Path),
-    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder). "
-    "Default: synthetic.",
-)
-@click.option(
-    "--pods", type=click.Path(path_type=Path), help="openb pod list (.csv), or more objects."
-)
+@cluster_argument(required=False)
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
-@click.option("--compare", default="", help="More policies for the same run, comma-separated.")
-@click.option("--seed", default=0, show_default=True, help="Decides everything random.")
+@click.option("--compare", default="", metavar="POLICY,...", help="More policies for the same run.")
+@seed_option
+@click.option(
+    "--seeds",
+    type=click.IntRange(2, 1000),
+    help="Runs with as many seeds from --seed on, and intervals of their means.  [default: one]",
+)
 @click.option(
     "--protocol",
     type=click.Choice(["inflation", "as-listed", "replay"]),
@@ -49,17 +51,15 @@ __all__ = ["command"]
     "--arrival",
     default=1.3,
     show_default=True,
-    help="Requested GPUs / capacity at the end of an inflation.",
+    help="Inflation: requested GPUs / capacity at the end.",
 )
 @click.option("--rate", default=1.0, show_default=True, help="Replay: arrivals so much faster.")
 @click.option(
-    "--mix",
-    type=click.Choice(["given", "learnt"]),
-    default="given",
-    show_default=True,
-    help="Typical pods are those of the whole workload, or learnt from pods seen so far.",
+    "--learn",
+    is_flag=True,
+    help="Learn the workload profile from the pods seen so far, as the webhook does.  "
+    "[default: that of the whole workload]",
 )
-@click.option("--learn", is_flag=True, help="The same as --mix learnt.")
 @click.option(
     "--policy-file",
     type=click.Path(path_type=Path),
@@ -68,194 +68,370 @@ __all__ = ["command"]
 @click.option(
     "--plan-every",
     default=0.0,
-    help="Replay: let the planner plan the waiting pods every so many seconds.  [default: never]",
+    help="Replay: let the planner plan the pending pods every so many seconds.  [default: never]",
 )
 @click.option(
     "--planner-lines",
     is_flag=True,
     help="With --plan-every: also without the planner, and the bound of an offline optimum.",
 )
+@click.option("--explain", is_flag=True, help="List every pod that stayed pending, and why.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@kubeconfig_option
+@json_option
+@gone(
+    "--nodes",
+    "--pods",
+    instead="name the files as CLUSTER: snugfit simulate nodes.csv pods.csv",
+)
+@gone("--mix", instead="write --learn for what was `--mix learnt`; `given` is the default")
 def command(
-    nodes: Path | None,
-    pods: Path | None,
+    cluster: tuple[str, ...],
     policy: str,
     compare: str,
     seed: int,
+    seeds: int | None,
     protocol: str,
     arrival: float,
     rate: float,
-    mix: str,
     learn: bool,
     policy_file: Path | None,
     plan_every: float,
     planner_lines: bool,
+    explain: bool,
     report: Path | None,
+    kubeconfig: Path | None,
     as_json: bool,
 ) -> None:
     """Replay a workload through the engine and report what got allocated.
 
     Pods arrive one by one; each goes where the policy says if it fits anywhere. Without --protocol
     replay they stay. A validator that shares no code with the engine follows every decision before
-    anything is printed.
+    anything is printed. Without CLUSTER the workload is the synthetic one that comes with Snugfit.
+    Ctrl-C ends the present run and prints what is known.
 
     \b
-    snugfit simulate                                       # the embedded synthetic workload
+    snugfit simulate
     snugfit simulate --compare best-fit,kube-default --report report.html
-    snugfit simulate --nodes N.csv --pods P.csv --policy fgd-published --protocol inflation
-    snugfit simulate --nodes N.csv --pods P.csv --protocol replay --rate 300
-    snugfit simulate --protocol replay --plan-every 60 --planner-lines --report report.html
+    snugfit simulate dump.json --explain
+    snugfit simulate nodes.csv pods.csv --protocol inflation --seeds 10
+    snugfit simulate nodes.csv pods.csv --protocol replay --rate 300
+    snugfit simulate --protocol replay --plan-every 60 --planner-lines
     """  # noqa: D301 - click looks for a real backspace
-    from scheduler.cli.console import print_json
     from scheduler.cli.inputs import read_weights, said_of
-    from scheduler.core.errors import InvalidInput
+    from scheduler.cli.interrupts import stop_on_interrupt
+    from scheduler.cli.output import message, print_json, writable
     from scheduler.core.policies.table import policy_named
     from scheduler.simulator.inflation import Experiment
 
     policies = [policy, *(name.strip() for name in compare.split(",") if name.strip())]
     for name in policies:
         policy_named(name)
-    workload = _workload(nodes, pods)
-    digest = workload.digest()
+    replayed = protocol == "replay"
+    inapplicable(
+        arrival=(protocol == "inflation", "it is for --protocol inflation"),
+        rate=(replayed, "it is for --protocol replay"),
+        plan_every=(replayed, "it is for --protocol replay"),
+        planner_lines=(replayed and plan_every > 0, "use --protocol replay and --plan-every"),
+        policy_file=("priced" in policies, "it has weights of policy priced, which is not run"),
+        explain=(not as_json, "--json lists all pending pods"),
+        report=(seeds is None, "it shows runs of one seed"),
+        seeds=(
+            protocol == "inflation" or "random" in policies,
+            "only --protocol inflation and policy random depend on the seed",
+        ),
+    )
+    writable(report, "--report")
+    if report:
+        from scheduler.simulator.report import ready_to_report
+
+        ready_to_report()
     weights = read_weights(policy_file) if policy_file else None
+    workload = _workload(cluster, kubeconfig)
+    digest = workload.digest()
     experiments = [
         Experiment(
             name,
-            seed,
+            one,
             protocol,
             arrival,
             digest,
-            mix="learnt" if learn else mix,
+            mix="learnt" if learn else "given",
             weights=weights if name == "priced" else None,
         )
         for name in policies
+        for one in range(seed, seed + (seeds or 1))
     ]
-    if planner_lines and not (protocol == "replay" and plan_every > 0):
-        raise InvalidInput(
-            "--planner-lines", "compares nothing", "use --protocol replay and --plan-every"
-        )
-    every = [0.0, plan_every] if planner_lines else [plan_every]
-    runs = [
-        _run(
-            workload,
-            experiment,
-            (rate, k),
-            report,
-            watts=weights.watts if weights else None,
-            bounded=planner_lines and k > 0,
-        )
-        for experiment in experiments
-        for k in every
-    ]
+    with stop_on_interrupt() as asked:
+        runs = _Runs(workload, weights, rate, bool(report), asked.is_set)
+        for experiment in experiments:
+            for every in (0.0, plan_every) if planner_lines else (plan_every,):
+                if not (asked.is_set() and runs.done):
+                    runs.add(experiment, every, bounded=planner_lines and every > 0)
     if report:
         from scheduler.simulator.report import write_report
 
-        write_report(report, workload, [(o, t) for o, t in runs if t])
-    outcomes = [outcome for outcome, _ in runs]
+        write_report(report, workload, runs.reported())
     if as_json:
-        first, *others = (_json(*each) for each in runs)
-        compared = {"compared": others} if others else {}
-        print_json({**first, **compared, **said_of(workload)})
-    elif protocol == "replay":
-        _print_replay(workload, runs)
+        means = {"means": runs.means()} if seeds else {}
+        print_json({"runs": [run.to_json() for run in runs.done], **means, **said_of(workload)})
+    elif seeds:
+        _print_means(runs, workload, seeds)
+    elif replayed:
+        _print_replay(runs, workload, explain=explain)
     else:
-        _print_allocation(workload, outcomes)
+        _print_allocation(runs, workload, explain=explain)
+    if asked.is_set():
+        left = len(experiments) * (1 + planner_lines) - len(runs.done)
+        message(f"stopped by Ctrl-C in the run of {runs.done[-1].label}; runs not begun: {left}")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
-def _json(outcome: Outcome | ReplayOutcome, timeline: Timeline | None) -> dict[str, Any]:
-    content = outcome.to_json()
-    if timeline and timeline.ceiling:
-        content["offline_bound"] = [
-            {"at_s": round(at, 3), "percent": round(100 * share, 4)}
-            for at, share in timeline.ceiling
-        ]
-    return content
+# -- runs ----------------------------------------------------------------------------------------
 
 
-def _run(
-    workload: Workload,
-    experiment: Experiment,
-    timing: tuple[float, float],
-    report: Path | None,
-    *,
-    watts: PowerModel | None,
-    bounded: bool,
-) -> Run:
-    from scheduler.cli.console import progress
-    from scheduler.simulator.inflation import run
-    from scheduler.simulator.replay import replay
-    from scheduler.simulator.timeline import Timeline
+@dataclass(frozen=True)
+class _Run:
+    """A run that is over."""
 
-    timeline = Timeline(bounded=bounded) if report or bounded else None
-    with progress(f"{experiment.policy} on {workload.source}") as bar:
-        if experiment.protocol == "replay":
-            observe = timeline.observe_time if timeline else None
-            rate, plan_every = timing
-            outcome: Outcome | ReplayOutcome = replay(
-                workload,
-                experiment,
-                rate=rate,
-                plan_every_s=plan_every,
-                watts=watts,
-                progress=bar,
-                observe=observe,
-            )
+    outcome: Outcome | ReplayOutcome
+    timeline: Timeline | None
+
+    @property
+    def label(self) -> str:
+        return getattr(self.outcome, "label", self.outcome.experiment.policy)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """What is averaged over seeds."""
+        from scheduler.simulator.inflation import Outcome
+
+        outcome = self.outcome
+        if not isinstance(outcome, Outcome):
+            allocated = outcome.allocation_percent
+            at_full = {}
         else:
-            observe_share = timeline.observe if timeline else None
-            outcome = run(workload, experiment, watts=watts, progress=bar, observe=observe_share)
-    return outcome, timeline
+            allocated = outcome.allocated_percent
+            at_full = {"allocated_percent_at_100": outcome.allocation_at.get("1.00", allocated)}
+        return {
+            **at_full,
+            "allocated_percent": allocated,
+            "pods_placed": outcome.placed,
+            "pods_pending": len(outcome.pending),
+            "power_kw": outcome.power_kw,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        content = self.outcome.to_json()
+        if self.timeline and self.timeline.ceiling:
+            content["offline_bound"] = [
+                {"at_s": round(at, 3), "percent": round(100 * share, 4)}
+                for at, share in self.timeline.ceiling
+            ]
+        return content
 
 
-def _print_allocation(workload: Workload, outcomes: Sequence[Outcome | ReplayOutcome]) -> None:
-    from scheduler.cli.console import print_table
+class _Runs:
+    """Does runs one after another and keeps them."""
+
+    def __init__(
+        self,
+        workload: Workload,
+        weights: PriceWeights | None,
+        rate: float,
+        timed: bool,
+        stop: Callable[[], bool],
+    ) -> None:
+        self._workload, self._rate, self._timed, self._stop = workload, rate, timed, stop
+        self._watts = weights.watts if weights else None
+        self.done: list[_Run] = []
+
+    def add(self, experiment: Experiment, plan_every_s: float, *, bounded: bool) -> None:
+        from scheduler.cli.output import progress
+        from scheduler.simulator.inflation import run
+        from scheduler.simulator.replay import replay
+        from scheduler.simulator.timeline import Timeline
+
+        timeline = Timeline(bounded=bounded) if self._timed or bounded else None
+        with progress(f"{experiment.policy} on {self._workload.source}") as bar:
+            if experiment.protocol == "replay":
+                outcome: Outcome | ReplayOutcome = replay(
+                    self._workload,
+                    experiment,
+                    rate=self._rate,
+                    plan_every_s=plan_every_s,
+                    watts=self._watts,
+                    progress=bar,
+                    observe=timeline.observe_time if timeline else None,
+                    stop=self._stop,
+                )
+            else:
+                outcome = run(
+                    self._workload,
+                    experiment,
+                    watts=self._watts,
+                    progress=bar,
+                    observe=timeline.observe if timeline else None,
+                    stop=self._stop,
+                )
+        self.done.append(_Run(outcome, timeline))
+
+    def reported(self) -> list[tuple[Outcome | ReplayOutcome, Timeline]]:
+        """Runs of which there is something to draw."""
+        return [(r.outcome, r.timeline) for r in self.done if r.timeline and r.timeline.samples]
+
+    def by_label(self) -> dict[str, list[_Run]]:
+        found: dict[str, list[_Run]] = {}
+        for run in self.done:
+            if not run.outcome.stopped:
+                found.setdefault(run.label, []).append(run)
+        return found
+
+    def means(self) -> list[dict[str, Any]]:
+        """Per policy: mean and half of the 95 % interval of each figure."""
+        from scheduler.simulator.intervals import half_width
+
+        found = []
+        for label, runs in self.by_label().items():
+            row: dict[str, Any] = {"policy": label, "seeds": len(runs)}
+            for name in runs[0].figures:
+                values = [run.figures[name] for run in runs]
+                row[name] = {
+                    "mean": round(fmean(values), 4),
+                    "half_width": round(half_width(values), 4),
+                }
+            found.append(row)
+        return found
+
+
+def _workload(cluster: Sequence[str], kubeconfig: Path | None) -> Workload:
+    from scheduler.cli.inputs import read_workload, some_pending
+    from scheduler.simulator.generate import GeneratorConfig, generate
+
+    if not cluster:
+        inapplicable(kubeconfig=(False, "it is for CLUSTER `live`"))
+        return generate(GeneratorConfig())
+    workload = read_workload(cluster, kubeconfig)
+    some_pending(cluster, workload)
+    return workload
+
+
+# -- tables --------------------------------------------------------------------------------------
+
+
+def _print_allocation(runs: _Runs, workload: Workload, *, explain: bool) -> None:
+    from scheduler.cli.output import print_table
     from scheduler.simulator.inflation import Outcome
 
-    listed = [outcome for outcome in outcomes if isinstance(outcome, Outcome)]
-    shares = [o.allocation_at for o in listed]
-    rows = [(share, *(at.get(share) for at in shares)) for share in shares[0]]
-    end = [100 * o.allocated_gpu_milli / max(1, o.capacity_gpu_milli) for o in listed]
-    config = ", ".join(o.experiment.config_hash for o in listed)
+    listed = [run.outcome for run in runs.done if isinstance(run.outcome, Outcome)]
+    names = [outcome.experiment.policy for outcome in listed]
+    shares = [outcome.allocation_at for outcome in listed]
     print_table(
-        f"GPU allocated %, {workload.source}, seed {listed[0].experiment.seed} (config {config})",
-        ("requested share of capacity", *(o.experiment.policy for o in listed)),
-        [*rows, ("end", *end), ("power at the end, kW", *(o.power_kw for o in listed))],
+        f"GPU allocated, % of capacity: {workload.source}, seed {listed[0].experiment.seed}",
+        ("requested, share of capacity", *names),
+        [
+            *((share, *(at.get(share) for at in shares)) for share in shares[0]),
+            ("end", *(outcome.allocated_percent for outcome in listed)),
+            ("power at the end, kW", *(outcome.power_kw for outcome in listed)),
+        ],
     )
-    for o in listed:
+    _print_sizes(runs)
+    for outcome in listed:
         say(
-            f"{o.experiment.policy}: {o.placed} pods placed, {o.dropped} dropped, "
-            f"{o.seconds:.2f} s; every decision checked by the validator"
+            f"{outcome.experiment.policy}: {outcome.seconds:.2f} s, config "
+            f"{outcome.experiment.config_hash}; every decision checked by the validator"
         )
+    _print_pending(runs, explain=explain)
 
 
-def _print_replay(workload: Workload, runs: Sequence[Run]) -> None:
-    from scheduler.cli.console import print_table
+def _print_sizes(runs: _Runs) -> None:
+    """Fewer pods placed may well be more GPU: how many of each size got a node."""
+    from scheduler.cli.output import print_table
+
+    first = runs.done[0].outcome.sizes
+    rows: list[tuple[object, ...]] = [
+        (
+            name,
+            first[name]["pods"],
+            *(run.outcome.sizes.get(name, {"placed": 0})["placed"] for run in runs.done),
+        )
+        for name in first
+    ]
+    total = sum(size["pods"] for size in first.values())
+    rows.append(("all", total, *(run.outcome.placed for run in runs.done)))
+    print_table(
+        "Pods placed, by what they ask for",
+        ("size", "pods", *(run.label for run in runs.done)),
+        rows,
+    )
+
+
+def _print_pending(runs: _Runs, *, explain: bool) -> None:
+    """Pods without a node at the end, by reason; each of them if somebody wants to know."""
+    for run in runs.done:
+        pending = run.outcome.pending
+        if not pending:
+            continue
+        say(f"{run.label}: {len(pending)} pods stayed pending")
+        if explain:
+            for one in pending:
+                say(f"  {one.pod.key}: {one.reason}")
+            continue
+        reasons = Counter(one.reason for one in pending).most_common()
+        for reason, count in reasons[:_SHOWN]:
+            example = next(one.pod.key for one in pending if one.reason == reason)
+            say(f"  {count} ({example}{', ...' if count > 1 else ''}): {reason}")
+        if len(reasons) > _SHOWN:
+            say(f"  ... and {len(reasons) - _SHOWN} more reasons (--explain lists every pod)")
+
+
+def _print_replay(runs: _Runs, workload: Workload, *, explain: bool) -> None:
+    from scheduler.cli.output import print_table
     from scheduler.simulator.replay import ReplayOutcome
 
-    listed = [outcome for outcome, _ in runs if isinstance(outcome, ReplayOutcome)]
-    ceilings = [_mean_ceiling(timeline) for _, timeline in runs]
+    listed = [run.outcome for run in runs.done if isinstance(run.outcome, ReplayOutcome)]
+    ceilings = [_mean_ceiling(run.timeline) for run in runs.done]
     bound = ("offline optimum, at most, % over time", ceilings)
     facts: list[tuple[str, Sequence[object]]] = [
         ("GPU allocated, % over time", [o.allocation_percent for o in listed]),
         *([bound] if any(mean is not None for mean in ceilings) else []),
-        ("GPU asked for, % over time", [o.demand_percent for o in listed]),
+        ("GPU requested, % over time", [o.demand_percent for o in listed]),
         ("GPU allocated at the peak, %", [o.peak_percent for o in listed]),
         ("power, kW over time", [o.power_kw for o in listed]),
-        ("pods placed", [o.placed for o in listed]),
-        ("pods starved", [o.pods - o.placed for o in listed]),
         ("gangs whole / half / none", [_gangs(o) for o in listed]),
         ("GPU hours held by half gangs", [o.half_gang_gpu_hours for o in listed]),
     ]
     rows: list[tuple[object, ...]] = [(name, *values) for name, values in facts]
     for name in listed[0].waiting:
-        waits = [o.waiting[name] for o in listed]
-        rows.append(
-            (f"{name}: wait p50 / p95, s", *(f"{w.p50_s:.0f} / {w.p95_s:.0f}" for w in waits))
-        )
+        waits = [o.waiting.get(name) for o in listed]
+        shown = (w and f"{w.p50_s:.0f} / {w.p95_s:.0f}" for w in waits)
+        rows.append((f"{name}: wait p50 / p95, s", *shown))
     print_table(
         f"Replay of {workload.source}, arrivals x {listed[0].rate:g}",
         ("", *(o.label for o in listed)),
         rows,
+    )
+    _print_sizes(runs)
+    _print_pending(runs, explain=explain)
+
+
+def _print_means(runs: _Runs, workload: Workload, seeds: int) -> None:
+    from scheduler.cli.output import print_table
+
+    means = runs.means()
+    if not means:
+        return
+    print_table(
+        f"{workload.source}: mean of {seeds} seeds, ± half of the 95 % interval",
+        ("", *(str(row["policy"]) for row in means)),
+        [
+            (
+                name.replace("_", " "),
+                *(f"{row[name]['mean']:,.2f} ± {row[name]['half_width']:,.2f}" for row in means),
+            )
+            for name in means[0]
+            if name not in ("policy", "seeds")
+        ],
     )
 
 
@@ -271,20 +447,3 @@ def _mean_ceiling(timeline: Timeline | None) -> float | None:
 
 def _gangs(outcome: ReplayOutcome) -> str:
     return f"{outcome.gangs_whole} / {outcome.gangs_half} / {outcome.gangs_none}"
-
-
-def _workload(nodes: Path | None, pods: Path | None) -> Workload:
-    from scheduler.cli.inputs import read_workload
-    from scheduler.core.errors import InvalidInput
-    from scheduler.simulator.generate import GeneratorConfig, generate
-
-    if nodes is None:
-        if pods is not None:
-            raise InvalidInput("--pods", "needs --nodes", "give both")
-        return generate(GeneratorConfig())
-    workload = read_workload(nodes, pods)
-    if not workload.arrivals:
-        raise InvalidInput(
-            "--pods", "no pod arrives", "give an openb pod list, or pods in the JSON"
-        )
-    return workload

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
 
 import click
 
-from scheduler.cli.terminal import say
+from scheduler.cli.inputs import cluster_argument
+from scheduler.cli.options import gone, json_option, kubeconfig_option
+from scheduler.cli.output import EXIT_INTERRUPTED, say
+
+if TYPE_CHECKING:
+    from scheduler.files.workload import Workload
+    from scheduler.simulator.tuning import Journal, Tuning
 
 __all__ = ["command"]
 
@@ -14,23 +22,33 @@ _MOST_SEEDS = 10_000
 
 
 @click.command("tune")
+@cluster_argument()
 @click.option(
-    "--nodes",
-    "--trace",
-    type=click.Path(path_type=Path),
-    required=True,
-    help="openb node list (.csv), snugfit/v1 file, or Kubernetes objects (JSON, YAML, a folder).",
-)
-@click.option("--pods", type=click.Path(path_type=Path), help="openb pod list (.csv).")
-@click.option("--train", default=3, show_default=True, help="Seeds to search on: 0..n-1.")
-@click.option("--holdout", default=3, show_default=True, help="Seeds to accept on: the next n.")
-@click.option("--rounds", default=2, show_default=True, help="Most passes over all weights.")
-@click.option(
-    "--mix",
-    type=click.Choice(["given", "learnt"]),
-    default="given",
+    "--train",
+    type=click.IntRange(1, _MOST_SEEDS),
+    default=3,
     show_default=True,
-    help="As in `snugfit simulate`.",
+    help="Seeds to search on: 0..n-1.",
+)
+@click.option(
+    "--holdout",
+    type=click.IntRange(1, _MOST_SEEDS),
+    default=3,
+    show_default=True,
+    help="Seeds to accept on: the next n.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1, _MOST_SEEDS),
+    default=2,
+    show_default=True,
+    help="Most passes over all weights.",
+)
+@click.option(
+    "--learn",
+    is_flag=True,
+    help="Learn the workload profile from the pods seen so far, as the webhook does.  "
+    "[default: that of the whole workload]",
 )
 @click.option(
     "--policy-file",
@@ -42,7 +60,11 @@ _MOST_SEEDS = 10_000
     type=click.Path(path_type=Path),
     help="Notes every replay here; the same command goes on where it was stopped.",
 )
-@click.option("--processes", type=int, help="Worker processes.  [default: all cores]")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    help="Worker processes.  [default: all cores]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -50,18 +72,26 @@ _MOST_SEEDS = 10_000
     show_default=True,
     help="Policy file to write, for `serve --policy-file` and `simulate --policy-file`.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
+@kubeconfig_option
+@json_option
+@gone(
+    "--nodes",
+    "--trace",
+    "--pods",
+    instead="name the files as CLUSTER: snugfit tune nodes.csv pods.csv",
+)
+@gone("--mix", instead="write --learn for what was `--mix learnt`; `given` is the default")
 def command(
-    nodes: Path,
-    pods: Path | None,
+    cluster: tuple[str, ...],
     train: int,
     holdout: int,
     rounds: int,
-    mix: str,
+    learn: bool,
     policy_file: Path | None,
     journal: Path | None,
     processes: int | None,
     out: Path,
+    kubeconfig: Path | None,
     as_json: bool,
 ) -> None:
     """Find the weights of policy `priced` for your own workload.
@@ -69,54 +99,51 @@ def command(
     Pods are drawn from the workload until they ask for all GPUs; the figure is how much of them
     gets allocated. Weights are changed one at a time as long as the training seeds gain. Nothing
     is accepted that does not gain on the hold-out seeds too: then the weights that the search
-    began with are written. Exit code 1 if they stayed.
+    began with are written. Exit code 1 if they stayed. After Ctrl-C the same command with the same
+    --journal goes on where it was stopped.
 
     \b
-    snugfit tune --nodes N.csv --pods P.csv --journal tune.jsonl --out policy.json
-    snugfit serve --offline --nodes N.csv --planner --policy-file policy.json
+    snugfit tune nodes.csv pods.csv --journal tune.jsonl --out policy.json
+    snugfit serve --offline nodes.csv --policy-file policy.json
     """  # noqa: D301 - click looks for a real backspace
-    from statistics import fmean
-
-    from scheduler.cli.console import print_json, print_table, progress
-    from scheduler.cli.inputs import read_weights
-    from scheduler.core.errors import InvalidInput
+    from scheduler.cli.inputs import read_weights, some_pending, workload_files
+    from scheduler.cli.output import message, print_json, print_table, progress, writable
     from scheduler.simulator.sweep import Job
     from scheduler.simulator.tuning import Journal, tune
 
-    for name, value in (("--train", train), ("--holdout", holdout), ("--rounds", rounds)):
-        if not 1 <= value <= _MOST_SEEDS:
-            raise InvalidInput(name, f"is {value}", f"use 1..{_MOST_SEEDS}")
-    job = Job(nodes, pods, "priced", 0, arrival=1.0, mix=mix)
-    with progress("tune") as bar:
-        found = tune(
-            job,
-            train=range(train),
-            holdout=range(train, train + holdout),
-            start=read_weights(policy_file) if policy_file else None,
-            rounds=rounds,
-            journal=Journal(journal),
-            processes=processes,
-            progress=bar,
-        )
+    writable(out, "--out")
+    writable(journal, "--journal")
+    start = read_weights(policy_file) if policy_file else None
+    kept = Journal(journal)
+    known = len(kept)
+    with workload_files(cluster, kubeconfig) as (files, workload), progress("tune") as bar:
+        some_pending(cluster, workload)
+        _some_gpus(workload)
+        job = Job(tuple(files), "priced", 0, arrival=1.0, mix="learnt" if learn else "given")
+        try:
+            found = tune(
+                job,
+                train=range(train),
+                holdout=range(train, train + holdout),
+                start=start,
+                rounds=rounds,
+                journal=kept,
+                processes=processes,
+                progress=bar,
+            )
+        except KeyboardInterrupt:
+            message(_kept(kept, known, journal))
+            raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
     base, chosen = found.holdout[0], found.holdout[found.chosen]
     remarks = {
-        "source": (pods or nodes).name,
-        "mix": mix,
+        "source": workload.source,
+        "workload_profile": "learnt" if learn else "given",
         "holdout_seeds": holdout,
         "holdout_percent": round(fmean(chosen), 3),
         "holdout_percent_before": round(fmean(base), 3),
     }
     out.write_text(found.weights.to_policy_file(**remarks), encoding="utf-8")
-    rows = [
-        {
-            "step": index,
-            "change": step.change,
-            "train": round(step.train_percent, 3),
-            "holdout": round(fmean(found.holdout[index]), 3) if index in found.holdout else None,
-            "accepted": index == found.chosen,
-        }
-        for index, step in enumerate(found.steps)
-    ]
+    rows = _steps(found)
     if as_json:
         print_json({**remarks, "weights": found.weights.to_json(), "steps": rows})
     else:
@@ -130,3 +157,34 @@ def command(
         if not as_json:
             say("nothing gained on the hold-out: the weights stay as they were")
         raise click.exceptions.Exit(1)
+
+
+def _steps(found: Tuning) -> list[dict[str, object]]:
+    return [
+        {
+            "step": index,
+            "change": step.change,
+            "train": round(step.train_percent, 3),
+            "holdout": round(fmean(found.holdout[index]), 3) if index in found.holdout else None,
+            "accepted": index == found.chosen,
+        }
+        for index, step in enumerate(found.steps)
+    ]
+
+
+def _some_gpus(workload: Workload) -> None:
+    from scheduler.core.errors import InvalidInput
+
+    if not workload.gpu_milli:
+        raise InvalidInput("CLUSTER", "no node has a GPU", "there is nothing to tune for")
+
+
+def _kept(journal: Journal, known: int, path: Path | None) -> str:
+    """What somebody who has stopped a search still has of it."""
+    done = len(journal) - known
+    if path is None:
+        return f"stopped after {done} replays; nothing is kept (--journal FILE would keep them)"
+    return (
+        f"stopped after {done} replays; {len(journal)} are kept in {path}, and the same command "
+        "goes on there"
+    )

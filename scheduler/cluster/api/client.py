@@ -30,7 +30,16 @@ from scheduler.core.errors import InvalidInput, KubeApiError, NotFound, api_erro
 from scheduler.core.reading import read_text
 from scheduler.kube.yaml_lines import bounded_yaml
 
-__all__ = ["JSON_PATCH", "MERGE_PATCH", "KubeClient", "Stream", "node_path", "pod_path"]
+__all__ = [
+    "JSON_PATCH",
+    "MERGE_PATCH",
+    "KubeClient",
+    "Stream",
+    "in_a_pod",
+    "kubeconfigs",
+    "node_path",
+    "pod_path",
+]
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -109,7 +118,7 @@ class KubeClient:
 
         def load() -> Configuration:
             made = Configuration()
-            for name in _kubeconfigs(path):
+            for name in kubeconfigs(path):
                 bounded_yaml(read_text(name), str(name))
             try:
                 kube_config.load_kube_config(
@@ -344,8 +353,13 @@ class KubeClient:
         return ApiClient(settings)
 
 
-def _kubeconfigs(path: Path | None) -> list[Path]:
-    """Files that the library will read, as far as they exist; it names those that do not."""
+def in_a_pod() -> bool:
+    """Whether this process runs in a pod that may ask the API server."""
+    return "KUBERNETES_SERVICE_HOST" in os.environ
+
+
+def kubeconfigs(path: Path | None) -> list[Path]:
+    """Files that say where the cluster is, as far as they exist; None takes those of kubectl."""
     named = [str(path)] if path else os.environ.get("KUBECONFIG", "").split(os.pathsep)
     files = [Path(name).expanduser() for name in named if name]
     files = files or [Path("~/.kube/config").expanduser()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import msgspec
@@ -9,7 +10,7 @@ import msgspec
 from scheduler.cluster.api.client import KubeClient
 from scheduler.core.errors import InvalidInput, NotFound
 
-__all__ = ["Served", "find"]
+__all__ = ["Served", "find", "find_kind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,15 @@ def find(client: KubeClient, name: str) -> Served | None:
     plural, _, group = name.partition(".")
     if not plural or not group:
         raise InvalidInput("watch_groups", f"{name!r} names no API group", "write plural.group")
+    return _find(client, group, lambda resource: resource.name == plural)
+
+
+def find_kind(client: KubeClient, kind: str, group: str) -> Served | None:
+    """The resource of a kind; otherwise as :func:`find`."""
+    return _find(client, group, lambda resource: resource.kind == kind and "/" not in resource.name)
+
+
+def _find(client: KubeClient, group: str, meant: Callable[[_Resource], bool]) -> Served | None:
     try:
         known = client.read(f"/apis/{group}", _group_decoder)
     except NotFound:
@@ -68,6 +78,6 @@ def find(client: KubeClient, name: str) -> Served | None:
         except NotFound:  # named, but not served
             continue
         for resource in listed.resources or ():
-            if resource.name == plural:
-                return Served(f"/apis/{version}/{plural}", resource.kind, version)
+            if meant(resource):
+                return Served(f"/apis/{version}/{resource.name}", resource.kind, version)
     return None

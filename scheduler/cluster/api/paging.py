@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from scheduler.core.errors import KubeApiError
 from scheduler.kube.salvage import InPart, read_in_part
 
 __all__ = ["Reads", "list_in_part", "list_objects", "pages"]
@@ -58,10 +59,19 @@ def list_in_part(
 
 
 def pages(client: Reads, path: str, params: Mapping[str, str]) -> Iterator[list[msgspec.Raw]]:
-    """The objects at a path as they come, a page at a time; raises what a call raises."""
+    """The objects at a path as they come, a page at a time.
+
+    Raises
+    ------
+    KubeApiError
+        The API refused or did not answer; status 0 also where the answer is no list.
+    """
     asked = {"limit": str(_PAGE), **params}
     while True:
-        page = _page_decoder.decode(client.get(path, asked))
+        try:
+            page = _page_decoder.decode(client.get(path, asked))
+        except msgspec.MsgspecError as error:
+            raise KubeApiError(f"GET {path}", 0, f"the answer cannot be read: {error}") from error
         yield page.items or []
         if not page.metadata.continue_:
             return

@@ -17,12 +17,13 @@ import multiprocessing
 import os
 import pickle
 import select
+import signal
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ class Companion:
             target=_run, args=(theirs, main, arguments), name="planner", daemon=True
         )
         try:
-            self._process.start()
+            with _undisturbed():
+                self._process.start()
         except BaseException:
             self._socket.close()
             raise
@@ -247,7 +249,18 @@ class Counterpart:
             self._channel.sendall(_LENGTH.pack(len(content)) + content)
 
 
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Ctrl-C is for this process, which ends the other one: what is started here never sees it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run(channel: socket.socket, main: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # for what it starts itself
     counterpart = Counterpart(channel)
     threading.Thread(target=counterpart.beat, name="beat", daemon=True).start()
     with suppress(ConnectionError, EOFError):  # the other side has gone: so do we

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
+from scheduler.core.durations import go_duration
 from scheduler.kube.scheduler_config.findings import Trap, items_of, refusal
-from scheduler.kube.scheduler_config.schema import go_duration
 from scheduler.kube.yaml_lines import Path, YamlFile
 
 __all__ = ["bad_arguments", "qualified"]

@@ -13,6 +13,7 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
+from scheduler.core.durations import go_duration
 from scheduler.kube.scheduler_config.findings import Finding, Level, Trap, items_of, refusal
 from scheduler.kube.scheduler_config.ours import (
     VERBS,
@@ -24,7 +25,7 @@ from scheduler.kube.scheduler_config.ours import (
     resources_of,
 )
 from scheduler.kube.scheduler_config.plugins import DEFAULTS, entries
-from scheduler.kube.scheduler_config.schema import go_duration, odd_fields
+from scheduler.kube.scheduler_config.schema import odd_fields
 from scheduler.kube.scheduler_config.start import STARTS, profiles_of, version
 from scheduler.kube.scheduler_config.write import API_VERSION, DEFAULT_SCHEDULER, KIND, needs_bind
 from scheduler.kube.yaml_lines import YamlFile

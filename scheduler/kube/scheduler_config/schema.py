@@ -10,17 +10,17 @@ import base64
 import binascii
 import difflib
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from types import MappingProxyType
 
+from scheduler.core.durations import go_duration
 from scheduler.core.errors import nearest
 from scheduler.kube.scheduler_config.findings import Level, Trap, refusal
 from scheduler.kube.scheduler_config.write import API_VERSION, KIND
 from scheduler.kube.yaml_lines import Path, YamlFile
 
-__all__ = ["ARGUMENTS", "FIELDS", "Odd", "go_duration", "odd_fields"]
+__all__ = ["ARGUMENTS", "FIELDS", "Odd", "odd_fields"]
 
 _POINTS = (
     *("preEnqueue", "queueSort", "preFilter", "filter", "postFilter", "preScore", "score"),
@@ -196,30 +196,6 @@ Odd = tuple[str, Trap]
 _INTEGERS = {"int32": 1 << 31, "int64": 1 << 63}
 _FLOAT32_LIMIT = 3.4028236e38
 _LEAST_ALIKE = 0.6
-_DURATION = re.compile(r"[+-]?(?:(?:\d+\.?\d*|\.\d+)(?:ns|us|µs|μs|ms|s|m|h))+")
-_UNITS = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,
-    "μs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-}
-
-
-def go_duration(text: object) -> float | None:
-    """Seconds of a duration as Go writes it (``1m30s``), None if it is none."""
-    if not isinstance(text, str):
-        return None
-    if text.lstrip("+-") == "0" and len(text) <= len("-0"):
-        return 0.0
-    if not _DURATION.fullmatch(text):
-        return None
-    parts = re.findall(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", text)
-    seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    return -seconds if text.startswith("-") else seconds
 
 
 def odd_fields(file: YamlFile) -> Iterator[Odd]:

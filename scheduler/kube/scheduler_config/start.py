@@ -13,11 +13,12 @@ from difflib import SequenceMatcher
 from types import MappingProxyType
 from typing import Any
 
+from scheduler.core.durations import go_duration
 from scheduler.core.errors import nearest
 from scheduler.kube.scheduler_config.args import bad_arguments
 from scheduler.kube.scheduler_config.findings import Level, Trap, refusal
 from scheduler.kube.scheduler_config.plugins import EXTENDS, POINTS, REMOVED, entries, plugin_sets
-from scheduler.kube.scheduler_config.schema import ARGUMENTS, go_duration
+from scheduler.kube.scheduler_config.schema import ARGUMENTS
 from scheduler.kube.scheduler_config.write import API_VERSION, DEFAULT_SCHEDULER, KIND
 from scheduler.kube.yaml_lines import Path, YamlFile
 

@@ -240,7 +240,11 @@ class Window:
 def solver_for(budget: Budget, left: float) -> cp_model.CpSolver:
     """A solver that stops within what is left, reproducibly if the budget asks for that."""
     solver = cp_model.CpSolver()
+    budget.lends(solver)
     parameters = solver.parameters
+    parameters.catch_sigint_signal = False  # Ctrl-C is whoever's that made the budget
+    if budget.stopped:
+        left = 0.0
     parameters.num_workers = budget.workers
     parameters.random_seed = budget.seed
     if budget.deterministic or budget.shared:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench import catalogue, readme
-from bench.figures import half_width, percentiles, slope, student
+from bench.figures import percentiles, slope
 from bench.results import FOLDER, load, tables
+from scheduler.simulator.intervals import half_width, student
 
 RESULTS = sorted(FOLDER.glob("*.json"))
 

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from scheduler.cli.main import cli
 from scheduler.core.errors import InvalidInput, KubeApiError
+from scheduler.kube.installation import State, installed
 
 NODES = {
     "items": [
@@ -104,9 +105,9 @@ def test_a_node_that_cannot_be_read_stops_no_other(kubeconfig: str, monkeypatch)
 
 
 def test_a_named_node_that_cannot_is_an_answer_no(kubeconfig: str) -> None:
-    assert _run("advertise", "cpu", "--kubeconfig", kubeconfig).exit_code == 1
-    assert _run("advertise", "gpu", "--kubeconfig", kubeconfig).exit_code == 0
-    absent = _run("advertise", "nowhere", "--kubeconfig", kubeconfig)
+    assert _run("advertise", "--node", "cpu", "--kubeconfig", kubeconfig).exit_code == 1
+    assert _run("advertise", "live:x", "--node", "gpu", "--kubeconfig", kubeconfig).exit_code == 0
+    absent = _run("advertise", "--node", "nowhere", "--kubeconfig", kubeconfig)
     assert isinstance(absent.exception, InvalidInput)
 
 
@@ -144,6 +145,89 @@ def test_doctor_names_what_is_not_understood(kubeconfig: str, monkeypatch) -> No
     checks = {check["question"]: check for check in said["checks"]}
     assert "Node bad" in checks["which objects are not understood?"]["answer"]
     assert {report["node"]: report["state"] for report in said["nodes"]}["bad"] == "failed"
+
+
+def test_doctor_says_where_nothing_is_installed(kubeconfig: str) -> None:
+    done = _run("doctor", "--kubeconfig", kubeconfig, "--json")
+    checks = {check["question"]: check for check in json.loads(done.stdout)["checks"]}
+    found = checks["is Snugfit installed?"]
+    assert found["state"] == "warning" and found["answer"].startswith("not installed")
+
+
+def test_an_extender_that_is_there_counts_once_it_is_ready() -> None:
+    pod = {"metadata": {"name": "e", "namespace": "snugfit"}, "spec": {"containers": []}}
+    assert installed([pod]).state is State.FAILED
+    ready = pod | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+    assert installed([pod, ready]).answer == "1 of 2 pods are ready, in snugfit"
+    assert installed([ready]).state is State.OK
+
+
+def test_what_doctor_cannot_ask_is_a_failed_check(kubeconfig: str, monkeypatch) -> None:
+    """Nodes may be listed, pods may not: what the nodes say is shown all the same."""
+    answer = _Api.do_GET
+
+    def refuse(self: _Api) -> None:
+        if self.path.startswith("/api/v1/pods"):
+            self._answer(403, {"message": "pods is forbidden"})
+        else:
+            answer(self)
+
+    monkeypatch.setattr(_Api, "do_GET", refuse)
+    done = _run("doctor", "--kubeconfig", kubeconfig, "--json")
+    assert done.exit_code == 1 and done.exception.__class__ is SystemExit
+    said = json.loads(done.stdout)
+    checks = {check["question"]: check for check in said["checks"]}
+    assert checks["can we list pods?"]["state"] == "failed"
+    assert "pods is forbidden" in checks["can we list pods?"]["answer"]
+    assert [node["node"] for node in said["nodes"]] == ["gpu", "cpu"]
+
+
+def test_a_cluster_that_does_not_answer_is_a_failed_check(tmp_path: Path, kubeconfig: str) -> None:
+    file = tmp_path / "gone"
+    content = yaml.safe_load(Path(kubeconfig).read_text())
+    content["clusters"][0]["cluster"]["server"] = "http://127.0.0.1:1"
+    file.write_text(yaml.safe_dump(content))
+    done = _run("doctor", "--kubeconfig", str(file), "--json")
+    (check,) = json.loads(done.stdout)["checks"]
+    assert done.exit_code == 1 and check["question"] == "can we reach the API server?"
+    assert "is the API server reachable from here?" in check["answer"]
+
+
+def test_a_page_of_a_proxy_is_no_answer_of_the_api(kubeconfig: str, monkeypatch) -> None:
+    def page(self: _Api) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", "6")
+        self.end_headers()
+        self.wfile.write(b"<html>")
+
+    monkeypatch.setattr(_Api, "do_GET", page)
+    done = _run("doctor", "--kubeconfig", kubeconfig, "--json")
+    (check,) = json.loads(done.stdout)["checks"]
+    assert check["state"] == "failed" and "cannot be read" in check["answer"]
+    assert isinstance(_run("advertise", "--kubeconfig", kubeconfig).exception, KubeApiError)
+
+
+@pytest.mark.parametrize("command", ["doctor", "advertise"])
+@pytest.mark.parametrize(
+    ("old", "new"), [(("--context", "x"), "live:CONTEXT"), (("--in-cluster",), "`live`")]
+)
+def test_other_ways_to_name_a_live_cluster_are_gone(command: str, old, new: str) -> None:
+    done = _run(command, *old)
+    assert done.exit_code == 2 and new in done.stderr
+    file = _run(command, "dump.json")
+    assert isinstance(file.exception, InvalidInput) and "--node" in str(file.exception)
+
+
+def test_a_pod_finds_its_service_account_where_there_is_no_kubeconfig(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    done = _run("doctor")
+    assert isinstance(done.exception, InvalidInput) and "service account" in str(done.exception)
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST")
+    assert "kubeconfig" in str(_run("doctor").exception)
 
 
 @pytest.mark.parametrize("command", ["doctor", "advertise"])

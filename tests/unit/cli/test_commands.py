@@ -60,9 +60,7 @@ def test_simulate_prints_one_object(lists: tuple[str, str]) -> None:
     nodes, pods = lists
     done = _run(
         "simulate",
-        "--nodes",
         nodes,
-        "--pods",
         pods,
         "--policy",
         "best-fit",
@@ -70,16 +68,16 @@ def test_simulate_prints_one_object(lists: tuple[str, str]) -> None:
         "as-listed",
         "--json",
     )
-    said = json.loads(done.stdout)
-    assert said["placed"] == 1 and said["dropped"] == 1 and said["policy"] == "best-fit"
+    (said,) = json.loads(done.stdout)["runs"]
+    assert said["placed"] == 1 and said["pending"] == 1 and said["policy"] == "best-fit"
     assert said["capacity_gpu_milli"] == 1000 and said["requested_gpu_milli"] == 1500
     assert said["allocation_at"]["1.00"] == 100.0 and said["seed"] == 0
     assert len(said["config_hash"]) == 16 and done.stderr == ""
 
 
 def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
-    done = _run("simulate", "--nodes", lists[0], "--pods", lists[1])
-    assert "1 pods placed, 1 dropped" in done.stdout
+    done = _run("simulate", lists[0], lists[1])
+    assert "1 pods stayed pending" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -87,8 +85,8 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
     [
         (("simulat",), "did you mean 'simulate'"),
         (("simulate", "--policy", "fdg"), "did you mean 'fgd'"),
-        (("simulate", "--pods", "x.csv"), "--pods: needs --nodes"),
-        (("simulate", "--nodes", "absent.csv"), "absent.csv: cannot be read"),
+        (("simulate", "--pods", "x.csv"), "name the files as CLUSTER"),
+        (("simulate", "absent.csv"), "absent.csv: cannot be read"),
         (("simulate", "--planner-lines"), "use --protocol replay and --plan-every"),
         (
             (
@@ -98,9 +96,9 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
             "No such option",
         ),
         (("serve",), "name a file with --kubeconfig"),
-        (("serve", "--offline"), "--nodes: is missing"),
+        (("serve", "--offline"), "CLUSTER: is missing"),
         (("serve", "--port", "-1", "--print-config"), "port: is -1"),
-        (("generate", "--out", "x.json", "--nodes", "0"), "generate.nodes: is 0"),
+        (("generate", "--out", "x.json", "--nodes", "0"), "--nodes: is 0"),
         (("bench", "online"), "python -m bench NAME"),
     ],
 )
@@ -140,8 +138,8 @@ def test_what_is_generated_can_be_simulated(tmp_path: Path, style: str) -> None:
         _run("generate", "--out", str(out), "--nodes", "10", "--format", style, "--json").stdout
     )
     assert said["nodes"] == 10 and sum(kind["pods"] for kind in said["requests"]) == said["pods"]
-    done = json.loads(_run("simulate", "--nodes", str(out), "--json").stdout)
-    assert done["placed"] + done["dropped"] == said["pods"]
+    (done,) = json.loads(_run("simulate", str(out), "--json").stdout)["runs"]
+    assert done["placed"] + done["pending"] == said["pods"]
 
 
 @pytest.mark.server
@@ -162,7 +160,7 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
     nodes.write_text(NODE_LIST)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        done = _run("serve", "--offline", "--nodes", str(nodes), "--port", port, code=2)
+        done = _run("serve", "--offline", str(nodes), "--port", port, code=2)
     assert f"127.0.0.1:{port}: cannot be served" in done.stderr
 
 
@@ -175,7 +173,7 @@ def test_a_policy_file_and_a_mix_reach_the_prices_in_force(tmp_path: Path) -> No
     watts = PowerModel.from_mapping({"T4": [11, 77]})
     policy.write_text(PriceWeights(power=0.7, watts=watts).to_policy_file())
     port = str(free_port())
-    files = ("--nodes", str(nodes), "--mix", str(mix), "--policy-file", str(policy))
+    files = (str(nodes), "--workload-profile", str(mix), "--policy-file", str(policy))
     command = [sys.executable, "-m", "scheduler.cli.main", "serve", "--offline", *files]
     with subprocess.Popen([*command, "--port", port], stderr=subprocess.DEVNULL) as server:
         said: dict[str, Any] = {}
@@ -200,5 +198,5 @@ def test_a_policy_file_and_a_mix_reach_the_prices_in_force(tmp_path: Path) -> No
 def test_a_mix_without_pods_is_refused(tmp_path: Path) -> None:
     nodes = tmp_path / "n.csv"
     nodes.write_text(NODE_LIST)
-    done = _run("serve", "--offline", "--nodes", str(nodes), "--mix", str(nodes), code=2)
+    done = _run("serve", "--offline", str(nodes), "--workload-profile", str(nodes), code=2)
     assert "mix_file" in done.stderr and "lists no pod" in done.stderr

@@ -43,20 +43,20 @@ def _dump(*items: object) -> str:
 
 # Every command that reads a file, with its path in place of FILE.
 READERS = {
-    "simulate": ("simulate", "--nodes", "FILE.json"),
-    "openb": ("simulate", "--nodes", "FILE.csv"),
-    "openb pods": ("simulate", "--nodes", "ok.csv", "--pods", "FILE.csv"),
-    "policy": ("simulate", "--nodes", "ok.json", "--policy-file", "FILE"),
-    "plan": ("plan", "--snapshot", "FILE"),
-    "costs": ("plan", "--snapshot", "ok.json", "--model-costs", "FILE"),
-    "bound": ("bound", "--nodes", "FILE.json"),
+    "simulate": ("simulate", "FILE.json"),
+    "openb": ("simulate", "FILE.csv"),
+    "openb pods": ("simulate", "ok.csv", "FILE.csv"),
+    "policy": ("simulate", "ok.json", "--policy-file", "FILE"),
+    "plan": ("plan", "FILE"),
+    "costs": ("plan", "ok.json", "--model-costs", "FILE"),
+    "bound": ("bound", "FILE.json"),
     "check": ("config", "check", "FILE"),
     "settings": ("serve", "--config", "FILE", "--print-config"),
-    "served": ("serve", "--offline", "--nodes", "FILE.json", "--port", "0"),
-    "mix": ("serve", "--offline", "--nodes", "ok.json", "--mix", "FILE.json", "--port", "0"),
+    "served": ("serve", "--offline", "FILE.json", "--port", "0"),
+    "mix": ("serve", "--offline", "ok.json", "--workload-profile", "FILE.json", "--port", "0"),
     "policy served": ("serve", "--policy-file", "FILE", "--print-config"),
-    "tune": ("tune", "--nodes", "ok.json", "--policy-file", "FILE"),
-    "journal": ("tune", "--nodes", "ok.json", "--journal", "FILE"),
+    "tune": ("tune", "ok.json", "--policy-file", "FILE"),
+    "journal": ("tune", "ok.json", "--journal", "FILE"),
     "kubeconfig": ("doctor", "--kubeconfig", "FILE"),
 }
 
@@ -133,7 +133,7 @@ def test_too_large_files_are_refused_unread(
 ) -> None:
     with (folder / "sparse.json").open("wb") as file:
         file.truncate(reading.LARGEST_WORKLOAD + 1)
-    is_one_line(snugfit("plan", "--snapshot", "sparse.json"), "more than 1024 MiB")
+    is_one_line(snugfit("plan", "sparse.json"), "more than 1024 MiB")
     is_one_line(snugfit("config", "check", "sparse.json"), "more than 4 MiB")
 
 
@@ -152,7 +152,7 @@ def test_byte_order_marks_and_line_ends_of_another_system_are_none_of_its_busine
         (folder / file).write_bytes(b"\xef\xbb\xbf" + text)
     (folder / "pods.csv").write_text("name,cpu_milli,memory_mib,num_gpu,gpu_milli\np,1,1,1,500\n")
     args = [word.replace("FILE.", "file.") for word in READERS[reader]]
-    done = snugfit(*args, *(("--pods", "pods.csv") if reader == "openb" else ()))
+    done = snugfit(*args, *(("pods.csv",) if reader == "openb" else ()))
     assert done.code == 0, done
 
 
@@ -186,16 +186,16 @@ def test_byte_order_marks_and_line_ends_of_another_system_are_none_of_its_busine
         ('{"format": "snugfit/v1", "more": ' + '{"a":' * 100_000, ("ok.json",)),
     ],
 )
-@pytest.mark.parametrize("command", [("simulate", "--nodes"), ("plan", "--snapshot")])
+@pytest.mark.parametrize("command", ["simulate", "plan"])
 def test_our_format(folder: Path, snugfit, command, content: str, words) -> None:
     (folder / "ok.json").write_text(content)
-    is_one_line(snugfit(*command, "ok.json"), "ok.json", *words)
+    is_one_line(snugfit(command, "ok.json"), "ok.json", *words)
 
 
 def test_more_nodes_than_any_cluster_has(folder: Path, snugfit) -> None:
     nodes = [{"name": f"n{i}", "cpu_milli": 1, "memory_mib": 1} for i in range(100_001)]
     (folder / "many.json").write_text(_v1(nodes))
-    is_one_line(snugfit("simulate", "--nodes", "many.json"), "many.json", "100000", "nodes")
+    is_one_line(snugfit("simulate", "many.json"), "many.json", "100000", "nodes")
 
 
 @pytest.mark.parametrize(
@@ -211,14 +211,14 @@ def test_more_nodes_than_any_cluster_has(folder: Path, snugfit) -> None:
 )
 def test_node_lists(folder: Path, snugfit, line: str, words) -> None:
     (folder / "n.csv").write_text(f"sn,cpu_milli,memory_mib,gpu,model\n{line}\n")
-    is_one_line(snugfit("bound", "--nodes", "n.csv"), "n.csv", *words)
+    is_one_line(snugfit("bound", "n.csv"), "n.csv", *words)
 
 
 @pytest.mark.parametrize("time", ["nan", "-inf", "1e300", "-3", "1_0e"])
 def test_times_of_pod_lists(folder: Path, snugfit, time: str) -> None:
     header = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,creation_time\n"
     (folder / "p.csv").write_text(f"{header}p,1,1,1,500,{time}\n")
-    done = snugfit("simulate", "--nodes", "ok.csv", "--pods", "p.csv")
+    done = snugfit("simulate", "ok.csv", "p.csv")
     is_one_line(done, "p.csv:2:creation_time", "no time")
 
 
@@ -232,12 +232,12 @@ def test_times_of_pod_lists(folder: Path, snugfit, time: str) -> None:
         ('{"A": 10000000}', ("A",)),
         ('{"A": true}', ("A",)),
         ("[" * 100_000, ("nested",)),
-        ("[1]", ("no object",)),
+        ("[1]", ("not a JSON object",)),
     ],
 )
 def test_costs_of_models(folder: Path, snugfit, content: str, words) -> None:
     (folder / "costs").write_text(content)
-    done = snugfit("plan", "--snapshot", "ok.json", "--model-costs", "costs")
+    done = snugfit("plan", "ok.json", "--model-costs", "costs")
     is_one_line(done, "costs", *words)
 
 
@@ -352,7 +352,7 @@ def test_a_bad_object_of_a_dump_stops_no_other(folder: Path, snugfit, bad, first
     known = bad in good
     items = (*good, bad) if known or not first else (bad, *good)
     (folder / "dump.json").write_text(_dump(*items))
-    done = snugfit("plan", "--snapshot", "dump.json", "--budget", "500ms", "--json")
+    done = snugfit("plan", "dump.json", "--budget", "500ms", "--json")
     assert done.code == 0 and json.loads(done.out)["placements"], done
     misread = json.loads(done.out)["not_understood"]
     assert len(misread) == (0 if known else 1)  # what is listed twice is the same
@@ -364,14 +364,14 @@ def test_nothing_new_goes_where_a_pod_runs_that_nobody_can_read(folder: Path, sn
     asked = {"resources": {"requests": {"cpu": "x", "nvidia.com/gpu": "4"}}}
     bad = _kube_pod("q", spec={"nodeName": "n", "containers": [asked]})
     (folder / "dump.json").write_text(_dump(KUBE_NODE, _kube_pod(), bad))
-    done = snugfit("plan", "--snapshot", "dump.json", "--budget", "500ms", "--json")
+    done = snugfit("plan", "dump.json", "--budget", "500ms", "--json")
     assert done.code == 1 and not json.loads(done.out)["placements"], done
     assert "Pod ns/q" in done.err and "its node takes nothing new" in done.err
 
 
 def test_many_bad_objects_are_counted(folder: Path, snugfit) -> None:
     (folder / "dump.json").write_text(_dump(KUBE_NODE, _kube_pod(), *range(500)))
-    done = snugfit("simulate", "--nodes", "dump.json")
+    done = snugfit("simulate", "dump.json")
     assert done.code == 0 and "500 objects in all are not understood" in done.err
     assert done.err.count("; left out") == 10
 
@@ -379,7 +379,7 @@ def test_many_bad_objects_are_counted(folder: Path, snugfit) -> None:
 def test_a_dump_of_which_nothing_can_be_read_is_refused(folder: Path, snugfit) -> None:
     for text in (_dump(1, 2), "{}", '{"items": null}', '{"items": 5}', _dump(1) + _dump(2)):
         (folder / "dump.json").write_text(text)
-        is_one_line(snugfit("plan", "--snapshot", "dump.json"), "dump.json")
+        is_one_line(snugfit("plan", "dump.json"), "dump.json")
 
 
 # -- what an option may say --------------------------------------------------------------------
@@ -388,11 +388,11 @@ def test_a_dump_of_which_nothing_can_be_read_is_refused(folder: Path, snugfit) -
 @pytest.mark.parametrize(
     ("args", "word"),
     [
-        (("simulate", "--nodes", "ok.json", "--protocol", "replay", "--rate", "nan"), "rate"),
-        (("simulate", "--nodes", "ok.json", "--protocol", "replay", "--rate", "inf"), "rate"),
-        (("simulate", "--nodes", "ok.json", "--protocol", "inflation", "--arrival", "nan"), "arr"),
+        (("simulate", "ok.json", "--protocol", "replay", "--rate", "nan"), "rate"),
+        (("simulate", "ok.json", "--protocol", "replay", "--rate", "inf"), "rate"),
+        (("simulate", "ok.json", "--protocol", "inflation", "--arrival", "nan"), "arr"),
         (
-            ("simulate", "--nodes", "ok.json", "--protocol", "inflation", "--arrival", "1e308"),
+            ("simulate", "ok.json", "--protocol", "inflation", "--arrival", "1e308"),
             "arr",
         ),
         (("generate", "--out", "x.json", "--nodes", "1000000000"), "nodes"),
@@ -400,9 +400,9 @@ def test_a_dump_of_which_nothing_can_be_read_is_refused(folder: Path, snugfit) -
         (("generate", "--out", "x.json", "--load", "nan"), "load"),
         (("generate", "--out", "x.json", "--gang-size", "1000000000"), "gang_size"),
         (("generate", "--out", "x.json", "--seed", "-1"), "seed"),
-        (("plan", "--snapshot", "ok.json", "--seed", "9" * 50), "--seed"),
-        (("plan", "--snapshot", "ok.json", "--budget", "\u0663s"), "--budget"),
-        (("tune", "--nodes", "ok.json", "--train", "1000000000"), "--train"),
+        (("plan", "ok.json", "--seed", "9" * 50), "--seed"),
+        (("plan", "ok.json", "--budget", "\u0663s"), "--budget"),
+        (("tune", "ok.json", "--train", "1000000000"), "--train"),
         (("healthcheck", "--url", "http://[::"), "--url"),
     ],
 )

@@ -20,12 +20,14 @@ def dump(tmp_path: Path, snugfit, monkeypatch: pytest.MonkeyPatch):
     def run(*items: Any, command: str = "plan", code: int = 0) -> dict:
         (tmp_path / "d.json").write_text(json.dumps({"kind": "List", "items": list(items)}))
         args = {
-            "plan": ("plan", "--snapshot", "d.json", "--budget", "500ms"),
-            "simulate": ("simulate", "--nodes", "d.json"),
+            "plan": ("plan", "d.json", "--budget", "500ms"),
+            "simulate": ("simulate", "d.json"),
         }[command]
         done = snugfit(*args, "--json")
         assert done.code == code, done
         said = json.loads(done.out)
+        for run in said.pop("runs", []):
+            said |= run
         for one in said["not_understood"]:
             assert f"d.json: not understood: {one['object']}: " in done.err
         return said
@@ -168,15 +170,15 @@ def test_several_files_are_one_cluster(tmp_path: Path, snugfit, monkeypatch) -> 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "nodes.json").write_text(json.dumps({"items": [node_json("n", gpus=1)]}))
     (tmp_path / "pods.yaml").write_text(json.dumps(pod_json("p", requests=GPU)))
-    files = ("--snapshot", "nodes.json", "--snapshot", "pods.yaml")
+    files = ("nodes.json", "pods.yaml")
     done = snugfit("plan", *files, "--budget", "500ms", "--json")
     assert done.code == 0 and _where(json.loads(done.out)) == {"p": "n"}
-    done = snugfit("simulate", "--nodes", "nodes.json", "--pods", "pods.yaml", "--json")
-    assert json.loads(done.out)["placed"] == 1
-    done = snugfit("plan", "--snapshot", ".", "--budget", "500ms", "--json")
+    done = snugfit("simulate", "nodes.json", "pods.yaml", "--json")
+    assert json.loads(done.out)["runs"][0]["placed"] == 1
+    done = snugfit("plan", ".", "--budget", "500ms", "--json")
     assert _where(json.loads(done.out)) == {"p": "n"}
     (tmp_path / "w.json").write_text('{"format": "snugfit/v1", "nodes": [], "pods": []}')
-    done = snugfit("plan", *files, "--snapshot", "w.json", "--json")
+    done = snugfit("plan", *files, "w.json", "--json")
     assert done.code == 2 and "snugfit/v1" in done.err
 
 

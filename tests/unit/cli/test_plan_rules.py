@@ -148,7 +148,7 @@ def test_the_best_possible_is_proved_only_about_what_was_considered(tmp_path: Pa
     for spec, status in (({}, "PROVED"), (_using("c"), "PROVED_IN_PART")):
         items = [*_TWO_NODES, pod_json("w", requests=_GPU, spec=spec)]
         path.write_text(json.dumps({"kind": "List", "items": items}))
-        done = CliRunner().invoke(bound, ["--nodes", str(path), "--json"], catch_exceptions=False)
+        done = CliRunner().invoke(bound, [str(path), "--json"], catch_exceptions=False)
         assert json.loads(done.stdout)["status"] == status
 
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler.cli.ask.plan import parse_budget
-from scheduler.core.errors import InvalidInput
+from scheduler.cli.units import seconds_of
 from scheduler.files import dump_writer, native
 from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.simulator.generate import GeneratorConfig, generate
@@ -50,7 +49,7 @@ def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -
 
 
 def test_plan_prints_one_object_and_says_no(tmp_path: Path) -> None:
-    done = _run("plan", "--snapshot", str(_dump(tmp_path)), "--budget", "60s", "--json")
+    done = _run("plan", str(_dump(tmp_path)), "--budget", "60s", "--json")
     assert done.returncode == 1, done.stderr  # the pod of 8 fits nowhere
     made = json.loads(done.stdout)
     assert made["status"] == "PROVED"
@@ -87,7 +86,7 @@ def test_nobody_is_moved_who_has_to_stay(tmp_path: Path, how: str) -> None:
             item["metadata"].setdefault("annotations", {})["karpenter.sh/do-not-disrupt"] = "true"
         path.write_text(json.dumps(content))
     flags = ["--no-moves"] if how == "flag" else []
-    made = json.loads(_run("plan", "--snapshot", str(path), "--json", *flags).stdout)
+    made = json.loads(_run("plan", str(path), "--json", *flags).stdout)
     assert made["moves"] == [] and made["status"] == "INFEASIBLE_PROVED"
 
 
@@ -108,40 +107,52 @@ def test_gangs_and_gates_of_a_dump(tmp_path: Path) -> None:
             del item["spec"]["nodeName"]
             item["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
     path.write_text(json.dumps(content))
-    made = json.loads(_run("plan", "--snapshot", str(path), "--json").stdout)
+    made = json.loads(_run("plan", str(path), "--json").stdout)
     assert made["placements"] == [] and {u["name"] for u in made["unplaced"]} == {"w", "x"}
     assert all("gang does not fit" in u["reason"] for u in made["unplaced"])
 
 
 def test_plan_explains_itself(tmp_path: Path) -> None:
-    done = _run("plan", "--snapshot", str(_dump(tmp_path)), "--explain", "--deterministic")
+    done = _run("plan", str(_dump(tmp_path)), "--explain", "--deterministic")
     assert "move  default/r" in done.stdout and "place default/w: " in done.stdout
-    assert "devices 0,1,2,3" in done.stdout and "wait  default/x: no node" in done.stdout
+    assert "devices 0,1,2,3" in done.stdout and "pending default/x: no node" in done.stdout
 
 
 def test_a_plan_of_our_own_format_where_all_fits(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     native.write(generate(GeneratorConfig(nodes=10, load=0.3, seed=1)), path)
-    done = _run("plan", "--snapshot", str(path))
+    done = _run("plan", str(path))
     assert done.returncode == 0 and done.stdout.startswith("PROVED")
 
 
 def test_bound_compares_with_the_best_possible(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     native.write(generate(GeneratorConfig(nodes=10, load=1.2, seed=1)), path)
-    done = _run("bound", "--nodes", str(path), "--budget", "1s", "--json")
+    done = _run("bound", str(path), "--budget", "1s", "--json")
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert 0 < said["planned_gpu_milli"] <= said["bound_gpu_milli"] <= said["capacity_gpu_milli"]
-    assert _run("bound", "--nodes", str(path), "--budget", "1s", "--below", "-1").returncode == 1
+    assert _run("bound", str(path), "--budget", "1s", "--below", "-1").returncode == 1
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("500ms", 0.5), ("10s", 10), ("2m", 120), ("3", 3)])
-def test_budgets(text: str, seconds: float) -> None:
-    assert parse_budget(text) == seconds
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("500ms", 0.5),
+        ("10s", 10),
+        ("2m", 120),
+        ("3", 3),
+        ("1m30s", 90),
+        ("0.5", 0.5),
+        (" 1h ", 3600),
+    ],
+)
+def test_durations(text: str, seconds: float) -> None:
+    assert seconds_of(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "0s", "-1s", "1h"])
-def test_no_budgets(text: str) -> None:
-    with pytest.raises(InvalidInput, match="--budget"):
-        parse_budget(text)
+@pytest.mark.parametrize("text", ["", "soon", "0s", "-1s", "1d", "9" * 400, "\u0663s", "1e3"])
+def test_no_durations(tmp_path: Path, text: str) -> None:
+    assert seconds_of(text) is None
+    done = _run("plan", str(tmp_path), f"--budget={text}")
+    assert done.returncode == 2 and "write 500ms, 10s or 2m" in done.stderr

@@ -11,9 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scheduler.cli.console import message, print_json, print_table
+from scheduler.cli.output import (
+    complain,
+    message,
+    one_line,
+    print_json,
+    print_table,
+    printable,
+    say,
+)
 from scheduler.cli.run.serve import _log_to_stderr
-from scheduler.cli.terminal import complain, one_line, printable, say
 
 # Title, colour, clear, a control sequence in one byte, backspace, delete, right-to-left override,
 # isolate, invisible, a separator of lines, a forged line, a tag character, markup of the library.
@@ -106,16 +113,16 @@ def evil_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "args",
     [
-        ("simulate", "--nodes", "w.json", "--policy", "fgd"),
-        ("simulate", "--nodes", "w.json", "--json"),
-        ("simulate", "--nodes", "w.json", "--report", "r.html"),
-        ("simulate", "--nodes", "dup.json"),
-        ("simulate", "--nodes", "n.csv"),
-        ("simulate", "--nodes", "w.json", "--policy-file", "policy"),
-        ("simulate", "--nodes", "w.json", "--policy", EVIL),
-        ("plan", "--snapshot", "w.json", "--budget", "500ms", "--explain"),
-        ("plan", "--snapshot", "dump.json", "--budget", "500ms", "--explain"),
-        ("bound", "--nodes", "w.json", "--budget", "500ms"),
+        ("simulate", "w.json", "--policy", "fgd"),
+        ("simulate", "w.json", "--json"),
+        ("simulate", "w.json", "--report", "r.html"),
+        ("simulate", "dup.json"),
+        ("simulate", "n.csv"),
+        ("simulate", "w.json", "--policy-file", "policy"),
+        ("simulate", "w.json", "--policy", EVIL),
+        ("plan", "w.json", "--budget", "500ms", "--explain"),
+        ("plan", "dump.json", "--budget", "500ms", "--explain"),
+        ("bound", "w.json", "--budget", "500ms"),
         ("config", "check", "f.yaml"),
         ("config", "check", "f.yaml", "--json"),
         ("config", "check", EVIL),
@@ -127,7 +134,7 @@ def evil_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("generate", "--out", EVIL + "/x"),
         ("doctor", "--kubeconfig", EVIL),
         ("healthcheck", "--url", EVIL),
-        ("simulate", "--nodes", "\udcff\udcfe.json"),
+        ("simulate", "\udcff\udcfe.json"),
     ],
 )
 def test_names_and_values_reach_no_terminal_as_they_are(evil_files: Path, snugfit, args) -> None:

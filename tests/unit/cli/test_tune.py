@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import yaml
+
 from scheduler.core.power import PowerModel
 from scheduler.core.price_weights import PriceWeights
 from scheduler.files import native
@@ -15,7 +17,7 @@ from tests.unit.cli.test_commands import _run
 def test_a_policy_file_is_written_and_can_be_used(tmp_path: Path) -> None:
     trace, out = tmp_path / "small.json", tmp_path / "policy.json"
     native.write(generate(GeneratorConfig(nodes=6, load=1.0, seed=3)), trace)
-    args = ("--trace", str(trace), "--train", "1", "--holdout", "1", "--rounds", "1")
+    args = (str(trace), "--train", "1", "--holdout", "1", "--rounds", "1")
     code = 0 if _accepted(trace) else 1
     done = _run("tune", *args, "--processes", "1", "--out", str(out), "--json", code=code)
     said = json.loads(done.stdout)
@@ -25,26 +27,24 @@ def test_a_policy_file_is_written_and_can_be_used(tmp_path: Path) -> None:
     assert (weights != PriceWeights()) == (code == 0)
     ran = _run(
         "simulate",
-        "--nodes",
         str(trace),
         "--policy",
         "priced",
         "--policy-file",
         str(out),
-        "--mix",
-        "learnt",
+        "--learn",
         "--json",
     )
-    assert json.loads(ran.stdout)["mix"] == "learnt"
+    assert json.loads(ran.stdout)["runs"][0]["workload_profile"] == "learnt"
     shown = _run("serve", "--policy-file", str(out), "--print-config")
-    assert json.loads(shown.stdout)["policy"] == "priced"
+    assert yaml.safe_load(shown.stdout)["policy"] == "priced"
 
 
 def _accepted(trace: Path) -> bool:
     from scheduler.simulator.sweep import Job
     from scheduler.simulator.tuning import tune
 
-    job = Job(trace, None, "priced", 0, arrival=1.0)
+    job = Job((trace,), "priced", 0, arrival=1.0)
     return tune(job, train=[0], holdout=[1], rounds=1, processes=1).chosen > 0
 
 
@@ -54,7 +54,7 @@ def test_a_search_keeps_what_power_is_charged_at(tmp_path: Path) -> None:
     watts = PowerModel.from_mapping({"T4": [12, 75]})
     given.write_text(PriceWeights(power=2.0, watts=watts).to_policy_file())
     # In place: what is found is written over what it began with.
-    args = ("--trace", str(trace), "--train", "1", "--holdout", "1", "--rounds", "1")
+    args = (str(trace), "--train", "1", "--holdout", "1", "--rounds", "1")
     files = ("--policy-file", str(given), "--out", str(given))
     done = _run("tune", *args, *files, "--processes", "1", "--json", code=None)
     assert done.returncode in (0, 1)
@@ -68,15 +68,15 @@ def test_simulated_power_falls_with_its_weight(tmp_path: Path) -> None:
     drawn, allocated = [], []
     for power in (0.0, 0.3):
         policy.write_text(PriceWeights(power=power).to_policy_file())
-        ran = _run("simulate", "--nodes", str(trace), "--policy-file", str(policy), "--json")
-        said = json.loads(ran.stdout)
+        ran = _run("simulate", str(trace), "--policy-file", str(policy), "--json")
+        (said,) = json.loads(ran.stdout)["runs"]
         allocated.append(said["allocated_gpu_milli"])
         drawn.append(said["power_kw"])
     assert 0 < drawn[1] < 0.9 * drawn[0] and allocated[1] == allocated[0] > 0
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:
-    done = _run("tune", "--trace", str(tmp_path / "absent.json"), code=2)
+    done = _run("tune", str(tmp_path / "absent.json"), code=2)
     assert "absent.json" in done.stderr
     (tmp_path / "policy.json").write_text("{}")
     done = _run("simulate", "--policy-file", str(tmp_path / "policy.json"), code=2)

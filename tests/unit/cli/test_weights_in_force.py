@@ -57,7 +57,7 @@ def test_a_simulation_says_which_weights_it_runs_with(tmp_path: Path, snugfit) -
         '{"format": "snugfit/v1", "nodes": [{"name": "n", "cpu_milli": 8000, "memory_mib": 8192,'
         ' "gpus": 1, "product": "T4"}], "pods": [{"name": "p", "gpu": {"milli": 300}}]}'
     )
-    args = ("simulate", "--nodes", tmp_path / "w.json", "--policy", "priced", "--policy-file")
+    args = ("simulate", tmp_path / "w.json", "--policy", "priced", "--policy-file")
     done = snugfit(*args, _policy(tmp_path, power=0.1))
     assert done.code == 0 and "weights.power: 0.1 counts as 0.09375" in done.err
     quiet = snugfit(*args, _policy(tmp_path, power=0.25, near=0.1))

@@ -93,6 +93,25 @@ def test_what_is_not_understood_is_named_with_its_effect(api, follow) -> None:
     eventually(lambda: following.live.detail()["unreadable_objects"] == 3)
 
 
+def test_an_api_that_does_not_answer_fills_no_log(
+    api, follow, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.cluster.follow._TURN_S", 0.001)
+    refused = 0
+
+    def refuse(handler: Any) -> bool:
+        nonlocal refused
+        refused += 1
+        handler.send_error(503)
+        return True
+
+    api.script += [("GET", "/apis", refuse)] * 20
+    following = follow().start()
+    following.equal()
+    lines = [r for r in caplog.records if "does not answer yet" in r.getMessage()]
+    assert refused == 20 and len(lines) == 1
+
+
 def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypatch) -> None:
     """A fault of ours: told of, counted, and mended once it is gone."""
     following = follow()

@@ -346,7 +346,7 @@ def test_nobody_gets_room_beside_a_pod_that_cannot_be_counted(tmp_path: Path) ->
 
 def test_the_wrong_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text('{"kind": "List", "items": []}')
-    with pytest.raises(InvalidInput, match="CSV of nodes"):
+    with pytest.raises(InvalidInput, match="stands beside a CSV"):
         load_workload(tmp_path / "x.json", tmp_path / "p.csv")
     (tmp_path / "x.txt").write_text("name,cpu\na,1\n")
     with pytest.raises(InvalidInput, match=r"neither JSON nor YAML.*kubectl get"):

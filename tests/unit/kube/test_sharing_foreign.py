@@ -107,7 +107,7 @@ def test_doctor_names_the_system() -> None:
 def _planned(tmp_path: Path, *items: dict[str, Any]) -> dict[str, Any]:
     path = tmp_path / "dump.json"
     path.write_text(json.dumps({"kind": "List", "items": list(items)}))
-    call = ["plan", "--snapshot", str(path), "--budget", "1s", "--deterministic", "--json"]
+    call = ["plan", str(path), "--budget", "1s", "--deterministic", "--json"]
     return json.loads(CliRunner().invoke(cli, call).stdout)
 
 

@@ -121,7 +121,7 @@ def _dump(path: Path) -> Path:
 def test_the_command_reads_soft_affinity_and_a_table_of_costs(tmp_path: Path) -> None:
     dump, costs = _dump(tmp_path / "dump.json"), tmp_path / "costs.json"
     costs.write_text('{"H100": 10, "T4": 1}')
-    call = ["plan", "--snapshot", str(dump), "--budget", "1s", "--deterministic", "--json"]
+    call = ["plan", str(dump), "--budget", "1s", "--deterministic", "--json"]
     made = json.loads(CliRunner().invoke(cli, [*call, "--model-costs", str(costs)]).stdout)
     assert {p["name"]: p["node"] for p in made["placements"]} == {"picky": "b-t4", "plain": "b-t4"}
     values = {one["name"]: one["value"] for one in made["objectives"]}
@@ -135,7 +135,7 @@ def test_the_command_reads_soft_affinity_and_a_table_of_costs(tmp_path: Path) ->
 def test_a_broken_table_of_costs_is_refused(tmp_path: Path, text: str) -> None:
     dump, costs = _dump(tmp_path / "dump.json"), tmp_path / "costs.json"
     costs.write_text(text)
-    result = CliRunner().invoke(cli, ["plan", "--snapshot", str(dump), "--model-costs", str(costs)])
+    result = CliRunner().invoke(cli, ["plan", str(dump), "--model-costs", str(costs)])
     assert isinstance(result.exception, InvalidInput)
     assert "--model-costs" in str(result.exception)
 

@@ -12,7 +12,8 @@ from scheduler.files.workload import Arrival, Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
-from scheduler.simulator.replay import ReplayOutcome, backoff_s, pod_class, replay
+from scheduler.simulator.pending import pod_class
+from scheduler.simulator.replay import ReplayOutcome, backoff_s, replay
 from tests.builders import gang_key, gangs_of, node, pod
 
 FIT = Experiment("best-fit", 0, "replay")
@@ -32,7 +33,7 @@ def test_a_pod_waits_until_another_leaves() -> None:
     """The second pod comes at 5 s and gets the device at 100 s: its backoff is long over."""
     outcome = _replay([Arrival(pod("a", count=1), 0, 100), Arrival(pod("b", count=1), 5, 10)])
     wait = outcome.waiting["1 GPU"]
-    assert (wait.pods, wait.starved, wait.p50_s, wait.max_s) == (2, 0, 95, 95)
+    assert (wait.pods, wait.pending, wait.p50_s, wait.max_s) == (2, 0, 95, 95)
     assert outcome.placed == 2 and outcome.attempts == 3
 
 
@@ -62,12 +63,12 @@ def test_a_higher_priority_is_tried_first() -> None:
     assert outcome.waiting["1 GPU"].max_s == 60 + 30 - 1  # the low one comes after the high one
 
 
-def test_what_never_fits_is_starved_and_waits_without_end() -> None:
+def test_what_never_fits_stays_pending_and_waits_without_end() -> None:
     outcome = _replay([Arrival(pod("a", count=1), 0, 5), Arrival(pod("b", count=2), 0, 5)])
     wait = outcome.waiting["2-7 GPUs"]
-    assert (outcome.placed, wait.starved, wait.p95_s) == (1, 1, float("inf"))
+    assert (outcome.placed, wait.pending, wait.p95_s) == (1, 1, float("inf"))
     content = json.loads(json.dumps(outcome.to_json(), allow_nan=False))
-    assert content["starved"] == 1 and content["waiting"]["2-7 GPUs"]["p95_s"] is None
+    assert content["pending"] == 1 and content["waiting"]["2-7 GPUs"]["p95_s"] is None
 
 
 def test_allocation_is_weighted_by_time_up_to_the_last_arrival() -> None:

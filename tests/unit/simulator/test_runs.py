@@ -55,11 +55,11 @@ def test_impossible_inflations_are_refused() -> None:
 
 
 def test_allocation_is_noted_when_the_requested_share_is_reached() -> None:
-    """Two GPUs; pods ask for 1, 1 and 2: at 100 % requested both are taken, the last is dropped."""
+    """Two GPUs; pods ask for 1, 1 and 2: at 100 % requested both are taken, the last waits."""
     pods = tuple(Arrival(pod(f"p{i}", count=c)) for i, c in enumerate((1, 1, 2)))
     outcome = run(Workload((node(gpus=2),), pods), Experiment("best-fit", 0, "as-listed"))
     assert outcome.allocation_at["0.50"] == 50.0 and outcome.allocation_at["1.00"] == 100.0
-    assert (outcome.placed, outcome.dropped) == (2, 1)
+    assert (outcome.placed, len(outcome.pending)) == (2, 1)
     said = outcome.to_json()
     assert said["requested_gpu_milli"] == 4000 and said["allocated_gpu_milli"] == 2000
 
@@ -150,8 +150,8 @@ def test_impossible_profiles_are_refused() -> None:
 def test_a_sweep_does_not_depend_on_its_processes(tmp_path: Path) -> None:
     path = tmp_path / "w.json"
     native.write(SMALL, path)
-    jobs = [Job(path, None, policy, seed) for policy in ("fgd", "random") for seed in (0, 1)]
-    jobs.append(Job(path, None, "fgd", 0, profile=SchedulerProfile()))
+    jobs = [Job((path,), policy, seed) for policy in ("fgd", "random") for seed in (0, 1)]
+    jobs.append(Job((path,), "fgd", 0, profile=SchedulerProfile()))
     steps: list[tuple[int, int]] = []
     alone = sweep(jobs, processes=1, progress=lambda *step: steps.append(step))
     together = sweep(jobs, processes=2)
@@ -178,7 +178,8 @@ def test_published_figures_are_reproduced(policy: str, published: float, toleran
     if not nodes.exists():
         pytest.skip(f"no public traces in {folder}; set SNUGFIT_DATA")
     jobs = [
-        Job(nodes, folder / "openb_pod_list_default.csv", policy, s, arrival=1.0) for s in range(3)
+        Job((nodes, folder / "openb_pod_list_default.csv"), policy, s, arrival=1.0)
+        for s in range(3)
     ]
     mean = np.mean([o.allocation_at["1.00"] for o in sweep(jobs, processes=1)])
     assert abs(mean - published) < tolerance

@@ -18,7 +18,7 @@ from scheduler.simulator.tuning import Journal, tune
 def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
     path = tmp_path_factory.mktemp("tuning") / "small.json"
     native.write(generate(GeneratorConfig(nodes=12, load=1.0, seed=3)), path)
-    return Job(path, None, "priced", 0, arrival=1.0)
+    return Job((path,), "priced", 0, arrival=1.0)
 
 
 def test_what_is_accepted_gains_on_seeds_never_seen(job: Job) -> None:
