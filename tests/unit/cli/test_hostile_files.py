@@ -398,7 +398,10 @@ def test_a_dump_of_which_nothing_can_be_read_is_refused(folder: Path, snugfit) -
         (("generate", "--out", "x.json", "--nodes", "1000000000"), "nodes"),
         (("generate", "--out", "x.json", "--pods", "10000000000"), "pods"),
         (("generate", "--out", "x.json", "--load", "nan"), "load"),
-        (("generate", "--out", "x.json", "--gang-size", "1000000000"), "gang_size"),
+        (
+            ("generate", "--out", "x.json", "--gangs", "0.5", "--gang-size", "1000000000"),
+            "gang-size",
+        ),
         (("generate", "--out", "x.json", "--seed", "-1"), "seed"),
         (("plan", "ok.json", "--seed", "9" * 50), "--seed"),
         (("plan", "ok.json", "--budget", "\u0663s"), "--budget"),
