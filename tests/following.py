@@ -40,6 +40,7 @@ class Following:
             live=lambda ledger: LiveCluster(ledger, api.client(), identity),
         )
         self.live = self.service.live
+        self.sync = self.service.sync  # for tests that look at it between two events
         self.web = create_app(self.service.webhook).test_client()
 
     def start(self) -> Following:
@@ -63,7 +64,7 @@ class Following:
             return nodes == set(self.api.objects[NODES]) and known == exists
 
         eventually(holds)
-        assert self.live.recount() == []
+        assert self.live.recount.run() == []
 
     def metric(self, name: str) -> float:
         lines = self.web.get("/metrics").get_data(as_text=True).splitlines()

@@ -8,64 +8,30 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from scheduler.cluster.api.client import KubeClient
-from scheduler.cluster.audit import Audit, AuditFigures
+from scheduler.cluster.audit import Audit
 from scheduler.cluster.binding import Binder
 from scheduler.cluster.chores import expired_reservations, pods_to_requeue, requeue_later
 from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
 from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.live_figures import LiveFigures
 from scheduler.cluster.preempting import due_evictions
-from scheduler.cluster.repair import evict_phantoms, heal
+from scheduler.cluster.recount import Recount
 from scheduler.cluster.repricing import put_mix_if_due
 from scheduler.cluster.requeue import WAKE_ANNOTATION
 from scheduler.core.errors import Conflict, KubeApiError, NotFound, TooManyRequests
 from scheduler.core.model import PodRequest
 
-__all__ = ["Caretaker", "LiveFigures"]
+__all__ = ["Caretaker"]
 
 log = logging.getLogger(__name__)
 
-_NEW_KINDS_EVERY_S = 60.0
-_POLICY_EVERY_S = 60.0
 _TOLD_EVERY_S = 3600.0
-_MOST_AT_ONCE = 32
 _MOST_READINGS = 50
-_LOGGED_DIFFERENCES = 5
 _LONGEST_TEXT = 300
-
-
-@dataclass
-class LiveFigures(AuditFigures):
-    """What has happened so far, for metrics.
-
-    Attributes
-    ----------
-    drift : int
-        Differences that the latest comparison of state and facts found; has to be 0.
-    drifted : int
-        Comparisons that found any.
-    chore_faults : Counter of str
-        What could not be looked after, by chore.
-    wakeups : int
-        Refused pods that kube-scheduler had to be told about.
-    gang_evictions : int
-        Members of gangs that were evicted because others of theirs were.
-    """
-
-    events: int = 0
-    recounts: int = 0
-    drift: int = 0
-    drifted: int = 0
-    chore_faults: Counter[str] = field(default_factory=Counter)
-    readings: int = 0
-    wakeups: int = 0
-    gang_evictions: int = 0
-    synced_s: float | None = None
 
 
 class Caretaker:
@@ -77,16 +43,14 @@ class Caretaker:
         Of the live cluster.
     audit
         Compares what is known with the API.
+    recount
+        Compares the state with what is known.
     active
         Whether this replica is the one that compares it.
     accepting
         Whether verbs are answered here.
-    groups
-        Looks for kinds of gangs that are served by now.
-    policy
-        Looks whether records of devices are guarded.
-    classes
-        Looks which resources are handed out by DRA.
+    looks
+        What is looked at anew from time to time.
     """
 
     def __init__(
@@ -97,11 +61,10 @@ class Caretaker:
         figures: LiveFigures,
         *,
         audit: Audit,
+        recount: Recount,
         active: Callable[[], bool],
         accepting: Callable[[], bool],
-        groups: Callable[[], None],
-        policy: Callable[[], None],
-        classes: Callable[[], None],
+        looks: Sequence[Chore],
     ) -> None:
         config = ledger.config
         self._ledger, self._binder, self._client, self._figures = ledger, binder, client, figures
@@ -109,9 +72,7 @@ class Caretaker:
         self._told, self._patience = Sparingly(_TOLD_EVERY_S), Patience()
         self._chores = [
             Chore("learning", lambda: put_mix_if_due(ledger)),
-            Chore("groups", groups, _NEW_KINDS_EVERY_S),
-            Chore("record policy", policy, _POLICY_EVERY_S),
-            Chore("device classes", classes, _NEW_KINDS_EVERY_S),
+            *looks,
             Chore("holds", lambda: self._settle("holds", expired_reservations(ledger))),
             Chore("bindings", lambda: self._settle("bindings", binder.overdue())),
         ]
@@ -120,7 +81,7 @@ class Caretaker:
         if config.evict_gangs:
             self._chores.append(Chore("gangs", self._evict_remainders))
         if config.recount_s:
-            self._chores.append(Chore("recount", self.recount, config.recount_s))
+            self._chores.append(Chore("recount", recount.run, config.recount_s))
         self._checks = [Chore("rereading", audit.reread)]
         if config.audit_s:
             self._checks.append(Chore("audit", self._compare, config.audit_s, spread=0.25))
@@ -224,44 +185,3 @@ class Caretaker:
     def _evicted(self, pod: PodRequest) -> None:
         with self._ledger.locked(chore=True) as cluster:
             cluster.victims.done(pod.uid)
-
-    def recount(self) -> list[str]:
-        """Compare the state with the facts, off the request path, and mend it if it differs."""
-        with self._ledger.locked(chore=True) as cluster:
-            observed = cluster.live.charges.observed()
-            snapshot = cluster.engine.state.snapshot()
-            held, assumed = frozenset(cluster.engine.reservations), frozenset(cluster.pods.assumed)
-        found = observed.differences(snapshot, held, assumed)
-        self._figures.recounts += 1
-        self._figures.drift = len(found)
-        if found:
-            self._figures.drifted += 1
-            log.error(
-                "the state differs from the facts: %s", "; ".join(found[:_LOGGED_DIFFERENCES])
-            )
-            self._heal()
-        return found
-
-    def _heal(self) -> None:
-        """Bring the state back to the facts, a few nodes at a time so that requests get through."""
-        with self._ledger.locked(chore=True) as cluster:
-            assumed = frozenset(cluster.pods.assumed)
-            evict_phantoms(cluster.engine, cluster.live.charges, assumed)
-            names = cluster.live.node_names()
-        for start in range(0, len(names), _MOST_AT_ONCE):
-            some = names[start : start + _MOST_AT_ONCE]
-            try:
-                with self._ledger.locked(chore=True) as cluster:
-                    heal(cluster.engine, cluster.live.charges, some)
-            except Exception:  # noqa: BLE001 - only one of them is to blame, and it is told of
-                for name in some:
-                    self._heal_alone(name)
-
-    def _heal_alone(self, name: str) -> None:
-        try:
-            with self._ledger.locked(chore=True) as cluster:
-                heal(cluster.engine, cluster.live.charges, [name])
-        except Exception:  # tried again after the next recount
-            self._figures.chore_faults["recount"] += 1
-            if self._told.now(("heal", name)):
-                log.exception("node %s cannot be healed", name)

@@ -1,4 +1,4 @@
-"""A watched kind of object: how its objects are applied, and which of them have been.
+"""A watched kind of object: what it means for the cluster, and which of its objects were applied.
 
 The version of every object that was applied is remembered. What the API has in another version, or
 we in none, is what an audit asks about.
@@ -6,23 +6,27 @@ we in none, is what an audit asks about.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from scheduler.cluster.api.reflector import Reflector
+from scheduler.cluster.api.client import KubeClient
+from scheduler.cluster.api.reflector import Reflector, WatchTiming
+from scheduler.cluster.inbox import Inbox, WatchSink
+from scheduler.cluster.ledger import Cluster
 from scheduler.kube.salvage import InPart
 
-__all__ = ["Kind"]
+__all__ = ["Watched", "WatchedKind"]
+
+T = TypeVar("T")
 
 
-@dataclass
-class Kind:
-    """One kind. Its methods are called with the service's lock held.
+class WatchedKind(ABC, Generic[T]):
+    """What objects of one kind mean for the cluster.
 
-    Parameters
+    Attributes
     ----------
     label
         Plural name, in logs and metrics.
@@ -32,29 +36,77 @@ class Kind:
         Of one object.
     selector
         Field selector of those that are followed.
-    apply, remove_named
-        An object exists and looks like this; the one of this identity does not exist.
-    identity
-        By which an object is known.
-    known, where
-        Every identity that is known; namespace and name of one.
-    right
-        Whether an object is known, and charged as it asks for.
-    ended
-        Whether an object is none that is followed any more.
-    unread
-        What to do with an object of which only a part could be read.
-    complete, untold
-        All objects of the kind have been applied; nobody can tell any more which exist.
     optional
         Whether everything but what is told by this kind goes on without it.
-    reflector
-        What watches it.
+    """
+
+    label: str
+    path: str
+    decoder: msgspec.json.Decoder[T]
+    selector: str = ""
+    optional: bool = False
+
+    @abstractmethod
+    def identity(self, obj: T) -> str:
+        """By which an object is known."""
+
+    @abstractmethod
+    def apply(self, cluster: Cluster, obj: T) -> None:
+        """An object exists and looks like this."""
+
+    @abstractmethod
+    def remove(self, cluster: Cluster, identity: str) -> None:
+        """The object of this identity does not exist."""
+
+    @abstractmethod
+    def known(self, cluster: Cluster) -> Collection[str]:
+        """Every identity that is known."""
+
+    def where(self, cluster: Cluster, identity: str) -> tuple[str, str]:  # noqa: ARG002 - of others
+        """Namespace and name of a known object; here the identity says both."""
+        namespace, _, name = identity.rpartition("/")
+        return namespace, name
+
+    def is_right(self, cluster: Cluster, obj: T) -> bool:
+        """Whether an object is known, and charged as it asks for."""
+        return self.identity(obj) in self.known(cluster)
+
+    def has_ended(self, obj: T) -> bool:  # noqa: ARG002 - of others
+        """Whether an object is none that is followed any more."""
+        return False
+
+    def apply_part(self, cluster: Cluster, part: InPart[T]) -> None:
+        """An object exists of which only a part could be read."""
+
+    def whole(self, cluster: Cluster) -> None:
+        """All objects of the kind have been applied."""
+
+    def untold(self, cluster: Cluster) -> None:
+        """Nobody can tell any more which objects exist."""
+
+
+class Watched:
+    """One kind, what watches it, and what has been applied of it.
+
+    Its methods are called with the cluster's lock held.
+
+    Parameters
+    ----------
+    kind
+        What the objects mean.
+    client
+        The API.
+    inbox
+        Where what is heard of them goes.
+    read_s
+        How long a watch may be silent.
+    unreadable
+        Called with label and error text of an object that cannot be read.
 
     Attributes
     ----------
-    versions : dict of str to str
-        ``resourceVersion`` that was applied, by identity.
+    reflector : Reflector
+        What watches the kind.
     unreadable : dict of str to str
         Keys of objects that could be read in part only, by identity.
     missing : dict of str to str
@@ -65,73 +117,80 @@ class Kind:
         Whether a whole list has been applied.
     """
 
-    label: str
-    path: str
-    decoder: msgspec.json.Decoder[Any]
-    selector: str
-    apply: Callable[[Any], None]
-    remove_named: Callable[[str], None]
-    identity: Callable[[Any], str]
-    known: Callable[[], Sequence[str]]
-    where: Callable[[str], tuple[str, str]]
-    right: Callable[[Any], bool]
-    ended: Callable[[Any], bool]
-    unread: Callable[[InPart[Any]], None]
-    complete: Callable[[], None]
-    untold: Callable[[], None]
-    optional: bool
-    reflector: Reflector[Any]
-    versions: dict[str, str] = field(default_factory=dict)
-    unreadable: dict[str, str] = field(default_factory=dict)
-    missing: dict[str, str] = field(default_factory=dict)
-    unlisted: set[str] = field(default_factory=set)
-    listed: bool = False
+    def __init__(
+        self,
+        kind: WatchedKind[Any],
+        client: KubeClient,
+        inbox: Inbox,
+        *,
+        read_s: float,
+        unreadable: Callable[[str, str], None],
+    ) -> None:
+        self.kind, self.label = kind, kind.label
+        self.reflector: Reflector[Any] = Reflector(
+            client,
+            kind.path,
+            kind.decoder,
+            WatchSink(self, inbox),
+            label=kind.label,
+            selector=kind.selector,
+            timing=WatchTiming(read_s=read_s),
+            optional=kind.optional,
+            unreadable=lambda text: unreadable(kind.label, text),
+        )
+        self.unreadable: dict[str, str] = {}
+        self.missing: dict[str, str] = {}
+        self.unlisted: set[str] = set()
+        self.listed = False
+        self._versions: dict[str, str] = {}
 
-    def exists(self, obj: Any) -> None:  # noqa: ANN401 - of this kind
+    def exists(self, cluster: Cluster, obj: Any) -> None:  # noqa: ANN401 - of this kind
         """An object exists; whatever goes wrong, its version does not count as applied."""
-        identity = self.identity(obj)
-        self.versions.pop(identity, None)
-        self.unreadable.pop(identity, None)
-        self.missing.pop(identity, None)
-        self.apply(obj)
-        self.versions[identity] = obj.metadata.resource_version
+        identity = self.kind.identity(obj)
+        self._forget(identity)
+        self.kind.apply(cluster, obj)
+        self._versions[identity] = obj.metadata.resource_version
 
-    def exists_in_part(self, part: InPart[Any]) -> None:
+    def exists_in_part(self, cluster: Cluster, part: InPart[Any]) -> None:
         """An object exists of which this could be read."""
-        identity, metadata = self.identity(part.obj), part.obj.metadata
-        self.versions.pop(identity, None)
+        identity, metadata = self.kind.identity(part.obj), part.obj.metadata
+        self._forget(identity)
         self.unreadable[identity] = f"{metadata.namespace}/{metadata.name}".lstrip("/")
         self.missing[identity] = ", ".join(part.missing)
-        self.unread(part)
+        self.kind.apply_part(cluster, part)
 
-    def gone(self, identity: str) -> None:
+    def gone(self, cluster: Cluster, identity: str) -> None:
         """The object does not exist any more, or is none that is followed."""
-        self.versions.pop(identity, None)
-        self.unreadable.pop(identity, None)
-        self.missing.pop(identity, None)
-        self.remove_named(identity)
+        self._forget(identity)
+        self.kind.remove(cluster, identity)
 
-    def whole(self) -> None:
+    def whole(self, cluster: Cluster) -> None:
         """A whole list has been applied."""
         self.listed, self.unlisted = True, set()
-        self.complete()
+        self.kind.whole(cluster)
 
-    def unknown(self) -> None:
+    def untold(self, cluster: Cluster) -> None:
         """Nobody can tell which objects exist: none is known any more."""
-        for identity in list(self.known()):
-            self.gone(identity)
+        for identity in list(self.kind.known(cluster)):
+            self.gone(cluster, identity)
         self.listed, self.unlisted = False, set()
-        self.untold()
+        self.kind.untold(cluster)
 
-    def differs(self, identity: str, obj: Any | None) -> bool:  # noqa: ANN401 - of this kind
+    def differs(self, cluster: Cluster, identity: str, obj: Any | None) -> bool:  # noqa: ANN401 - of this kind
         """Whether what the API has is not what is known; None if it has none."""
         if obj is None:
-            return identity in self.known()
-        return self.versions.get(identity) != obj.metadata.resource_version or not self.right(obj)
+            return identity in self.kind.known(cluster)
+        version = obj.metadata.resource_version
+        return self._versions.get(identity) != version or not self.kind.is_right(cluster, obj)
 
     def path_in(self, namespace: str) -> str:
         """Where the objects of one namespace are listed."""
         if not namespace:
-            return self.path
-        above, _, plural = self.path.rpartition("/")
+            return self.kind.path
+        above, _, plural = self.kind.path.rpartition("/")
         return f"{above}/namespaces/{namespace}/{plural}"
+
+    def _forget(self, identity: str) -> None:
+        self._versions.pop(identity, None)
+        self.unreadable.pop(identity, None)
+        self.missing.pop(identity, None)

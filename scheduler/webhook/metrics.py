@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from scheduler import __version__
 from scheduler.cluster.follow import LiveCluster
 from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.readiness import read_in_part
 from scheduler.cluster.view import Figures
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
 from scheduler.core.model import Reason
@@ -141,13 +142,11 @@ class _LiveCollector(Collector):
         """One family per figure."""
         live, figures = self._live, self._live.figures
         with self._ledger.locked(chore=True) as cluster:
-            sync = cluster.live
+            sync, charges = cluster.live, cluster.live.charges
             unreadable = Counts(key.split(" ")[0] for key in sync.unreadable)
-            unreadable.update(live.read_in_part())
-            uncertain, ambiguous = (
-                len(sync.charges.nodes.uncertain),
-                len(sync.charges.protocols.ambiguous_nodes),
-            )
+            unreadable.update(read_in_part(live.watches))
+            uncertain = len(charges.nodes.uncertain)
+            ambiguous = len(charges.protocols.ambiguous_nodes)
             facts, pending = len(sync.pods), len(sync.pending)
             assumed = len(cluster.pods.assumed)
         for name, text, value in (
@@ -182,13 +181,13 @@ class _LiveCollector(Collector):
         ages = GaugeMetricFamily(
             "snugfit_watch_age_seconds", "Time since a kind was heard of", labels=["resource"]
         )
-        for label, age in live.ages().items():
+        for label, age in live.watches.ages().items():
             ages.add_metric([label], age)
         yield ages
         restarts = CounterMetricFamily(
             "snugfit_watch_restarts", "Watch failures", labels=["resource", "cause"]
         )
-        for (label, cause), count in sorted(live.restarts().items()):
+        for (label, cause), count in sorted(live.watches.restarts().items()):
             restarts.add_metric([label, cause], count)
         yield restarts
         binds = CounterMetricFamily("snugfit_binds", "Bind calls", labels=["result"])
@@ -198,7 +197,7 @@ class _LiveCollector(Collector):
         chores = CounterMetricFamily(
             "snugfit_chore_faults", "What could not be looked after", labels=["chore"]
         )
-        for chore in sorted({*live.chores, *figures.chore_faults}):
+        for chore in sorted({*live.caretaker.chores, *figures.chore_faults}):
             chores.add_metric([chore], figures.chore_faults[chore])
         yield chores
         objects = GaugeMetricFamily(

@@ -30,6 +30,50 @@ def test_files_stay_short() -> None:
     assert SOURCES and not long
 
 
+_MOST_LINES, _MOST_METHODS = 300, 15
+_LARGE = {
+    # Class: why it is larger than that. Remove the line once it is not.
+    "Engine": "answers and effects over one cache of evaluations, whose parts share its journal",
+    "ClusterState": "one table of columns with a journal; every method keeps the same invariants",
+    "GangCoordinator": "one method per event of a gang's life and one per question about it",
+    "Members": "short look-ups in the same three tables",
+    "Charges": "every way of charging a pod, by one account of the devices of its node",
+    "Instance": "a problem in arrays, built once and only read",
+    "Search": "the moves of one search over one layout",
+    "Connection": "one state machine per connection, as HTTP/1.1 has it",
+    "Listener": "one event loop and what it accepts, reads and ends",
+}
+
+
+def _classes() -> Iterator[tuple[Path, str, int, int]]:
+    """Every class of the product: file, name, lines, and methods that others may call."""
+    for path in SOURCES:
+        if path.is_relative_to(ROOT / "scheduler"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ClassDef):
+                    methods = [one.name for one in node.body if isinstance(one, ast.FunctionDef)]
+                    public = sum(not name.startswith("_") for name in methods)
+                    lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                    yield path, node.name, lines, public
+
+
+def test_classes_stay_small() -> None:
+    large = {
+        f"{path}: {name}: {lines} lines, {public} public methods"
+        for path, name, lines, public in _classes()
+        if name not in _LARGE and (lines > _MOST_LINES or public > _MOST_METHODS)
+    }
+    assert not large
+
+
+def test_the_cluster_has_no_large_class() -> None:
+    """What many threads share has to be read in one go."""
+    rooms = {
+        name for path, name, *_ in _classes() if path.is_relative_to(ROOT / "scheduler/cluster")
+    }
+    assert rooms and not rooms & (set(_LARGE) - {"Charges"})
+
+
 def test_no_room_for_leftovers() -> None:
     assert not [p for p in SOURCES if p.stem in ("utils", "helpers", "common", "misc")]
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scheduler.cluster.bind_request import BindRequest
+from scheduler.cluster.inbox import Exists, ExistsInPart, Gone, ListBegins, ListEnds, Message
 from scheduler.cluster.ledger import Cluster
 from scheduler.kube.objects import PodObject
 from scheduler.kube.salvage import InPart
@@ -54,7 +55,7 @@ def test_a_pod_that_cannot_be_applied_is_read_again_until_it_can(
 ) -> None:
     """Nobody sends it again."""
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.sync, "pod", _named("p"))
+    faulty = _Faulty(monkeypatch, following.sync, "pod", _named("p"))
     faulty.failing = error if when == "listed" else None
     if when != "added":
         api.put(PODS, pod_json("p", node="b", requests={GPU: "1"}))
@@ -66,7 +67,7 @@ def test_a_pod_that_cannot_be_applied_is_read_again_until_it_can(
     eventually(lambda: faulty.failed >= 3)
     assert following.metric("snugfit_objects_in_doubt") == 1
     assert following.metric("snugfit_watch_faults_total") >= 3
-    assert "uid-q" in following.live.sync.pods
+    assert "uid-q" in following.sync.pods
     faulty.failing = None
     following.equal()
     eventually(lambda: following.metric("snugfit_objects_in_doubt") == 0)
@@ -75,11 +76,11 @@ def test_a_pod_that_cannot_be_applied_is_read_again_until_it_can(
 def test_a_deletion_that_cannot_be_applied_is_tried_again(api, follow, monkeypatch) -> None:
     api.put(PODS, pod_json("p", node="b", requests={GPU: "1"}))
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.sync, "pod_gone", lambda uid: uid == "uid-p")
+    faulty = _Faulty(monkeypatch, following.sync, "pod_gone", lambda uid: uid == "uid-p")
     following.start()
     api.delete(PODS, "p")
     eventually(lambda: faulty.failed >= 3)
-    assert "uid-p" in following.live.sync.pods
+    assert "uid-p" in following.sync.pods
     faulty.failing = None
     following.equal()
 
@@ -89,10 +90,10 @@ def test_a_removal_by_a_new_list_that_cannot_be_applied_is_tried_again(
 ) -> None:
     api.put(PODS, pod_json("p", node="b"))
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.sync, "pod_gone", lambda uid: uid == "uid-p")
+    faulty = _Faulty(monkeypatch, following.sync, "pod_gone", lambda uid: uid == "uid-p")
     following.start()
     with api.changed:
-        following.live.interrupt()
+        following.live.watches.interrupt()
         api.cut("broken")
         api.delete(PODS, "p")
         api.compact()
@@ -103,26 +104,26 @@ def test_a_removal_by_a_new_list_that_cannot_be_applied_is_tried_again(
 
 def test_nodes_and_budgets_are_read_again_too(api, follow, monkeypatch) -> None:
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.sync, "node", _named("late"))
+    faulty = _Faulty(monkeypatch, following.sync, "node", _named("late"))
     following.start()
-    budgets = following.live._kinds["poddisruptionbudgets"]
+    budgets = following.live.watches.get("poddisruptionbudgets").kind
     keep, budgets.apply = budgets.apply, _fail
     api.put(NODES, node_json("late", gpus=2))
     api.put(BUDGETS, {"metadata": {"name": "pdb", "namespace": "ns"}})
     eventually(lambda: faulty.failed >= 2 and following.metric("snugfit_objects_in_doubt") == 2)
     faulty.failing, budgets.apply = None, keep
     following.equal()
-    eventually(lambda: "ns/pdb" in following.live.sync.budgets)
+    eventually(lambda: "ns/pdb" in following.sync.budgets)
 
 
-def _fail(_: object) -> None:
+def _fail(*_: object) -> None:
     raise ArithmeticError
 
 
 @pytest.mark.parametrize("trouble", [refuse(503), refuse(403), drop, say("<html>a proxy</html>")])
 def test_an_api_that_does_not_answer_puts_it_off(api, follow, monkeypatch, trouble) -> None:
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.sync, "pod", _named("p"))
+    faulty = _Faulty(monkeypatch, following.sync, "pod", _named("p"))
     following.start()
     api.next("GET", "metadata.name", *[trouble] * 3)
     api.put(PODS, pod_json("p", node="b", requests={GPU: "1"}))
@@ -134,7 +135,7 @@ def test_an_api_that_does_not_answer_puts_it_off(api, follow, monkeypatch, troub
 def test_an_answer_that_is_older_than_an_event_counts_for_nothing(api, follow, monkeypatch) -> None:
     """The pod was read, then it is deleted, then the answer arrives."""
     following = follow()
-    faulty = _Faulty(monkeypatch, following.live.sync, "pod", _named("p"))
+    faulty = _Faulty(monkeypatch, following.sync, "pod", _named("p"))
     following.start()
 
     def answer_late(handler: Any) -> bool:
@@ -151,46 +152,46 @@ def test_an_answer_that_is_older_than_an_event_counts_for_nothing(api, follow, m
     rereads = following.live.figures.rereads
     eventually(lambda: following.live.figures.rereads > rereads or rereads)
     following.equal()
-    assert not following.live.sync.pods
+    assert not following.sync.pods
 
 
 def test_a_message_that_nobody_can_assign_leads_to_a_new_list(api, follow) -> None:
     following = follow().start()
-    kind = following.live._kinds["pods"]
+    kind = following.live.watches.get("pods").kind
     identity, kind.identity = kind.identity, _fail
     api.put(PODS, pod_json("p", node="b"))
     eventually(lambda: following.metric("snugfit_watch_faults_total"))
     kind.identity = identity
     following.equal()
-    assert following.live.restarts()["pods", "relisted"] >= 1
+    assert following.live.watches.restarts()["pods", "relisted"] >= 1
 
 
 # -- what nobody has noticed -----------------------------------------------------------------------
 
 
 def _forget(following: Following) -> None:
-    following.live.sync.pod_gone("uid-p")
+    following.sync.pod_gone("uid-p")
 
 
 def _invent(following: Following) -> None:
-    following.live.sync.pod(pod_object("ghost", node="b", requests={GPU: "2"}))
+    following.sync.pod(pod_object("ghost", node="b", requests={GPU: "2"}))
 
 
 def _move(following: Following) -> None:
-    following.live.sync.pod_gone("uid-p")
-    following.live.sync.pod(pod_object("p", node="a", requests={GPU: "1"}))
+    following.sync.pod_gone("uid-p")
+    following.sync.pod(pod_object("p", node="a", requests={GPU: "1"}))
 
 
 def _shrink(following: Following) -> None:
-    following.live.sync.pod(pod_object("p", node="b", requests={"cpu": "1"}))
+    following.sync.pod(pod_object("p", node="b", requests={"cpu": "1"}))
 
 
 def _lose_the_node(following: Following) -> None:
-    following.live.sync.node_gone("b")
+    following.sync.node_gone("b")
 
 
 def _invent_a_node(following: Following) -> None:
-    following.live.sync.node(node_object("ghost", gpus=4))
+    following.sync.node(node_object("ghost", gpus=4))
 
 
 @pytest.mark.parametrize("harm", [_forget, _invent, _move, _shrink, _lose_the_node, _invent_a_node])
@@ -204,7 +205,7 @@ def test_what_is_not_known_as_the_api_has_it_is_found_and_mended(
     following.equal()
     with following.service.exclusive():
         harm(following)
-    assert following.live.recount() == []
+    assert following.live.recount.run() == []
     assert following.live.audit.audit() >= 1
     eventually(lambda: following.metric("snugfit_audit_drifts_total") == 1)
     following.equal()
@@ -220,16 +221,15 @@ def test_an_event_that_was_lost_is_found(api, follow, monkeypatch) -> None:
     following = follow(audit_s=0.05).start()
     following.equal()
     live = following.live
-    apply, lost = live._apply_one, []
+    apply, lost = live.applier.apply, []
 
-    def lose(cluster: Cluster, item: Any) -> None:
-        label, what, content = item
-        if label == "pods" and what in ("ADDED", "MODIFIED", "DELETED"):
-            lost.append(content.metadata.name)
+    def lose(cluster: Cluster, message: Message) -> None:
+        if message.watched.label == "pods" and isinstance(message, Exists | Gone):
+            lost.append(message.obj.metadata.name)
         else:
-            apply(cluster, item)
+            apply(cluster, message)
 
-    monkeypatch.setattr(live, "_apply_one", lose)
+    monkeypatch.setattr(live.applier, "apply", lose)
     api.put(PODS, pod_json("added", node="b", requests={GPU: "1"}))
     api.put(PODS, pod_json("changed", node="b", phase="Succeeded"))
     api.delete(PODS, "deleted")
@@ -260,7 +260,7 @@ def test_events_under_way_are_no_drift(api, follow) -> None:
 def test_a_binding_of_ours_that_the_watch_has_not_told_of_is_no_drift(api, follow) -> None:
     following = follow().start()
     api.put(PODS, pod_json("p", requests={MILLI: "500"}))
-    eventually(lambda: "uid-p" in following.live.sync.pending)
+    eventually(lambda: "uid-p" in following.sync.pending)
     assert following.service.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
     following.live.audit.audit()
     following.equal()
@@ -308,7 +308,7 @@ def test_a_pod_that_can_be_read_in_part_is_charged_by_that_part(
     for _ in range(2):
         api.put(PODS, odd)
         following = follow().start()
-        eventually(lambda f=following: "uid-odd" in f.live.sync.pods)
+        eventually(lambda f=following: "uid-odd" in f.sync.pods)
         with following.service.exclusive() as engine:
             assert engine.state.placements["uid-odd"].pod.gpu.count == 3
         assert following.metric('snugfit_unreadable_objects{kind="Pod"}') == 1
@@ -332,15 +332,15 @@ def test_a_pod_that_becomes_readable_is_in_no_doubt_any_more(api, follow) -> Non
 def test_an_object_without_a_name_ends_nothing_that_is_known(api, follow) -> None:
     api.put(PODS, pod_json("p", node="b"))
     following = follow().start()
-    kind = following.live._kinds["pods"]
+    pods = following.live.watches.get("pods")
     with following.service.ledger.locked() as cluster:
-        for item in (
-            ("listing", None),
-            ("unread", [InPart(PodObject(), ("metadata.name",))]),
-            ("listed", None),
+        for message in (
+            ListBegins(pods),
+            ExistsInPart(pods, InPart(PodObject(), ("metadata.name",))),
+            ListEnds(pods),
         ):
-            following.live._apply_one(cluster, (kind.label, *item))
-    assert "uid-p" in following.live.sync.pods
+            following.live.applier.apply(cluster, message)
+    assert "uid-p" in following.sync.pods
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_where_nobody_knows_what_a_pod_asks_for_devices_are_withheld(
     api.put(PODS, odd)
     api.put(PODS, pod_json("fine", node="b", requests={GPU: "1"}))
     following = follow().start()
-    eventually(lambda: "uid-odd" in following.live.sync.pods)
+    eventually(lambda: "uid-odd" in following.sync.pods)
 
     def fits(name: str = "b") -> bool:
         with following.service.exclusive() as engine:
@@ -373,7 +373,7 @@ def test_where_nobody_knows_what_a_pod_asks_for_devices_are_withheld(
     with following.service.exclusive() as engine:
         assert engine.explain(pod("x", cpu=1, memory=1), "b").name == "FITS", "cpu is no device"
     assert following.metric("snugfit_uncertain_nodes") == 1
-    assert following.live.recount() == []
+    assert following.live.recount.run() == []
     api.put(NODES, node_json("b", gpus=4, labels={"changed": "yes"}))
     api.put(PODS, pod_json("odd", node="b", requests={GPU: "2"}))
     eventually(fits)

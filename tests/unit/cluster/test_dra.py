@@ -81,7 +81,7 @@ def test_nodes_of_the_device_plugin_are_counted_as_ever(following) -> None:
             return int(engine.state.device_count[engine.state.row("c")])
 
     eventually(lambda: devices() == 1)
-    assert following.live.recount() == []
+    assert following.live.recount.run() == []
     assert not _asks(following, ["c"])["NodeNames"]
 
 
@@ -98,14 +98,14 @@ def test_other_counted_resources_may_come_by_dra_too(following) -> None:
 def test_classes_come_and_go(following) -> None:
     assert _asks(following, ["c"])["NodeNames"] == ["c"]
     _serve(following.api, '{"items": []}')
-    following.live.look_at_classes()
+    following.live.lookups[1].look()
     assert not _asks(following, ["c"])["NodeNames"]
-    assert following.live.recount() == []
+    assert following.live.recount.run() == []
     _serve(following.api)
-    following.live.look_at_classes()
+    following.live.lookups[1].look()
     assert _asks(following, ["c"])["NodeNames"] == ["c"]
     following.api.next("GET", "/apis/resource.k8s.io", refuse(503))
-    following.live.look_at_classes()  # told of, and what is known stays
+    following.live.lookups[1].look()  # told of, and what is known stays
     assert _asks(following, ["c"])["NodeNames"] == ["c"]
 
 

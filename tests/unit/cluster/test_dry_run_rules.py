@@ -76,8 +76,9 @@ def _synced(follow: Follow) -> Following:
     following = follow().start()
     following.equal()
     told = {"namespaces", "persistentvolumeclaims", "persistentvolumes", "storageclasses"}
-    eventually(lambda: all(following.live._kinds[kind].reflector.synced.is_set() for kind in told))
-    eventually(following.live._items.empty)
+    watches = following.live.watches
+    eventually(lambda: all(watches.get(kind).reflector.synced.is_set() for kind in told))
+    eventually(lambda: following.live.inbox.empty)
     with following.service.exclusive():
         return following
 
@@ -213,7 +214,7 @@ def test_what_nobody_may_read_is_named_and_closes_no_node(
             api.next("GET", path, refuse(403))
     following = _synced(follow)
     assert following.live.synced
-    assert set(following.live.ages()) == {"nodes", "pods", "poddisruptionbudgets"}
+    assert set(following.live.watches.ages()) == {"nodes", "pods", "poddisruptionbudgets"}
     nodes = ["a", "b"]
     term = _term(namespaceSelector={"matchLabels": {"team": "b"}})
     for spec, rule in (
@@ -237,7 +238,7 @@ def test_a_right_that_is_taken_back_is_said(served: FakeApi, follow: Follow) -> 
     assert _ask(following, _uses("data"))["NodeNames"] == ["n3"]
     with served.changed:
         served.next("GET", f"{CLAIMS}?", refuse(403))
-        following.live._kinds["persistentvolumeclaims"].reflector.relist()
+        following.live.watches.get("persistentvolumeclaims").reflector.relist()
     eventually(lambda: "NotConsidered" in _ask(following, _uses("data")))
     assert len(_ask(following, _uses("data"))["NodeNames"]) == len(PLACES)
 

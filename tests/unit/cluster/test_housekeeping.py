@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from scheduler.cluster import caretaker
+from scheduler.cluster import recount
 from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
 from scheduler.core.errors import KubeApiError
 from testbed.fake_api import PODS, eventually
@@ -80,7 +80,7 @@ def test_what_fails_waits_ever_longer_until_it_succeeds() -> None:
 def _overdue(following: Following, *names: str) -> None:
     with following.service.exclusive() as engine:
         for name in names:
-            engine.reserve_until(following.live.sync.pending[f"uid-{name}"], "a", 0.0)
+            engine.reserve_until(following.sync.pending[f"uid-{name}"], "a", 0.0)
 
 
 def _held(following: Following) -> set[str]:
@@ -142,21 +142,21 @@ def test_one_node_that_cannot_be_healed_stops_no_other(api, follow, monkeypatch)
         api.put(PODS, pod_json(f"on-{name}", node=name, requests={"cpu": "1"}))
     following = follow().start()
     following.equal()
-    heal = caretaker.heal
+    heal = recount.heal
 
     def heal_or_fail(engine: Any, charges: Any, names: Any) -> None:
         if "a" in names:
             raise OverflowError
         heal(engine, charges, names)
 
-    monkeypatch.setattr(caretaker, "heal", heal_or_fail)
+    monkeypatch.setattr(recount, "heal", heal_or_fail)
     with following.service.exclusive() as engine:
         engine.release("uid-on-a")
         engine.release("uid-on-b")
-    assert following.live.recount()
+    assert following.live.recount.run()
     with following.service.exclusive() as engine:
         assert set(engine.state.placements) == {"uid-on-b"}
     assert following.metric('snugfit_chore_faults_total{chore="recount"}') == 1
     monkeypatch.undo()
-    following.live.recount()
+    following.live.recount.run()
     following.equal()

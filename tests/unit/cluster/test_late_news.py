@@ -117,8 +117,8 @@ def test_old_news_of_a_pod_that_is_gone_changes_nothing(api, urgent) -> None:
     api.delete(PODS, "second")
     assert _ask(urgent)["NodeNames"] == ["a"]
     with urgent.service.exclusive() as engine:
-        urgent.live.sync.pod(old)
-        assert "uid-second" not in urgent.live.sync.pods
+        urgent.sync.pod(old)
+        assert "uid-second" not in urgent.sync.pods
         assert "uid-second" not in engine.state.placements
     api.muted = False
     urgent.equal()
@@ -126,7 +126,7 @@ def test_old_news_of_a_pod_that_is_gone_changes_nothing(api, urgent) -> None:
 
 def test_nobody_is_asked_about_for_a_pod_that_evicted_nobody(api, urgent) -> None:
     api.put(PODS, pod_json("other", requests={MILLI: "900"}))
-    eventually(lambda: "uid-other" in urgent.live.sync.pending)
+    eventually(lambda: "uid-other" in urgent.sync.pending)
     body = {"Pod": pod_json("other", requests={MILLI: "900"}), "NodeNames": ["a"]}
     before = len(api.calls)
     assert urgent.web.post("/filter", json=body).get_json()["NodeNames"] == []

@@ -39,7 +39,7 @@ def test_it_follows_through_turbulence(api, follow) -> None:
         api.put(PODS, pod_json(name, node="ab"[turn % 2], requests={MILLI: "100"}))
         following.equal()
         with api.changed:
-            following.live.interrupt()
+            following.live.watches.interrupt()
             api.cut("broken")
             api.put(NODES, node_json(f"n{turn}", gpus=turn))
             if turn:
@@ -59,13 +59,13 @@ def test_what_is_unreadable_in_a_list_keeps_its_room(api, follow) -> None:
     following = follow().start()
     following.equal()
     with api.changed:
-        following.live.interrupt()
+        following.live.watches.interrupt()
         broken = pod_json("p", node="b")
         broken["spec"]["containers"] = 5
         api.put(PODS, broken)
         api.put(PODS, pod_json("q", node="b"))
         api.compact()
-    eventually(lambda: "uid-q" in following.live.sync.pods)
+    eventually(lambda: "uid-q" in following.sync.pods)
     with following.service.exclusive() as engine:
         assert engine.explain(pod("x", count=1), "b").name == "INSUFFICIENT_DEVICES"
 
@@ -77,7 +77,7 @@ def test_what_is_not_understood_is_named_with_its_effect(api, follow) -> None:
     api.put(NODES, node_json("odd", gpus=1, allocatable={"nvidia.com/gpu": "-1"}))
     following = follow().start()
     with api.changed:
-        following.live.interrupt()
+        following.live.watches.interrupt()
         broken = pod_json("part", node="b")
         broken["spec"]["containers"] = 5
         api.put(PODS, broken)
@@ -115,7 +115,7 @@ def test_an_api_that_does_not_answer_fills_no_log(
 def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypatch) -> None:
     """A fault of ours: told of, counted, and mended once it is gone."""
     following = follow()
-    apply = following.live.sync.pod
+    apply = following.sync.pod
     faulty = True
 
     def apply_or_fail(obj: Any) -> None:
@@ -123,11 +123,11 @@ def test_one_object_that_cannot_be_applied_stops_no_other(api, follow, monkeypat
             raise ZeroDivisionError
         apply(obj)
 
-    monkeypatch.setattr(following.live.sync, "pod", apply_or_fail)
+    monkeypatch.setattr(following.sync, "pod", apply_or_fail)
     for number in range(3):
         api.put(PODS, pod_json(f"p{number}", node="b"))
     following.start()
-    assert set(following.live.sync.pods) == {"uid-p0", "uid-p2"}
+    assert set(following.sync.pods) == {"uid-p0", "uid-p2"}
     assert following.live.figures.faults == 1 and following.metric("snugfit_watch_faults_total")
     faulty = False
     api.put(PODS, pod_json("p1", node="b"))
@@ -140,9 +140,9 @@ def test_drift_is_found_told_of_and_mended(api, follow) -> None:
     following.equal()
     with following.service.exclusive() as engine:
         engine.release("uid-p")
-    assert following.live.recount()
+    assert following.live.recount.run()
     assert following.metric("snugfit_drifts_total") == 1
-    assert following.live.recount() == []
+    assert following.live.recount.run() == []
     following.equal()
 
 
@@ -166,7 +166,7 @@ def test_a_stale_watch_stops_the_answers_if_that_is_configured(api, follow) -> N
 def test_a_kind_that_is_not_served_makes_nothing_stale(api, follow) -> None:
     del api.objects[BUDGETS]
     following = follow(stale_after_s=0.5).start()
-    eventually(lambda: following.live.ages()["poddisruptionbudgets"] > 0.5)
+    eventually(lambda: following.live.watches.ages()["poddisruptionbudgets"] > 0.5)
     eventually(lambda: _answers_when_heard_of(api, following))
 
 
@@ -191,11 +191,11 @@ def test_gangs_learn_their_size_from_group_objects(api, follow, late) -> None:
     api.put(PODS, pod_json("m", spec={"schedulingGroup": {"podGroupName": "g"}}))
     following = follow(watch_groups="podgroups.scheduling.k8s.io").start()
     if late:
-        following.live.look_for_groups()
-        assert set(following.live.ages()) == {"nodes", "pods", "poddisruptionbudgets"}
+        following.live.watches.look_for_gangs()
+        assert set(following.live.watches.ages()) == {"nodes", "pods", "poddisruptionbudgets"}
         serve()
-        following.live.look_for_groups()
-        following.live.look_for_groups()
+        following.live.watches.look_for_gangs()
+        following.live.watches.look_for_gangs()
 
     def size() -> int:
         with following.service.ledger.locked() as cluster:
@@ -216,7 +216,7 @@ def test_an_expired_hold_of_a_pod_that_is_bound_is_never_freed(api, follow) -> N
     api.muted = True
     api.put(PODS, pod_json("p", node="a", requests={MILLI: "600"}))
     with following.service.exclusive() as engine:
-        waiting = dict(following.live.sync.pending)
+        waiting = dict(following.sync.pending)
         for request in waiting.values():
             engine.reserve_until(request, "a", 0.0)  # both are overdue at once
     eventually(lambda: not following.service.holds)
@@ -242,13 +242,13 @@ def test_only_the_holder_of_the_lease_answers(api, follow) -> None:
 
 
 def test_stopping_ends_every_thread_even_where_the_queue_is_full(api, follow, monkeypatch) -> None:
-    monkeypatch.setattr("scheduler.cluster.follow._MOST_QUEUED", 1)
+    monkeypatch.setattr("scheduler.cluster.inbox._MOST_QUEUED", 1)
     before = set(threading.enumerate())
     following = follow(lease_namespace="ns", lease_name="snugfit", lease_s=2.0).start()
     with following.service.exclusive():  # nothing is applied meanwhile
         for number in range(5):
             api.put(PODS, pod_json(f"p{number}"))
-        eventually(following.live._items.full)
+        eventually(lambda: following.live.inbox.full)
         following.live._stop.set()
     following.live.stop()
     ours = [
@@ -262,9 +262,9 @@ def test_stopping_ends_every_thread_even_where_the_queue_is_full(api, follow, mo
 def test_a_bind_through_the_verb_ends_on_the_pod_and_in_the_state(api, follow) -> None:
     following = follow().start()
     api.put(PODS, pod_json("p", requests={MILLI: "500"}))
-    eventually(lambda: "uid-p" in following.live.sync.pending)
+    eventually(lambda: "uid-p" in following.sync.pending)
     assert following.service.bind(BindRequest("p", "ns", "uid-p", "a")) == ""
-    eventually(lambda: "uid-p" in following.live.sync.pods)
+    eventually(lambda: "uid-p" in following.sync.pods)
     following.equal()
     assert following.metric('snugfit_binds_total{result="bound"}') == 1
 
@@ -284,11 +284,11 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
     for turn in range(3):
         name = f"p{turn}"
         api.put(PODS, pod_json(name, requests={MILLI: "100"}))
-        eventually(lambda uid=f"uid-{name}": uid in following.live.sync.pending)
+        eventually(lambda uid=f"uid-{name}": uid in following.sync.pending)
         if turn:
             assert "a" in _ask(following, name)
         api.put(PODS, pod_json(name, node="a", requests={MILLI: "100"}))
-        eventually(lambda uid=f"uid-{name}": uid in following.live.sync.pods)
+        eventually(lambda uid=f"uid-{name}": uid in following.sync.pods)
     share.append(following.service.planning_view().pricing.departures)
     assert share == [0.0, 0.0]  # nobody has left
     api.delete(PODS, "p0")
@@ -297,10 +297,10 @@ def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow)
     assert 0 < with_one < 0.01  # one of three, but three are too few to tell
     # A pod that goes without ever having had a node is none that leaves.
     api.put(PODS, pod_json("never", requests={MILLI: "100"}))
-    eventually(lambda: "uid-never" in following.live.sync.pending)
+    eventually(lambda: "uid-never" in following.sync.pending)
     _ask(following, "never")
     api.delete(PODS, "never")
-    eventually(lambda: "uid-never" not in following.live.sync.pending)
+    eventually(lambda: "uid-never" not in following.sync.pending)
     assert following.service.planning_view().pricing.departures == with_one
 
 

@@ -82,8 +82,8 @@ def test_a_gang_that_is_restarted_is_not_bound_by_half(api, follow) -> None:
     for number in range(3):
         api.put(PODS, _member(f"old{number}", 3, node="b", deletionTimestamp=GONE))
         api.put(PODS, _member(f"new{number}", 3))
-    members, gang = following.service.gangs.members, following.live.sync.groups.gang_of
-    eventually(lambda: "uid-new2" in following.live.sync.pending)
+    members, gang = following.service.gangs.members, following.sync.groups.gang_of
+    eventually(lambda: "uid-new2" in following.sync.pending)
     assert not members.running(gang("uid-new2"))
     assert "1 of 3 missing members" in _why(following, "new0")
     for number in range(3):
@@ -169,7 +169,7 @@ def test_the_rest_of_an_evicted_gang_is_left_to_its_controller_by_default(
     following = follow().start()
     assert _preempt(following) == {"x": ["uid-low0"], "y": ["uid-low1"]}, "no label protects"
     assert "left to their workload's controller" in _detail(following)
-    assert "gangs" not in following.live.chores
+    assert "gangs" not in following.live.caretaker.chores
 
 
 def test_the_rest_of_an_evicted_gang_is_evicted_once_kube_scheduler_has_begun(

@@ -44,7 +44,7 @@ def _recorded(name: str, created: str, **annotations: str) -> dict[str, Any]:
 
 def _unguarded(following) -> int:
     with following.service.exclusive():
-        return following.live.sync.charges.records.unprotected(following.live.sync.pods)
+        return following.sync.charges.records.unprotected(following.sync.pods)
 
 
 def test_without_a_policy_records_count_as_unguarded(api, follow) -> None:
@@ -71,15 +71,15 @@ def test_a_policy_that_comes_later_is_found_and_one_that_goes_is_missed(api, fol
     following.equal()
     assert _unguarded(following) == 1
     _guard(api)
-    following.live.look_at_policy()
+    following.live.lookups[0].look()
     assert _unguarded(following) == 0
     api.next("GET", POLICIES, refuse(503))
-    following.live.look_at_policy()
+    following.live.lookups[0].look()
     assert _unguarded(following) == 0  # not known is not gone
     api.delete(BINDINGS, RECORD_POLICY)
-    following.live.look_at_policy()
+    following.live.lookups[0].look()
     assert _unguarded(following) == 1
-    assert "record policy" in following.live.chores
+    assert "record policy" in following.live.caretaker.chores
 
 
 def test_who_may_not_read_the_policy_takes_records_for_unguarded(api, follow) -> None:
