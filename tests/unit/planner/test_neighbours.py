@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.planner.validator import executable, joins
 
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.spec import GangSpec
@@ -30,6 +29,7 @@ from scheduler.planner.plan import plan
 from scheduler.planner.problem import Disruption, Plan, Problem, Status
 from tests.builders import node, pod
 from tests.depth import examples
+from tests.unit.planner.validator import executable, joins
 
 _ZONE, _HOST = "zone", "host"
 
