@@ -14,7 +14,8 @@ SECTIONS = {
     "Packing": ("online", "realism", "replay", "power", "weights", "smoke"),
     "Planning": ("backlog", "offline", "vector"),
     "Speed": (
-        "webhook", "compare", "storm", "sync", "throughput", "decisions", "speed", "servers",
+        "webhook", "compare", "storm", "sync", "throughput", "decisions", "holds", "speed",
+        "servers",
     ),
     "Truth and endurance": ("reality", "crashes", "siege", "soak", "starts", "loaded"),
 }  # fmt: skip

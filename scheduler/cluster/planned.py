@@ -9,15 +9,16 @@ from numpy.typing import NDArray
 
 from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.core.gangs.drafts import Draft
-from scheduler.core.model import PodRequest, Reason
+from scheduler.core.model import PodRequest, Reason, Shape
 
-__all__ = ["draft_of", "make_draft", "member_verdicts", "planned_position"]
+__all__ = ["draft_of", "make_draft", "member_verdicts", "planned_position", "shapes_of"]
 
 IntArray = NDArray[np.int64]
 
 _FITS = Reason.FITS.code
 _LONGEST_S = 0.25  # that one request may spend on a draft; kube-scheduler waits meanwhile
 _STEPS = 4
+_SHAPES = 5  # of a gang whose members are all unlike, the others are scored while it is planned
 
 
 def member_verdicts(
@@ -47,6 +48,14 @@ def planned_position(cluster: Cluster, request: PodRequest, rows: IntArray) -> i
         return -1
     found = np.flatnonzero(rows == row)
     return int(found[0]) if len(found) else -1
+
+
+def shapes_of(cluster: Cluster, request: PodRequest) -> list[Shape]:
+    """Shapes that the answer to a pod looks at: its own, and some of its gang's other members."""
+    if request.gang is None or not cluster.is_joint(request):
+        return [request.shape]
+    members = cluster.gangs.members.present(request.gang)
+    return list(dict.fromkeys((request.shape, *(member.shape for member in members))))[:_SHAPES]
 
 
 def draft_of(cluster: Cluster, request: PodRequest, rows: IntArray) -> Draft | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -263,8 +263,12 @@ def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_t
         Look at what is free now as well.
     """
     first = known[-1]
-    pods = {pod.shape: pod for pod in known}
-    shapes = Counter(pod.shape for pod in known[:-1])
+    pods: dict[Shape, PodRequest] = {}
+    shapes: Counter[Shape] = Counter()
+    for shape, alike in groupby(known[:-1], key=lambda pod: pod.shape):  # hashing each takes long
+        *_, pods[shape] = together = list(alike)
+        shapes[shape] += len(together)
+    pods[first.shape] = first
     shapes[first.shape] += members - len(known) + 1
     over = excess(engine.state, shapes, first=first.shape)
     if over is not None:

@@ -30,7 +30,7 @@ __all__ = ["Evaluation", "Evaluations"]
 IntArray = NDArray[np.int64]
 
 _MOST_SHAPES = 512
-_CELLS_PER_STEP = 6_000
+_CELLS_PER_STEP = 3_000
 """Devices that are looked at in one step: a few milliseconds."""
 _FITS = Reason.FITS.code
 _NO_ROWS = np.zeros(0, dtype=np.int64)

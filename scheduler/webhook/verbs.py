@@ -19,7 +19,7 @@ from scheduler.cluster.dryruns import look
 from scheduler.cluster.filtering import filter_nodes, record_filter
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.live_rules import Asked, new_nodes
-from scheduler.cluster.planned import draft_of, make_draft
+from scheduler.cluster.planned import draft_of, make_draft, shapes_of
 from scheduler.cluster.preempting import preempt
 from scheduler.cluster.prioritizing import rank_nodes, record_prioritize
 from scheduler.cluster.repricing import put_mix
@@ -91,13 +91,20 @@ class Verbs:
             except InvalidInput as error:
                 verdicts = self._refuse_all(args, nodes, error, "filter")
                 return encode_filter(verdicts, fragments, args.raw_nodes)[0]
-            draft = draft_of(cluster, request, nodes.rows)
-            if draft is None:
+            unknown = cluster.engine.preparation(shapes_of(cluster, request))
+            draft = draft_of(cluster, request, nodes.rows) if unknown is None else None
+            if unknown is None and draft is None:
                 verdicts = filter_nodes(cluster, request, nodes)
                 record_filter(cluster, request, verdicts)
                 update = cluster.pricing.take_update()
+        if unknown is not None:  # the first question about a shape looks at every node
+            for _ in self._ledger.in_steps(unknown, chore=False):
+                pass
+            with self._ledger.locked() as cluster:
+                draft = draft_of(cluster, request, self._names.listed(cluster, args).rows)
         if draft is not None:
             make_draft(self._ledger, draft)
+        if unknown is not None or draft is not None:
             with self._ledger.locked() as cluster:
                 fragments = self._names.fragments(cluster)
                 verdicts = filter_nodes(cluster, request, self._names.listed(cluster, args))
