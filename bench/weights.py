@@ -2,7 +2,7 @@
 
 One weight is changed at a time, the others stay built in. All but `contiguity` by inflation (see
 `online`): GPU allocated at 100 % requested, mean over traces and seeds, mix given (learnt for
-`unseen`). `contiguity` counts above all where pods leave: a replay (see `replay`) of the first
+`prior_pods`). `contiguity` counts above all where pods leave: a replay (see `replay`) of the first
 trace on one node in 20, 44 times as fast; demand that waits, mean over time and seeds, mix learnt.
 What `power` saves is the question of `power`. Means of two seeds differ by 0.04 by chance.
 """
@@ -102,7 +102,7 @@ def _changes(weight: str, times: Sequence[float]) -> list[PriceWeights]:
     made = []
     for factor in times:
         value = getattr(built_in, weight) * factor
-        if weight == "far_demand" and value < 1:
+        if weight == "stranding_demand" and value < 1:
             continue  # less than what is free is not a far demand
         made.append(replace(built_in, **{weight: value}))
     return made
@@ -115,7 +115,7 @@ _Case = tuple[str, PriceWeights]
 def _inflations(times: Sequence[float]) -> list[tuple[str, _Case]]:
     """What is run by inflation, and for which weight."""
     return [
-        (weight, ("learnt" if weight == "unseen" else "given", weights))
+        (weight, ("learnt" if weight == "prior_pods" else "given", weights))
         for weight in PriceWeights().to_json()
         if weight not in ("contiguity", "power")
         for weights in _changes(weight, times)

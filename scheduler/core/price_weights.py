@@ -20,10 +20,19 @@ WEIGHT_SCALE = 64
 SMALLEST_WEIGHT = 1 / WEIGHT_SCALE
 """A weight is 0 or at least this: what would be rounded to nothing is refused."""
 
-_IN_STEPS = ("cut", "fragmentation", "contiguity", "tightness", "power")
+_IN_STEPS = ("splitting", "fragmentation", "contiguity", "tightness", "power")
 
 POLICY_FORMAT = "snugfit-policy/v1"
 """What a policy file says that it is."""
+
+_RENAMED = {
+    "near": "scarcity",
+    "far": "stranding",
+    "far_demand": "stranding_demand",
+    "cut": "splitting",
+    "unseen": "prior_pods",
+}
+"""Names of weights before version 0.2."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +41,13 @@ class PriceWeights:
 
     Parameters
     ----------
-    near
+    scarcity
         Weight of what resources are worth if demand equals what is free: keeps scarce models.
-    far
-        Weight of what they are worth to ``far_demand`` times as much: keeps cpu beside GPUs.
-    far_demand
+    stranding
+        Weight of what they are worth to ``stranding_demand`` times as much: keeps cpu beside GPUs.
+    stranding_demand
         Above 1; what random arrivals can do to a demand that fits on average.
-    cut
+    splitting
         Weight of what a device loses in value by being cut, beyond what its node loses.
     fragmentation
         Weight of the fragmentation that a placement causes.
@@ -47,7 +56,7 @@ class PriceWeights:
         fewer: keeps nodes whole for them.
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
-    unseen
+    prior_pods
         Pods for an entire node of each model that are reckoned with beside those observed: who
         asks for one model only may not have come yet.
     power
@@ -57,20 +66,20 @@ class PriceWeights:
         Power of devices and sockets; no weight, but it goes with one.
     """
 
-    near: float = 6.0
-    far: float = 2.0
-    far_demand: float = 2.0
-    cut: float = 10.0
+    scarcity: float = 6.0
+    stranding: float = 2.0
+    stranding_demand: float = 2.0
+    splitting: float = 10.0
     fragmentation: float = 1.0
     contiguity: float = 1.0
     tightness: float = 50.0
-    unseen: float = 3.0
+    prior_pods: float = 3.0
     power: float = 0.0
     watts: PowerModel = field(default_factory=PowerModel)
 
     def __post_init__(self) -> None:
         for name, value in self.to_json().items():
-            low = 1.0 if name == "far_demand" else 0.0
+            low = 1.0 if name == "stranding_demand" else 0.0
             high = 10_000.0 if name == "tightness" else 100.0
             if not low <= value <= high:
                 raise InvalidInput(f"weights.{name}", f"is {value}", f"use {low:g}..{high:g}")
@@ -113,6 +122,9 @@ class PriceWeights:
         known = list(cls().to_json())
         given: dict[str, float] = {}
         for name, value in content.items():
+            if name in _RENAMED:
+                now = _RENAMED[name]
+                raise InvalidInput(f"weights.{name}", f"is called {now!r} now", f"write {now!r}")
             if name not in known:
                 meant = nearest(str(name), known)
                 raise InvalidInput(

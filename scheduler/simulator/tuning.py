@@ -23,14 +23,14 @@ from scheduler.simulator.sweep import Job, experiment_of, one_by_one, run_job
 __all__ = ["Journal", "Step", "Tuning", "tune"]
 
 _ORDER = (
-    "near",
-    "far",
-    "cut",
+    "scarcity",
+    "stranding",
+    "splitting",
     "fragmentation",
     "contiguity",
     "tightness",
-    "far_demand",
-    "unseen",
+    "stranding_demand",
+    "prior_pods",
 )
 _FACTORS = (2.0, 0.5)
 _FULL = "1.00"
@@ -190,7 +190,7 @@ def _neighbours(weights: PriceWeights, name: str) -> list[PriceWeights]:
     options = []
     for factor in _FACTORS:
         value = getattr(weights, name) * factor
-        if name == "far_demand":  # what counts is how far it is above 1
+        if name == "stranding_demand":  # what counts is how far it is above 1
             value = 1 + (getattr(weights, name) - 1) * factor
         try:
             option = replace(weights, **{name: value})

@@ -39,7 +39,7 @@ def priced(candidates: Candidates) -> Scored:
     devices = prices.effective_of(candidates.gpu)
     gpu = node_effective(state, rows, devices, prices.gains, sliced=prices.sliced)
     kind = candidates.shape.gpu.kind
-    dearer = weights.scaled["cut"] * (PRICE_SCALE // EFFECTIVE_SCALE)
+    dearer = weights.scaled["splitting"] * (PRICE_SCALE // EFFECTIVE_SCALE)
     row: IntArray | slice = slice(None)
     cut: IntArray | int = 0
     if kind is GpuKind.FRACTION:

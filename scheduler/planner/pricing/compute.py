@@ -123,7 +123,7 @@ def prices(
     weights = weights or PriceWeights()
     if not len(state):
         return None
-    mix = _with_unseen(state, mix, weights.unseen)
+    mix = _with_unseen(state, mix, weights.prior_pods)
     classes, code = _classes(state)
     amounts = {shape.gpu: requested_milli(state, shape.gpu) for shape in mix.all_shapes}
     wanted = sum(shape.weight * amounts[shape.gpu] for shape in mix.all_shapes)
@@ -145,7 +145,7 @@ def prices(
         sliced=sliced,
     )
     groups = _groups(state, code, pooled)
-    solved = _pod_prices(kinds, groups, (scale, scale * weights.far_demand))
+    solved = _pod_prices(kinds, groups, (scale, scale * weights.stranding_demand))
     if solved is None:
         return None
     objective, (near, far) = solved
@@ -154,7 +154,7 @@ def prices(
     most = int(state.device_count.max()) * DEVICE_MILLI
     gpu_step = max(DEVICE_MILLI // 10, -(-most // (WORTH_SHAPE[1] - 1)))
     worth = np.zeros((len(classes), *WORTH_SHAPE), dtype=np.int64)
-    for weight, pod_prices in ((weights.near, near), (weights.far, far)):
+    for weight, pod_prices in ((weights.scarcity, near), (weights.stranding, far)):
         if weight:
             worth += _tables(len(classes), kinds, pod_prices * weight, cpu_step, gpu_step)
     sets = _set_tables(state, code, len(classes), kinds, scale, cpu_step, departures)

@@ -35,7 +35,7 @@ def test_a_weight_that_would_vanish_is_refused(
         assert done.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["cut", "fragmentation", "contiguity", "tightness", "power"])
+@pytest.mark.parametrize("name", ["splitting", "fragmentation", "contiguity", "tightness", "power"])
 @pytest.mark.parametrize(("value", "in_force"), [(0.1, 0.09375), (0.3, 0.296875), (1.01, 1.015625)])
 def test_a_rounded_weight_is_said_with_the_value_in_force(
     tmp_path: Path, snugfit, name: str, value: float, in_force: float
@@ -60,7 +60,7 @@ def test_a_simulation_says_which_weights_it_runs_with(tmp_path: Path, snugfit) -
     args = ("simulate", tmp_path / "w.json", "--policy", "priced", "--policy-file")
     done = snugfit(*args, _policy(tmp_path, power=0.1))
     assert done.code == 0 and "weights.power: 0.1 counts as 0.09375" in done.err
-    quiet = snugfit(*args, _policy(tmp_path, power=0.25, near=0.1))
+    quiet = snugfit(*args, _policy(tmp_path, power=0.25, scarcity=0.1))
     assert quiet.code == 0 and "counts as" not in quiet.err  # those of prices are exact
 
 

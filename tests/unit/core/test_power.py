@@ -21,7 +21,7 @@ from tests.builders import node, pod
 from tests.depth import examples
 
 _POWER_ALONE = PriceWeights(
-    near=0, far=0, cut=0, fragmentation=0, contiguity=0, tightness=0, power=1
+    scarcity=0, stranding=0, splitting=0, fragmentation=0, contiguity=0, tightness=0, power=1
 )
 
 
@@ -165,6 +165,6 @@ def test_with_a_weight_pods_go_where_less_is_switched_on() -> None:
     for weight, expected in ((0.0, 0), (10.0, 1)):
         engine = Engine(state, "priced", mix=mix)
         engine.put_prices_in_force(
-            prices(state, mix, PriceWeights(power=weight, tightness=1000.0, unseen=0))
+            prices(state, mix, PriceWeights(power=weight, tightness=1000.0, prior_pods=0))
         )
         assert engine.best(pod("asked", milli=500)) == expected

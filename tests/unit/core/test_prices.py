@@ -12,7 +12,7 @@ from scheduler.core.price_weights import PriceWeights
 
 
 def test_a_policy_file_is_read_as_it_was_written() -> None:
-    weights = PriceWeights(near=7.5, cut=0.0)
+    weights = PriceWeights(scarcity=7.5, splitting=0.0)
     assert PriceWeights.from_policy_file(weights.to_policy_file(source="mine")) == weights
     watts = PowerModel.from_mapping({"L40S": [40, 360], "cpu": [10, 90]})
     weights = PriceWeights(power=0.3, watts=watts)
@@ -32,15 +32,15 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
             "did you mean 'near'",
         ),
         (
-            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": "1"}}',
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcity": "1"}}',
             "no number",
         ),
         (
-            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": -1}}',
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcity": -1}}',
             "use 0..100",
         ),
         (
-            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"near": NaN}}',
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcity": NaN}}',
             "no such number",
         ),
         (
@@ -91,3 +91,19 @@ def test_values_between_the_steps_and_beyond_the_table() -> None:
     sets = made.set_value(code, np.array([[-1], [1999], [10**9]]), np.array([2, 8]))
     assert sets.tolist() == [[2, 8], [67, 73], [65 * (rows - 1) + 2, 65 * (rows - 1) + 8]]
     assert value(10**9, 10**6) == value(rows * 1000, columns * 100) >= 127_999
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("near", "scarcity"),
+        ("far", "stranding"),
+        ("far_demand", "stranding_demand"),
+        ("cut", "splitting"),
+        ("unseen", "prior_pods"),
+    ],
+)
+def test_an_old_name_of_a_weight_is_refused_by_the_new_one(old: str, new: str) -> None:
+    with pytest.raises(InvalidInput, match=f"weights.{old}: is called '{new}' now"):
+        PriceWeights.from_mapping({old: 2.0})
+    assert PriceWeights.from_mapping({new: 2.0}).to_json()[new] == 2.0

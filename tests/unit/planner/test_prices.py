@@ -23,7 +23,7 @@ from scheduler.simulator.inflation import Experiment, run
 from tests.builders import node, pod
 from tests.depth import examples
 
-_NO_OTHERS = PriceWeights(unseen=0.0)  # than those of the mix
+_NO_OTHERS = PriceWeights(prior_pods=0.0)  # than those of the mix
 
 
 def _priced(
@@ -55,7 +55,7 @@ def test_a_model_that_nobody_has_asked_for_yet_is_spared(unseen: float, spared: 
         [node("rare", gpus=8, product="H100"), *(node(f"n{i}", gpus=8) for i in range(4))]
     )
     mix = TypicalMix.from_requests([pod(count=1) for _ in range(20)])
-    engine = _priced(state, mix, PriceWeights(unseen=unseen, power=0.0))
+    engine = _priced(state, mix, PriceWeights(prior_pods=unseen, power=0.0))
     assert (engine.best(pod(count=1)) != 0) == spared
     assert engine.best(pod(count=1, products=("H100",))) == 0
 
