@@ -28,8 +28,8 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
         ('{"format": "snugfit-policy/v1", "policy": "fgd"}', "only `priced`"),
         ('{"format": "snugfit-policy/v1", "policy": "priced"}', "no mapping"),
         (
-            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"neer": 1}}',
-            "did you mean 'near'",
+            '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcty": 1}}',
+            "did you mean 'scarcity'",
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcity": "1"}}',
