@@ -11,10 +11,13 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 def command(as_json: bool) -> None:
     """List the scoring policies, what they prefer and where they come from."""
-    from scheduler.cli.output import print_json, print_table
-    from scheduler.core.policies.table import POLICIES
+    from scheduler.cli.output import message, print_json, print_table
+    from scheduler.core.policies.table import policies
 
-    rows = [(p.name, p.summary, p.source) for p in POLICIES.values()]
+    known, problems = policies()
+    for problem in problems:
+        message(str(problem))
+    rows = [(p.name, p.summary, p.source) for p in known.values()]
     if as_json:
         print_json([{"name": n, "summary": s, "source": o} for n, s, o in rows])
         return
