@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deep kube e2e manifests lint format bench-smoke lock clean
+.PHONY: help demo test deep kube cluster e2e manifests lint format bench-smoke docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -23,6 +23,10 @@ $(VENV)/dev.done: requirements/dev.lock $(VENV)/runtime.done
 	$(PIP) install --require-hashes -r requirements/dev.lock
 	@touch $@
 
+$(VENV)/docs.done: requirements/docs.lock $(VENV)/runtime.done
+	$(PIP) install --require-hashes -r requirements/docs.lock
+	@touch $@
+
 demo: $(VENV)/runtime.done ## Pack a synthetic cluster of 1,200 GPU nodes through the real webhook
 	$(BIN)/snugfit demo
 
@@ -38,6 +42,9 @@ deep: $(VENV)/dev.done ## Try the properties with many more examples, others eac
 
 kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (20 minutes, once; Go)
 	$(BIN)/python -m testbed.controlplane.assets
+
+cluster: kube ## Run a local cluster of four nodes with fake GPUs, until Ctrl-C
+	$(BIN)/python -m testbed.controlplane.local .cluster
 
 e2e: kube ## Run what `make test` leaves out, on a real control plane
 	$(BIN)/python -m pytest -m "e2e or deep"
@@ -73,6 +80,9 @@ format: $(VENV)/dev.done ## Rewrite the code in the house style
 bench-smoke: $(VENV)/dev.done ## A benchmark run small enough for every change
 	$(BIN)/python -m bench smoke
 
+docs: $(VENV)/docs.done ## Build the book into site/; broken links and anchors are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
 # Hashes, and nothing that names a registry.
 # Extras stay: pip takes "name[extra]" for a requirement of its own, and without a version of its own
 # a newer release breaks every installation.
@@ -84,6 +94,9 @@ lock: $(VENV)/dev.done ## Renew the locked dependencies
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-annotate --no-strip-extras --extra dev pyproject.toml requirements/build.in \
 	    --constraint requirements/runtime.lock -o requirements/dev.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-annotate --no-strip-extras --extra docs pyproject.toml requirements/build.in \
+	    --constraint requirements/dev.lock -o requirements/docs.lock
 
 clean: ## Forget the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

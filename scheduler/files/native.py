@@ -1,4 +1,4 @@
-"""Our own workload format: one JSON object with nodes and pods. See FORMAT.md.
+"""Our own workload format: one JSON object of nodes and pods; docs/reference/workload-files.md.
 
 Unknown keys are errors that name the nearest valid one.
 """
@@ -267,7 +267,7 @@ def _all_different(where: str, field: str, values: Sequence[str]) -> None:
 def _remedy(message: str) -> str:
     unknown = re.search(r"unknown field `(\w+)`", message)
     if unknown is None:
-        return "see FORMAT.md"
+        return "see docs/reference/workload-files.md"
     shape = next((s for place, s in _PLACES if re.search(place, message)), _File)
     return f"did you mean {nearest(unknown[1], shape.__struct_fields__)!r}?"
 

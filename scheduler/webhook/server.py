@@ -1,6 +1,7 @@
 """The listeners of one process, and its life: start, signals, certificates, the end.
 
-One process, because the state lives in it. The choice of the server is recorded in DECISIONS.
+One process, because the state lives in it. The choice of the server is recorded in
+docs/decisions/0004-server.md.
 """
 
 from __future__ import annotations
