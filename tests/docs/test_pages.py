@@ -32,6 +32,8 @@ def test_every_command_and_option_is_there(made: dict[str, str]) -> None:
     for path, command, _ in found:
         section = text.split(f"`{path}`\n", 1)[1].split("\n## ")[0]
         for parameter in command.params:
+            if getattr(parameter, "hidden", False):
+                continue
             named = (
                 parameter.opts
                 if parameter.param_type_name == "option"
