@@ -20,12 +20,30 @@ from scheduler.kube.dra import DEVICES_OF_CLASS, IMPLICIT, mapped_resources, res
 from scheduler.kube.objects import Metadata
 from scheduler.kube.peers import RuledPod, peer_of, ruled_pod_decoder
 from scheduler.kube.rule_context import DRIVER_LIMITS, RuleContext
+from scheduler.kube.salvage import read_in_part
 from scheduler.kube.sharing.foreign import unread
 from scheduler.kube.volumes import Alternatives
 
 __all__ = ["Surroundings"]
 
 _LEFT_ALONE = "pods that wait get no place, those that run keep theirs"
+
+
+_RULES = (
+    "metadata.namespace",
+    "metadata.labels",
+    "metadata.deletionTimestamp",
+    "spec.affinity",
+    "spec.topologySpreadConstraints",
+    "spec.containers",
+    "spec.initContainers",
+    "spec.hostNetwork",
+    "spec.volumes",
+    "spec.preemptionPolicy",
+    "spec.priorityClassName",
+    "spec.resourceClaims",
+)
+"""Where a pod says where it may go beside whom."""
 
 
 class _PriorityClass(msgspec.Struct, rename="camel"):
@@ -81,10 +99,11 @@ class Surroundings:
 
     def add_pod(self, uid: str, item: msgspec.Raw) -> None:
         """Keep the rules of a pod."""
-        try:
-            self._pods[uid] = ruled_pod_decoder.decode(item)
-        except (msgspec.DecodeError, RecursionError):
+        part = read_in_part(ruled_pod_decoder, item)
+        if part is None or part.lacks(*_RULES):
             self._unreadable.add(uid)
+        else:
+            self._pods[uid] = part.obj
 
     def ruled(self, request: PodRequest) -> PodRequest:
         """The request with what is known about its rules; once all objects have been added."""
