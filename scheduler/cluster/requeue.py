@@ -205,8 +205,8 @@ class Refusals:
             request, at = next(iter(alike.pods.values()))
             if at >= before or alike.generation == generation:
                 continue
-            gangs = gangs if gangs is not None and gangs.is_incomplete_gang(request) else None
-            if gangs is not None and not gangs.has_enough_members(request):
+            together = gangs if gangs and gangs.is_incomplete_gang(request) else None
+            if together and not together.has_enough_members(request):
                 alike.generation = generation  # until it is stirred
                 continue
             if looks == _MOST_LOOKS:
@@ -214,8 +214,8 @@ class Refusals:
             looks += 1
             self._kinds.move_to_end(kind)
             rows = _open_rows(engine, request, kind)
-            if gangs is not None:
-                hopeful = gangs.could_fit(request, rows)
+            if together:
+                hopeful = together.could_fit(request, rows)
                 found = [pod for pod, _ in alike.pods.values()] if hopeful else []
                 places = len(found)
             else:

@@ -194,7 +194,8 @@ class Evaluations:
             evaluation.devices = np.pad(evaluation.devices, (0, more))
         rows = np.arange(len(state)) if listed is None else np.unique(np.array(listed, np.int64))
         if shape.counted:  # what one node offers decides whether others lack it
-            evaluation.static = static_reasons(state, shape)
+            before, evaluation.static = evaluation.static, static_reasons(state, shape)
+            rows = np.union1d(rows, np.flatnonzero(before != evaluation.static))
         else:
             evaluation.static[rows] = static_reasons(state, shape, rows)
         return rows

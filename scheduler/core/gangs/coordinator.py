@@ -412,7 +412,7 @@ class GangCoordinator:
         self._planning.put_down(draft, now, for_good=for_good)
 
     def adopt_draft(self, draft: Draft, now: float) -> Iterator[None]:
-        """Reservation the places of a finished draft, all or none, some per step.
+        """Hold the places of a finished draft, all or none, some per step.
 
         Between two steps others may use the engine, and this.
         """

@@ -237,6 +237,16 @@ def test_without_gangs_members_are_woken_one_by_one(engine):
     assert [[p.name for p in found] for found in refusals.wake(engine, None, 10)] == [["m0"]]
 
 
+def test_members_of_a_gang_go_together_whoever_was_refused_before_them(engine):
+    members = [pod(f"m{i}", count=1, gang=gang_key("g", 3)) for i in range(3)]
+    gangs = described(GangCoordinator(engine, ttl_s=60.0), *members)
+    for member in members:
+        gangs.on_pod_pending(member)
+    refusals = refused(engine, pod("alone", count=2), *members, gangs=gangs)
+    engine.release("running")
+    assert not any(refusals.wake(engine, gangs, before=10))  # room for one of three
+
+
 def test_nobody_is_woken_for_a_gang_whose_other_members_do_not_fit():
     """A launcher fits at any time; its workers do not."""
     engine = Engine(ClusterState([node("n", gpus=2)]))
