@@ -184,8 +184,9 @@ def _usable_of_all(state: ClusterState, shape: TypicalShape) -> NDArray[np.float
             full = state.full_free.astype(np.float64)
             return np.where(full >= gpu.count, full * DEVICE_MILLI, 0)
         case GpuKind.SHARED:
-            slots = np.where(state.device_code == DeviceCode.SHARED, state.slots_free, 0)
-            milli = (slots.astype(np.int64) * DEVICE_MILLI // state.replicas).sum(axis=1)
+            there = state.device_code == DeviceCode.SHARED
+            slots = np.where(there, np.maximum(state.slots_free, 0), 0)
+            milli = (slots * DEVICE_MILLI // state.replicas).sum(axis=1)
             return np.where(slots.sum(axis=1) >= gpu.replicas, milli, 0).astype(np.float64)
         case _:
             return _usable_mig(state, shape)

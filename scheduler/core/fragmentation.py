@@ -168,7 +168,8 @@ class Fragmentation:
         """Usable milli x weight of MIG slots and replicas, (R,), if ``slots`` (R, D) are free."""
         usable = np.zeros(len(base), dtype=np.int64)
         if self._replicas is not None:
-            free = np.where(state.device_code[rows] == DeviceCode.SHARED, slots, 0)
+            shared = state.device_code[rows] == DeviceCode.SHARED
+            free = np.where(shared, np.maximum(slots, 0), 0)
             milli = (free * DEVICE_MILLI // state.replicas[rows]).sum(axis=1)
             usable += self._replicas.weight(base, free.sum(axis=1)) * milli
         if self._instances:

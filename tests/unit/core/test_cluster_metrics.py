@@ -138,3 +138,14 @@ def test_a_node_is_overfull_where_one_device_is(one_node, claims, over: bool) ->
     assert cluster_metrics(state).overfull_nodes == over
     state.remove_node("n0")
     assert not overfull_rows(state).any(), "an empty row has nothing left, and nobody on it"
+
+
+@pytest.mark.parametrize("claimed", [4, 9])
+def test_replicas_claimed_beyond_a_device_take_nothing_from_the_others(claimed: int) -> None:
+    state = ClusterState([node(devices=(Device("T4", replicas=4),) * 2)])
+    running = Placement(pod(replicas=claimed), "n0", (DeviceShare(0, 0, 0, claimed),))
+    state.apply([running], enforce=False)
+    mix = TypicalMix.from_requests([pod(replicas=1), pod(replicas=4)])
+    metrics, tables = cluster_metrics(state, mix), Fragmentation(state, mix)
+    assert metrics.free_milli == 1000 and metrics.fragmentation_milli == 0
+    assert tables.fragmentation(state, np.array([0])).tolist() == [0]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scheduler.core import evaluation
 from scheduler.core.engine import Engine
 from scheduler.core.mix import TypicalMix
-from scheduler.core.model import Device, Node, PodRequest
+from scheduler.core.model import Device, Node, PodRequest, Reason
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 
@@ -75,6 +75,20 @@ def test_the_remembered_is_the_fresh(policy: str, events: list[tuple[str, int, i
             engine.filter(request)
     _same(engine, Engine(state, policy, mix=MIX))
     assert state.check() == []
+
+
+def test_what_one_node_offers_first_or_last_is_heeded_on_all() -> None:
+    """Beside kube-scheduler a name that no node offers is counted elsewhere."""
+    state, request = ClusterState([_node("n0", 0)]), ASKED[-1]
+    state.counted.elsewhere_counts = True
+    engine = Engine(state, "fgd", mix=MIX)
+    assert engine.filter(request).tolist() == [Reason.FITS.code]
+    state.add_node(_node("n1", 1))
+    assert engine.filter(request).tolist() == [Reason.RESOURCE_MISSING.code, Reason.FITS.code]
+    _same(engine, Engine(state, "fgd", mix=MIX), (request,))
+    state.remove_node("n1")
+    assert engine.filter(request).tolist() == [Reason.FITS.code, Reason.NODE_UNKNOWN.code]
+    _same(engine, Engine(state, "fgd", mix=MIX), (request,))
 
 
 def test_a_shape_is_prepared_in_steps_between_which_the_cluster_changes(monkeypatch) -> None:
