@@ -106,19 +106,13 @@ class Charges:
 
     # -- pods --------------------------------------------------------------------------------
 
-    def charge(self, pod: ObservedPod) -> ObservedPod | None:
-        """A pod has this node and takes this, whatever was believed of it before.
-
-        Returns
-        -------
-        ObservedPod or None
-            What was known of the pod.
-        """
+    def charge(self, pod: ObservedPod) -> None:
+        """A pod has this node and takes this, whatever was believed of it before."""
         uid = pod.request.uid
         known = self.pods.get(uid)
         pod = self.records.counting(pod, known)
         if known == pod and uid not in self._engine.reservations:
-            return known
+            return
         chosen = _kept(self._engine.state.placements.get(uid), known, pod)
         if known is not None:
             self._give_back(known)
@@ -128,7 +122,6 @@ class Charges:
             self.withdraw(uid)
         self.pods[uid] = pod
         self._settle(pod, chosen, alone=True)
-        return known
 
     def discharge(self, uid: str) -> ObservedPod | None:
         """A pod does not run any more, or never has; returns what was known of it."""
@@ -198,6 +191,8 @@ class Charges:
         state.add_node(self.nodes.effective(name))
         state.apply(bindings, enforce=False)
         waiting = self._pods_on_unknown_nodes.pop(name, set()).union(missing)
+        for uid in waiting:
+            self.withdraw(uid)  # whatever was reserved for it elsewhere meanwhile
         pods = [self.pods[uid] for uid in (*uids, *sorted(waiting))]
         faults = list[Exception]()
         plain, others = list[ObservedPod](), list[ObservedPod]()

@@ -50,8 +50,10 @@ def record_question(cluster: Cluster, request: PodRequest) -> None:
     """The pod has asked: it exists, waits, and is learnt from once."""
     if cluster.pods.record(request):
         cluster.pricing.on_pod_seen(request)
-    engine = cluster.engine
-    if request.uid not in engine.state.placements or request.uid in engine.reservations:
+    uid, engine = request.uid, cluster.engine
+    if cluster.runs(uid):
+        return  # kube-scheduler, another one of late, has not heard of that yet
+    if uid not in engine.state.placements or uid in engine.reservations:
         cluster.pods.record_waiting(request, cluster.now)
 
 

@@ -100,6 +100,10 @@ class Cluster:
         """Whether this is a pod, and not what stands for a gang's missing member."""
         return uid in self.pods or (self.sync is not None and uid in self.sync.pending)
 
+    def runs(self, uid: str) -> bool:
+        """Whether the API says that the pod has a node, be it one that is not known yet."""
+        return self.sync is not None and uid in self.sync.pods
+
     def is_joint(self, request: PodRequest) -> bool:
         """Whether the pod is answered from the plan of a gang that is not whole yet."""
         return self.config.gangs and self.gangs.is_incomplete_gang(request)

@@ -10,9 +10,12 @@ __all__ = ["reserve", "reserve_for_a_while", "unreserve"]
 
 
 def reserve_for_a_while(cluster: Cluster, request: PodRequest, row: int) -> None:
-    """Reserve a row, so that two quick pods do not both count on the same hole."""
+    """Reserve a row, so that two quick pods do not both count on the same hole.
+
+    A pod that runs gets nothing, on whatever node it does.
+    """
     node = cluster.engine.state.nodes[row]
-    if node is not None and cluster.config.hold_ttl_s > 0:
+    if node is not None and cluster.config.hold_ttl_s > 0 and not cluster.runs(request.uid):
         until, passed = cluster.now + cluster.config.hold_ttl_s, cluster.sync is not None
         cluster.engine.reserve_until(request, node.name, until, passed=passed)
 

@@ -212,9 +212,12 @@ class Sync:
         return pod.labels if (pod := self.pods.get(uid)) else None
 
     def _charge(self, pod: ObservedPod) -> None:
-        known = self.charges.charge(pod)
-        if known is None or known.node != pod.node:
-            self._events.on_pod_placed(pod.request, first=known is None)
+        known = self.pods.get(pod.request.uid)
+        try:
+            self.charges.charge(pod)
+        finally:  # it has the node, whether or not it could be charged
+            if known is None or known.node != pod.node:
+                self._events.on_pod_placed(pod.request, first=known is None)
 
     # -- groups ------------------------------------------------------------------------------
 

@@ -469,7 +469,7 @@ class GangCoordinator:
         return adopted, rejected
 
     def _hold_all(self, key: GangKey, places: Sequence[tuple[PodRequest, str]]) -> bool:
-        """Reservation exactly these places, if they suffice and all of them fit."""
+        """Hold exactly these places, if they suffice and all of them fit."""
         gang = self._lives.record(key)
         if len(places) < self.members.missing(key):
             return False

@@ -122,3 +122,16 @@ def test_a_counted_resource_that_is_kept_for_another_pod_is_named(api, following
     assert said["FailedAndUnresolvableNodes"] == {
         "c": f"{Reason.INSUFFICIENT_RESOURCE.text}: {NIC}"
     }
+
+
+def test_a_pod_that_runs_gets_nothing_whoever_asks_about_it_late(api, following) -> None:
+    """Its node is not known yet; another kube-scheduler has bound it."""
+    api.put(PODS, pod_json("bound", node="late", requests={MILLI: "500"}))
+    eventually(lambda: "uid-bound" in following.service.sync.pods)
+    late = pod_json("bound", requests={MILLI: "500"})
+    assert _filter(following, late)["NodeNames"] == ["a"]
+    assert _scores(following, late, ("a",)) == {"a": 10}
+    assert following.service.holds == 0 and following.service.planning_view().pending == ()
+    api.put(NODES, node_json("late", cpu="4", allocatable={MILLI: "2000"}))
+    eventually(lambda: len(following.service.planning_view().placements) == 2)
+    following.equal()

@@ -104,6 +104,36 @@ def test_the_uid_decides_between_pods_of_one_name(cluster) -> None:
     assert set(cluster.sync.pods) == {"u2"} and cluster.used("a") == 2000
 
 
+def test_a_pod_that_cannot_be_charged_at_once_waits_no_more_all_the_same(
+    cluster, monkeypatch
+) -> None:
+    cluster.sync.node(node_object("a", gpus=1))
+    with cluster.service.ledger.locked() as inside:
+        inside.pods.record_waiting(pod("p", uid="uid-p", count=1), inside.now)
+    charges, attempts = cluster.sync.charges, []
+    place = charges._place
+
+    def place_or_fail(*args: Any) -> None:
+        attempts.append(args)
+        place(*args if len(attempts) > 1 else ())
+
+    monkeypatch.setattr(charges, "_place", place_or_fail)
+    with pytest.raises(TypeError):
+        cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
+    view = cluster.service.planning_view()
+    assert [placement.pod.uid for placement in view.placements] == ["uid-p"]
+    assert view.pending == () and view.pricing.changes == 1
+
+
+def test_a_pod_is_charged_to_its_node_whatever_was_reserved_for_it_elsewhere(cluster) -> None:
+    cluster.sync.node(node_object("b", gpus=1))
+    cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
+    cluster.engine.reserve_until(pod("p", uid="uid-p", count=1), "b", 60.0)
+    cluster.sync.node(node_object("a", gpus=1))
+    assert cluster.verdict("a", count=1) is Reason.INSUFFICIENT_DEVICES
+    assert cluster.verdict("b", count=1) is Reason.FITS and not cluster.engine.reservations
+
+
 def test_a_pod_on_a_node_that_is_not_known_yet_is_charged_when_it_arrives(cluster) -> None:
     cluster.sync.pod(pod_object("p", node="a", requests=WHOLE))
     assert cluster.differences() == []
