@@ -52,7 +52,7 @@ def record_question(cluster: Cluster, request: PodRequest) -> None:
         cluster.pricing.on_pod_seen(request)
     uid, engine = request.uid, cluster.engine
     if cluster.runs(uid):
-        return  # kube-scheduler, another one of late, has not heard of that yet
+        return  # another kube-scheduler has bound it, and this one has not heard of that yet
     if uid not in engine.state.placements or uid in engine.reservations:
         cluster.pods.record_waiting(request, cluster.now)
 
@@ -64,6 +64,8 @@ def record_filter(cluster: Cluster, request: PodRequest, verdicts: Verdicts) -> 
     nodes gets all of them when it asks again.
     """
     record_question(cluster, request)
+    if cluster.runs(request.uid):
+        return  # kube-scheduler is about to hear of it, and not to be told that the pod fits
     passing = verdicts.passing
     if verdicts.named is not None:
         cluster.pods.record_shortened(request.uid)

@@ -132,6 +132,9 @@ def test_a_pod_that_runs_gets_nothing_whoever_asks_about_it_late(api, following)
     assert _filter(following, late)["NodeNames"] == ["a"]
     assert _scores(following, late, ("a",)) == {"a": 10}
     assert following.service.holds == 0 and following.service.planning_view().pending == ()
+    assert not _filter(following, pod_json("bound", requests={MILLI: "5000"}))["NodeNames"]
+    with following.service.ledger.locked() as cluster:
+        assert not len(cluster.requeue), "it is nobody to be told that it fits"
     api.put(NODES, node_json("late", cpu="4", allocatable={MILLI: "2000"}))
     eventually(lambda: len(following.service.planning_view().placements) == 2)
     following.equal()
