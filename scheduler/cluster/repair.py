@@ -26,7 +26,9 @@ def evict_phantoms(engine: Engine, charges: Charges, assumed: frozenset[str]) ->
         if not there and uid not in engine.reservations and uid not in assumed:
             engine.release(uid)
     for name in [name for name in engine.state.row_of if name not in charges.nodes.observed]:
-        engine.state.remove_node(name)
+        for placed in engine.state.remove_node(name):
+            if placed.pod.uid in engine.reservations:
+                engine.reservations.drop(placed.pod.uid)
 
 
 def heal(engine: Engine, charges: Charges, names: Iterable[str]) -> None:
