@@ -42,8 +42,9 @@ CLUSTER_HELP = """
     \b
     CLUSTER is one of
       FILE...         openb lists (.csv), a snugfit/v1 file, or Kubernetes
-                      objects as JSON or YAML; a folder stands for all such
-                      files in it; several list one cluster together
+                      objects as JSON or YAML, for which a folder may stand
+                      (its .json and .yaml files); several list one cluster
+                      together
       -               such a file from standard input
       live[:CONTEXT]  what the API server lists, by the kubeconfig as kubectl
                       finds it, or by the service account of this pod

@@ -68,6 +68,17 @@ def test_files_of_openb_are_told_apart_by_their_headers(here: Path, snugfit) -> 
     assert "second node list" in snugfit("simulate", "b.csv", "b.csv").err
 
 
+def test_a_folder_stands_for_the_objects_in_it(here: Path, snugfit) -> None:
+    (here / "dump").mkdir()
+    (here / "dump" / "nodes.json").write_text(json.dumps(node_json("n", gpus=1)))
+    (here / "dump" / "pods.yaml").write_text(json.dumps(pod_json("p", requests=GPU)))
+    (here / "dump" / "notes.csv").write_text("neither nodes nor pods")
+    assert "1 of 1 pending pods placed" in snugfit("plan", "dump").out
+    (here / "lists").mkdir()
+    (here / "lists" / "b.csv").write_text(OPENB_NODES)
+    assert "lists: holds no .json or .yaml file" in snugfit("plan", "lists").err
+
+
 @pytest.mark.parametrize("command", ["plan", "bound", "simulate", "tune"])
 def test_standard_input(here: Path, snugfit, monkeypatch, command: str) -> None:
     dump = {"kind": "List", "items": [node_json("n", gpus=1), pod_json("p", requests=GPU)]}
