@@ -79,7 +79,7 @@ def test_a_policy_file_brings_its_weights(tmp_path: Path) -> None:
     path = tmp_path / "policy.json"
     path.write_text(PriceWeights(scarcity=9.0).to_policy_file())
     config = load(None, {}, {"policy_file": str(path)})
-    assert config.policy == "priced" and config.price_weights().near == 9.0
+    assert config.policy == "priced" and config.price_weights().scarcity == 9.0
     assert ExtenderConfig().price_weights() == PriceWeights()
     with pytest.raises(InvalidInput, match="goes with policy `priced`"):
         load(None, {}, {"policy_file": str(path), "policy": "fgd"})

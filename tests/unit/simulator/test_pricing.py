@@ -109,7 +109,7 @@ def test_learning_starts_from_the_pods_that_run() -> None:
 def test_a_run_with_a_learnt_mix_repeats_and_is_another_run(policy: str) -> None:
     learnt = Experiment(policy, 1, "as-listed", mix="learnt")
     one, two = (run(SMALL, learnt).to_json() | {"seconds": 0} for _ in range(2))
-    assert one == two and one["mix"] == "learnt"
+    assert one == two and one["workload_profile"] == "learnt"
     assert learnt.config_hash != Experiment(policy, 1, "as-listed").config_hash
 
 
