@@ -5,13 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TypeVar
 
@@ -110,9 +110,10 @@ def one_by_one(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(count, len(jobs) or 1), mp_context=context) as pool:
         before = set(multiprocessing.active_children())
-        with _ctrl_c_ignored():  # which is inherited: the workers leave Ctrl-C to this process
-            results = deque(pool.submit(work, job) for job in jobs)
+        resource_tracker.ensure_running()  # which would let signals through again while it starts
         try:
+            with _ctrl_c_put_off():  # the workers leave Ctrl-C to this process
+                results = deque(pool.submit(work, job) for job in jobs)
             while results:
                 yield results.popleft().result()
         except BaseException:
@@ -122,15 +123,13 @@ def one_by_one(
 
 
 @contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may handle signals
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ctrl_c_put_off() -> Iterator[None]:
+    """Keep SIGINT from processes begun here for good, and from this one until the end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @lru_cache(maxsize=2)

@@ -1,8 +1,7 @@
 """The verbs of an extender: bytes in, one or two stays in the cluster, bytes out.
 
-What is decided is decided by functions of the cluster and a request: :mod:`.filtering`,
-:mod:`.prioritizing`, :mod:`.preempting`, all of :mod:`scheduler.cluster`. Decoding and encoding
-happen outside of its lock.
+Functions of the cluster and a request decide: ``filtering``, ``prioritizing``, ``preempting`` and
+others of :mod:`scheduler.cluster`. Decoding and encoding happen outside of its lock.
 """
 
 from __future__ import annotations

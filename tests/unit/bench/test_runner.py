@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -199,10 +200,11 @@ def _start(*args: object) -> subprocess.Popen[str]:
 
 
 def test_ctrl_c_ends_a_solver_and_prints_the_rows_that_are_complete(folder: Path) -> None:
+    # Three items of nearly a third of a bin in each dimension: no packing is proved in seconds.
+    dice = random.Random(2)
+    rows = [" ".join(str(dice.randint(330, 340)) for _ in range(3)) + " 1" for _ in range(90)]
     for name in ("a", "b"):
-        # 30 items of 40 different sizes in three dimensions: nothing that is proved at once.
-        rows = [f"{3 + i % 7} {5 + i % 11} {2 + i % 13} 3" for i in range(90)]
-        (folder / f"{name}.vbp").write_text(f"3 100 101 102\n{len(rows)}\n" + "\n".join(rows))
+        (folder / f"{name}.vbp").write_text(f"3 1000 1000 1000\n{len(rows)}\n" + "\n".join(rows))
     process = _start("vector", "ok.vbp", "a.vbp", "b.vbp", "--budget", "500s", "--json")
     try:
         eventually(lambda: _workers(process.pid))
