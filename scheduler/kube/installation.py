@@ -150,15 +150,19 @@ class NodeReport:
     remark: str = ""
 
 
-def installed(pods: Sequence[Mapping[str, Any]]) -> Check:
+def installed(pods: Sequence[Mapping[str, Any]], asked: str = "") -> Check:
     """Whether extenders run in the cluster.
 
     Parameters
     ----------
     pods
         Those with the label of an extender, as JSON.
+    asked
+        URL of an extender that is looked at itself, such as one outside of the cluster.
     """
     question = "is Snugfit installed?"
+    if not pods and asked:
+        return Check(question, State.OK, f"not as a pod of this cluster; {asked} is asked below")
     if not pods:
         answer = "not installed: no pod has the label app.kubernetes.io/component=extender"
         return Check(question, State.WARNING, answer, "helm install, see deploy/README.md")

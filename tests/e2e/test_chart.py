@@ -255,7 +255,7 @@ def test_the_role_follows_the_kinds_that_are_watched(helm, value: str, groups) -
         d for d in documents if d["kind"] == "ClusterRole" and d["metadata"]["name"].endswith("er")
     )
     found = {rule["apiGroups"][0]: rule["resources"] for rule in role["rules"]}
-    others = ("", "policy", "admissionregistration.k8s.io", "resource.k8s.io")
+    others = ("", "policy", "admissionregistration.k8s.io", "resource.k8s.io", "storage.k8s.io")
     assert {name: r for name, r in found.items() if name not in others} == groups
     settings = yaml.safe_load(_config_map(documents)["extender.yaml"])
     assert bool(settings["watch_groups"]) == bool(groups)
@@ -540,7 +540,7 @@ def test_the_extenders_own_token_is_that_of_an_account_that_may_little(
             assert user == f"system:serviceaccount:{TRIAL}:trial-snugfit-extender"
             assert extender.objects("Node") == []
             for refused in (
-                lambda: extender.objects("PersistentVolumeClaim"),  # kube-scheduler reads them
+                lambda: extender.objects("Secret"),
                 lambda: extender.delete("Pod", "x", "default"),
                 lambda: extender.get("Lease", "snugfit", TRIAL, "coordination.k8s.io/v1"),
             ):
@@ -645,7 +645,7 @@ def test_doctor_finds_a_good_installation_good(installed, cluster, administrator
         "trial-snugfit-device-records",
     )
     report = _snugfit("doctor", *flags)
-    assert {check["state"] for check in report["checks"]} == {"ok"}
+    assert [check for check in report["checks"] if check["state"] != "ok"] == []
     assert any("filter was called" in check["answer"] for check in report["checks"])
     assert [node["devices"] for node in report["nodes"]] == ["2 x NVIDIA-A100-SXM4-80GB 80 GiB"]
 

@@ -77,7 +77,7 @@ def command(
     inapplicable(scheduler_name=(bool(extender), "it is for --extender"))
     client = live_client(cluster, kubeconfig)
     seen = _Findings(client)
-    seen.look(account, record_policy, evicts=evict_gangs)
+    seen.look(account, record_policy, extender, evicts=evict_gangs)
     if extender:
         seen.try_to("ask the extender", lambda: _extender_checks(seen, extender, scheduler_name))
     if as_json:
@@ -114,11 +114,11 @@ class _Findings:
             return False
         return True
 
-    def look(self, account: str, record_policy: str, *, evicts: bool) -> None:
+    def look(self, account: str, record_policy: str, extender: str, *, evicts: bool) -> None:
         """Everything that the API server can be asked."""
         if not self.try_to("reach the API server", lambda: _version_checks(self.client)):
             return
-        self.try_to("list what is installed", lambda: _installed(self.client))
+        self.try_to("list what is installed", lambda: _installed(self.client, extender))
         self.try_to(
             "ask about permissions",
             lambda: _permission_checks(self.client, account, record_policy, evicts=evicts),
@@ -203,7 +203,7 @@ def _version_checks(client: KubeClient) -> list[Check]:
     ]
 
 
-def _installed(client: KubeClient) -> list[Check]:
+def _installed(client: KubeClient, extender: str) -> list[Check]:
     """Whether an extender runs here, and whether the schedulers beside it go with the cluster."""
     from scheduler.cluster.api.paging import list_objects
     from scheduler.kube.installation import installed, versions
@@ -218,7 +218,7 @@ def _installed(client: KubeClient) -> list[Check]:
         if container["name"] == "kube-scheduler"
     }
     _, *of_schedulers = versions(str(version.get("gitVersion", "")), images)
-    return [installed(pods), *of_schedulers]
+    return [installed(pods, extender), *of_schedulers]
 
 
 def _permission_checks(

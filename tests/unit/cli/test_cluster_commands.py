@@ -157,6 +157,8 @@ def test_doctor_says_where_nothing_is_installed(kubeconfig: str) -> None:
 def test_an_extender_that_is_there_counts_once_it_is_ready() -> None:
     pod = {"metadata": {"name": "e", "namespace": "snugfit"}, "spec": {"containers": []}}
     assert installed([pod]).state is State.FAILED
+    outside = installed([], "http://127.0.0.1:1")
+    assert outside.state is State.OK and "http://127.0.0.1:1" in outside.answer
     ready = pod | {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
     assert installed([pod, ready]).answer == "1 of 2 pods are ready, in snugfit"
     assert installed([ready]).state is State.OK
