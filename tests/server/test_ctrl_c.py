@@ -111,7 +111,10 @@ def test_a_plan_that_is_stopped_is_printed(begin: Begin, name: str) -> None:
 def test_a_simulation_that_is_stopped_prints_what_it_has(begin: Begin, tmp_path: Path) -> None:
     native.write(generate(GeneratorConfig(nodes=3000, load=3.0, seed=2)), tmp_path / "large.json")
     command = begin("simulate", "large.json", "--policy", "fgd", "--compare", "best-fit", "--json")
-    eventually(lambda: any("fgd on" in line for line in command.said), within_s=240)
+    ended = command.process.poll
+    eventually(lambda: any("fgd on" in line for line in command.said) or ended() is not None)
+    if ended() is not None:
+        pytest.skip("this machine is done before there is anything to stop")
     code, out, err = command.ctrl_c()
     assert code == 130 and "Traceback" not in err, err
     (run,) = json.loads(out)["runs"]
