@@ -108,7 +108,7 @@ def benchmark(name: str) -> Callable[[Callable[..., None]], click.Command]:
     """
 
     def wrap(body: Callable[..., None]) -> click.Command:
-        def call(*, as_json: bool, table: str | None, **settings: Any) -> None:  # noqa: ANN401
+        def call(*, as_json: bool, table: str | None, **settings: Any) -> None:  # noqa: ANN401 - options
             if table is not None:
                 table_name(name, table)  # refused before hours of work, not after
             report = Report(name)
@@ -148,7 +148,7 @@ def _source(settings: dict[str, Any]) -> dict[str, Any]:
         "machine": machine(),
         "load": round(os.getloadavg()[0], 1),
         "versions": versions(),
-        "command": shlex.join(["python", "-m", "bench", *_without_output(sys.argv[1:])]),
+        "command": shlex.join(["python", "-m", "bench", *_retold(_without_output(sys.argv[1:]))]),
         "settings": {key: _plain(value) for key, value in settings.items()},
     }
 
@@ -167,10 +167,15 @@ def _without_output(arguments: Sequence[str]) -> list[str]:
     return kept
 
 
+def _retold(arguments: Sequence[str]) -> list[str]:
+    """The arguments with files by name alone."""
+    return [Path(one).name if "/" in one and Path(one).is_absolute() else one for one in arguments]
+
+
 def _plain(value: object) -> object:
     """A setting as JSON."""
     if isinstance(value, Path):
-        return str(value)
+        return value.name  # where it lay says something about one machine only
     if isinstance(value, tuple | list):
         return [_plain(one) for one in value]
     return value

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.spec import GangSpec
-from scheduler.core.model import GangKey, Node, NodeSelection, PodRequest
+from scheduler.core.model import GangKey, NodeSelection, PodRequest
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
 from scheduler.files.kubectl_dump import Dump
@@ -99,11 +99,6 @@ class Snapshot:
             tuple(replace(pod, priority=0) for pod in (*workload.requests, *bound)),
             not_considered=workload.not_considered,
         )
-
-    @classmethod
-    def of_pods(cls, nodes: Iterable[Node], pods: Sequence[PodRequest]) -> Snapshot:
-        """An empty cluster of these nodes with these pods pending."""
-        return cls(ClusterState(nodes).snapshot(), tuple(pods))
 
     def problem(
         self,

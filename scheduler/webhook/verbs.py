@@ -16,7 +16,7 @@ from scheduler.cluster.awaited_victims import Ask, Unheard, catch_up, unheard
 from scheduler.cluster.bind_request import BindRequest
 from scheduler.cluster.dryruns import look
 from scheduler.cluster.filtering import filter_nodes, record_filter
-from scheduler.cluster.ledger import Ledger
+from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.cluster.live_rules import Asked, new_nodes
 from scheduler.cluster.planned import draft_of, make_draft, shapes_of
 from scheduler.cluster.preempting import preempt
@@ -25,11 +25,12 @@ from scheduler.cluster.repricing import put_mix
 from scheduler.cluster.verdicts import Listed, Ranking, Verdicts
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.model import Reason
+from scheduler.core.model import PodRequest, Reason
 from scheduler.core.state import ClusterState
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.sharing.table import who_picks
+from scheduler.planner.pricing.lifecycle import MixUpdate
 from scheduler.webhook.answers import (
     NodeNames,
     encode_error,
@@ -93,9 +94,7 @@ class Verbs:
             unknown = cluster.engine.preparation(shapes_of(cluster, request))
             draft = draft_of(cluster, request, nodes.rows) if unknown is None else None
             if unknown is None and draft is None:
-                verdicts = filter_nodes(cluster, request, nodes)
-                record_filter(cluster, request, verdicts)
-                update = cluster.pricing.take_update()
+                verdicts, update = _answered(cluster, request, nodes)
         if unknown is not None:  # the first question about a shape looks at every node
             for _ in self._ledger.in_steps(unknown, chore=False):
                 pass
@@ -106,9 +105,8 @@ class Verbs:
         if unknown is not None or draft is not None:
             with self._ledger.locked() as cluster:
                 fragments = self._names.fragments(cluster)
-                verdicts = filter_nodes(cluster, request, self._names.listed(cluster, args))
-                record_filter(cluster, request, verdicts)
-                update = cluster.pricing.take_update()
+                nodes = self._names.listed(cluster, args)
+                verdicts, update = _answered(cluster, request, nodes)
         if update is not None:
             put_mix(self._ledger, update)
         question = request.shape if args.raw_nodes is None else None
@@ -224,6 +222,15 @@ class Verbs:
         self._decisions.record(verb, key, metadata.uid, codes, detail=str(error))
         message = f"{Reason.REQUEST_INVALID.text}: {cut(error)}"  # of every node
         return Verdicts(nodes, codes, np.zeros(len(codes), dtype=bool), message)
+
+
+def _answered(
+    cluster: Cluster, request: PodRequest, nodes: Listed
+) -> tuple[Verdicts, MixUpdate | None]:
+    """Verdicts, remembered; and what the learner has made of the question, if it is due."""
+    verdicts = filter_nodes(cluster, request, nodes)
+    record_filter(cluster, request, verdicts)
+    return verdicts, cluster.pricing.take_update()
 
 
 def _first(ranking: Ranking, best: NDArray[np.int64]) -> Ranking:

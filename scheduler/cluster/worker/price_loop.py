@@ -7,11 +7,10 @@ import time
 
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.repricing import put_prices
-from scheduler.cluster.view import planning_view, prices_in_force
+from scheduler.cluster.view import planning_view
 from scheduler.cluster.worker.figures import PlannerFigures
 from scheduler.cluster.worker.messages import PriceQuestion, PricesMade
 from scheduler.cluster.worker.planner_process import PlannerProcess
-from scheduler.core.mix import TypicalMix
 
 __all__ = ["PriceLoop"]
 
@@ -39,7 +38,6 @@ class PriceLoop:
         self._ledger, self._process, self._figures = ledger, process, figures
         self._config = ledger.config
         self._weights = ledger.config.price_weights()
-        self._mix: TypicalMix | None = None  # of the latest pricing
         self._took_s = 0.0
         self._again_at = 0.0  # not before, since it has just failed
 
@@ -80,9 +78,10 @@ class PriceLoop:
         self._figures.price_seconds = answer.seconds
         if answer.prices is not None:
             self._figures.priced_at = time.monotonic()
-        if answer.prices is not None or task.mix is not self._mix:
-            # Where there are none, the last good ones stay.
-            put_prices(self._ledger, answer.prices or prices_in_force(self._ledger), task.mix)
+        with self._ledger.locked() as cluster:
+            last_good, mix = cluster.engine.prices(), cluster.engine.mix
+        if answer.prices is not None or task.mix is not mix:
+            put_prices(self._ledger, answer.prices or last_good, task.mix)
         with self._ledger.locked(chore=True) as cluster:
             cluster.pricing.priced(task, time.monotonic())
-        self._took_s, self._mix = time.monotonic() - started, task.mix
+        self._took_s = time.monotonic() - started

@@ -188,11 +188,6 @@ class PriceLifecycle:
 
     # -- the prices ------------------------------------------------------------------------------
 
-    @property
-    def changes(self) -> int:
-        """Placements and departures so far."""
-        return self._changes
-
     def task(self, node_epoch: int = 0) -> PricingTask:
         """What prices are to be made for now."""
         return PricingTask(self.mix, self._departures.share, self._changes, node_epoch)

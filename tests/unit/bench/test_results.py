@@ -41,6 +41,11 @@ def test_every_run_says_where_it_comes_from(path: Path) -> None:
             assert re.fullmatch(r"[0-9a-f]{12}(-dirty)?", run["commit"])
 
 
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_no_result_says_where_files_lay(path: Path) -> None:
+    assert not re.search(r"[\" =]/(?!dev/)[a-z]", path.read_text(encoding="utf-8"))
+
+
 def _results(folder: Path, **how: object) -> None:
     rows = [
         {"trace": trace, "policy": policy, "mean": mean, "ci95": ci95}
