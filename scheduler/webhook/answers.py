@@ -10,6 +10,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from threading import Lock
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -184,17 +185,25 @@ class NodeNames:
             rows = state.rows_of(names)
         return Listed(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
 
+    def listed_again(
+        self, cluster: Cluster, args: FilterArgs, fragments: NodeFragments, nodes: Listed
+    ) -> tuple[NodeFragments, Listed]:
+        """The same after the lock was given back: these two, unless nodes have come or gone."""
+        now = self.fragments(cluster)
+        return (now, nodes) if now is fragments else (now, self.listed(cluster, args))
+
 
 def _fates(verdicts: Verdicts) -> NDArray[np.int16]:
     """What becomes of each node and why in one number, (R,): 0 if it passes and is named.
 
     Even if final, odd if an eviction may help; half of it is an index of :func:`_texts_of`.
     """
-    why = verdicts.codes.astype(np.int16)
+    why: NDArray[np.integer[Any]] = verdicts.codes
     if verdicts.short is not None:
         left = verdicts.codes == Reason.INSUFFICIENT_RESOURCE.code
         why = np.where(verdicts.short >= 0, len(Reason) + 2 * verdicts.short + left, why)
-    fates: NDArray[np.int16] = (why * 2 + verdicts.curable).astype(np.int16)
+    fates: NDArray[np.int16] = np.multiply(why, 2, dtype=np.int16, casting="unsafe")
+    fates += verdicts.curable
     fates[verdicts.codes == 0] = 0 if verdicts.named is None else _NOT_NAMED
     if verdicts.named is not None:
         fates[verdicts.named] = 0
@@ -205,7 +214,7 @@ def _texts_of(verdicts: Verdicts) -> list[bytes]:
     """What a fate is called, as the value of a JSON object with the colon before it."""
     pair = (Reason.RESOURCE_MISSING, Reason.INSUFFICIENT_RESOURCE)
     named = [f"{reason.text}: {name}" for name in verdicts.resources for reason in pair]
-    return _TEXTS + [b":" + _encoder.encode(text) for text in named]
+    return [*_TEXTS, *(b":" + _encoder.encode(text) for text in named)] if named else _TEXTS
 
 
 def _block(

@@ -99,13 +99,13 @@ class Verbs:
             for _ in self._ledger.in_steps(unknown, chore=False):
                 pass
             with self._ledger.locked() as cluster:
-                draft = draft_of(cluster, request, self._names.listed(cluster, args).rows)
+                fragments, nodes = self._names.listed_again(cluster, args, fragments, nodes)
+                draft = draft_of(cluster, request, nodes.rows)
         if draft is not None:
             make_draft(self._ledger, draft)
         if unknown is not None or draft is not None:
             with self._ledger.locked() as cluster:
-                fragments = self._names.fragments(cluster)
-                nodes = self._names.listed(cluster, args)
+                fragments, nodes = self._names.listed_again(cluster, args, fragments, nodes)
                 verdicts, update = _answered(cluster, request, nodes)
         if update is not None:
             put_mix(self._ledger, update)
