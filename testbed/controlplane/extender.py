@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -30,6 +30,8 @@ class Extender(Daemon):
         Where it listens; a free port by default.
     patience_s
         How long it may take to know the cluster.
+    environ
+        Of the process, beside what it inherits.
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class Extender(Daemon):
         name: str = "extender",
         port: int = 0,
         patience_s: float = 60,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -51,6 +54,7 @@ class Extender(Daemon):
             ],
             plane.home,
             lambda: serves(self.url + "/readyz"),
+            environ=environ,
             patience_s=patience_s,
         )  # fmt: skip
         plane.add(self)
