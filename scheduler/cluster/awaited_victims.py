@@ -22,6 +22,7 @@ from scheduler.cluster.ledger import Cluster
 from scheduler.cluster.preemption import curable
 from scheduler.core.errors import KubeApiError
 from scheduler.core.model import PodRequest, Reason
+from scheduler.core.plural import plural
 
 __all__ = ["Unheard", "catch_up", "unheard", "waited_for"]
 
@@ -57,7 +58,8 @@ class Unheard:
         """Why a refusal may be wrong still; empty from some time on: then it is what we know."""
         if not self.certain or now - self.since >= _UNKNOWN_FOR_S:
             return ""
-        return f"not known yet here: the end of {len(self.victims)} victims of this pod; ask again"
+        victims = plural(len(self.victims), "victim")
+        return f"not known yet here: the end of {victims} of this pod; ask again"
 
 
 Look = Callable[[], tuple[Unheard | None, float]]

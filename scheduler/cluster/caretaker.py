@@ -145,7 +145,7 @@ class Caretaker:
             try:
                 self._client.patch_pod_status(pod.namespace, pod.name, content)
             except KubeApiError as error:
-                log.warning("pod %s fits by now, and cannot be woken: %s", pod.key, error)
+                log.warning("pod %s fits by now and cannot be requeued: %s", pod.key, error)
                 if error.passing:
                     requeue_later(self._ledger, missed[at:])  # the others would fare no better
                     return
@@ -154,7 +154,7 @@ class Caretaker:
                 requeue_later(self._ledger, [pod])
             else:
                 self._figures.wakeups += 1
-                log.info("pod %s fits by now, and kube-scheduler was told so", pod.key)
+                log.info("pod %s fits by now and was requeued", pod.key)
 
     def _evict_remainders(self) -> None:
         """Evict what is left of gangs elsewhere, as far as their budgets allow."""

@@ -308,7 +308,7 @@ def _pair(content: Mapping[str, bytes], certificate: str, key: str) -> _Pair:
         remedy = "delete both entries, and what they signed is made anew"
         raise InvalidInput(f"{certificate}, {key}", f"cannot be read: {error}", remedy) from error
     if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise InvalidInput(key, "is no key that this command has made", "use tls.mode=secret")
+        raise InvalidInput(key, "is not a key that this command has made", "use tls.mode=secret")
     if read.public_key() != private.public_key():
         raise InvalidInput(key, f"does not belong to {certificate}", "delete both entries")
     return _Pair(read, private)

@@ -31,6 +31,7 @@ from scheduler.cluster.recount import Recount
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.cluster.watches import Watches
 from scheduler.core.errors import KubeApiError
+from scheduler.core.plural import plural
 
 __all__ = ["LiveCluster"]
 
@@ -200,9 +201,9 @@ class LiveCluster:
         self._on_synced()
         self._synced.set()
         log.info(
-            "synced %d nodes and %d running pods in %.1f s",
-            len(cluster.live.node_names()),
-            len(cluster.live.pods),
+            "synced %s and %s in %.1f s",
+            plural(len(cluster.live.node_names()), "node"),
+            plural(len(cluster.live.pods), "running pod"),
             self.figures.synced_s,
         )
 

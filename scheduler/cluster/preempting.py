@@ -15,6 +15,7 @@ from scheduler.cluster.preemption import (
     without_dearer_gangs,
 )
 from scheduler.core.model import PodRequest
+from scheduler.core.plural import plural
 
 __all__ = ["Preemption", "due_evictions", "preempt"]
 
@@ -103,7 +104,7 @@ def _record(cluster: Cluster, request: PodRequest, kept: Mapping[str, Victims]) 
     most = max((len(victims.others) for victims in kept.values()), default=0)
     if not most:
         return ""
-    gangs = f"{most} members of gangs on other nodes"
+    gangs = f"at most {plural(most, 'member')} of gangs on other nodes"
     if not evicts:
-        return f"{gangs} are left to their workload's controller (evict_gangs is off)"
-    return f"{gangs} are evicted once kube-scheduler has begun with those named"
+        return f"{gangs}: left to their workload's controller (evict_gangs is off)"
+    return f"{gangs}: to be evicted once kube-scheduler has begun with the named victims"

@@ -29,7 +29,7 @@ _LONGEST_PATH = 200
 
 SERVER = "Listeners"
 DECISIONS = "Decisions"
-PROFILE = "Typical mix and prices"
+PROFILE = "Workload profile and prices"
 GANGS = "Gangs"
 PLANNER = "Planner"
 API = "Cluster"
@@ -133,15 +133,15 @@ class ExtenderConfig(msgspec.Struct, frozen=True, kw_only=True):
         "requeued by an annotation; not below the longest backoff of kube-scheduler. 0 never.",
         0, 86_400, unit="s")] = 10.0
 
-    # -- Typical mix and prices
+    # -- Workload profile and prices
     relearn_every: Annotated[int, _about(PROFILE,
-        "Pods after which the typical mix is made anew from the pods seen; 0 keeps it.",
+        "Pods after which the workload profile is made anew from the pods seen; 0 keeps it.",
         0, 1_000_000_000, unit="pods")] = 500
     mix_half_life_pods: Annotated[int, _about(PROFILE,
         "Pods after which an observation counts half.", 1, 1_000_000_000, unit="pods")] = 2000
     mix_file: Annotated[str, _about(PROFILE,
-        "Typical pods for good: the pods of this file, a snugfit/v1 file or a kubectl dump. "
-        "Empty: the mix is learnt.")] = ""
+        "The workload profile for good: the pods of this file, a snugfit/v1 file or a kubectl "
+        "dump. Empty: the profile is learnt.")] = ""
     reprice_bindings: Annotated[int, _about(PROFILE,
         "With policy `priced`: make prices anew after so many bindings and releases, or one per "
         "six nodes if that is more.", 1, 1_000_000, unit="pods")] = 100

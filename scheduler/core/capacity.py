@@ -28,6 +28,7 @@ from scheduler.core.model import (
     Reason,
     Shape,
 )
+from scheduler.core.plural import plural
 from scheduler.core.state import ClusterState, DeviceCode
 
 __all__ = [
@@ -283,18 +284,21 @@ def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_t
 
 def lacking(existing: int, minimum: int, absent: int) -> str:
     """How many members there are of those that there have to be, in words."""
-    text = f"{Reason.GANG_DOES_NOT_FIT.text}: {existing} of {minimum} pods exist"
-    return text + (f", without {absent} that were never asked about" if absent else "")
+    text = f"{Reason.GANG_DOES_NOT_FIT.text}: {existing} of {plural(minimum, 'pod')} exist"
+    return text + (f"; kube-scheduler has not asked about {absent} of them" if absent else "")
 
 
 def shortage(request: PodRequest, found: int, missing: int) -> str:
     """How many members have a place, and what the others need, in words."""
     each = ", ".join(f"{amount} {name}" for name, amount in request.counted[:_MOST_NAMED])
     beside = f", with {each} for each member" if each else ""
-    return (
-        f"{Reason.GANG_DOES_NOT_FIT.text}: needs {_devices(request, missing - found)}{beside}; "
-        f"{found} of {missing} missing members have a place"
+    placed = (
+        "the missing member has no place"
+        if missing == 1
+        else f"{found} of {missing} missing members have a place"
     )
+    needed = _devices(request, missing - found)
+    return f"{Reason.GANG_DOES_NOT_FIT.text}: needs {needed}{beside}; {placed}"
 
 
 def _devices(request: PodRequest, members: int) -> str:
@@ -302,7 +306,8 @@ def _devices(request: PodRequest, members: int) -> str:
     gpu = request.gpu
     model = f"model {' or '.join(gpu.products)}" if gpu.products else "any model"
     if gpu.count:
-        return f"{members * gpu.count} more devices of {model}"
+        return f"{plural(members * gpu.count, 'more device')} of {model}"
     if gpu.milli:
-        return f"{members} more fractions of {gpu.milli} milli-GPU on devices of {model}"
-    return f"room for {members} more members"
+        fractions = plural(members, "more fraction")
+        return f"{fractions} of {gpu.milli} milli-GPU on devices of {model}"
+    return f"room for {plural(members, 'more member')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from scheduler.core.columns import DeviceCode
 from scheduler.core.model import DeviceShare, Placement, PodRequest
+from scheduler.core.plural import plural
 from scheduler.core.rows import Rows
 
 __all__ = ["misfit", "share_misfit"]
@@ -54,7 +55,8 @@ def share_misfit(state: Rows, row: int, share: DeviceShare) -> str:
             return f"device {index} has {state.device_mem_free[row, index]} MiB free"
     elif code == DeviceCode.SHARED:
         if not 0 < share.slots <= state.slots_free[row, index]:
-            return f"device {index} has {state.slots_free[row, index]} replicas free"
+            replicas = plural(int(state.slots_free[row, index]), "replica")
+            return f"device {index} has {replicas} free"
     elif not share.slots or share.slots & ~int(state.slots_free[row, index]):
         return f"device {index} has not all of these MIG slots free"
     return ""

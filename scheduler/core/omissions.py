@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from scheduler.core.plural import plural
+
 __all__ = ["NotConsidered", "NotUnderstood", "left_alone"]
 
 
@@ -34,7 +36,7 @@ class NotConsidered:
     def text(self) -> str:
         """One line for the user."""
         shown = ", ".join(self.pods[:3]) + (", ..." if len(self.pods) > 3 else "")
-        concerned = f" ({len(self.pods)} pods: {shown})" if self.pods else ""
+        concerned = f" ({plural(len(self.pods), 'pod')}: {shown})" if self.pods else ""
         return f"{self.rule}{concerned}: {self.effect}"
 
     def to_json(self) -> dict[str, Any]:

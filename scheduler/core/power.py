@@ -176,7 +176,9 @@ class PowerModel:
         socket = cls().socket
         for name, pair in content.items():
             if not _words(name):
-                raise InvalidInput(f"{where}.{name}", "is no name of a board", "such as L40S")
+                raise InvalidInput(
+                    f"{where}.{name}", "is not the name of a board", "give a board such as L40S"
+                )
             watts = _pair(pair, f"{where}.{name}")
             if name == SOCKET:
                 socket = watts

@@ -128,10 +128,10 @@ class PriceWeights:
             if name not in known:
                 meant = nearest(str(name), known)
                 raise InvalidInput(
-                    f"weights.{name}", "is no weight of `priced`", f"did you mean {meant!r}?"
+                    f"weights.{name}", "is not a weight of `priced`", f"did you mean {meant!r}?"
                 )
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InvalidInput(f"weights.{name}", f"{value!r} is no number", "give a number")
+                raise InvalidInput(f"weights.{name}", f"{value!r} is not a number", "give a number")
             try:
                 given[name] = float(value)
             except OverflowError as error:
@@ -164,10 +164,10 @@ class PriceWeights:
             )
         weights = content.get("weights")
         if not isinstance(weights, dict):
-            raise InvalidInput(f"{source}: weights", "is no mapping", "map names to numbers")
+            raise InvalidInput(f"{source}: weights", "is not a mapping", "map names to numbers")
         watts = content.get("watts", {})
         if not isinstance(watts, dict):
-            raise InvalidInput(f"{source}: watts", "is no mapping", "map boards to [idle, busy]")
+            raise InvalidInput(f"{source}: watts", "is not a mapping", "map boards to [idle, busy]")
         try:
             return cls.from_mapping(weights, PowerModel.from_mapping(watts))
         except InvalidInput as error:

@@ -51,7 +51,7 @@ def read_bytes(path: Path, most: int = LARGEST_WORKLOAD, *, may_be_empty: bool =
         with open(path, "rb", opener=_at_once) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
-                raise InvalidInput(str(path), "is no regular file", "write it to a file first")
+                raise InvalidInput(str(path), "is not a regular file", "write it to a file first")
             if found.st_size > most:
                 raise _too_large(str(path), most)
             return read_stream(file, str(path), most, may_be_empty=may_be_empty)
@@ -94,11 +94,11 @@ def text_of(content: bytes, name: str) -> str:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         raise InvalidInput(
-            name, f"is no UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
+            name, f"is not UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
         ) from error
     if "\0" in text:
         raise InvalidInput(
-            name, f"is no text: NUL at character {text.index(chr(0))}", "save it as UTF-8"
+            name, f"is not text: NUL at character {text.index(chr(0))}", "save it as UTF-8"
         )
     return text
 
@@ -130,7 +130,7 @@ def json_of(text: str, name: str) -> Any:  # noqa: ANN401 - any JSON value
     except RecursionError as error:
         raise InvalidInput(name, "is nested too deeply") from error
     except ValueError as error:
-        raise InvalidInput(name, f"is no JSON: {error}") from error
+        raise InvalidInput(name, f"is not JSON: {error}") from error
 
 
 def _too_large(name: str, most: int) -> InvalidInput:

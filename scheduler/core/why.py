@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.model import PodRequest, Reason
+from scheduler.core.plural import plural
 
 __all__ = ["most_common", "reason_text"]
 
@@ -35,4 +36,5 @@ def most_common(codes: NDArray[np.int8], pod: PodRequest) -> str:
     counts = np.bincount(codes)
     found = [(int(counts[c]), reason_text(Reason.of(int(c)), pod)) for c in np.flatnonzero(counts)]
     ordered = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:_MOST_REASONS]
-    return ", ".join(f"{count} of {len(codes)} nodes: {text}" for count, text in ordered)
+    nodes = plural(len(codes), "node")
+    return ", ".join(f"{count} of {nodes}: {text}" for count, text in ordered)

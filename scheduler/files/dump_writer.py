@@ -81,7 +81,7 @@ def _advertise(
         if group.units or group.product not in ("", node.product):
             raise InvalidInput(
                 f"node[{node.name}]",
-                "has devices of several models, or units that are no devices",
+                "has devices of several models, or units that are not devices",
                 "a node object says that by labels of its vendor; use the snugfit/v1 format",
             )
         if group.kind is GpuKind.MIG:

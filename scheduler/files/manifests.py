@@ -167,7 +167,7 @@ def _documents(content: bytes, name: str) -> Sequence[msgspec.Raw]:
         return [msgspec.Raw(content)]
     documents = _json_stream(text_of(content, name), name)
     if len(documents) == 1:  # what is wrong with it is best said by who has read all of it
-        raise InvalidInput(name, f"is no JSON: {problem}", "write it again") from problem
+        raise InvalidInput(name, f"is not JSON: {problem}", "write it again") from problem
     return documents
 
 
@@ -185,7 +185,7 @@ def _json_stream(text: str, name: str) -> list[msgspec.Raw]:
             if not found:
                 return [msgspec.Raw(text)]
             where = f"{name}: document {len(found) + 1}"
-            raise InvalidInput(where, f"is no JSON: {error}", "write it again") from error
+            raise InvalidInput(where, f"is not JSON: {error}", "write it again") from error
         at = _after(text, end)
     return found
 
@@ -219,7 +219,7 @@ def _unfolded(
         if kind is None or kind.endswith("List"):
             items = _head_decoder.decode(raw).items
     except (msgspec.DecodeError, RecursionError) as error:
-        yield Manifest(where, "", "", raw, f"is no object of Kubernetes: {error}")
+        yield Manifest(where, "", "", raw, f"is not a Kubernetes object: {error}")
         return
     is_list = bool(items) or (kind or "").endswith("List")
     if kind is None and not is_list:

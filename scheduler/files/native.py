@@ -204,7 +204,7 @@ def read(path: Path) -> Workload:
     except msgspec.ValidationError as error:
         raise InvalidInput(str(path), str(error), _remedy(str(error))) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(str(path), f"is no JSON: {error}") from error
+        raise InvalidInput(str(path), f"is not JSON: {error}") from error
     except RecursionError as error:
         raise InvalidInput(str(path), "is nested too deeply") from error
     if content.format != FORMAT:
@@ -390,7 +390,7 @@ def _bound(path: Path, pod: _Pod, request: PodRequest, node: Node | None) -> Bou
         if share.index >= len(node.devices) or share.milli > DEVICE_MILLI:
             raise InvalidInput(
                 f"{where}.devices",
-                f"{share.index}:{share.milli} is no part of a device of {node.name}",
+                f"{share.index}:{share.milli} is not a part of a device of {node.name}",
                 f"its devices are 0..{len(node.devices) - 1}, of {DEVICE_MILLI} each"
                 if node.devices
                 else "it has no device",

@@ -47,7 +47,7 @@ class _Row:
     def integer(self, field: str, most: int = _MOST) -> int:
         value = self.text(field)
         if not (value.isascii() and value.isdecimal()):
-            raise self.fail(field, f"{value[:40]!r} is no whole number", "use 0 or more")
+            raise self.fail(field, f"{value[:40]!r} is not a whole number", "use 0 or more")
         if len(value.lstrip("0")) > _LONGEST_NUMBER or int(value) > most:
             raise self.fail(field, f"is {value[:40]}", f"use 0..{most}")
         return int(value)
@@ -61,7 +61,7 @@ class _Row:
         except ValueError:
             found = math.nan
         if not 0 <= found <= _MOST_SECONDS:
-            raise self.fail(field, f"{value[:40]!r} is no time", "use seconds or leave it empty")
+            raise self.fail(field, f"{value[:40]!r} is not a time", "use seconds or leave it empty")
         return found
 
     def fail(self, field: str, problem: str, remedy: str) -> InvalidInput:
@@ -87,7 +87,7 @@ def _rows(path: Path, required: tuple[str, ...], most: int) -> Iterator[_Row]:
                 raise InvalidInput(str(path), f"has more than {most:,} lines")
             yield _Row(path, reader.line_num, values)
     except csv.Error as error:
-        raise InvalidInput(f"{path}:{reader.reader.line_num}", f"is no CSV: {error}") from error
+        raise InvalidInput(f"{path}:{reader.reader.line_num}", f"is not CSV: {error}") from error
 
 
 def lists_pods(path: Path) -> bool:

@@ -137,7 +137,10 @@ def _gpus(node: NodeObject, names: ResourceNames) -> tuple[int, str]:
         name = resources[0]
         traced = advert.physical or advert.replicas(name) or advert.devices_stated(name)
         if len(there) == 1 and there[0].units and not traced:
-            return 0, f"its {name} are no devices, and no label says of how many they are"
+            return (
+                0,
+                f"its {name} are not devices, and no label says how many devices they are parts of",
+            )
         return 0, "its devices are time-sliced by the device plugin, or partitioned"
     if len(resources) > 1:
         return 0, f"it offers {' and '.join(resources)}: which are these devices?"

@@ -251,7 +251,9 @@ def _whole(advert: Advert, model: Device, physical: int) -> list[Device]:
         count, rest = divmod(milli, DEVICE_MILLI)
         if rest:
             raise InvalidInput(
-                f"{advert.path}[{names.milli}]", "is no multiple of 1000", "advertise whole devices"
+                f"{advert.path}[{names.milli}]",
+                "is not a multiple of 1000",
+                "advertise whole devices",
             )
         if count > _MOST_PLAIN:
             raise InvalidInput(f"{advert.path}[{names.milli}]", "is more than any node has")

@@ -68,7 +68,7 @@ def _claims(text: str, annotation: str) -> tuple[Claim, ...]:
         numbers = part.split(":", 4)
         if not 2 <= len(numbers) <= 4:
             raise InvalidInput(
-                field, f"{part[:_SHOWN]!r} is no device share", "write index:milli:memory:slots"
+                field, f"{part[:_SHOWN]!r} is not a device share", "write index:milli:memory:slots"
             )
         index, milli = bounded(numbers[0], field, _MOST_INDEX), bounded(numbers[1], field, 1000)
         memory = bounded(numbers[2], field, MAX_DEVICE_MEMORY_MIB) if len(numbers) > 2 else 0

@@ -15,6 +15,7 @@ from typing import Any
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Device, GpuKind, Node, Serves
 from scheduler.core.omissions import NotUnderstood
+from scheduler.core.plural import plural
 from scheduler.kube.device_annotation import OWN
 from scheduler.kube.nodes import node_of
 from scheduler.kube.objects import NodeObject, PodObject
@@ -94,7 +95,7 @@ RIGHTS = (
     *(Right(verb, "", "nodes") for verb in ("list", "watch")),
     *(Right(verb, "", "pods") for verb in ("get", "list", "watch")),
     Right("create", "", "pods/binding"),
-    Right("patch", "", "pods/status", purpose="kube-scheduler is not told of pods that fit by now"),
+    Right("patch", "", "pods/status", purpose="refused pods that fit by now are not requeued"),
     *(Right(verb, "policy", "poddisruptionbudgets") for verb in ("list", "watch")),
     *(Right(verb, "scheduling.k8s.io", "podgroups") for verb in ("list", "watch")),
     Right(
@@ -213,8 +214,8 @@ def guarded(
     answer = gap(policy, binding, name)
     if answer:
         remedy = "install the chart with recordPolicy.enabled=true; see SECURITY.md"
-        return Check(question, State.WARNING, f"whoever may change the pod: {answer}", remedy)
-    return Check(question, State.OK, "only those whom the policy names")
+        return Check(question, State.WARNING, f"everybody who may change the pod: {answer}", remedy)
+    return Check(question, State.OK, "only the users that the policy names")
 
 
 def versions(server: str, schedulers: Mapping[str, str]) -> list[Check]:
@@ -459,13 +460,13 @@ def called(
     asked = counts.get("filter", 0)
     placed = sum(bool(pod.spec.node_name) for pod in ours)
     if asked:
-        checks = [Check(question, State.OK, f"filter was called {asked:.0f} times")]
+        checks = [Check(question, State.OK, f"filter was called {plural(round(asked), 'time')}")]
     elif placed:
         checks = [
             Check(
                 question,
                 State.FAILED,
-                f"no, although {placed} such pods are placed (perhaps before it was started)",
+                f"no, and yet placed: {plural(placed, 'such pod')} (perhaps before it was started)",
                 "check managedResources and urlPrefix: snugfit config check",
             )
         ]
@@ -474,7 +475,7 @@ def called(
             Check(
                 question,
                 State.FAILED,
-                f"no, and {len(ours)} such pods are pending",
+                f"no, and pending: {plural(len(ours), 'such pod')}",
                 "does kube-scheduler hold its lease, and does any node pass its own filters?",
             )
         ]

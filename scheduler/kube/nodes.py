@@ -23,6 +23,7 @@ from scheduler.core.model import (
     Serves,
     Taint,
 )
+from scheduler.core.plural import plural
 from scheduler.kube.advertised import Advert, devices_of
 from scheduler.kube.counted import counted_on, is_counted
 from scheduler.kube.objects import NodeObject, NodeStatus, Quantities
@@ -102,8 +103,8 @@ def _refuse_instances(
     if described + len(instances) > there:
         raise InvalidInput(
             path,
-            f"offers {', '.join(sorted(offered))} beside {described} devices that another device"
-            " plugin describes, which may be the same",
+            f"offers {', '.join(sorted(offered))} beside {plural(described, 'device')} that "
+            "another device plugin describes, which may be the same",
             "have each GPU of the node offered by one of the two",
         )
 

@@ -57,7 +57,7 @@ def bounded(text: str | int, field: str, most: int, *, least: int = 0) -> int:
     else:
         value = -1 if isinstance(text, bool) else text
     if not least <= value <= most:
-        raise InvalidInput(field, f"{_shown(text)} is no whole number of {least}..{most}")
+        raise InvalidInput(field, f"{_shown(text)} is not a whole number from {least} to {most}")
     return value
 
 
@@ -78,7 +78,7 @@ def parse(text: str | float, field: str = "quantity") -> Fraction:
         written = str(text)
         value = _value(written.strip()) if len(written) <= _MAX_LENGTH else None
     if value is None:
-        raise InvalidInput(field, f"{_shown(text)} is no quantity", "write it like 500m or 2Gi")
+        raise InvalidInput(field, f"{_shown(text)} is not a quantity", "write it like 500m or 2Gi")
     return value
 
 

@@ -179,7 +179,7 @@ def yaml_mapping(text: str, name: str) -> Mapping[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise InvalidInput(name, "is no mapping of keys to values", "write `key: value`")
+        raise InvalidInput(name, "is not a mapping of keys to values", "write `key: value`")
     return content
 
 
@@ -285,7 +285,7 @@ def _json_fault(text: str, before: int) -> tuple[str, int] | None:
 
 
 def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 def _unwrapped(
@@ -429,7 +429,7 @@ def bounded_yaml(text: str, name: str) -> None:
 
 def _no_yaml(name: str, error: Exception) -> InvalidInput:
     problem = " ".join(str(error).split())  # theirs has several lines
-    return InvalidInput(name, f"is no YAML that can be used: {problem}")
+    return InvalidInput(name, f"cannot be read as YAML: {problem}")
 
 
 class _Reader:
@@ -493,7 +493,7 @@ class _Reader:
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                raise InvalidInput(self._at(key_node), "a key is no word", "write key: value")
+                raise InvalidInput(self._at(key_node), "a key is not a word", "write key: value")
             if key_node.tag == _MERGE:
                 if not self._scheduler:
                     raise InvalidInput(self._at(key_node), "merges a mapping", "write its keys out")
@@ -509,7 +509,9 @@ class _Reader:
         several = isinstance(source, yaml.SequenceNode)
         for one in source.value if several else [source]:
             if not isinstance(one, yaml.MappingNode):
-                raise InvalidInput(self._at(one), "merges what is no mapping", "write its keys out")
+                raise InvalidInput(
+                    self._at(one), "merges what is not a mapping", "write its keys out"
+                )
             for key_node, value_node in one.value:
                 if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == _MERGE:
                     raise InvalidInput(

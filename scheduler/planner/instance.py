@@ -27,6 +27,7 @@ from scheduler.core.model import (
 )
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.omissions import NotConsidered, left_alone
+from scheduler.core.plural import plural
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.planner.axes import Axis, axes_of
@@ -207,7 +208,7 @@ class Instance:
             )  # fmt: skip
         if gangs:
             self.relaxed.append(
-                f"{gangs} movable pods stay in place: their gang cannot move as a whole"
+                f"left in place: {plural(gangs, 'movable pod')} whose gang cannot move as a whole"
             )
 
     def omissions(self) -> tuple[NotConsidered, ...]:

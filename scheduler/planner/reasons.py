@@ -15,6 +15,7 @@ from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.groups import units_free
 from scheduler.core.model import GangKey, PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
+from scheduler.core.plural import plural
 from scheduler.core.why import most_common
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
@@ -119,23 +120,23 @@ def _missing_text(layout: Layout, pod: PodRequest, gang: GangKey) -> str:
         short = missing - int(free.sum())
         if short > 0:
             model = " or ".join(gpu.products) if gpu.products else "any model"
-            return f"needs {short * gpu.count} more devices of {model}"
-    return f"{missing} more members need a place"
+            return f"needs {plural(short * gpu.count, 'more device')} of {model}"
+    return f"needs places for {plural(missing, 'more member')}"
 
 
 def _absent_text(instance: Instance, gang: GangKey) -> str:
     kinds, minimum = instance.gang_kinds[gang], instance.problem.minimum(gang)
     spec = instance.problem.gangs.get(gang)
     gated = spec.gated if spec is not None else 0
-    waiting_for = f"; {gated} more wait for a scheduling gate" if gated else ""
+    waiting_for = f"; waiting for a scheduling gate: {gated}" if gated else ""
     there = sum(len(instance.pods[kind]) for kind in kinds) + instance.fixed(gang)
     if there < minimum:
-        return f"{there} of {minimum} pods exist{waiting_for}"
+        return f"{there} of {plural(minimum, 'pod')} exist{waiting_for}"
     for role, least in instance.gang_roles.get(gang, {}).items():
         of_role = sum(len(instance.pods[k]) for k in kinds if instance.kinds[k].role == role)
         of_role += instance.fixed_in_role(gang, role)
         if of_role < least:
-            return f"{of_role} of {least} pods of role {role} exist{waiting_for}"
+            return f"{of_role} of {plural(least, 'pod')} of role {role} exist{waiting_for}"
     return ""
 
 

@@ -56,7 +56,7 @@ class Journal:
                     self._known[entry["run"]] = float(entry["allocated_percent"])
             except (InvalidInput, ValueError, KeyError, TypeError) as error:
                 raise InvalidInput(
-                    str(path), f"is no journal of a search: {error!r}", "name another file"
+                    str(path), f"is not the journal of a search: {error!r}", "name another file"
                 ) from error
 
     def __contains__(self, run: str) -> bool:

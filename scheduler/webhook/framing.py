@@ -182,7 +182,7 @@ def _check_host(host: str | None, *, needed: bool) -> None:
         if needed:
             raise BadRequest(400, "no Host")
     elif not _HOST.fullmatch(host):
-        raise BadRequest(400, "Host is no host")
+        raise BadRequest(400, "Host is not a host name or address")
 
 
 def _length(fields: dict[str, str], *, latest: bool) -> int | None:
@@ -203,7 +203,7 @@ def _length(fields: dict[str, str], *, latest: bool) -> int | None:
     if length is None:
         return 0
     if not _DIGITS.fullmatch(length) or len(length) > _MOST_DIGITS:
-        raise BadRequest(400, "Content-Length is no length")
+        raise BadRequest(400, "Content-Length is not a length")
     return int(length)
 
 

@@ -198,7 +198,7 @@ def _check_text(body: bytes) -> None:
         before = body[max(0, error.start - _NEAR) : error.start]
         keys = _KEY.findall(before)
         where = f"body: {keys[-1].decode('ascii')}" if keys else "body"
-        raise InvalidInput(where, f"byte {error.start} is no UTF-8") from error
+        raise InvalidInput(where, f"byte {error.start} is not UTF-8") from error
 
 
 def _recased(body: bytes, *, nested: str = "") -> bytes:
@@ -208,7 +208,7 @@ def _recased(body: bytes, *, nested: str = "") -> bytes:
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidInput("body", str(error)[:200]) from error
     if not isinstance(content, dict):
-        raise InvalidInput("body", "is no JSON object", "send the extender arguments")
+        raise InvalidInput("body", "is not a JSON object", "send the extender arguments")
     top = _rename(content)
     for key in [k for k in top if nested and k.startswith(nested)]:
         victims = top[key]
@@ -291,7 +291,7 @@ def decode_bind(body: bytes) -> BindRequest:
     name = args.pod_name or ""
     for field, value in (("PodName", name), ("PodNamespace", namespace), ("Node", args.node or "")):
         if not _NAME.fullmatch(value):
-            raise InvalidInput(f"body.{field}", f"{value[:100]!r} is no name of an object")
+            raise InvalidInput(f"body.{field}", f"{value[:100]!r} is not the name of an object")
     return BindRequest(name, namespace, args.pod_uid or f"{namespace}/{name}", args.node or "")
 
 

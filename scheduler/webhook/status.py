@@ -63,7 +63,7 @@ def split_address(text: str, setting: str = "status_listen") -> tuple[str, int]:
     """
     host, separator, port = text.rpartition(":")
     if not separator or not (port.isascii() and port.isdecimal()) or int(port[:6]) > 65_535:
-        raise InvalidInput(setting, f"{text!r} is no host:port", "write :10263")
+        raise InvalidInput(setting, f"{text!r} is not host:port", "write :10263")
     host = host.removeprefix("[").removesuffix("]")
     if not host:
         host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"  # noqa: S104 - what was asked for

@@ -154,7 +154,7 @@ def quantity(text: object) -> Fraction:
     """
     match = _QUANTITY.fullmatch(str(text))
     if match is None:
-        raise ValueError(f"{text!r} is no quantity")
+        raise ValueError(f"{text!r} is not a quantity")
     number, exponent, suffix = match.groups()
     scale = Fraction(10) ** int(exponent) if exponent else _SUFFIX.get(suffix, Fraction(1))
     return Fraction(number) * scale

@@ -167,7 +167,7 @@ def test_a_search_that_is_stopped_says_what_is_kept(
     code, out, err = command.ctrl_c()
     assert code == 130 and "Traceback" not in err and out == "", err
     kept = len(journal.read_text().splitlines())
-    assert f"{kept} are kept in j.jsonl" in err
+    assert f"kept in j.jsonl: {kept};" in err
 
 
 def test_a_server_that_is_stopped_is_silent(begin: Begin) -> None:

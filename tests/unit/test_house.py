@@ -199,3 +199,70 @@ def test_every_file_that_a_user_names_is_read_in_one_place() -> None:
         and call.func.attr in ("read_text", "read_bytes")
     ]
     assert not direct
+
+
+_RETIRED_IN_MESSAGES = re.compile(
+    # "is no number", "are none of them"; but "there is no such pod", "is no longer", "are no more"
+    r"(?<!there )\b(is|are|was|were|be) (no|none)\b(?! longer| more)"
+    r"|\b(whoever|whomever|by lot|referee|leftovers?|starved|woken|wakes?|dearer|typical mix)\b",
+    re.IGNORECASE,
+)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and " " in value
+
+
+def _messages(source: str) -> Iterator[tuple[int, str]]:
+    """Texts of a module that people may read: no docstrings, and {} for what is filled in."""
+    tree = ast.parse(source)
+    parts = {
+        id(one)
+        for node in ast.walk(tree)
+        for one in (
+            node.values
+            if isinstance(node, ast.JoinedStr)
+            else [node.value]
+            if isinstance(node, ast.Expr)
+            else []
+        )
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield (
+                node.lineno,
+                "".join(
+                    str(one.value) if isinstance(one, ast.Constant) else "{}" for one in node.values
+                ),
+            )
+        elif isinstance(node, ast.Constant) and id(node) not in parts and _is_text(node.value):
+            yield node.lineno, str(node.value)
+
+
+def _retired(source: str) -> list[str]:
+    return [
+        f"{line}: {text}" for line, text in _messages(source) if _RETIRED_IN_MESSAGES.search(text)
+    ]
+
+
+def test_messages_are_in_the_words_of_the_field() -> None:
+    """See docs/glossary.md."""
+    product = [p for p in SOURCES if p.is_relative_to(ROOT / "scheduler")]
+    found = {str(p): texts for p in product if (texts := _retired(p.read_text()))}
+    assert product and not found
+
+
+@pytest.mark.parametrize(
+    ("text", "retired"),
+    [
+        ('x = "is no number"', True),
+        ('x = f"{name} is no device"', True),
+        ('x = "are none of them"', True),
+        ('x = "open to whoever asks"', True),
+        ('x = "there is no such pod"', False),
+        ('x = "is no longer served"', False),
+        ('def f():\n    """Is no message."""', False),
+    ],
+)
+def test_a_retired_word_is_found(text: str, retired: bool) -> None:
+    assert bool(_retired(text)) is retired

@@ -11,6 +11,7 @@ from scheduler.cli.inputs import cluster_argument
 from scheduler.cli.options import gone, json_option, kubeconfig_option, seed_option
 from scheduler.cli.output import EXIT_INTERRUPTED, say
 from scheduler.cli.units import DURATION
+from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,7 +163,7 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
     unit = "pods" if problem.objective == "pods" else "milli-GPU"
     print_table(
         f"{made.status.value}: {len(problem.pending) - len(made.unplaced)} of "
-        f"{len(problem.pending)} pending pods placed, {len(made.moves)} moves",
+        f"{plural(len(problem.pending), 'pending pod')} placed, {plural(len(made.moves), 'move')}",
         ("priority", "in play", "placed", unit, "bound", "gap %"),
         [
             (tier.priority, tier.pods, tier.placed, tier.value, tier.bound, 100 * tier.gap)
@@ -171,7 +172,7 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
     )
     say(
         f"disruption {made.disruption} (at least {made.disruption_bound}), "
-        f"{made.nodes_used} nodes used, {made.seconds:.2f} s"
+        f"{plural(made.nodes_used, 'node')} used, {made.seconds:.2f} s"
     )
     for objective in made.objectives[len(made.tiers) + 1 :]:
         known = "" if objective.bound is None else f" (at least {objective.bound})"
@@ -184,7 +185,7 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
         where = move.target or "nowhere (evicted)"
         say(f"move  {move.pod.key}: {move.source} -> {where}")
     for gang, pods in made.restarts:
-        say(f"note: gang {gang.label} restarts as a whole, {pods} pods")
+        say(f"note: gang {gang.label} restarts as a whole, {plural(pods, 'pod')}")
     if explain:
         moved = {move.pod.uid for move in made.moves}
         for placement in made.placements:

@@ -9,6 +9,7 @@ import click
 
 from scheduler.cli.inputs import live_argument, live_client
 from scheduler.cli.options import connection_gone, kubeconfig_option
+from scheduler.core.plural import plural
 
 __all__ = ["command"]
 
@@ -74,6 +75,8 @@ def command(
         )
         changes = sum(bool(advert.patch) for advert in plan)
         if changes and not apply_it:
-            message(f"{changes} nodes would change; --apply writes it, --undo is the way back")
+            message(
+                f"{plural(changes, 'node')} would change; --apply writes it, --undo is the way back"
+            )
     if nodes and any(advert.action is Action.SKIP for advert in plan):
         raise click.exceptions.Exit(1)

@@ -10,6 +10,7 @@ import click
 
 from scheduler.cli.options import inapplicable
 from scheduler.cli.output import say
+from scheduler.core.plural import plural
 
 __all__ = ["command"]
 
@@ -188,4 +189,5 @@ def _check_policy(text: str, name: str, *, as_json: bool) -> None:
         ("weight", "given", "in force"),
         [(key, f"{value:g}", f"{in_force[key]:g}") for key, value in given.items()],
     )
-    message(f"{name}: {len(weights.rounded)} weights are rounded")
+    rounded = plural(len(weights.rounded), "rounded weight")
+    message(f"{name}: {rounded}")

@@ -11,6 +11,7 @@ import click
 
 from scheduler.cli.inputs import live_argument, live_client
 from scheduler.cli.options import connection_gone, inapplicable, json_option, kubeconfig_option
+from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
     from scheduler.cluster.api.client import KubeClient
@@ -180,7 +181,7 @@ class _Findings:
         )
         shown = [r for r in self.reports if r.devices or r.state is not State.OK]
         print_table(
-            f"GPUs of {len(shown)} nodes ({len(self.reports) - len(shown)} have none)",
+            f"{plural(len(shown), 'node')} with GPUs, {len(self.reports) - len(shown)} without",
             ("", "node", "understood as", "offered by", "remark"),
             [(r.state.value, r.node, r.devices, ", ".join(r.protocols), r.remark) for r in shown],
         )

@@ -12,6 +12,7 @@ import click
 from scheduler.cli.options import inapplicable, json_option
 from scheduler.cli.output import say
 from scheduler.core.defaults import DEFAULT_POLICY
+from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
     from scheduler.core.cluster_metrics import ClusterMetrics
@@ -81,7 +82,10 @@ def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json:
     inapplicable(load=(not pods, "--pods says how many there are"))
     workload = generate(GeneratorConfig(nodes=nodes, load=load, pods=pods, seed=seed))
     gpus = workload.gpu_milli // 1000
-    message(f"{nodes} nodes, {gpus} GPUs of mixed models; {len(workload.arrivals)} pods arrive")
+    message(
+        f"{plural(nodes, 'node')}, {plural(gpus, 'GPU')} of mixed models; "
+        f"arriving: {plural(len(workload.arrivals), 'pod')}"
+    )
     ours, problems = _through_the_webhook(workload, policy, seed)
     default = _default_scheduler(workload, seed)
     packing = _packing_scheduler(workload, seed)
@@ -225,12 +229,13 @@ def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> 
     for verb, times in sides[0]["latency_ms"].items():
         rows.append((f"{verb} p50 / p99, ms", f"{times['p50']} / {times['p99']}", None, None))
     print_table(
-        f"The same {ours.placed + ours.pending} pods on the same {ours.metrics.nodes} nodes",
+        f"The same {plural(ours.placed + ours.pending, 'pod')} "
+        f"on the same {plural(ours.metrics.nodes, 'node')}",
         ("", ours.name, default.name, packing.name),
         rows,
     )
     if problems:
-        say(f"INVALID: {len(problems)} violations, first: {problems[0]}")
+        say(f"INVALID: {plural(len(problems), 'violation')}, first: {problems[0]}")
     else:
         say("Validator: no device, cpu or memory over-committed; state equals a recount.")
     for rival, other in (

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from scheduler.cli.options import inapplicable, json_option
+from scheduler.core.plural import plural
 
 __all__ = ["command"]
 
@@ -109,10 +110,11 @@ def command(
     (native if style == "snugfit" else dump_writer).write(workload, out)
     fleet = Counter((node.product, len(node.devices)) for node in workload.nodes)
     kinds = Counter(_asked(request.gpu) for request in workload.requests)
+    gpus = workload.gpu_milli // 1000
     summary = {
         "file": str(out),
         "nodes": len(workload.nodes),
-        "gpus": workload.gpu_milli // 1000,
+        "gpus": gpus,
         "pods": len(workload.arrivals),
         "digest": workload.digest(),
         "fleet": [{"product": p, "gpus": g, "nodes": n} for (p, g), n in sorted(fleet.items())],
@@ -122,11 +124,11 @@ def command(
         print_json(summary)
         return
     print_table(
-        f"{len(workload.nodes)} nodes, {summary['gpus']} GPUs",
+        f"{plural(len(workload.nodes), 'node')}, {plural(gpus, 'GPU')}",
         ("model", "GPUs per node", "nodes"),
         [(product, gpus, count) for (product, gpus), count in sorted(fleet.items())],
     )
-    print_table(f"{len(workload.arrivals)} pods", ("GPU request", "pods"), kinds.most_common())
+    print_table(plural(len(workload.arrivals), "pod"), ("GPU request", "pods"), kinds.most_common())
 
 
 def _asked(gpu: object) -> str:

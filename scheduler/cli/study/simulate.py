@@ -16,6 +16,7 @@ from scheduler.cli.inputs import cluster_argument
 from scheduler.cli.options import gone, inapplicable, json_option, kubeconfig_option, seed_option
 from scheduler.cli.output import EXIT_INTERRUPTED, say
 from scheduler.core.defaults import DEFAULT_POLICY
+from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
     from scheduler.core.price_weights import PriceWeights
@@ -372,7 +373,7 @@ def _print_pending(runs: _Runs, *, explain: bool) -> None:
         pending = run.outcome.pending
         if not pending:
             continue
-        say(f"{run.label}: {len(pending)} pods stayed pending")
+        say(f"{run.label}: {plural(len(pending), 'pod')} stayed pending")
         if explain:
             for one in pending:
                 say(f"  {one.pod.key}: {one.reason}")
@@ -382,7 +383,8 @@ def _print_pending(runs: _Runs, *, explain: bool) -> None:
             example = next(one.pod.key for one in pending if one.reason == reason)
             say(f"  {count} ({example}{', ...' if count > 1 else ''}): {reason}")
         if len(reasons) > _SHOWN:
-            say(f"  ... and {len(reasons) - _SHOWN} more reasons (--explain lists every pod)")
+            more = plural(len(reasons) - _SHOWN, "more reason")
+            say(f"  ... and {more} (--explain lists every pod)")
 
 
 def _print_replay(runs: _Runs, workload: Workload, *, explain: bool) -> None:
@@ -422,7 +424,7 @@ def _print_means(runs: _Runs, workload: Workload, seeds: int) -> None:
     if not means:
         return
     print_table(
-        f"{workload.source}: mean of {seeds} seeds, ± half of the 95 % interval",
+        f"{workload.source}: mean of {plural(seeds, 'seed')}, ± half of the 95 % interval",
         ("", *(str(row["policy"]) for row in means)),
         [
             (

@@ -11,6 +11,7 @@ import click
 from scheduler.cli.inputs import cluster_argument
 from scheduler.cli.options import gone, json_option, kubeconfig_option
 from scheduler.cli.output import EXIT_INTERRUPTED, say
+from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
     from scheduler.files.workload import Workload
@@ -148,7 +149,8 @@ def command(
         print_json({**remarks, "weights": found.weights.to_json(), "steps": rows})
     else:
         print_table(
-            f"GPU allocated %, {train} training and {holdout} hold-out seeds, {found.runs} replays",
+            f"GPU allocated %, {train} training and {plural(holdout, 'hold-out seed')}, "
+            f"{plural(found.runs, 'replay')}",
             ("step", "change", "train", "hold-out", "accepted"),
             [tuple(row.values()) for row in rows],
         )
@@ -182,9 +184,7 @@ def _some_gpus(workload: Workload) -> None:
 def _kept(journal: Journal, known: int, path: Path | None) -> str:
     """What somebody who has stopped a search still has of it."""
     done = len(journal) - known
+    stopped = f"stopped after {plural(done, 'replay')}"
     if path is None:
-        return f"stopped after {done} replays; nothing is kept (--journal FILE would keep them)"
-    return (
-        f"stopped after {done} replays; {len(journal)} are kept in {path}, and the same command "
-        "goes on there"
-    )
+        return f"{stopped}; nothing is kept (--journal FILE would keep them)"
+    return f"{stopped}; kept in {path}: {len(journal)}; the same command goes on there"

@@ -78,7 +78,7 @@ def node_path(name: str) -> str:
 
 def _named(name: str) -> str:
     if not _NAME.fullmatch(name):
-        raise NotFound("the path of an object", 404, f"{name[:100]!r} is no name of one")
+        raise NotFound("the path of an object", 404, f"{name[:100]!r} is not the name of an object")
     return name
 
 

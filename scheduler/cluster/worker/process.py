@@ -144,7 +144,7 @@ class Companion:
         self._live_on()
         while (content := self._next()) is not None:
             if content:
-                raise CompanionFault("crashed", "has said what nobody asked for")
+                raise CompanionFault("crashed", "has sent a message that was not requested")
 
     def end(self) -> None:
         """End it, whatever it does; also where it is stopped."""

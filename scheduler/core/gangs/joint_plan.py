@@ -16,6 +16,7 @@ from scheduler.core.gangs.places import Keeper
 from scheduler.core.gangs.states import HOLDING, PLANNED, Event, Gang, Life, Question, Slot
 from scheduler.core.gangs.transitions import Lives
 from scheduler.core.model import GangKey, PodRequest, Reason
+from scheduler.core.plural import plural
 
 __all__ = ["Planning"]
 
@@ -169,7 +170,7 @@ class Planning:
         if begins:
             self._lives.begin(key)
         self._lives.asked_for(gang, request.uid)
-        text += f"; {found} places are reserved"
+        text += f"; reserved: {plural(found, 'place')}"
         # Releasing reservations has changed the state; what counts is that nothing else has.
         gang.refused = (self._engine.state.generation_now, wanted.question, text)
         return text

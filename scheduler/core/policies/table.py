@@ -120,7 +120,7 @@ POLICIES: Mapping[str, Policy] = _table(
     Policy(
         "priced",
         "fgd, and what a placement costs at the solver's prices; fgd itself without prices",
-        "dual prices over the typical mix, node by node",
+        "dual prices over the workload profile, node by node",
         priced,
         tightest=True,
     ),

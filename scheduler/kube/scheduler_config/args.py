@@ -57,7 +57,7 @@ def _preemption(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
     share, least = "minCandidateNodesPercentage", "minCandidateNodesAbsolute"
     percent, nodes = _whole(args.get(share), 10), _whole(args.get(least), 100)
     if not 0 <= percent <= _MOST_PERCENT:
-        yield refusal((*path, share), f"{percent} is no percentage", "write 10")
+        yield refusal((*path, share), f"{percent} is not a percentage", "write 10")
     if nodes < 0:
         yield refusal((*path, least), "is below 0", "write 100")
     if percent == 0 and nodes == 0:
@@ -114,7 +114,9 @@ def _fit(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
     where = (*path, "scoringStrategy")
     kind = strategy.get("type")
     if kind not in _STRATEGIES and (kind is None or isinstance(kind, str)):
-        yield refusal((*where, "type"), f"{kind or 'nothing'!r} is none of them", _one(_STRATEGIES))
+        yield refusal(
+            (*where, "type"), f"{kind or 'nothing'!r} is not a scoring strategy", _one(_STRATEGIES)
+        )
     for index, resource in _mappings(strategy.get("resources")):
         weight = _whole(resource.get("weight"), 1) or 1
         if not 0 < weight <= _MOST_PERCENT:
@@ -166,7 +168,7 @@ def _topology(path: Path, args: Mapping[str, Any]) -> Iterator[Trap]:
             yield refusal((*where, "maxSkew"), "has to be above 0", "write maxSkew: 1")
         if key is None or (isinstance(key, str) and not qualified(key)):
             yield refusal(
-                (*where, "topologyKey"), f"{key or ''!r} is no key of a label", "name the label"
+                (*where, "topologyKey"), f"{key or ''!r} is not a label key", "name the label"
             )
         if action not in ("DoNotSchedule", "ScheduleAnyway"):
             yield refusal(
@@ -210,7 +212,7 @@ def _term(path: Path, term: Mapping[str, Any]) -> Iterator[Trap]:
             yield refusal((*where, "operator"), f"is {operator!r}", _one(_OPERATORS))
             continue
         if not qualified(str(wanted.get("key") or "")):
-            yield refusal((*where, "key"), "is no key of a label", "name the label")
+            yield refusal((*where, "key"), "is not a label key", "name the label")
         if operator in ("In", "NotIn") and not values:
             yield refusal((*where, "values"), f"is empty, with {operator}", "name the values")
         elif operator in ("Exists", "DoesNotExist") and values:
@@ -219,7 +221,7 @@ def _term(path: Path, term: Mapping[str, Any]) -> Iterator[Trap]:
             yield refusal((*where, "values"), f"has to be one number, with {operator}", "write it")
         for number, value in enumerate(values):
             if isinstance(value, str) and value and not _NAME.fullmatch(value):
-                yield refusal((*where, "values", number), "is no value of a label", "correct it")
+                yield refusal((*where, "values", number), "is not a label value", "correct it")
     for index, wanted in _mappings(term.get("matchFields")):
         where = (*path, "matchFields", index)
         if wanted.get("operator") not in ("In", "NotIn"):

@@ -325,7 +325,7 @@ def _address(checked: Checked) -> Iterator[Trap]:
         if scheme not in ("http", "https") or not host:
             yield Trap(
                 (*path, "urlPrefix"),
-                "is no http:// or https:// URL",
+                "is not an http:// or https:// URL",
                 "write http://127.0.0.1:10262",
             )
         elif scheme == "http" and entry.get("enableHTTPS"):
@@ -338,8 +338,8 @@ def _address(checked: Checked) -> Iterator[Trap]:
             yield Trap(
                 (*path, "urlPrefix"),
                 (
-                    "sends pods over the network in the clear; and whoever reaches "
-                    "the extender may bind pods"
+                    "sends pods over the network in the clear; and everybody who "
+                    "reaches the extender may bind pods"
                 ),
                 "use https:// with tlsConfig, or run the extender beside kube-scheduler",
             )

@@ -377,10 +377,12 @@ def _places() -> Mapping[str, str]:
 def _unknown(path: Path, key: str, owner: str) -> Trap:
     """An unknown field: misspelt here, known elsewhere, or gone."""
     if (owner, key) in _GONE:
-        return refusal(path, "was a field of older versions and is none of v1", _GONE[owner, key])
+        return refusal(
+            path, "was a field of older versions and is not a field of v1", _GONE[owner, key]
+        )
     here = FIELDS[owner]
     if alike := _alike(key, here):
-        return refusal(path, "is no field", f"did you mean {alike}?")
+        return refusal(path, "is not a field", f"did you mean {alike}?")
     meant, owners = key, [o for o, fields in FIELDS.items() if key in fields]
     if not owners:
         everywhere = {field for fields in FIELDS.values() for field in fields}
@@ -389,8 +391,8 @@ def _unknown(path: Path, key: str, owner: str) -> Trap:
     if owners:
         place = _nearest_place(owner, owners)
         verb = "move it to" if meant == key else f"write {meant} at"
-        return refusal(path, "is no field here", f"{verb} {place}")
-    return refusal(path, "is no field", f"did you mean {nearest(key, here)}?")
+        return refusal(path, "is not a field here", f"{verb} {place}")
+    return refusal(path, "is not a field", f"did you mean {nearest(key, here)}?")
 
 
 def _alike(key: str, fields: Iterator[str] | Mapping[str, str] | set[str]) -> str:

@@ -48,7 +48,7 @@ def version(file: YamlFile) -> Iterator[Trap]:
     """The file is read by another kind or version than the one that kube-scheduler serves."""
     kind, written = file.get(("kind",)), file.get(("apiVersion",))
     if kind != KIND:
-        yield refusal(("kind",), f"is no {KIND}", f"write kind: {KIND}")
+        yield refusal(("kind",), f"is not a {KIND}", f"write kind: {KIND}")
     if written != API_VERSION:
         last = _OLDER.get(written, "") if isinstance(written, str) else ""
         problem = f"is not served any more: {last}" if last else "is not served, or never was"
@@ -90,7 +90,7 @@ def _no_json(file: YamlFile) -> Iterator[Trap]:
         problem, line = file.fault
         yield refusal(
             (),
-            f"begins with a brace and is no JSON, line {line}: {problem}",
+            f"begins with a brace and is not JSON, line {line}: {problem}",
             "write JSON, or YAML without the outer braces",
         )
 
@@ -118,7 +118,7 @@ def _general(file: YamlFile) -> Iterator[Trap]:
 def _percentage(file: YamlFile, path: Path) -> Iterator[Trap]:
     value = file.get(path)
     if _below(value, 0) or _number(value, 0) > _MOST_PERCENT:
-        yield refusal(path, f"{value} is no percentage", "write 100")
+        yield refusal(path, f"{value} is not a percentage", "write 100")
 
 
 def _leader_election(file: YamlFile) -> Iterator[Trap]:
@@ -408,7 +408,7 @@ def _resource_names(file: YamlFile) -> Iterator[Trap]:
         if isinstance(name, str) and not _extended_resource(name):
             yield refusal(
                 (*path, "name"),
-                f"{name!r} is no extended resource",
+                f"{name!r} is not an extended resource",
                 "list exact names such as nvidia.com/gpu",
             )
 

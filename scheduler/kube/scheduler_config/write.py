@@ -163,13 +163,15 @@ class SchedulerSetup:
         if wrong := [name for name in self.resources if not _RESOURCE.fullmatch(name)]:
             raise InvalidInput(
                 "resources",
-                f"{wrong[0]!r} is no extended resource",
+                f"{wrong[0]!r} is not an extended resource",
                 "write exact names such as nvidia.com/gpu",
             )
         for field in ("scheduler_name", "namespace"):
             if not _NAME.fullmatch(getattr(self, field)):
                 raise InvalidInput(
-                    field, f"{getattr(self, field)!r} is no name", "use lower case, digits, - and ."
+                    field,
+                    f"{getattr(self, field)!r} is not a name",
+                    "use lower case, digits, - and .",
                 )
 
     def _check_topology(self) -> None:
@@ -299,8 +301,9 @@ def _profiles(setup: SchedulerSetup) -> Iterator[str]:
         return
     yield from _why(
         6,
-        "One plugin stays and packs: kube-scheduler ignores a prioritize error silently, and nodes "
-        f"would then be drawn by lot. Its 100 points cannot outvote our lead of {setup.weight}0.",
+        "One plugin stays and packs: kube-scheduler ignores a prioritize error silently, and "
+        "nodes would then be drawn at random. Its 100 points cannot outvote our lead of "
+        f"{setup.weight}0.",
     )
     yield "      preScore: {disabled: [{name: '*'}], enabled: [{name: NodeResourcesFit}]}"
     yield "      score: {disabled: [{name: '*'}], enabled: [{name: NodeResourcesFit, weight: 1}]}"

@@ -201,7 +201,7 @@ def _hami_claims(text: str, field: str) -> tuple[Claim, ...]:
         if not part:
             continue
         if len(fields) < 4:
-            raise InvalidInput(field, f"{part[:_SHOWN]!r} is no uuid,type,MiB,cores")
+            raise InvalidInput(field, f"{part[:_SHOWN]!r} is not of the form uuid,type,MiB,cores")
         memory = bounded(fields[2], field, MAX_DEVICE_MEMORY_MIB)
         cores = bounded(fields[3], field, 100)
         if fields[0]:

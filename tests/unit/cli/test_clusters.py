@@ -91,7 +91,7 @@ def test_standard_input(here: Path, snugfit, monkeypatch, command: str) -> None:
     assert json.loads(done.out)
     _typed(monkeypatch, "[")
     done = snugfit(command, "-", *more)
-    assert done.code == 2 and done.err.startswith("snugfit: standard input: is no JSON"), done
+    assert done.code == 2 and done.err.startswith("snugfit: standard input: is not JSON"), done
 
 
 def test_openb_from_standard_input(here: Path, snugfit, monkeypatch) -> None:

@@ -44,7 +44,7 @@ def test_a_rounded_weight_is_said_with_the_value_in_force(
     served = snugfit("serve", "--policy-file", path, "--print-config")
     assert served.code == 0 and yaml.safe_load(served.out)["policy_file"] == str(path)
     checked = snugfit("config", "check", path)
-    assert checked.code == 0 and "1 weights are rounded" in checked.err
+    assert checked.code == 0 and "1 rounded weight" in checked.err
     assert f"weights.{name}: {value:g} counts as {in_force:g}" in served.err
     assert f"{in_force:g}" in checked.out
     said = json.loads(snugfit("config", "check", path, "--json").out)

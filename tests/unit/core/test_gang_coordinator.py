@@ -166,7 +166,7 @@ def test_a_member_that_nobody_asks_about_loses_its_place_and_is_absent_until_the
     cluster.now = TTL
     answer = cluster.ask(members[0])
     assert answer.row == -1 and cluster.free == 3
-    assert "2 of 3 pods exist, without 1 that were never asked about" in answer.message
+    assert "2 of 3 pods exist; kube-scheduler has not asked about 1 of them" in answer.message
     assert cluster.ask(members[2]).row == 0 and cluster.free == 0  # now somebody has
 
 

@@ -65,11 +65,11 @@ def test_openb_nodes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ("a,x,1,0,0,,,", r":2:cpu_milli: 'x' is no whole number"),
+        ("a,x,1,0,0,,,", r":2:cpu_milli: 'x' is not a whole number"),
         ("a,1,1,1,1500,,,", r":2:gpu_milli: is 1500"),
         ("a,1,1,2,500,,,", r":2:gpu_milli: is 500 for 2 GPUs"),
         ("a,1,1,0,0,,9,5", r":2:deletion_time: is before"),
-        ("a,1,1,0,0,,soon,", r":2:creation_time: 'soon' is no time"),
+        ("a,1,1,0,0,,soon,", r":2:creation_time: 'soon' is not a time"),
         (",1,1,0,0,,,", r":2:name: '' is empty"),
         ("a,1,1", r":2: has not as many fields"),
     ],
@@ -352,7 +352,7 @@ def test_the_wrong_kind_of_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"neither JSON nor YAML.*kubectl get"):
         load_workload(tmp_path / "x.txt")
     (tmp_path / "bad.json").write_text("[")
-    with pytest.raises(InvalidInput, match="is no JSON"):
+    with pytest.raises(InvalidInput, match="is not JSON"):
         load_workload(tmp_path / "bad.json")
     with pytest.raises(InvalidInput, match="cannot be read"):
         load_workload(tmp_path / "absent.json")

@@ -79,11 +79,11 @@ def test_the_validator_counts_roles() -> None:
     [
         (_members(3), GangSpec(KEY, 4), "3 of 4 pods exist"),
         (_members(3), GangSpec(KEY, 4, gated=1),
-         "3 of 4 pods exist; 1 more wait for a scheduling gate"),
+         "3 of 4 pods exist; waiting for a scheduling gate: 1"),
         (_members(4, "worker"), GangSpec(KEY, 4, ROLES), "0 of 1 pods of role ps exist"),
         (_members(10), GangSpec(KEY, 10), "needs 2 more devices of any model"),
-        (_members(4, cpu=40_000), GangSpec(KEY, 4), "4 more members need a place"),
-        (_members(4, cpu=40_000, count=1), GangSpec(KEY, 4), "4 more members need a place"),
+        (_members(4, cpu=40_000), GangSpec(KEY, 4), "needs places for 4 more members"),
+        (_members(4, cpu=40_000, count=1), GangSpec(KEY, 4), "needs places for 4 more members"),
     ],
 )  # fmt: skip
 def test_the_reason_counts_what_is_missing(
