@@ -63,8 +63,8 @@ def command(
     report.title = f"Siege of {minutes:g} minutes, seed {seed}"
     with tempfile.TemporaryDirectory() as folder, serving() as api:
         server = LiveServer(
-            api, Path(folder), policy="priced", planner="true", hold_ttl_s=0.5, gang_ttl_s=1,
-            recount_s=10, wake_after_s=5,
+            api, Path(folder), policy="priced", planner="true", reservation_ttl_s=0.5, gang_ttl_s=1,
+            recount_s=10, requeue_after_s=5,
         )  # fmt: skip
         try:
             siege = Siege(api, server, random.Random(seed), guarded=guarded)

@@ -43,7 +43,7 @@ def command(report: Report, nodes: int, pods: int, rate: int, cycles: int) -> No
     """A row for idle phases, and one for stormy ones."""
     report.title = f"{rate} events a second, {nodes} nodes, {pods} pods; filter + prioritize, ms"
     times: dict[str, list[list[float]]] = {"idle": [], "storm": []}
-    with following(nodes, pods, "--hold-ttl", "2") as (extender, api, began):
+    with following(nodes, pods, "--reservation-ttl", "2") as (extender, api, began):
         url, synced = until_ready(extender, began)
         client = PlainClient(url)
         names = [f"node-{number}" for number in range(nodes)]

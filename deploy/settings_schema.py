@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scheduler.cluster.settings import SETTINGS
+from scheduler.cluster.settings import RENAMED, SETTINGS
 
 __all__ = ["CHART_DECIDES", "SCHEMA", "rules"]
 
@@ -33,8 +33,12 @@ CHART_DECIDES = {
 
 
 def rules() -> dict[str, Any]:
-    """JSON schema of each setting that a user of the chart may give."""
-    return {n: setting.schema() for n, setting in SETTINGS.items() if n not in CHART_DECIDES}
+    """JSON schema of each setting that a user of the chart may give, and of old names.
+
+    The schema lets old names pass, so that the chart can say the new ones.
+    """
+    known = {n: setting.schema() for n, setting in SETTINGS.items() if n not in CHART_DECIDES}
+    return known | {old: {"description": f"Renamed: write {new}."} for old, new in RENAMED.items()}
 
 
 def _write() -> None:

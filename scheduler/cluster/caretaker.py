@@ -1,7 +1,7 @@
 """What has to be looked after beside the watches: each chore by itself, each object by itself.
 
-Holds and bindings past their time are settled by the API, refused pods that fit by now are woken,
-the state is compared with the facts and mended, and what is known with the API.
+Reservations and bindings past their time are settled by the API, refused pods that fit by now are
+requeued, the state is compared with the facts and mended, and what is known with the API.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scheduler.cluster.live_figures import LiveFigures
 from scheduler.cluster.preempting import due_evictions
 from scheduler.cluster.recount import Recount
 from scheduler.cluster.repricing import put_mix_if_due
-from scheduler.cluster.requeue import WAKE_ANNOTATION
+from scheduler.cluster.requeue import REQUEUE_ANNOTATION
 from scheduler.core.errors import Conflict, KubeApiError, NotFound, TooManyRequests
 from scheduler.core.model import PodRequest
 
@@ -73,11 +73,13 @@ class Caretaker:
         self._chores = [
             Chore("learning", lambda: put_mix_if_due(ledger)),
             *looks,
-            Chore("holds", lambda: self._settle("holds", expired_reservations(ledger))),
+            Chore(
+                "reservations", lambda: self._settle("reservations", expired_reservations(ledger))
+            ),
             Chore("bindings", lambda: self._settle("bindings", binder.overdue())),
         ]
-        if config.wake_after_s:
-            self._chores.append(Chore("waking", self._wake_missed))
+        if config.requeue_after_s:
+            self._chores.append(Chore("requeue", self._requeue_missed))
         if config.evict_gangs:
             self._chores.append(Chore("gangs", self._evict_remainders))
         if config.recount_s:
@@ -107,7 +109,7 @@ class Caretaker:
             self._audit.audit()
 
     def _settle(self, chore: str, overdue: Sequence[PodRequest]) -> None:
-        """Ask the API about pods whose hold or reservation is past its time.
+        """Ask the API about pods whose reservation or binding is past its time.
 
         One that fails waits ever longer, so that it never keeps the others from their turn.
         """
@@ -133,15 +135,15 @@ class Caretaker:
             text = str(error)[:_LONGEST_TEXT]
             log.error("%s: pod %s is left out: %s", chore, pod.key, text, exc_info=error)
 
-    def _wake_missed(self) -> None:
+    def _requeue_missed(self) -> None:
         if self._accepting():
-            self._wake(pods_to_requeue(self._ledger, self._ledger.config.wake_after_s))
+            self._requeue(pods_to_requeue(self._ledger, self._ledger.config.requeue_after_s))
 
-    def _wake(self, missed: Sequence[PodRequest]) -> None:
+    def _requeue(self, missed: Sequence[PodRequest]) -> None:
         """Let kube-scheduler ask about these pods again."""
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         for at, pod in enumerate(missed):
-            content = {"metadata": {"uid": pod.uid, "annotations": {WAKE_ANNOTATION: now}}}
+            content = {"metadata": {"uid": pod.uid, "annotations": {REQUEUE_ANNOTATION: now}}}
             try:
                 self._client.patch_pod_status(pod.namespace, pod.name, content)
             except KubeApiError as error:
@@ -150,10 +152,10 @@ class Caretaker:
                     requeue_later(self._ledger, missed[at:])  # the others would fare no better
                     return
             except Exception as error:  # noqa: BLE001 - of this pod alone
-                self._failed("waking", pod, error)
+                self._failed("requeue", pod, error)
                 requeue_later(self._ledger, [pod])
             else:
-                self._figures.wakeups += 1
+                self._figures.requeues += 1
                 log.info("pod %s fits by now and was requeued", pod.key)
 
     def _evict_remainders(self) -> None:

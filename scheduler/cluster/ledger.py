@@ -203,7 +203,7 @@ class Ledger:
         )
         rules = PricingRules(
             config.relearns_every,
-            config.mix_half_life_pods,
+            config.workload_profile_half_life_pods,
             config.reprice_bindings,
             config.reprice_s,
         )
@@ -217,7 +217,7 @@ class Ledger:
             victims,
             pricing,
             live_rules.kept,
-            reserved_s=config.hold_ttl_s,
+            reserved_s=config.reservation_ttl_s,
             clock=clock,
         )
         sync = Sync(engine, gangs, self.names, events=events) if live else None

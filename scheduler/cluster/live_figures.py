@@ -40,8 +40,8 @@ class LiveFigures(AuditFigures):
         Comparisons that found any.
     chore_faults : Counter of str
         What could not be looked after, by chore.
-    wakeups : int
-        Refused pods that kube-scheduler had to be told about.
+    requeues : int
+        Refused pods that were requeued.
     gang_evictions : int
         Members of gangs that were evicted because others of theirs were.
     """
@@ -52,6 +52,6 @@ class LiveFigures(AuditFigures):
     drifted: int = 0
     chore_faults: Counter[str] = field(default_factory=Counter)
     readings: int = 0
-    wakeups: int = 0
+    requeues: int = 0
     gang_evictions: int = 0
     synced_s: float | None = None

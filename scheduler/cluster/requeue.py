@@ -33,9 +33,9 @@ from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Reason, Shape
 
-__all__ = ["WAKE_ANNOTATION", "Refusals"]
+__all__ = ["REQUEUE_ANNOTATION", "Refusals"]
 
-WAKE_ANNOTATION = "snugfit.io/woken-at"
+REQUEUE_ANNOTATION = "snugfit.io/woken-at"
 _MOST_LOOKS = 32
 _MOST_WOKEN = 16
 _PAUSE_S = 8.0

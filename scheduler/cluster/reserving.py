@@ -15,8 +15,8 @@ def reserve_for_a_while(cluster: Cluster, request: PodRequest, row: int) -> None
     A pod that runs gets nothing, on whatever node it does.
     """
     node = cluster.engine.state.nodes[row]
-    if node is not None and cluster.config.hold_ttl_s > 0 and not cluster.runs(request.uid):
-        until, passed = cluster.now + cluster.config.hold_ttl_s, cluster.sync is not None
+    if node is not None and cluster.config.reservation_ttl_s > 0 and not cluster.runs(request.uid):
+        until, passed = cluster.now + cluster.config.reservation_ttl_s, cluster.sync is not None
         cluster.engine.reserve_until(request, node.name, until, passed=passed)
 
 

@@ -21,7 +21,7 @@ from scheduler.core.reading import read_text
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.record_policy import RECORD_POLICY
 
-__all__ = ["SETTINGS", "ExtenderConfig", "Setting"]
+__all__ = ["RENAMED", "SETTINGS", "ExtenderConfig", "Setting"]
 
 _SEGMENT = re.compile(r"[A-Za-z0-9._~-]+")
 _TAKEN = frozenset({"debug", "offline"})
@@ -108,7 +108,7 @@ class ExtenderConfig(msgspec.Struct, frozen=True, kw_only=True):
         "Weights of policy `priced`, as `snugfit tune` writes them; empty for the built-in "
         "weights.")] = ""
     seed: Annotated[int, _about(DECISIONS, "Seed of randomized policies.")] = 0
-    hold_ttl_s: Annotated[float, _about(DECISIONS,
+    reservation_ttl_s: Annotated[float, _about(DECISIONS,
         "How long the best node of an answer stays reserved for its pod; 0 turns these "
         "reservations off.", 0, 3600, unit="s")] = 30.0
     answer_top_k: Annotated[int, _about(DECISIONS,
@@ -128,7 +128,7 @@ class ExtenderConfig(msgspec.Struct, frozen=True, kw_only=True):
         "Evict the members on other nodes of a gang of which kube-scheduler evicts some, as far "
         "as their budgets allow; needs the right to create `pods/eviction`. Off, their "
         "workload's controller takes care of them.")] = False
-    wake_after_s: Annotated[float, _about(DECISIONS,
+    requeue_after_s: Annotated[float, _about(DECISIONS,
         "A pod that was refused, fits by now, and has not been asked about for so long is "
         "requeued by an annotation; not below the longest backoff of kube-scheduler. 0 never.",
         0, 86_400, unit="s")] = 10.0
@@ -137,9 +137,9 @@ class ExtenderConfig(msgspec.Struct, frozen=True, kw_only=True):
     relearn_every: Annotated[int, _about(PROFILE,
         "Pods after which the workload profile is made anew from the pods seen; 0 keeps it.",
         0, 1_000_000_000, unit="pods")] = 500
-    mix_half_life_pods: Annotated[int, _about(PROFILE,
+    workload_profile_half_life_pods: Annotated[int, _about(PROFILE,
         "Pods after which an observation counts half.", 1, 1_000_000_000, unit="pods")] = 2000
-    mix_file: Annotated[str, _about(PROFILE,
+    workload_profile_file: Annotated[str, _about(PROFILE,
         "The workload profile for good: the pods of this file, a snugfit/v1 file or a kubectl "
         "dump. Empty: the profile is learnt.")] = ""
     reprice_bindings: Annotated[int, _about(PROFILE,
@@ -331,7 +331,7 @@ class ExtenderConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def relearns_every(self) -> int:
         """Pods after which the typical mix is rebuilt; 0 with a mix that is given for good."""
-        return 0 if self.mix_file else self.relearn_every
+        return 0 if self.workload_profile_file else self.relearn_every
 
     def price_weights(self) -> PriceWeights:
         """Weights of policy ``priced``; reads ``policy_file`` if there is one."""
@@ -407,3 +407,11 @@ def _setting(field: msgspec.structs.FieldInfo) -> Setting:
 SETTINGS = {field.name: _setting(field) for field in msgspec.structs.fields(ExtenderConfig)}
 """Every setting by name, in the order of its groups. Limits, the reference page, the schema of the
 chart and ``--print-config`` are made from this."""
+
+RENAMED = {
+    "hold_ttl_s": "reservation_ttl_s",
+    "mix_file": "workload_profile_file",
+    "mix_half_life_pods": "workload_profile_half_life_pods",
+    "wake_after_s": "requeue_after_s",
+}
+"""New names of settings by the old ones, which are refused."""

@@ -1,6 +1,7 @@
 """Where settings come from: defaults, then a YAML file, then environment, then flags.
 
-An unknown key is an error that names the nearest valid one: a typo must never mean "default".
+An unknown key is an error that names the nearest valid one: a typo must never mean "default". An
+old name is an error that says the new one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from scheduler.cluster.settings import SETTINGS, ExtenderConfig
+from scheduler.cluster.settings import RENAMED, SETTINGS, ExtenderConfig
 from scheduler.core.errors import InvalidInput, nearest
 from scheduler.core.reading import LARGEST_SETTINGS, read_bytes, text_of
 from scheduler.kube.yaml_lines import yaml_mapping
@@ -82,6 +83,8 @@ def _mapping(path: Path) -> Mapping[str, Any]:
 def _known(key: str, source: str) -> str:
     if key in SETTINGS:
         return key
+    if key in RENAMED:
+        raise InvalidInput(f"{source}: {key}", "was renamed", f"write {RENAMED[key]}")
     meant = nearest(key, SETTINGS)
     raise InvalidInput(f"{source}: {key}", "is not a known setting", f"did you mean {meant!r}?")
 

@@ -81,8 +81,8 @@ class _ClusterCollector(Collector):
         yield decided
         for name, text, value in (
             ("nodes", "Nodes known", figures.nodes),
-            ("pods", "Pods placed or held", figures.pods),
-            ("holds", "Tentative placements", pulse.reservations),
+            ("pods", "Pods with a placement or a reservation", figures.pods),
+            ("reservations", "Placements with a time limit", pulse.reservations),
             ("overfull_nodes", "Nodes that gave more than they have", figures.overfull_nodes),
             ("power_watts", "Power that the nodes draw, by the model", figures.power_watts),
             ("state_generation", "Stamp of the latest state change", pulse.generation),
@@ -170,7 +170,7 @@ class _LiveCollector(Collector):
             ("audits", "Comparisons of what is known with the API", figures.audits),
             ("audit_drifts", "Objects not known as the API has them", figures.mended),
             ("readings", "Pods read because they were overdue", figures.readings),
-            ("wakeups", "Refused pods that kube-scheduler had to be told about", figures.wakeups),
+            ("requeues", "Refused pods that were requeued", figures.requeues),
             (
                 "gang_evictions",
                 "Members evicted after others of a gang",

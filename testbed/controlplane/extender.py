@@ -85,7 +85,7 @@ def offline(plane: ControlPlane, nodes: Sequence[Json], *flags: str) -> Extender
     dump = plane.home / "nodes.json"
     dump.write_text(json.dumps({"kind": "List", "apiVersion": "v1", "items": list(nodes)}))
     return Extender(
-        plane, ["--offline", dump, "--hold-ttl", "600", *flags], name="extender-offline"
+        plane, ["--offline", dump, "--reservation-ttl", "600", *flags], name="extender-offline"
     )
 
 

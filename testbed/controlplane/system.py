@@ -18,7 +18,7 @@ from testbed.controlplane.objects import DEVICES
 from testbed.controlplane.process import Daemon
 from testbed.controlplane.wire import Wire
 
-HOLD_TTL_S = 4
+RESERVATION_TTL_S = 4
 
 
 class System:
@@ -82,7 +82,11 @@ class System:
         ``settings`` change those that are shipped; a kubeconfig replaces the account's own.
         """
         name = f"extender-{len(self.extenders)}"
-        content = self.shipped.sidecar.extender_config | {"hold_ttl_s": HOLD_TTL_S} | settings
+        content = (
+            self.shipped.sidecar.extender_config
+            | {"reservation_ttl_s": RESERVATION_TTL_S}
+            | settings
+        )
         content.pop("status_listen", None)  # two extenders on one machine cannot share that port
         path = self.cluster.plane.home / f"{name}.yaml"
         path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -178,7 +178,7 @@ def _free(pod: Json) -> Json:
 @pytest.fixture(scope="module")
 def stage(plane: ControlPlane) -> Iterator[Stage]:
     config = plane.home / "agreement.yaml"
-    config.write_text(yaml.safe_dump({"hold_ttl_s": 0, "planner": False}), encoding="utf-8")
+    config.write_text(yaml.safe_dump({"reservation_ttl_s": 0, "planner": False}), encoding="utf-8")
     user = plane.kubeconfig(plane.tokens["admin"], "agreement")
     extender = live(plane, user, "--config", str(config), name="extender-agreement")
     plane.api.create_all(PRIORITIES)

@@ -82,7 +82,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     ),
     "sidecar-own-account": ("serviceAccount.extender.separate=true", "metrics.enabled=true"),
     "sidecar-own-certificate": ("metrics.enabled=true", "metrics.secret=shown"),
-    "sidecar-unguarded": ("recordPolicy.enabled=false", "extender.settings.wake_after_s=0"),
+    "sidecar-unguarded": ("recordPolicy.enabled=false", "extender.settings.requeue_after_s=0"),
     "sidecar-beside-hami": (
         "recordPolicy.accounts={system:serviceaccount:trial:trial-snugfit}",
         "recordPolicy.foreign.enabled=true",
@@ -279,12 +279,14 @@ def test_every_right_of_the_table_is_given_by_some_variant(helm) -> None:
     assert given == rights.stated()
 
 
-def test_the_extender_writes_pods_only_where_it_wakes_them(helm) -> None:
+def test_the_extender_writes_pods_only_where_it_requeues_them(helm) -> None:
     def given(*values: str) -> set[str]:
         return {right[1] for right in rights.rendered(helm.render(values), "snugfit")}
 
-    assert "pods/status" in given() and "pods/status" in given("extender.settings.wake_after_s=30")
-    assert "pods/status" not in given("extender.settings.wake_after_s=0")
+    assert "pods/status" in given() and "pods/status" in given(
+        "extender.settings.requeue_after_s=30"
+    )
+    assert "pods/status" not in given("extender.settings.requeue_after_s=0")
 
 
 @pytest.mark.parametrize("topology", Topology)
@@ -375,6 +377,7 @@ def test_other_certificates_are_another_job(helm) -> None:
             "authorityDays",
         ),
         ((r"extender.files.extender\.yaml=x",), "extender.yaml"),
+        (("extender.settings.hold_ttl_s=5",), "hold_ttl_s was renamed: write reservation_ttl_s"),
     ],
     ids=str,
 )

@@ -274,7 +274,7 @@ def test_a_pod_refused_by_a_late_watch_is_scheduled_all_the_same(cluster, system
     # Where nothing else happens it would not ask again for five minutes.
     cluster.create([fraction_node("f", 1)])
     with system.wire() as wire:
-        system.add_extender(wire=wire, wake_after_s=11)
+        system.add_extender(wire=wire, requeue_after_s=11)
         system.add_scheduler()
         cluster.create([fraction_pod("first", 700)])
         cluster.all_bound(1)
@@ -294,7 +294,7 @@ def test_a_pod_refused_by_a_late_watch_is_scheduled_all_the_same(cluster, system
             time.sleep(4)
         wire.resume()
         assert set(cluster.all_bound(1)) == {"second"}
-        assert system.metric("snugfit_wakeups_total") == 1
+        assert system.metric("snugfit_requeues_total") == 1
         system.verify()
 
 

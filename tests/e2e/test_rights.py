@@ -29,7 +29,7 @@ def audited(assets):
         cluster = Cluster(plane)
         cluster.create([gpu_node("g", 8), fraction_node("f", 4)])
         system = System(cluster)
-        system.add_extender(wake_after_s=1, **_lease(system))
+        system.add_extender(requeue_after_s=1, **_lease(system))
         system.add_scheduler()
         cluster.create([fraction_pod(f"p{i}", 500) for i in range(4)])
         cluster.create([gpu_pod(f"q{i}") for i in range(2)])

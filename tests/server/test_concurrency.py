@@ -96,7 +96,7 @@ class Worker(threading.Thread):
 @pytest.mark.scaled
 def test_thousands_of_random_operations(start) -> None:
     nodes = _nodes()
-    server = start(nodes, hold_ttl_s=0.2, threads=8, relearn_every=100)
+    server = start(nodes, reservation_ttl_s=0.2, threads=8, relearn_every=100)
     bound: dict[str, PodRequest] = {}
     workers = [Worker(server.url, [n.name for n in nodes], i, bound) for i in range(THREADS)]
     for worker in workers:

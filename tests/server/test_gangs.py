@@ -261,7 +261,9 @@ def test_the_metrics_say_what_became_of_plans(start) -> None:
 
 def test_the_planner_process_is_told_what_changes(start) -> None:
     """Of placements and nodes only the difference is handed over, from plan to plan."""
-    server = start([node("a", gpus=1), node("b", gpus=1)], hold_ttl_s=0, planner_budget_s=60.0)
+    server = start(
+        [node("a", gpus=1), node("b", gpus=1)], reservation_ttl_s=0, planner_budget_s=60.0
+    )
     loop = PlannerLoop(server.service.ledger)
     _filter(server, pod("x", count=1))
 

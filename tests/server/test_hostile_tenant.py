@@ -234,10 +234,10 @@ def served(tmp_path: Path) -> Iterator[HostileCluster]:
             api,
             tmp_path,
             policy="fgd",
-            hold_ttl_s=0.5,
+            reservation_ttl_s=0.5,
             gang_ttl_s=1,
             recount_s=1,
-            wake_after_s=1,
+            requeue_after_s=1,
             relearn_every=50,
         )
         try:

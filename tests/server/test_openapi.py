@@ -26,7 +26,7 @@ SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 @pytest.fixture(scope="module")
 def fuzzed() -> Iterator[Running]:
     nodes = [node("n0", gpus=2), node("n1", gpus=1, product="A10")]
-    server = Running(nodes, offline=True, hold_ttl_s=1.0)
+    server = Running(nodes, offline=True, reservation_ttl_s=1.0)
     yield server
     try:
         assert server.engine.state.check() == []

@@ -92,7 +92,7 @@ class TestFilter:
             ({"snugfit.io/gpu-milli": "1500"}, "1500"),
             ({"snugfit.io/gpu-milli": "500", "nvidia.com/gpu": "1"}, "not by both"),
             ({"nvidia.com/gpu": "-1"}, "negative"),
-            ({"cpu": "lots"}, "no quantity"),
+            ({"cpu": "lots"}, "not a quantity"),
         ],
     )
     def test_an_unreadable_request_is_rejected_everywhere_for_one_reason(
@@ -194,7 +194,7 @@ class TestHolds:
         assert len(first) == 1 and second and first != second
 
     def test_two_quick_pods_do_not_count_on_the_same_hole(self, start) -> None:
-        server = start([node("n", gpus=1)], hold_ttl_s=30)
+        server = start([node("n", gpus=1)], reservation_ttl_s=30)
         assert _post(server, "filter", _args(pod("first", count=1), ["n"]))["NodeNames"] == ["n"]
         refused = _post(server, "filter", _args(pod("second", count=1), ["n"]))
         # A hold is no pod that could be evicted: preemption must not be sent after it.
@@ -203,7 +203,7 @@ class TestHolds:
         assert _post(server, "filter", _args(pod("second", count=1), ["n"]))["NodeNames"] == ["n"]
 
     def test_holds_can_be_turned_off(self, start) -> None:
-        server = start([node("n", gpus=1)], hold_ttl_s=0)
+        server = start([node("n", gpus=1)], reservation_ttl_s=0)
         for name in ("first", "second"):
             assert _post(server, "filter", _args(pod(name, count=1), ["n"]))["NodeNames"] == ["n"]
 

@@ -218,7 +218,7 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
         planner=True,
         planner_debounce_s=0.05,
         planner_budget_s=30.0,
-        hold_ttl_s=600.0,
+        reservation_ttl_s=600.0,
         gang_ttl_s=600.0,
     )
     planner, killed, done = server.planner, [], threading.Event()

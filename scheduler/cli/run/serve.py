@@ -38,7 +38,7 @@ _READ_BETWEEN_COLLECTIONS = 50_000  # objects made while a cluster is read; 700 
 @click.option("--offline", is_flag=True, help="Serve a copy of CLUSTER; nothing is written to it.")
 @click.option(
     "--workload-profile",
-    "mix_file",
+    "workload_profile_file",
     metavar="FILE",
     help="The pods of this file are typical, for good.  [default: learnt from the pods seen]",
 )
@@ -49,7 +49,9 @@ _READ_BETWEEN_COLLECTIONS = 50_000  # objects made while a cluster is read; 700 
 @click.option("--policy", help=f"See `snugfit policies`. [default: {DEFAULT_POLICY}]")
 @click.option("--policy-file", help="Weights of `priced`, as written by `snugfit tune`.")
 @click.option("--threads", type=int, help="Worker threads. [default: 4]")
-@click.option("--hold-ttl", "hold_ttl_s", type=float, help="Seconds a winner stays reserved.")
+@click.option(
+    "--reservation-ttl", "reservation_ttl_s", type=float, help="Seconds a winner stays reserved."
+)
 @click.option("--planner/--no-planner", default=None, help="Plan the backlog beside the webhook.")
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option(
@@ -59,12 +61,13 @@ _READ_BETWEEN_COLLECTIONS = 50_000  # objects made while a cluster is read; 700 
 )
 @gone("--nodes", instead="name the file as CLUSTER: snugfit serve --offline nodes.csv")
 @gone("--mix", instead="write --workload-profile FILE")
+@gone("--hold-ttl", instead="write --reservation-ttl SECONDS")
 def command(
     cluster: tuple[str, ...],
     kubeconfig: str | None,
     context: str | None,
     offline: bool,
-    mix_file: str | None,
+    workload_profile_file: str | None,
     config_file: Path | None,
     host: str | None,
     port: int | None,
@@ -72,7 +75,7 @@ def command(
     policy: str | None,
     policy_file: str | None,
     threads: int | None,
-    hold_ttl_s: float | None,
+    reservation_ttl_s: float | None,
     planner: bool | None,
     log_level: str | None,
     print_config: bool,
@@ -104,10 +107,10 @@ def command(
         "policy": policy,
         "policy_file": policy_file,
         "threads": threads,
-        "hold_ttl_s": hold_ttl_s,
+        "reservation_ttl_s": reservation_ttl_s,
         "log_level": log_level,
         "planner": planner,
-        "mix_file": mix_file,
+        "workload_profile_file": workload_profile_file,
     }
     config = load(config_file, os.environ, flags)
     if print_config:
@@ -143,14 +146,18 @@ def _serve(config: ExtenderConfig, cluster: Sequence[str]) -> None:
 
     workload = read_workload(cluster) if cluster else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
-    mix = read_workload([config.mix_file]) if config.mix_file else workload
+    mix = (
+        read_workload([config.workload_profile_file]) if config.workload_profile_file else workload
+    )
     known = [bound.request for bound in mix.bound] or list(mix.requests)
-    if config.mix_file and not known:
+    if config.workload_profile_file and not known:
         raise InvalidInput(
-            "mix_file", f"{config.mix_file} lists no pod", "name a file with typical pods"
+            "workload_profile_file",
+            f"{config.workload_profile_file} lists no pod",
+            "name a file with typical pods",
         )
     typical = TypicalMix.from_requests(known)
-    if config.mix_file:  # a statement of what is typical, however few pods it takes
+    if config.workload_profile_file:  # a statement of what is typical, however few pods it takes
         typical = replace(typical, observed=0)
     engine = Engine(
         ClusterState(workload.nodes),

@@ -139,6 +139,7 @@ def test_an_extender_tells_all_that_its_nodes_say(tmp_path: Path) -> None:
         (("tune", "--trace", "n.csv"), "snugfit tune nodes.csv pods.csv"),
         (("serve", "--offline", "--nodes", "n.csv"), "snugfit serve --offline nodes.csv"),
         (("serve", "--mix", "m.json"), "--workload-profile FILE"),
+        (("serve", "--hold-ttl", "5"), "--reservation-ttl SECONDS"),
     ],
 )
 def test_old_spellings_name_the_new_one(snugfit, args, new: str) -> None:

@@ -199,4 +199,4 @@ def test_a_mix_without_pods_is_refused(tmp_path: Path) -> None:
     nodes = tmp_path / "n.csv"
     nodes.write_text(NODE_LIST)
     done = _run("serve", "--offline", str(nodes), "--workload-profile", str(nodes), code=2)
-    assert "mix_file" in done.stderr and "lists no pod" in done.stderr
+    assert "workload_profile_file" in done.stderr and "lists no pod" in done.stderr

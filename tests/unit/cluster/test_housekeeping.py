@@ -97,7 +97,7 @@ def _held(following: Following) -> set[str]:
     ],
 )
 def test_one_pod_that_cannot_be_settled_stops_no_other(api, follow, monkeypatch, error) -> None:
-    following = follow(recount_s=0.05, hold_ttl_s=1.0)
+    following = follow(recount_s=0.05, reservation_ttl_s=1.0)
     read = following.live.binder.read
 
     def read_or_fail(pod: Any, **how: Any) -> None:
@@ -123,14 +123,14 @@ def test_one_pod_that_cannot_be_settled_stops_no_other(api, follow, monkeypatch,
 def test_a_chore_of_the_service_that_fails_is_counted_and_stops_no_other(
     api, follow, monkeypatch, broken: str
 ) -> None:
-    following = follow(recount_s=0.05, wake_after_s=0.05)
+    following = follow(recount_s=0.05, requeue_after_s=0.05)
 
     def fail(*_: Any) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr(f"scheduler.cluster.caretaker.{broken}", fail)
     following.start()
-    chore = {"expired_reservations": "holds", "pods_to_requeue": "waking"}[broken]
+    chore = {"expired_reservations": "reservations", "pods_to_requeue": "requeue"}[broken]
     eventually(lambda: following.metric(f'snugfit_chore_faults_total{{chore="{chore}"}}') > 2)
     recounts = following.live.figures.recounts
     eventually(lambda: following.live.figures.recounts > recounts + 2)

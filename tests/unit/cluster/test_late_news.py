@@ -38,7 +38,7 @@ def urgent(api, follow) -> Following:
     _running(api, "first", 1, 500)
     _running(api, "second", 1, 500)
     api.put(PODS, _urgent())
-    following = follow(hold_ttl_s=60.0).start()
+    following = follow(reservation_ttl_s=60.0).start()
     asking = pod_decoder.decode(json.dumps(_urgent()))
     answer = following.service.preempt(PreemptArgs(asking, {"a": (("uid-first",), 0)}))
     assert set(answer["a"][0]) == {"uid-first", "uid-second"}
@@ -142,8 +142,8 @@ def test_a_pod_that_was_refused_before_a_restart_is_woken_after_it(
     api.put(PODS, pod_json("web"))
     if another_waits:
         api.put(PODS, pod_json("large", requests={"nvidia.com/gpu": "64"}))
-    following = follow(wake_after_s=0.1).start()
-    eventually(lambda: following.metric("snugfit_wakeups_total") == 1)
+    following = follow(requeue_after_s=0.1).start()
+    eventually(lambda: following.metric("snugfit_requeues_total") == 1)
     annotated = {
         name
         for name, obj in api.objects[PODS].items()

@@ -279,7 +279,7 @@ def _ask(following: Following, name: str) -> list[str]:
 
 def test_who_comes_and_who_leaves_is_counted_from_what_the_api_says(api, follow) -> None:
     """Whoever gets a node, asked about or not, and whoever had one and goes."""
-    following = follow(hold_ttl_s=0.0).start()
+    following = follow(reservation_ttl_s=0.0).start()
     share = [following.service.planning_view().pricing.departures]
     for turn in range(3):
         name = f"p{turn}"
@@ -315,12 +315,12 @@ def test_a_pod_refused_too_early_is_woken_once(api, follow, status) -> None:
     api.put(PODS, pod_json("first", node="a", requests={MILLI: "2000"}))
     for name in ("second", "third"):
         api.put(PODS, pod_json(name, requests={MILLI: "2000"}))
-    following = follow(wake_after_s=0.1, hold_ttl_s=0.0).start()
+    following = follow(requeue_after_s=0.1, reservation_ttl_s=0.0).start()
     api.next("PATCH", "/pods/second/status", refuse(status))
     assert _ask(following, "second") == _ask(following, "third") == []
     api.delete(PODS, "first")
     tries, wakeups = (1, 1) if status == HTTPStatus.FORBIDDEN else (2, 2)
-    eventually(lambda: following.metric("snugfit_wakeups_total") == wakeups)
+    eventually(lambda: following.metric("snugfit_requeues_total") == wakeups)
     woken = [
         name
         for name, obj in api.objects[PODS].items()
@@ -351,7 +351,7 @@ def test_the_mix_starts_from_the_pods_that_run_and_follows_those_of_other_replic
 
 def test_a_mix_that_is_given_stays(api, follow, tmp_path) -> None:
     api.put(PODS, pod_json("one", node="b", requests={"nvidia.com/gpu": "1"}))
-    following = follow(mix_file=str(tmp_path / "read by serve")).start()
+    following = follow(workload_profile_file=str(tmp_path / "read by serve")).start()
     api.put(PODS, pod_json("two", node="b", requests={"nvidia.com/gpu": "2"}))
     following.equal()
     assert following.service.mix.shapes == ()  # as this engine was made

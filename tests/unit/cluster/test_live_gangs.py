@@ -48,7 +48,7 @@ def _woken(api: FakeApi) -> list[str]:
 def test_members_are_woken_once_all_of_them_exist(api, follow) -> None:
     """Nothing changes in the cluster by that, and no event makes kube-scheduler ask again."""
     api.put(PODS, _member("m0", 2))
-    following = follow(wake_after_s=0.1).start()
+    following = follow(requeue_after_s=0.1).start()
     assert "1 of 2 pods exist" in _why(following, "m0")
     assert following.service.holds == 0
     api.put(PODS, _member("m1", 2))

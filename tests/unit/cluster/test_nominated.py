@@ -32,7 +32,7 @@ def asked() -> tuple[Service, Sync, Clock]:
     """A pod that has asked; node a was the only one offered, and is held."""
     clock = Clock()
     engine = Engine(ClusterState([node("a", gpus=1), node("b", gpus=1)]), "best-fit")
-    service = Service(engine, ExtenderConfig(hold_ttl_s=30), offline=False, clock=clock)
+    service = Service(engine, ExtenderConfig(reservation_ttl_s=30), offline=False, clock=clock)
     sync = service.sync
     sync.pod(msgspec.convert(POD, PodObject))
     service.filter(decode_filter(msgspec.json.encode({"Pod": POD, "NodeNames": ["a"]})))

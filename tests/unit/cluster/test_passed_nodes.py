@@ -18,7 +18,7 @@ NIC = "example.com/nic"
 def following(api, follow) -> Following:
     api.put(NODES, node_json("a", cpu="4", allocatable={MILLI: "2000", NIC: "2", "pods": "2"}))
     api.put(PODS, pod_json("ends", node="a", requests={"cpu": "3", NIC: "2"}))
-    made = follow(hold_ttl_s=60.0).start()
+    made = follow(reservation_ttl_s=60.0).start()
     made.equal()
     return made
 

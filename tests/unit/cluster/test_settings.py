@@ -19,11 +19,11 @@ def _file(tmp_path: Path, text: str) -> Path:
 
 
 def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> None:
-    path = _file(tmp_path, "port: 1\nthreads: 2\nseed: 3\nhold_ttl_s: 5\n")
+    path = _file(tmp_path, "port: 1\nthreads: 2\nseed: 3\nreservation_ttl_s: 5\n")
     config = load(
         path, {"SNUGFIT_PORT": "4", "SNUGFIT_THREADS": "5", "HOME": "x"}, {"port": 6, "seed": None}
     )
-    assert (config.port, config.threads, config.seed, config.hold_ttl_s) == (6, 5, 3, 5.0)
+    assert (config.port, config.threads, config.seed, config.reservation_ttl_s) == (6, 5, 3, 5.0)
     assert config.policy == ExtenderConfig().policy
     assert load(_file(tmp_path, ""), {"SNUGFIT_LOG_JSON": "true"}, {}).log_json
 
@@ -32,7 +32,7 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> Non
     ("text", "complaint"),
     [
         ("prot: 1", "prot.*did you mean 'port'"),
-        ("holdTTL: 1", "did you mean 'hold_ttl_s'"),
+        ("reservationTTL: 1", "did you mean 'reservation_ttl_s'"),
         ("port: many", "port: 'many' is not of type int"),
         ("port: true", "port: True is not of type int"),
         ("port: 99999", "use 0..65535"),
@@ -43,8 +43,9 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> Non
         ("{tls_cert: x, tls_key: x, tls_client_ca: x, tls_client_subjects: ' ,'}", "is empty"),
         ("metrics_listen: :10264", "metrics_cert"),
         ("metrics_cert: x", "metrics_key.*give both"),
-        ("- 1", "no mapping"),
-        ("a: [", "no YAML"),
+        ("- 1", "not a mapping"),
+        ("a: [", "cannot be read as YAML"),
+        ("hold_ttl_s: 1", "hold_ttl_s was renamed.*write reservation_ttl_s"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -55,6 +56,7 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: st
 @pytest.mark.parametrize(
     ("variable", "value", "complaint"),
     [
+        ("SNUGFIT_MIX_FILE", "a", "SNUGFIT_MIX_FILE: mix_file was renamed.*workload_profile_file"),
         ("SNUGFIT_PORTT", "1", "SNUGFIT_PORTT.*did you mean 'port'"),
         ("SNUGFIT_PORT", "x", "not of type int"),
         ("SNUGFIT_LOG_JSON", "maybe", "not of type bool"),
@@ -72,7 +74,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_mix_that_is_given_is_never_learnt_anew() -> None:
     assert ExtenderConfig(relearn_every=7).relearns_every == 7
-    assert ExtenderConfig(relearn_every=7, mix_file="mix.json").relearns_every == 0
+    assert ExtenderConfig(relearn_every=7, workload_profile_file="mix.json").relearns_every == 0
 
 
 def test_a_policy_file_brings_its_weights(tmp_path: Path) -> None:
@@ -91,7 +93,7 @@ def test_a_policy_file_brings_its_weights(tmp_path: Path) -> None:
 
 
 def test_the_settings_printed_are_a_settings_file(tmp_path: Path) -> None:
-    config = load(None, {}, {"port": 1, "host_names": 'a "b", c\\d', "hold_ttl_s": 2.5})
+    config = load(None, {}, {"port": 1, "host_names": 'a "b", c\\d', "reservation_ttl_s": 2.5})
     printed = as_yaml(config)
     assert load(_file(tmp_path, printed), {}, {}) == config
     assert printed.count("\n# -- ") + 1 == len({setting.group for setting in SETTINGS.values()})

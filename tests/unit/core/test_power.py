@@ -65,7 +65,7 @@ def test_what_the_operator_says_comes_first() -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"-": [1, 2]}, "no name of a board"),
+        ({"-": [1, 2]}, "not the name of a board"),
         ({"T4": 70}, "not idle and busy watts"),
         ({"T4": [70]}, "not idle and busy watts"),
         ({"T4": [10.5, 70]}, "not idle and busy watts"),

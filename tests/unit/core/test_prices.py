@@ -22,18 +22,18 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "no JSON"),
+        ("{", "not JSON"),
         ("[]", "format"),
         ('{"format": "snugfit-policy/v2"}', "format"),
         ('{"format": "snugfit-policy/v1", "policy": "fgd"}', "only `priced`"),
-        ('{"format": "snugfit-policy/v1", "policy": "priced"}', "no mapping"),
+        ('{"format": "snugfit-policy/v1", "policy": "priced"}', "not a mapping"),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcty": 1}}',
             "did you mean 'scarcity'",
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcity": "1"}}',
-            "no number",
+            "not a number",
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"scarcity": -1}}',

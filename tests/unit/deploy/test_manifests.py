@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 import scheduler
-from scheduler.cluster.settings import SETTINGS, ExtenderConfig
+from scheduler.cluster.settings import RENAMED, SETTINGS, ExtenderConfig
 from scheduler.cluster.settings_file import load
 from scheduler.kube.installation import RIGHTS
 from scheduler.kube.resource_names import ResourceNames
@@ -208,6 +209,14 @@ def test_every_setting_of_the_extender_is_in_the_schema_or_decided_by_the_chart(
     settings = schema["properties"]["extender"]["properties"]["settings"]
     assert settings["properties"] == SCHEMA["rules"](), "run `make manifests`"
     assert SCHEMA["CHART_DECIDES"] < SETTINGS.keys()
+
+
+def test_the_chart_names_the_new_settings_as_the_extender_does() -> None:
+    template = (CHART / "templates/_config.tpl").read_text()
+    (listed,) = re.findall(r"\$renamed := dict (.*?) -\}\}", template)
+    words = re.findall(r'"(\w+)"', listed)
+    assert dict(zip(words[::2], words[1::2], strict=True)) == RENAMED
+    assert not RENAMED.keys() & SETTINGS.keys() and set(RENAMED.values()) < SETTINGS.keys()
 
 
 def _objects(rule: Any) -> list[dict[str, Any]]:

@@ -91,7 +91,7 @@ HARMLESS = {
     "snugfit_filters_put_off": "waits for victims that are on their way out",
     "snugfit_watch_events": "work done",
     "snugfit_readings": "work done",
-    "snugfit_wakeups": "work done",
+    "snugfit_requeues": "work done",
     "snugfit_gang_evictions": "work done",
     "snugfit_audits": "work done",
     "snugfit_rereads": "work done; what stays in doubt is in snugfit_objects_in_doubt",

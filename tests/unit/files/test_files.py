@@ -150,7 +150,7 @@ def test_our_format_round_trips(tmp_path: Path) -> None:
         ('{"format": "snugfit/v1", "pods": [{"name": "p", "cpu": 1}]}', "did you mean 'cpu"),
         ('{"format": "snugfit/v9"}', "use 'snugfit/v1'"),
         ('{"format": "snugfit/v1", "nodes": [{"name": 3}]}', "nodes"),
-        ('{"format": ', "no JSON"),
+        ('{"format": ', "not JSON"),
         (
             '{"format": "snugfit/v1", "pods": [{"name": "p", "tolerations": [{"operator": "g"}]}]}',
             r"Equal\|Exists\|Gt\|Lt.*tolerations",

@@ -118,8 +118,8 @@ def test_what_does_not_say_what_it_is_is_named_beside_the_others(tmp_path: Path)
         ('{"kind": "Pod"}, {"kind": "Pod"}', "document 2: is not JSON"),
         ("[" * 100_000, "nested too deeply"),
         ("kind: Pod\nx: " + "[" * 200, "nested more than"),
-        ("kind: !!python/name:os.system\n", "no YAML that can be used"),
-        ("kind: Pod\n? [a]\n: b\n", "no YAML that can be used"),
+        ("kind: !!python/name:os.system\n", "cannot be read as YAML"),
+        ("kind: Pod\n? [a]\n: b\n", "cannot be read as YAML"),
         ("kind: Pod\non: b\n", "document 1: cannot be read"),
     ],
 )

@@ -166,7 +166,7 @@ def test_ways_to_ask_for_devices(wants: dict[str, Any], gpu: GpuRequest) -> None
         ({"snugfit.io/gpu-milli": 1000, "snugfit.io/gpu-memory-mib": 1}, "part of one GPU only"),
         ({"nvidia.com/gpu": "-1"}, "negative"),
         ({"nvidia.com/gpu": "500m"}, "not whole"),
-        ({"nvidia.com/gpu": "many"}, "no quantity"),
+        ({"nvidia.com/gpu": "many"}, "not a quantity"),
         ({"nvidia.com/gpu": 1 << 15}, "more than any node"),
     ],
 )

@@ -131,11 +131,11 @@ def test_a_second_scheduler_has_a_lease_of_its_own() -> None:
             "every pod of the cluster",
         ),
         ({"resources": ()}, "every pod"),
-        ({"resources": ("nvidia.com/mig-*",)}, "no extended resource"),
-        ({"resources": ("cpu",)}, "no extended resource"),
+        ({"resources": ("nvidia.com/mig-*",)}, "not an extended resource"),
+        ({"resources": ("cpu",)}, "not an extended resource"),
         ({"resources": ("nvidia.com/gpu", "nvidia.com/gpu")}, "twice"),
         ({"weight": 14}, "outvoted"),
-        ({"scheduler_name": "a: b"}, "no name"),
+        ({"scheduler_name": "a: b"}, "not a name"),
         ({"url": "https://snugfit:10262"}, "does not suit"),
         ({"url": "http://[::1"}, "does not suit"),
         ({"topology": Topology.SERVICE, "url": "http://snugfit:10262"}, "does not suit"),
@@ -374,7 +374,7 @@ def test_a_configuration_inside_a_config_map_is_found_at_its_lines() -> None:
 
 @pytest.mark.parametrize(
     ("text", "complaint"),
-    [("a: [", "no YAML that"), ("", "empty"), ("a: !x {b: 2}\n", "file:1: has the tag")],
+    [("a: [", "cannot be read as YAML"), ("", "empty"), ("a: !x {b: 2}\n", "file:1: has the tag")],
 )
 def test_a_file_that_cannot_be_read_is_refused(text: str, complaint: str) -> None:
     with pytest.raises(InvalidInput, match=complaint):

@@ -265,7 +265,7 @@ def test_what_kube_scheduler_does_not_read_may_be_broken() -> None:
         ("never-read", Level.NOTE),
         ("unknown-field", Level.REFUSED),
     ]
-    with pytest.raises(InvalidInput, match="no YAML"):
+    with pytest.raises(InvalidInput, match="cannot be read as YAML"):
         _found("x: 1\ny: [}\n---\n" + HEAD)
 
 

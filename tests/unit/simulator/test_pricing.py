@@ -91,7 +91,11 @@ def test_pods_that_kube_scheduler_would_not_ask_about_teach_nothing() -> None:
 
 def test_the_rules_are_those_of_the_settings() -> None:
     settings, rules = ExtenderConfig(), PricingRules()
-    assert (settings.relearns_every, settings.mix_half_life_pods, settings.reprice_bindings) == (
+    assert (
+        settings.relearns_every,
+        settings.workload_profile_half_life_pods,
+        settings.reprice_bindings,
+    ) == (
         rules.relearn_pods,
         rules.half_life_pods,
         rules.reprice_changes,

@@ -45,7 +45,7 @@ def test_who_waits_is_bounded_in_number_and_in_time() -> None:
 @pytest.mark.parametrize("gpu", [{"snugfit.io/gpu-milli": "1"}, {"nvidia.com/gpu": "99"}, {}])
 def test_pods_that_ask_and_never_come_fill_no_table(gpu: dict[str, str]) -> None:
     engine = Engine(ClusterState([node("n", gpus=2)]), "fgd")
-    service = Service(engine, ExtenderConfig(remembered_pods=50, hold_ttl_s=0.0))
+    service = Service(engine, ExtenderConfig(remembered_pods=50, reservation_ttl_s=0.0))
     for number in range(300):
         body = {"Pod": pod_json(f"p{number}", requests=gpu), "NodeNames": ["n"]}
         service.filter(decode_filter(json.dumps(body).encode()))

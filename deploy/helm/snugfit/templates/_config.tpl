@@ -125,9 +125,9 @@ podgroups.scheduling.k8s.io
 {{- end -}}
 
 {{- /* Empty, or something: whether refused pods are brought to kube-scheduler's attention. */ -}}
-{{- define "snugfit.wakes" -}}
+{{- define "snugfit.requeues" -}}
 {{- $settings := .Values.extender.settings -}}
-{{- if not (and (hasKey $settings "wake_after_s") (eq (float64 $settings.wake_after_s) 0.0)) -}}
+{{- if not (and (hasKey $settings "requeue_after_s") (eq (float64 $settings.requeue_after_s) 0.0)) -}}
 yes
 {{- end -}}
 {{- end -}}
@@ -150,7 +150,18 @@ yes
 {{ $name }},{{ $name }}.cluster.local
 {{- end -}}
 
+{{- /* Settings that were renamed. A test holds the list to the extender's own. */ -}}
+{{- define "snugfit.renamed" -}}
+{{- $renamed := dict "hold_ttl_s" "reservation_ttl_s" "mix_file" "workload_profile_file" "mix_half_life_pods" "workload_profile_half_life_pods" "wake_after_s" "requeue_after_s" -}}
+{{- range $old, $new := $renamed -}}
+{{- if hasKey $.Values.extender.settings $old -}}
+{{- fail (printf "extender.settings.%s was renamed: write %s" $old $new) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "snugfit.extenderSettings" -}}
+{{- include "snugfit.renamed" . -}}
 {{- $settings := deepCopy .Values.extender.settings -}}
 {{- $_ := set $settings "status_listen" ":10263" -}}
 {{- $_ := set $settings "port" 10262 -}}
