@@ -21,9 +21,9 @@ from bench.options import Listed, policies_option
 from bench.report import Report, benchmark
 from scheduler.core.engine import Engine
 from scheduler.core.leftover_values import reprice_after
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import Workload
 from scheduler.planner.pricing.compute import prices
 from scheduler.simulator.generate import GeneratorConfig, generate
@@ -74,9 +74,9 @@ def command(report: Report, nodes: tuple[int, ...], pods: int, policies: tuple[s
 
 def _measured(count: int, pods: int, names: list[str]) -> tuple[dict[str, _Lane], list[float]]:
     workload = generate(GeneratorConfig(nodes=count, load=0.9, seed=1))
-    mix = TypicalMix.from_requests(workload.requests)
-    state, rest = _filled(workload, mix)
-    lanes = {name: _Lane(Engine(state.fork(), name, mix=mix)) for name in names}
+    profile = WorkloadProfile.from_requests(workload.requests)
+    state, rest = _filled(workload, profile)
+    lanes = {name: _Lane(Engine(state.fork(), name, profile=profile)) for name in names}
     solved: list[float] = []
     for number, request in enumerate(rest[:pods]):
         for name in names if number % 2 else reversed(names):
@@ -87,10 +87,10 @@ def _measured(count: int, pods: int, names: list[str]) -> tuple[dict[str, _Lane]
     return lanes, solved
 
 
-def _filled(workload: Workload, mix: TypicalMix) -> tuple[ClusterState, list[PodRequest]]:
+def _filled(workload: Workload, profile: WorkloadProfile) -> tuple[ClusterState, list[PodRequest]]:
     """The cluster with 60 % of its GPUs allocated, and the pods that are left."""
     state = ClusterState(workload.nodes)
-    engine = Engine(state, "best-fit", mix=mix)
+    engine = Engine(state, "best-fit", profile=profile)
     allocated = 0
     requests = list(workload.requests)
     for number, request in enumerate(requests):
@@ -105,7 +105,7 @@ def _filled(workload: Workload, mix: TypicalMix) -> tuple[ClusterState, list[Pod
 
 def _reprice(engine: Engine) -> float:
     started = time.perf_counter()
-    made = prices(engine.state, engine.mix)
+    made = prices(engine.state, engine.profile)
     spent = time.perf_counter() - started
     warmed = engine.warmup(made) if made else None
     for _ in warmed.steps() if warmed else ():

@@ -6,8 +6,8 @@ not count. All nodes have eight partitioned devices, in use to about a half, sin
 devices are the dearest ones to look at. The cases: a shape of instances that nobody has asked about
 (the first question looks at every node), the same shapes again, the same after a label of one node
 has changed, gangs of 64 and of 2,000 pods asked about first, a copy of the state, and figures for
-`/metrics` with 130 shapes of instances in the mix, whose computation is outside of the lock and is
-the column `beside_ms`. The target is that no stay is above 5 ms.
+`/metrics` with 130 shapes of instances in the workload profile, whose computation is outside of the
+lock and is the column `beside_ms`. The target is that no stay is above 5 ms.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from scheduler.cluster.view import snapshot
 from scheduler.core.cluster_metrics import cluster_metrics
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.spec import GangSpec
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.dump_writer import pod_json
 from scheduler.webhook.protocol import decode_filter
 from scheduler.webhook.webhook import Webhook
@@ -45,7 +45,7 @@ _PROFILES = ("1g.5gb", "1g.5gb+me", "1g.10gb", "2g.10gb", "3g.20gb", "4g.20gb", 
 _BUCKETS_MS = (0.5, 1.0, 2.0, 5.0, 10.0, 50.0)
 _ASKED = 40
 _COPIES = 20
-_IN_MIX = 130
+_IN_PROFILE = 130
 
 
 @dataclass
@@ -100,8 +100,10 @@ def command(report: Report, nodes: tuple[int, ...], policy: str) -> None:
 def _measured(size: int, policy: str) -> list[tuple[str, list[float], float]]:
     """Stays of each case in milliseconds, and the time that was computed without the lock."""
     shapes = _shapes()
-    mix = TypicalMix.from_requests([_pod(f"typical-{i}", mig) for i, mig in enumerate(shapes)])
-    engine = Engine(_cluster(size, shapes), policy, mix=mix)
+    profile = WorkloadProfile.from_requests(
+        [_pod(f"typical-{i}", mig) for i, mig in enumerate(shapes)]
+    )
+    engine = Engine(_cluster(size, shapes), policy, profile=profile)
     lock = _Measured()
     ledger = Ledger(engine, ExtenderConfig(policy=policy), lock=lock)
     verbs, names = (
@@ -148,7 +150,7 @@ def _measured(size: int, policy: str) -> list[tuple[str, list[float], float]]:
 
     def figures() -> None:
         state, _ = snapshot(ledger)
-        cluster_metrics(state, mix)
+        cluster_metrics(state, profile)
 
     cases: list[tuple[str, Callable[[], None]]] = [
         (f"{_ASKED} shapes, first question", lambda: each("first")),
@@ -157,7 +159,7 @@ def _measured(size: int, policy: str) -> list[tuple[str, list[float], float]]:
         ("gang of 64, first question", lambda: gang(64)),
         ("gang of 2,000, first question", lambda: gang(2_000)),
         ("copy of the state", copies),
-        (f"figures, {len(mix.shapes)} shapes", figures),
+        (f"figures, {len(profile.shapes)} shapes", figures),
     ]
     return [(name, *case(work)) for name, work in cases]
 
@@ -170,7 +172,7 @@ def _shapes() -> list[tuple[tuple[str, int], ...]]:
     for one, other in combinations_with_replacement(_PROFILES, 2):
         if one != other:
             found += [((one, a), (other, b)) for a in (1, 2, 3) for b in (1, 2)]
-    return [tuple(sorted(mig)) for mig in found[:_IN_MIX]]
+    return [tuple(sorted(mig)) for mig in found[:_IN_PROFILE]]
 
 
 def _pod(name: str, mig: tuple[tuple[str, int], ...], gang: GangKey | None = None) -> PodRequest:

@@ -19,9 +19,9 @@ import click
 from bench.options import budget_option, data_option, openb_files, seeds_option
 from bench.report import Report, benchmark
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
 from scheduler.planner.problem import Disruption, Problem
@@ -103,7 +103,7 @@ def _waiting(job: _Job) -> tuple[Engine, tuple[PodRequest, ...]]:
     workload, _ = loaded(job.nodes, job.pods)
     stream = inflate(workload, seed=job.seed, arrival=1.3)
     engine = Engine(
-        ClusterState(stream.nodes), "fgd", mix=TypicalMix.from_requests(workload.requests)
+        ClusterState(stream.nodes), "fgd", profile=WorkloadProfile.from_requests(workload.requests)
     )
     requested = position = 0
     while requested < job.filled * workload.gpu_milli:

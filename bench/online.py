@@ -8,8 +8,8 @@ out. The figure is allocated / capacity right after the pod with which the reque
 100 % of the capacity, in percent, as the mean over the seeds with the half width of its 95 %
 confidence interval. Published figures are those of the FGD artifact.
 
-Mix given: the workload profile is that of the whole trace, as FGD has it. Mix learnt: it is learnt
-from nothing, from the pods seen so far. The weights of `priced` were fixed on `default`,
+Profile given: the workload profile is that of the whole trace, as FGD has it. Profile learnt: it is
+learnt from nothing, from the pods seen so far. The weights of `priced` were fixed on `default`,
 `gpuspec10` and `gpushare40`; the other six traces are hold-out for the weights, not for the
 structure.
 """
@@ -24,9 +24,9 @@ from bench.inflation import FULL, over_seeds, trace_of
 from bench.options import (
     arrival_option,
     data_option,
-    mix_option,
     openb_files,
     policies_option,
+    profile_option,
     seeds_option,
     traces_option,
 )
@@ -53,7 +53,7 @@ _TRACES = "default,cpu050,cpu250,gpushare40,gpushare100,gpuspec10,gpuspec33,mult
 @traces_option(_TRACES)
 @policies_option(",".join([*_PUBLISHED, "fgd"]))
 @seeds_option(10)
-@mix_option("given")
+@profile_option("given")
 @arrival_option(1.3)
 def command(
     report: Report,
@@ -61,15 +61,15 @@ def command(
     traces: tuple[str, ...],
     policies: tuple[str, ...],
     seeds: int,
-    mix: str,
+    profile: str,
     arrival: float,
 ) -> None:
     """A row per trace and policy, beside the published figure."""
-    report.title = f"GPU allocated at 100 % requested, {seeds} seeds, mix {mix}"
+    report.title = f"GPU allocated at 100 % requested, {seeds} seeds, profile {profile}"
     nodes, pods = openb_files(data, traces)
     published = _published(nodes.parent / "published_allocation.csv")
     cases = [
-        Job((nodes, path), policy, 0, arrival=arrival, mix=mix)
+        Job((nodes, path), policy, 0, arrival=arrival, workload_profile=profile)
         for path in pods
         for policy in policies
     ]
@@ -80,7 +80,7 @@ def command(
         report.add(
             trace=trace_of(job),
             policy=job.policy,
-            mix=mix,
+            profile=profile,
             mean=round(mean, 2),
             ci95=round(half_width(shares), 2),
             min=round(min(shares), 2),

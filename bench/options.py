@@ -18,9 +18,9 @@ __all__ = [
     "budget_option",
     "clock_option",
     "data_option",
-    "mix_option",
     "openb_files",
     "policies_option",
+    "profile_option",
     "seeds_option",
     "traces_option",
 ]
@@ -137,10 +137,10 @@ def policies_option(default: str) -> Decorator:
     )
 
 
-def mix_option(default: str) -> Decorator:
-    """``--mix``: which workload profile prices and fragmentation refer to."""
+def profile_option(default: str) -> Decorator:
+    """``--profile``: which workload profile prices and fragmentation refer to."""
     return click.option(
-        "--mix",
+        "--profile",
         type=click.Choice(["given", "learnt"]),
         default=default,
         show_default=True,

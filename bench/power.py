@@ -1,7 +1,7 @@
 """What does a charge for the watts that a placement switches on save, and what does it cost?
 
-Inflation (see `online`), mix given, means over the seeds: kW that the cluster draws when 30, 50,
-70, 90 and 100 % of the GPUs are requested, and GPU allocated at the end, in percent. Power is
+Inflation (see `online`), profile given, means over the seeds: kW that the cluster draws when 30,
+50, 70, 90 and 100 % of the GPUs are requested, and GPU allocated at the end, in percent. Power is
 modelled (`scheduler/core/power.py`): a device that anything runs on draws its board power, any
 other its idle power, and so do sockets of 32 threads.
 """

@@ -125,12 +125,12 @@ def _real(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     cluster = Cluster(plane)
     cluster.create(_node(node) for node in workload.nodes)
-    mix = plane.home / "mix.json"
-    dump_writer.write(Workload((), workload.arrivals), mix)
+    profile = plane.home / "typical.json"
+    dump_writer.write(Workload((), workload.arrivals), profile)
     config = stock()
     if policy:
         user = plane.kubeconfig(plane.tokens["admin"], "extender")
-        extender = live(plane, user, "--policy", policy, "--workload-profile", str(mix))
+        extender = live(plane, user, "--policy", policy, "--workload-profile", str(profile))
         extender.start()
         config = extended(extender.url, bindVerb="bind")
         del config["extenders"][0]["managedResources"]  # pods without GPUs come to us, too

@@ -3,7 +3,7 @@
 The openb trace loads its own 1,213 nodes by about one percent on average, and sped up until it
 fills them its pods no longer leave before it ends. So both are scaled: one node in twenty (61) is
 kept, and pods arrive 40, 48 and 60 times faster; durations stay. The quiet months before the trace
-gets going are left out. Mix learnt; means over the seeds, which decide the nodes that are kept;
+gets going are left out. Profile learnt; means over the seeds, which decide the nodes that are kept;
 pods without GPU never wait. Waiting is the GPU demand of waiting pods over the capacity, in
 percent, averaged over time. Waits are p50 and p95 in seconds, by GPUs of the pod; pods that are
 never placed count as waiting without end.
@@ -28,9 +28,9 @@ import click
 from bench.options import (
     Listed,
     data_option,
-    mix_option,
     openb_files,
     policies_option,
+    profile_option,
     seeds_option,
 )
 from bench.report import Report, benchmark
@@ -71,7 +71,7 @@ _OPENB_RATES = (40.0, 48.0, 60.0)
     help="Keep one node in so many; of 2,400 synthetic ones.",
 )
 @seeds_option(4, "Seeds 0..n-1: which nodes are kept.")
-@mix_option("learnt")
+@profile_option("learnt")
 @click.option(
     "--policy-file",
     type=click.Path(path_type=Path),
@@ -85,18 +85,18 @@ def command(
     rates: tuple[float, ...] | None,
     one_in: int,
     seeds: int,
-    mix: str,
+    profile: str,
     policy_file: Path | None,
 ) -> None:
     """A row per rate and policy."""
-    report.title = f"Replay of {trace}, one node in {one_in}, {seeds} seeds, mix {mix}"
+    report.title = f"Replay of {trace}, one node in {one_in}, {seeds} seeds, profile {profile}"
     weights = read_weights(policy_file) if policy_file else None
     if trace == _SYNTHETIC:
         nodes, pods = None, None
     else:
         nodes, (pods,) = openb_files(data, [trace], "--trace")
     jobs = [
-        ReplayJob(nodes, pods, one_in, mix, rate, name, seed, weights)
+        ReplayJob(nodes, pods, one_in, profile, rate, name, seed, weights)
         for rate in rates or _RATES.get(trace, _OPENB_RATES)
         for name in policies
         for seed in range(seeds)
@@ -115,7 +115,7 @@ class ReplayJob:
     nodes: Path | None
     pods: Path | None
     one_in: int
-    mix: str
+    profile: str
     rate: float
     policy: str
     seed: int
@@ -133,7 +133,7 @@ def run(job: ReplayJob) -> ReplayOutcome:
         job.seed,
         "replay",
         trace=workload.digest(),
-        mix=job.mix,
+        workload_profile=job.profile,
         weights=job.weights,
     )
     return replay(

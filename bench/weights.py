@@ -1,9 +1,10 @@
 """How much does each weight of policy `priced` matter?
 
 One weight is changed at a time, the others stay built in. All but `contiguity` by inflation (see
-`online`): GPU allocated at 100 % requested, mean over traces and seeds, mix given (learnt for
+`online`): GPU allocated at 100 % requested, mean over traces and seeds, profile given (learnt for
 `prior_pods`). `contiguity` counts above all where pods leave: a replay (see `replay`) of the first
-trace on one node in 20, 44 times as fast; demand that waits, mean over time and seeds, mix learnt.
+trace on one node in 20, 44 times as fast; demand that waits, mean over time and seeds, profile
+learnt.
 What `power` saves is the question of `power`. Means of two seeds differ by 0.04 by chance.
 """
 
@@ -109,7 +110,7 @@ def _changes(weight: str, times: Sequence[float]) -> list[PriceWeights]:
 
 
 _Case = tuple[str, PriceWeights]
-"""A mix, and weights."""
+"""A profile, and weights."""
 
 
 def _inflations(times: Sequence[float]) -> list[tuple[str, _Case]]:
@@ -136,8 +137,15 @@ class _Work:
         means: dict[_Case, float] = {}
         different = dict.fromkeys(case for _, case in cases)
         jobs = [
-            Job((self.nodes, path), "priced", seed, arrival=1.0, mix=mix, weights=weights)
-            for mix, weights in different
+            Job(
+                (self.nodes, path),
+                "priced",
+                seed,
+                arrival=1.0,
+                workload_profile=profile,
+                weights=weights,
+            )
+            for profile, weights in different
             for path in self.pods
             for seed in range(seeds)
         ]
@@ -147,8 +155,8 @@ class _Work:
             group = islice(outcomes, len(self.pods) * seeds)
             means[case] = fmean(outcome.allocation_at[FULL] for outcome in group)
             while waiting and waiting[0][1] in means:
-                weight, (mix, weights) = waiting.pop(0)
-                self._add(weight, weights, _ALLOCATED, means[mix, weights])
+                weight, (profile, weights) = waiting.pop(0)
+                self._add(weight, weights, _ALLOCATED, means[profile, weights])
 
     def replay(self, changes: Sequence[PriceWeights], seeds: int) -> None:
         """The weight that matters where pods leave."""

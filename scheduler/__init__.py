@@ -224,9 +224,15 @@ def simulate(
 
     policy_named(policy)
     protocol = "as-listed" if arrival is None else "inflation"
-    mix = "learnt" if learn else "given"
+    profile = "learnt" if learn else "given"
     experiment = Experiment(
-        policy, seed, protocol, arrival or 1.0, workload.digest(), mix=mix, weights=weights
+        policy,
+        seed,
+        protocol,
+        arrival or 1.0,
+        workload.digest(),
+        workload_profile=profile,
+        weights=weights,
     )
     return run(workload, experiment)
 
@@ -262,8 +268,8 @@ def replay(
     from scheduler.simulator.inflation import Experiment
 
     policy_named(policy)
-    mix = "learnt" if learn else "given"
+    profile = "learnt" if learn else "given"
     experiment = Experiment(
-        policy, seed, "replay", trace=workload.digest(), mix=mix, weights=weights
+        policy, seed, "replay", trace=workload.digest(), workload_profile=profile, weights=weights
     )
     return replays.replay(workload, experiment, rate=rate, plan_every_s=plan_every_s)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import BoundPod, Workload
 
 __all__ = ["filled_cluster"]
@@ -15,7 +15,7 @@ __all__ = ["filled_cluster"]
 def filled_cluster(workload: Workload, policy: str) -> Workload:
     """The workload with its pods running where the policy places them; the others are left out."""
     state = ClusterState(workload.nodes)
-    engine = Engine(state, policy, mix=TypicalMix.from_requests(workload.requests))
+    engine = Engine(state, policy, profile=WorkloadProfile.from_requests(workload.requests))
     bound = []
     for request in workload.requests:
         row = engine.best(request)

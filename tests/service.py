@@ -22,9 +22,9 @@ from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.leftover_values import Prices
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.webhook.protocol import FilterArgs, PreemptArgs
 from scheduler.webhook.verbs import Verbs
@@ -106,15 +106,15 @@ class Service:
         return self.ledger.pulse().generation
 
     @property
-    def mix(self) -> TypicalMix:
-        return self.ledger.pulse().mix
+    def profile(self) -> WorkloadProfile:
+        return self.ledger.pulse().profile
 
     @property
     def prices(self) -> Prices | None:
         return prices_in_force(self.ledger)
 
-    def set_prices(self, prices: Prices | None, mix: TypicalMix | None = None) -> None:
-        put_prices(self.ledger, prices, mix)
+    def set_prices(self, prices: Prices | None, profile: WorkloadProfile | None = None) -> None:
+        put_prices(self.ledger, prices, profile)
 
     def is_joint(self, request: PodRequest) -> bool:
         with self.ledger.locked() as cluster:

@@ -182,7 +182,7 @@ OUTPUTS: Mapping[str, Output] = {
         "interrupted search goes on where it stopped.",
         {
             "source": "file of the workload",
-            "mix": "`given` or `learnt`",
+            "workload_profile": "`given` or `learnt`",
             "holdout_seeds": "how many seeds judge a change that helped in training",
             "weights": "the weights found",
             "steps": "every change that was tried: gain in training and on the hold-out, and whether "

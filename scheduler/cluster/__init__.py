@@ -16,7 +16,7 @@ Every object gets what it uses when it is made, so arrows run one way::
                                                        pods      who has asked, who waits
                                                        requeue   refused pods that may fit by now
                                                        victims   who is evicted for whom
-                                                       pricing   the mix and the prices in force
+                                                       pricing   the profile and the prices in force
                                                        events    what follows for these memories
 
 Questions are functions of a cluster and a request (``filtering``, ``prioritizing``, ``dryruns``):

@@ -20,7 +20,7 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.live_figures import LiveFigures
 from scheduler.cluster.preempting import due_evictions
 from scheduler.cluster.recount import Recount
-from scheduler.cluster.repricing import put_mix_if_due
+from scheduler.cluster.repricing import put_profile_if_due
 from scheduler.cluster.requeue import REQUEUE_ANNOTATION
 from scheduler.core.errors import Conflict, KubeApiError, NotFound, TooManyRequests
 from scheduler.core.model import PodRequest
@@ -71,7 +71,7 @@ class Caretaker:
         self._audit, self._active, self._accepting = audit, active, accepting
         self._told, self._patience = Sparingly(_TOLD_EVERY_S), Patience()
         self._chores = [
-            Chore("learning", lambda: put_mix_if_due(ledger)),
+            Chore("learning", lambda: put_profile_if_due(ledger)),
             *looks,
             Chore(
                 "reservations", lambda: self._settle("reservations", expired_reservations(ledger))

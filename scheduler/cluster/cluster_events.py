@@ -50,7 +50,7 @@ class ClusterEvents(PodEvents):
         self._reserved_s, self._clock = reserved_s, clock
 
     def on_synced(self) -> None:
-        """Everything that runs in a live cluster is known: prices and mix start from that.
+        """Everything that runs in a live cluster is known: prices and profile start from that.
 
         Pods without devices are left out: kube-scheduler does not ask about them here.
         """

@@ -25,8 +25,8 @@ from scheduler.cluster.settings import ExtenderConfig
 from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.planner.pricing.lifecycle import PriceLifecycle, PricingRules
 
@@ -55,7 +55,7 @@ class Cluster:
     victims
         Pods that are evicted for others.
     pricing
-        When the typical mix and the prices are made anew, and which are in force.
+        When the workload profile and the prices are made anew, and which are in force.
     sync
         What the API says; None where the cluster comes from a file and bind is the truth.
     rules
@@ -148,14 +148,14 @@ class Pulse:
         Nodes known.
     reservations
         Reservations in force, expired ones included until the next question.
-    mix
-        The typical mix that prices are to be made for.
+    profile
+        The workload profile that prices are to be made for.
     """
 
     generation: int
     nodes: int
     reservations: int
-    mix: TypicalMix
+    profile: WorkloadProfile
 
 
 class Ledger:
@@ -272,7 +272,7 @@ class Ledger:
                 state.generation_now,
                 len(state.row_of),
                 len(cluster.engine.reservations),
-                cluster.pricing.mix,
+                cluster.pricing.profile,
             )
 
     def awaits_victims(self) -> bool:

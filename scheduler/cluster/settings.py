@@ -330,7 +330,7 @@ class ExtenderConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def relearns_every(self) -> int:
-        """Pods after which the typical mix is rebuilt; 0 with a mix that is given for good."""
+        """Pods after which the workload profile is rebuilt; 0 where it is given for good."""
         return 0 if self.workload_profile_file else self.relearn_every
 
     def price_weights(self) -> PriceWeights:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from threading import Lock
 
 from scheduler.cluster.ledger import Ledger
-from scheduler.cluster.repricing import put_mix_if_due
+from scheduler.cluster.repricing import put_profile_if_due
 from scheduler.core.cluster_metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.leftover_values import Prices
@@ -41,7 +41,7 @@ def planning_view(ledger: Ledger) -> PlanningView:
     Pending are the pods that have asked lately and are not bound; what is merely reserved for them
     counts as free.
     """
-    put_mix_if_due(ledger)
+    put_profile_if_due(ledger)
     with ledger.locked(chore=True) as cluster:
         cluster.expire()
         engine, state = cluster.engine, cluster.engine.state
@@ -101,7 +101,7 @@ class Figures:
                 generation = engine.state.generation_now
                 if known and (known[0] == generation or now - known[1] < _FIGURES_AGE_S):
                     return known[2]
-                copy, mix, prices = engine.state.snapshot(), engine.mix, engine.prices()
-            figures = cluster_metrics(copy, mix, prices.weights.watts if prices else None)
+                copy, profile, prices = engine.state.snapshot(), engine.profile, engine.prices()
+            figures = cluster_metrics(copy, profile, prices.weights.watts if prices else None)
             self._known = (copy.generation_now, now, figures)
             return figures

@@ -1,6 +1,6 @@
 """Cluster-wide figures: allocation, fragmentation, and what strands free GPUs.
 
-Fragmentation is FGD's F summed over nodes: the milli-GPU that a pod drawn from the typical mix
+Fragmentation is FGD's F summed over nodes: the milli-GPU that a pod drawn from the workload profile
 is expected to find unusable. Stranding splits the same quantity by the first thing that stands in
 the way of the shape: its model, its cpu, its memory, or the shape of what is free on the devices.
 """
@@ -18,10 +18,10 @@ from scheduler.core.feasibility import suited
 from scheduler.core.groups import odd_rows, views
 from scheduler.core.mig import SLOT_MASKS
 from scheduler.core.mig_tables import tables_of
-from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.core.workload_profile import TypicalShape, WorkloadProfile
 
 __all__ = ["CAUSES", "ClusterMetrics", "ProductMetrics", "cluster_metrics", "overfull_rows"]
 
@@ -67,14 +67,14 @@ class ClusterMetrics:
 
 
 def cluster_metrics(
-    state: ClusterState, mix: TypicalMix | None = None, power: PowerModel | None = None
+    state: ClusterState, profile: WorkloadProfile | None = None, power: PowerModel | None = None
 ) -> ClusterMetrics:
-    """Measure a state for a typical mix; cost is rows x devices x shapes of the mix.
+    """Measure a state for a workload profile; cost is rows x devices x shapes of the profile.
 
-    Without a mix (or with one that asks for no GPU) nothing counts as fragmented. Without a power
-    model boards draw what is commonly known of them.
+    Without a profile (or with one that asks for no GPU) nothing counts as fragmented. Without a
+    power model boards draw what is commonly known of them.
     """
-    shapes = [s for s in (mix.shapes if mix else ()) if s.gpu.kind is not GpuKind.NONE]
+    shapes = [s for s in (profile.shapes if profile else ()) if s.gpu.kind is not GpuKind.NONE]
     capacity = state.device_count.astype(np.int64) * DEVICE_MILLI
     wasted = np.zeros((len(CAUSES), len(state)))
     total = sum(shape.weight for shape in shapes)

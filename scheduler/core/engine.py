@@ -20,7 +20,6 @@ from scheduler.core.errors import CapacityConflict
 from scheduler.core.evaluation import Evaluation, Evaluations
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.leftover_values import Prices
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.passed import short_of
@@ -31,6 +30,7 @@ from scheduler.core.scoring import INFEASIBLE, Scorer
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState
 from scheduler.core.warmup import ScoreWarmup
+from scheduler.core.workload_profile import WorkloadProfile
 
 __all__ = ["INFEASIBLE", "Engine", "Reservation", "ScoreWarmup"]
 
@@ -50,7 +50,7 @@ class Engine:
         reservations only.
     policy
         Name or entry of :data:`scheduler.core.policies.table.POLICIES`.
-    mix
+    profile
         Typical pods, for the policies that look at fragmentation.
     seed
         For randomised policies.
@@ -69,14 +69,14 @@ class Engine:
         state: ClusterState,
         policy: str | Policy = "fgd",
         *,
-        mix: TypicalMix | None = None,
+        profile: WorkloadProfile | None = None,
         seed: int = 0,
     ) -> None:
         self.state = state
         self.policy = policy_named(policy) if isinstance(policy, str) else policy
         self.reservations = Reservations(state)
         self.neighbours: Neighbours | None = None
-        tables = Fragmentation(state, mix or TypicalMix())
+        tables = Fragmentation(state, profile or WorkloadProfile())
         self._scorer = Scorer(state, self.policy, tables, seed)
         self._evaluations = Evaluations(state, self._scorer)
         self._admission, self._admission_epoch, self._admission_at = Admission(()), -1, 0
@@ -84,36 +84,38 @@ class Engine:
     # -- by what is scored -------------------------------------------------------------------
 
     @property
-    def mix(self) -> TypicalMix:
-        """The typical mix in force."""
-        return self._scorer.mix
+    def profile(self) -> WorkloadProfile:
+        """The workload profile in force."""
+        return self._scorer.profile
 
     def tables(self) -> Fragmentation:
-        """Fragmentation tables of the mix in force, made again once the state knows more models."""
+        """Fragmentation tables of the profile in force, renewed as the state knows more models."""
         return self._scorer.tables()
 
     def prices(self) -> Prices | None:
         """Prices in force; None without any, or once a node of an unknown class has come."""
         return self._scorer.prices()
 
-    def put_mix_in_force(self, mix: TypicalMix, tables: Fragmentation | None = None) -> None:
-        """Use another typical mix from now on; every remembered score is forgotten.
+    def put_profile_in_force(
+        self, profile: WorkloadProfile, tables: Fragmentation | None = None
+    ) -> None:
+        """Use another workload profile from now on; every remembered score is forgotten.
 
         Parameters
         ----------
-        mix
+        profile
             Typical pods.
         tables
-            Made for the mix beforehand; made here if the state has learnt more since.
+            Made for the profile beforehand; made here if the state has learnt more since.
         """
-        self._scorer.put_mix_in_force(mix, tables)
+        self._scorer.put_profile_in_force(profile, tables)
         self._evaluations.clear()
 
     def put_prices_in_force(
         self,
         prices: Prices | None,
         warmed: ScoreWarmup | None = None,
-        mix: TypicalMix | None = None,
+        profile: WorkloadProfile | None = None,
     ) -> None:
         """Charge these prices from now on; every remembered score is forgotten.
 
@@ -121,8 +123,8 @@ class Engine:
         ----------
         prices
             None for none.
-        mix
-            The typical mix to go with them, where that is another one from now on.
+        profile
+            The workload profile to go with them, where that is another one from now on.
         warmed
             Scores at these prices; what has changed since is computed when they are asked for,
             like any change.
@@ -131,8 +133,8 @@ class Engine:
         self._evaluations.clear()
         if warmed is None or not warmed.is_current(scorer.tables()):
             scorer.put_prices_in_force(prices)
-            if mix is not None and mix is not scorer.mix:
-                scorer.put_mix_in_force(mix)
+            if profile is not None and profile is not scorer.profile:
+                scorer.put_profile_in_force(profile)
             return
         scorer.adopt(warmed.scorer)
         for shape, evaluation in warmed.scores.items():
@@ -142,17 +144,17 @@ class Engine:
     def warmup(
         self,
         prices: Prices,
-        mix: TypicalMix | None = None,
+        profile: WorkloadProfile | None = None,
         tables: Fragmentation | None = None,
     ) -> ScoreWarmup | None:
         """Score the shapes asked about since the last prices, before these are in force.
 
         Parameters
         ----------
-        prices, mix
+        prices, profile
             As :meth:`put_prices_in_force` will get them.
         tables
-            As :meth:`put_mix_in_force` takes them.
+            As :meth:`put_profile_in_force` takes them.
 
         Returns
         -------
@@ -165,8 +167,8 @@ class Engine:
             return None
         in_force = self._scorer.tables()
         twin = Scorer(self.state, self.policy, in_force, self._scorer.seed)
-        if mix is not None and mix is not self.mix:
-            twin.put_mix_in_force(mix, tables)
+        if profile is not None and profile is not self.profile:
+            twin.put_profile_in_force(profile, tables)
         twin.put_prices_in_force(prices)
         evaluations = Evaluations(self.state, twin)
         return ScoreWarmup(evaluations, twin, in_force, shapes[-_WARMED_SHAPES:])

@@ -1,9 +1,9 @@
-"""Fragmentation of a row for a typical mix, exactly and in table look-ups.
+"""Fragmentation of a row for a workload profile, exactly and in table look-ups.
 
 Definition (FGD: Weng et al., "Beware of Fragmentation", USENIX ATC'23): for a typical shape *m*,
 the fragmentation of node *n* is all its free milli-GPU if *m* cannot run there (or asks for no
 GPU), else the free milli-GPU on devices that have less free than *m* needs. F(n) is the mean over
-the mix, weighted by popularity.
+the profile, weighted by popularity.
 
 Computed literally this costs rows x devices x shapes. But the *usable* part separates by device:
 for shapes of one device it is a sum over devices of ``free x weight of the shapes whose need is
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from scheduler.core.feasibility import suited
 from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.mig_tables import MigTables, tables_of
-from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.core.workload_profile import TypicalShape, WorkloadProfile
 
 __all__ = ["Fragmentation", "Vocabulary"]
 
@@ -62,30 +62,30 @@ class Vocabulary:
 
 
 class Fragmentation:
-    """Tables of one mix for the models that a state knows.
+    """Tables of one profile for the models that a state knows.
 
     Parameters
     ----------
     state
         Supplies the vocabulary of models and how much memory their devices have; build a new one
         when it is no longer :meth:`current`.
-    mix
+    profile
         Typical pods. Shapes that ask for no GPU count as fragmentation of everything, as
         published, and so only add to the total weight.
 
     Attributes
     ----------
     total_weight : int
-        Sum of the weights of the mix. F(n) in milli-GPU is ``fragmentation / total_weight``.
+        Sum of the weights of the profile. F(n) in milli-GPU is ``fragmentation / total_weight``.
     """
 
-    def __init__(self, state: ClusterState | Vocabulary, mix: TypicalMix) -> None:
+    def __init__(self, state: ClusterState | Vocabulary, profile: WorkloadProfile) -> None:
         known = state if isinstance(state, Vocabulary) else Vocabulary.of(state)
-        self.mix = mix
-        self.total_weight = max(1, mix.total_weight)
+        self.profile = profile
+        self.total_weight = max(1, profile.total_weight)
         self._vocabulary = (len(known.products), len(known.mig_types))
         self._seen_epoch = known.node_epoch
-        shapes = [shape for shape in mix.shapes if shape.gpu.kind is not GpuKind.NONE]
+        shapes = [shape for shape in profile.shapes if shape.gpu.kind is not GpuKind.NONE]
         self._by_memory = any(_counts_memory(shape) for shape in shapes)
         self._cpu_steps = _steps([shape.cpu_milli for shape in shapes])
         self._buckets = len(self._cpu_steps) + 1
@@ -117,8 +117,9 @@ class Fragmentation:
     def current(self, state: ClusterState) -> bool:
         """Whether the tables still say what the state knows of its models.
 
-        They do not once a model or a type of partition is new, or, where the mix asks for device
-        memory, once the memory of a model is another: it may become known after its first node.
+        They do not once a model or a type of partition is new, or, where the profile asks for
+        device memory, once the memory of a model is another: it may become known after its first
+        node.
         """
         if self._vocabulary != (len(state.products), len(state.mig_types)):
             return False
@@ -185,7 +186,7 @@ class Fragmentation:
 
     @property
     def has_slot_shapes(self) -> bool:
-        """Whether the mix asks for MIG profiles or time-sliced replicas at all."""
+        """Whether the profile asks for MIG profiles or time-sliced replicas at all."""
         return bool(self._instances) or self._replicas is not None
 
     # -- whole rows --------------------------------------------------------------------------

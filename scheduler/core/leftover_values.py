@@ -1,8 +1,8 @@
 """What the free resources of a cluster are worth, as tables that a policy can charge.
 
-Computed elsewhere, off the request path, by linear programming over the typical mix; here they are
-plain integers. One table says what a device is worth with so much of it left, another one what a
-node is worth with so much cpu and so much device left: a placement costs what they fall by. Cpu
+Computed elsewhere, off the request path, by linear programming over the workload profile; here they
+are plain integers. One table says what a device is worth with so much of it left, another one what
+a node is worth with so much cpu and so much device left: a placement costs what they fall by. Cpu
 without GPUs is worth little to GPU pods and GPUs without cpu nothing, so that both strand less;
 scarce models are dear; four halves of a device are not worth two entire ones.
 """

@@ -1,7 +1,7 @@
-"""By what rows are scored now: the policy, the typical mix with its tables, the prices in force.
+"""By what rows are scored now: policy, workload profile with its tables, and prices in force.
 
-This is the one place to look for which mix and which prices score a pod. Both are put in force by
-a call and by nothing else; tables are made again, and prices are aligned again, only because the
+This is the one place to look for which profile and which prices score a pod. Both are put in force
+by a call and by nothing else; tables are made again, and prices are aligned again, only because the
 state has learnt of more models or classes of nodes since.
 """
 
@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.groups import odd_rows, views
 from scheduler.core.leftover_values import Prices
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest, Shape
 from scheduler.core.ranking import Candidates, Policy, fewest_left
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 
 __all__ = ["INFEASIBLE", "Scorer"]
 
@@ -39,7 +39,7 @@ class Scorer:
     policy
         What scores.
     tables
-        Of the typical mix.
+        Of the workload profile.
     seed
         For randomised policies.
     """
@@ -54,14 +54,14 @@ class Scorer:
         self._prices_epoch = -1
 
     @property
-    def mix(self) -> TypicalMix:
-        """The typical mix in force."""
-        return self._tables.mix
+    def profile(self) -> WorkloadProfile:
+        """The workload profile in force."""
+        return self._tables.profile
 
     def tables(self) -> Fragmentation:
-        """Fragmentation tables of the mix, made again once the state knows more models."""
+        """Fragmentation tables of the profile, made again once the state knows more models."""
         if not self._tables.current(self._state):
-            self._tables = Fragmentation(self._state, self.mix)
+            self._tables = Fragmentation(self._state, self.profile)
         return self._tables
 
     def prices(self) -> Prices | None:
@@ -71,18 +71,20 @@ class Scorer:
             self._prices_epoch = self._state.node_epoch
         return self._prices
 
-    def put_mix_in_force(self, mix: TypicalMix, tables: Fragmentation | None = None) -> None:
-        """Use another typical mix from now on.
+    def put_profile_in_force(
+        self, profile: WorkloadProfile, tables: Fragmentation | None = None
+    ) -> None:
+        """Use another workload profile from now on.
 
         Parameters
         ----------
-        mix
+        profile
             Typical pods.
         tables
-            Made for the mix beforehand; made here if the state has learnt more since.
+            Made for the profile beforehand; made here if the state has learnt more since.
         """
-        if tables is None or tables.mix is not mix or not tables.current(self._state):
-            tables = Fragmentation(self._state, mix)
+        if tables is None or tables.profile is not profile or not tables.current(self._state):
+            tables = Fragmentation(self._state, profile)
         self._tables = tables
 
     def put_prices_in_force(self, prices: Prices | None) -> None:

@@ -18,8 +18,8 @@ class ScoreWarmup:
     Parameters
     ----------
     evaluations, scorer
-        On the same state, with those prices and the mix that is to go with them; nobody else uses
-        them.
+        On the same state, with those prices and the profile that is to go with them; nobody else
+        uses them.
     instead_of
         Tables that are in force meanwhile.
     shapes
@@ -47,7 +47,7 @@ class ScoreWarmup:
     def is_current(self, in_force: Fragmentation) -> bool:
         """Whether all of it was scored at one state of things, which may replace what is in force.
 
-        It is not once the mix in force has changed, a model has come that the tables lack, or a
+        It is not once the profile in force has changed, a model has come that the tables lack, or a
         class of nodes that the prices lack, even if its nodes are gone by now.
         """
         return (

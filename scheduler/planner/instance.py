@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from scheduler.core.devices import fraction_need
 from scheduler.core.feasibility import static_reasons
 from scheduler.core.makes import Ask, wants_those
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import (
     DEVICE_MILLI,
     GangKey,
@@ -30,6 +29,7 @@ from scheduler.core.omissions import NotConsidered, left_alone
 from scheduler.core.plural import plural
 from scheduler.core.selection import Admission
 from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.axes import Axis, axes_of
 from scheduler.planner.odd import OddRooms, asks_of, odd_rows
 from scheduler.planner.problem import Kind, Problem
@@ -410,10 +410,10 @@ class Instance:
     # -- rows --------------------------------------------------------------------------------
 
     @cached_property
-    def mix(self) -> TypicalMix:
-        """The typical mix: all pods that run or wait."""
+    def profile(self) -> WorkloadProfile:
+        """The workload profile: all pods that run or wait."""
         running = [placement.pod for placement in self.state.placements.values()]
-        return TypicalMix.from_requests([*self.problem.pending, *running])
+        return WorkloadProfile.from_requests([*self.problem.pending, *running])
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:

@@ -19,7 +19,6 @@ from typing import Any, Protocol
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput, SchedulerError
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node, Placement, PodRequest, Reason
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.power import PowerMeter, PowerModel
@@ -27,6 +26,7 @@ from scheduler.core.price_weights import PriceWeights
 from scheduler.core.selection import admits
 from scheduler.core.state import ClusterState
 from scheduler.core.validator import Validator
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import Workload, meet, place_bound
 from scheduler.simulator.pending import PendingPod, by_class, pending_pods
 from scheduler.simulator.pricing import Pricing
@@ -87,7 +87,7 @@ class Experiment:
         Digest of the workload.
     scheduler
         The emulated scheduler around the engine, if any.
-    mix
+    workload_profile
         ``given``: typical pods are those of the whole workload; ``learnt``: those seen so far.
     weights
         Of policy ``priced``; its defaults if left out.
@@ -99,15 +99,16 @@ class Experiment:
     arrival: float = 1.3
     trace: str = ""
     scheduler: str = ""
-    mix: str = "given"
+    workload_profile: str = "given"
     weights: PriceWeights | None = None
 
     @property
     def config_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of all fields."""
         told = asdict(self)
-        if self.mix == "given":  # what is not said does not change a name that is known already
-            del told["mix"]
+        profile = told.pop("workload_profile")
+        if profile != "given":  # what is not said does not change a name that is known already
+            told["mix"] = profile  # nor does the name of the field
         if self.weights is None:
             del told["weights"]
         canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
@@ -160,7 +161,7 @@ class Outcome:
             "sizes": self.sizes,
             "power_kw_at": self.power_kw_at,
             "power_kw": self.power_kw,
-            "workload_profile": self.experiment.mix,
+            "workload_profile": self.experiment.workload_profile,
             "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
             "pending_pods": [one.to_json() for one in self.pending],
@@ -249,12 +250,12 @@ def run(
         The validator counts something else than the state.
     """
     stream = _stream(workload, experiment)
-    mix = TypicalMix.from_requests(workload.requests)
+    profile = WorkloadProfile.from_requests(workload.requests)
     state = ClusterState(stream.nodes)
-    engine = Engine(state, experiment.policy, mix=mix, seed=experiment.seed)
+    engine = Engine(state, experiment.policy, profile=profile, seed=experiment.seed)
     place_bound(engine, workload)
     meet(engine, workload)
-    pricing = Pricing(engine, experiment.mix, experiment.weights)
+    pricing = Pricing(engine, experiment.workload_profile, experiment.weights)
     choose = chooser(engine, selector)
     capacity = sum(node.gpu_milli for node in stream.nodes)
     thresholds = [(name, float(name) * capacity) for name in SHARES] if capacity else []

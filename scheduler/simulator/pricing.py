@@ -1,7 +1,7 @@
-"""Drives the life cycle of mix and prices for the simulator, which waits for them.
+"""Drives the life cycle of workload profile and prices for the simulator, which waits for them.
 
-Beside the webhook mix and prices are made in other threads and processes, and come into force some
-tens of milliseconds later.
+Beside the webhook, profiles and prices are made in other threads and processes, and come into force
+some tens of milliseconds later.
 """
 
 from __future__ import annotations
@@ -13,33 +13,36 @@ from scheduler.core.price_weights import PriceWeights
 from scheduler.planner.pricing.compute import prices
 from scheduler.planner.pricing.lifecycle import PriceLifecycle, PricingRules
 
-__all__ = ["MIXES", "Pricing"]
+__all__ = ["PROFILES", "Pricing"]
 
-MIXES = ("given", "learnt")
-"""Whether the mix is that of the whole workload, or learnt from the pods seen so far."""
+PROFILES = ("given", "learnt")
+"""Whether the profile is that of the whole workload, or learnt from the pods seen so far."""
 
 
 class Pricing:
-    """Keeps the mix and the prices of an engine up to date.
+    """Keeps the profile and the prices of an engine up to date.
 
     Parameters
     ----------
     engine
-        Whose mix and prices are set. Running pods are the first that the mix is learnt from.
-    mix
-        One of :data:`MIXES`.
+        Whose profile and prices are set. Running pods are the first that the profile is learnt
+        from.
+    profile
+        One of :data:`PROFILES`.
     weights
         Of policy ``priced``; without meaning for any other.
     """
 
     def __init__(
-        self, engine: Engine, mix: str = "given", weights: PriceWeights | None = None
+        self, engine: Engine, profile: str = "given", weights: PriceWeights | None = None
     ) -> None:
-        if mix not in MIXES:
-            raise InvalidInput("mix", f"is {mix!r}", f"use {' or '.join(MIXES)}")
+        if profile not in PROFILES:
+            raise InvalidInput(
+                "workload_profile", f"is {profile!r}", f"use {' or '.join(PROFILES)}"
+            )
         self._engine, self._weights = engine, weights
         self._lifecycle = PriceLifecycle(
-            engine, PricingRules() if mix == "learnt" else PricingRules(relearn_pods=0)
+            engine, PricingRules() if profile == "learnt" else PricingRules(relearn_pods=0)
         )
         self.solved = 0
         running = [placement.pod for placement in engine.state.placements.values()]
@@ -52,7 +55,7 @@ class Pricing:
         self._lifecycle.on_pod_seen(request)
         update = self._lifecycle.take_update()
         if update is not None:
-            self._lifecycle.put_mix(update, *update.make())
+            self._lifecycle.put_profile(update, *update.make())
 
     def starts(self, request: PodRequest) -> None:
         """Note that a pod was placed."""
@@ -68,9 +71,9 @@ class Pricing:
         if engine.policy.name != "priced" or not lifecycle.prices_due():
             return
         task = lifecycle.task()
-        made = prices(engine.state, task.mix, self._weights, departures=task.departures)
-        if made is not None or task.mix is not engine.mix:
-            lifecycle.put_prices(made or engine.prices(), task.mix)
+        made = prices(engine.state, task.profile, self._weights, departures=task.departures)
+        if made is not None or task.profile is not engine.profile:
+            lifecycle.put_prices(made or engine.prices(), task.profile)
         lifecycle.priced(task)
         self.solved += made is not None
 

@@ -24,11 +24,11 @@ from scheduler.advisor.snapshot import Snapshot
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs.spec import minimum_of
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Shape
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
 from scheduler.core.validator import Validator
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import Arrival, Workload, meet, place_bound
 from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
@@ -163,7 +163,7 @@ class ReplayOutcome:
                 "none": self.gangs_none,
                 "half_gang_gpu_hours": round(self.half_gang_gpu_hours, 4),
             },
-            "workload_profile": self.experiment.mix,
+            "workload_profile": self.experiment.workload_profile,
             "stopped": self.stopped,
             "seconds": round(self.seconds, 4),
             "pending_pods": [one.to_json() for one in self.pending],
@@ -270,12 +270,12 @@ class _Run:
 
     def __post_init__(self) -> None:
         experiment = self.experiment
-        mix = TypicalMix.from_requests(self.workload.requests)
+        profile = WorkloadProfile.from_requests(self.workload.requests)
         self.state = ClusterState(self.workload.nodes)
-        self.engine = Engine(self.state, experiment.policy, mix=mix, seed=experiment.seed)
+        self.engine = Engine(self.state, experiment.policy, profile=profile, seed=experiment.seed)
         place_bound(self.engine, self.workload)
         meet(self.engine, self.workload)
-        self.pricing = Pricing(self.engine, experiment.mix, experiment.weights)
+        self.pricing = Pricing(self.engine, experiment.workload_profile, experiment.weights)
         self.choose = chooser(self.engine, self.selector)
         self.validator = None if self.workload.bound else Validator(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
@@ -495,7 +495,9 @@ class _Run:
 
     def _protocol(self, rate: float) -> str:
         planned = f" planned every {self.plan_every_s:g} s" if self.plan_every_s else ""
-        return f"replay x{rate:g}{' learnt' * (self.experiment.mix == 'learnt')}{planned}"
+        return (
+            f"replay x{rate:g}{' learnt' * (self.experiment.workload_profile == 'learnt')}{planned}"
+        )
 
     # -- figures -----------------------------------------------------------------------------
 

@@ -32,8 +32,8 @@ R = TypeVar("R")
 class Job:
     """One run of a sweep. ``profile`` puts an emulated kube-scheduler around the engine.
 
-    ``files`` list the workload together, as for :func:`scheduler.files.load.load_workload`; ``mix``
-    and ``weights`` as in :class:`Experiment`.
+    ``files`` list the workload together, as for :func:`scheduler.files.load.load_workload`;
+    ``workload_profile`` and ``weights`` as in :class:`Experiment`.
     """
 
     files: tuple[Path, ...]
@@ -42,7 +42,7 @@ class Job:
     protocol: str = "inflation"
     arrival: float = 1.3
     profile: SchedulerProfile | None = None
-    mix: str = "given"
+    workload_profile: str = "given"
     weights: PriceWeights | None = None
 
 
@@ -149,7 +149,7 @@ def experiment_of(job: Job) -> Experiment:
         job.arrival,
         digest,
         repr(job.profile or ""),
-        job.mix,
+        job.workload_profile,
         job.weights,
     )
 

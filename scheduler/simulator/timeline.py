@@ -59,12 +59,12 @@ class Timeline:
         """Hook for :func:`scheduler.simulator.inflation.run`."""
         self._engine = engine
         if not self.samples or requested >= self.samples[-1].at + _STEP:
-            self.samples.append(Sample(requested, cluster_metrics(engine.state, engine.mix)))
+            self.samples.append(Sample(requested, cluster_metrics(engine.state, engine.profile)))
 
     def observe_time(self, now_s: float, engine: Engine, waiting: Sequence[PodRequest]) -> None:
         """Hook for :func:`scheduler.simulator.replay.replay`."""
         self._engine = engine
-        self.samples.append(Sample(now_s, cluster_metrics(engine.state, engine.mix)))
+        self.samples.append(Sample(now_s, cluster_metrics(engine.state, engine.profile)))
         if self.bounded:  # at each sample: drawn through fewer points it would cut corners
             state = engine.state
             nodes = [node for node in state.nodes if node is not None]
@@ -75,7 +75,7 @@ class Timeline:
     def finish(self) -> ClusterMetrics:
         """Figures of the final state."""
         assert self._engine is not None, "nothing was observed"
-        return cluster_metrics(self._engine.state, self._engine.mix)
+        return cluster_metrics(self._engine.state, self._engine.profile)
 
     @property
     def devices(self) -> list[list[int]]:

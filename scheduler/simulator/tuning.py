@@ -135,7 +135,7 @@ def tune(
     Parameters
     ----------
     job
-        Workload, protocol and mix; its seed and weights are the search's.
+        Workload, protocol and profile; its seed and weights are the search's.
     train, holdout
         Seeds to search on, and to accept on.
     start

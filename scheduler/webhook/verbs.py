@@ -21,7 +21,7 @@ from scheduler.cluster.live_rules import Asked, new_nodes
 from scheduler.cluster.planned import draft_of, make_draft, shapes_of
 from scheduler.cluster.preempting import preempt
 from scheduler.cluster.prioritizing import rank_nodes, record_prioritize
-from scheduler.cluster.repricing import put_mix
+from scheduler.cluster.repricing import put_profile
 from scheduler.cluster.verdicts import Listed, Ranking, Verdicts
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
@@ -30,7 +30,7 @@ from scheduler.core.state import ClusterState
 from scheduler.kube.complaints import Complaints, cut
 from scheduler.kube.pod_requests import pod_request
 from scheduler.kube.sharing.table import who_picks
-from scheduler.planner.pricing.lifecycle import MixUpdate
+from scheduler.planner.pricing.lifecycle import ProfileUpdate
 from scheduler.webhook.answers import (
     NodeNames,
     encode_error,
@@ -108,7 +108,7 @@ class Verbs:
                 fragments, nodes = self._names.listed_again(cluster, args, fragments, nodes)
                 verdicts, update = _answered(cluster, request, nodes)
         if update is not None:
-            put_mix(self._ledger, update)
+            put_profile(self._ledger, update)
         question = request.shape if args.raw_nodes is None else None
         answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
@@ -181,10 +181,10 @@ class Verbs:
             fragments, nodes = self._names.fragments(cluster), self._names.listed(cluster, args)
             mapped = sync.charges.nodes.dra.asked(request) if sync else frozenset[str]()
             found = look(engine, asked.request, nodes.rows, mapped)
-            mix = engine.mix
+            profile = engine.profile
         new = new_nodes(args.nodes or (), nodes, names)
         if new:
-            what_if = Engine(ClusterState(list(new.values())), config.policy, mix=mix)
+            what_if = Engine(ClusterState(list(new.values())), config.policy, profile=profile)
             found.put(list(new), look(what_if, asked.request, np.arange(len(new)), mapped))
         asked.close(found, nodes.rows, new)
         return encode_look(nodes, found, request, fragments, args.raw_nodes)
@@ -226,7 +226,7 @@ class Verbs:
 
 def _answered(
     cluster: Cluster, request: PodRequest, nodes: Listed
-) -> tuple[Verdicts, MixUpdate | None]:
+) -> tuple[Verdicts, ProfileUpdate | None]:
     """Verdicts, remembered; and what the learner has made of the question, if it is due."""
     verdicts = filter_nodes(cluster, request, nodes)
     record_filter(cluster, request, verdicts)

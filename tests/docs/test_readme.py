@@ -24,8 +24,8 @@ def _rows(table: str, **wanted: object) -> list[Row]:
     return [row for row in rows if all(row.get(key) == value for key, value in wanted.items())]
 
 
-def _mean(policy: str, mix: str | None) -> float:
-    rows = _rows("online-priced", policy=policy, mix=mix)
+def _mean(policy: str, profile: str | None) -> float:
+    rows = _rows("online-priced", policy=policy, profile=profile)
     assert len(rows) == 9
     return fmean(row["mean"] for row in rows)
 

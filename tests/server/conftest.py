@@ -11,9 +11,9 @@ import pytest
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Node
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.simulator.kube_scheduler_client import ExtenderClient
 from scheduler.webhook.access import Api
 from scheduler.webhook.routes import create_app, probes
@@ -33,7 +33,7 @@ class Running:
         engine = Engine(
             ClusterState(nodes),
             self.config.policy,
-            mix=TypicalMix.from_requests([pod(count=1)]),
+            profile=WorkloadProfile.from_requests([pod(count=1)]),
         )
         self.engine = engine
         self.accepting = True

@@ -137,8 +137,8 @@ def _serve(config: ExtenderConfig, cluster: Sequence[str]) -> None:
     from scheduler.cluster.worker.planning import PlannerLoop
     from scheduler.core.engine import Engine
     from scheduler.core.errors import InvalidInput
-    from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
+    from scheduler.core.workload_profile import WorkloadProfile
     from scheduler.files.workload import Workload, place_bound
     from scheduler.webhook.routes import create_app, probes
     from scheduler.webhook.server import ExtenderServer
@@ -146,23 +146,23 @@ def _serve(config: ExtenderConfig, cluster: Sequence[str]) -> None:
 
     workload = read_workload(cluster) if cluster else Workload(())
     # Until enough pods were seen, the pods of the file are the best guess of what will come.
-    mix = (
+    profile = (
         read_workload([config.workload_profile_file]) if config.workload_profile_file else workload
     )
-    known = [bound.request for bound in mix.bound] or list(mix.requests)
+    known = [bound.request for bound in profile.bound] or list(profile.requests)
     if config.workload_profile_file and not known:
         raise InvalidInput(
             "workload_profile_file",
             f"{config.workload_profile_file} lists no pod",
             "name a file with typical pods",
         )
-    typical = TypicalMix.from_requests(known)
+    typical = WorkloadProfile.from_requests(known)
     if config.workload_profile_file:  # a statement of what is typical, however few pods it takes
         typical = replace(typical, observed=0)
     engine = Engine(
         ClusterState(workload.nodes),
         config.policy,
-        mix=typical,
+        profile=typical,
         seed=config.seed,
     )
     place_bound(engine, workload)

@@ -105,16 +105,17 @@ def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_S
 
     from scheduler.cli.output import progress
     from scheduler.core.cluster_metrics import cluster_metrics
-    from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
     from scheduler.core.validator import verify
+    from scheduler.core.workload_profile import WorkloadProfile
     from scheduler.files import native
     from scheduler.simulator.kube_scheduler_client import ExtenderClient, SchedulingLoop
     from scheduler.simulator.server_process import running_server
 
     with tempfile.TemporaryDirectory() as folder:
         cluster = Path(folder, "cluster.json")
-        native.write(replace(workload, arrivals=()), cluster)  # the webhook learns the mix itself
+        # The webhook learns the workload profile itself.
+        native.write(replace(workload, arrivals=()), cluster)
         with running_server(cluster, "--policy", policy) as url:
             client = ExtenderClient(url)
             loop = SchedulingLoop(
@@ -136,7 +137,7 @@ def _through_the_webhook(workload: Workload, policy: str, seed: int) -> tuple[_S
     problems += [f"recount: {line}" for line in said["recount_differences"]]
     state = ClusterState(workload.nodes)
     state.apply(placements, enforce=False)
-    figures = cluster_metrics(state, TypicalMix.from_requests(workload.requests))
+    figures = cluster_metrics(state, WorkloadProfile.from_requests(workload.requests))
     side = _Side(
         f"snugfit ({policy})", figures, placed, len(workload.arrivals) - placed, loop.latencies_ms
     )
@@ -186,8 +187,8 @@ def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerPr
     from scheduler.cli.output import progress
     from scheduler.core.cluster_metrics import cluster_metrics
     from scheduler.core.engine import Engine
-    from scheduler.core.mix import TypicalMix
     from scheduler.core.state import ClusterState
+    from scheduler.core.workload_profile import WorkloadProfile
     from scheduler.simulator.emulator import EmulatedScheduler
 
     state = ClusterState(workload.nodes)
@@ -203,7 +204,7 @@ def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerPr
                 placed += 1
             if number % 100 == 0:
                 bar(number + 1, len(workload.requests))
-    figures = cluster_metrics(state, TypicalMix.from_requests(workload.requests))
+    figures = cluster_metrics(state, WorkloadProfile.from_requests(workload.requests))
     return _Side(name, figures, placed, len(workload.arrivals) - placed, {})
 
 

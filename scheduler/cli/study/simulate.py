@@ -157,7 +157,7 @@ def command(
             protocol,
             arrival,
             digest,
-            mix="learnt" if learn else "given",
+            workload_profile="learnt" if learn else "given",
             weights=weights if name == "priced" else None,
         )
         for name in policies

@@ -120,7 +120,9 @@ def command(
     with workload_files(cluster, kubeconfig) as (files, workload), progress("tune") as bar:
         some_pending(cluster, workload)
         _some_gpus(workload)
-        job = Job(tuple(files), "priced", 0, arrival=1.0, mix="learnt" if learn else "given")
+        job = Job(
+            tuple(files), "priced", 0, arrival=1.0, workload_profile="learnt" if learn else "given"
+        )
         try:
             found = tune(
                 job,

@@ -100,7 +100,7 @@ def _priced(state: ClusterState, question: PriceQuestion) -> PricesMade:
     from scheduler.planner.pricing.compute import prices  # noqa: PLC0415 - see above
 
     started = time.perf_counter()
-    made = prices(state, question.mix, question.weights, departures=question.departures)
+    made = prices(state, question.profile, question.weights, departures=question.departures)
     return PricesMade(made, time.perf_counter() - started)
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.leftover_values import Prices
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
 from scheduler.core.price_weights import PriceWeights
+from scheduler.core.workload_profile import WorkloadProfile
 
 __all__ = [
     "Change",
@@ -71,9 +71,9 @@ Change = NodesLeft | NodesKnown | PlacementsEnded | PlacementsKnown | Pending
 
 @dataclass(frozen=True, slots=True)
 class PriceQuestion:
-    """Which prices go with this mix, where so many pods leave for each that comes?"""
+    """Which prices go with this profile, where so many pods leave for each that comes?"""
 
-    mix: TypicalMix
+    profile: WorkloadProfile
     weights: PriceWeights
     departures: float
 

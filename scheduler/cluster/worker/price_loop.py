@@ -68,7 +68,7 @@ class PriceLoop:
     def _reprice(self) -> None:
         view, started = planning_view(self._ledger), time.monotonic()
         task = view.pricing
-        question = PriceQuestion(task.mix, self._weights, task.departures)
+        question = PriceQuestion(task.profile, self._weights, task.departures)
         answer = self._process.ask(view, question)
         if not isinstance(answer, PricesMade):
             if answer is not None:
@@ -79,9 +79,9 @@ class PriceLoop:
         if answer.prices is not None:
             self._figures.priced_at = time.monotonic()
         with self._ledger.locked() as cluster:
-            last_good, mix = cluster.engine.prices(), cluster.engine.mix
-        if answer.prices is not None or task.mix is not mix:
-            put_prices(self._ledger, answer.prices or last_good, task.mix)
+            last_good, profile = cluster.engine.prices(), cluster.engine.profile
+        if answer.prices is not None or task.profile is not profile:
+            put_prices(self._ledger, answer.prices or last_good, task.profile)
         with self._ledger.locked(chore=True) as cluster:
             cluster.pricing.priced(task, time.monotonic())
         self._took_s = time.monotonic() - started

@@ -17,7 +17,7 @@ IntArray = NDArray[np.int64]
 
 
 def fragmentation_decrease(candidates: Candidates) -> IntArray:
-    """How much the placement lowers F(n), times the total weight of the mix.
+    """How much the placement lowers F(n), times the total weight of the profile.
 
     Returns
     -------

@@ -1,8 +1,8 @@
-"""Dual prices of a cluster for its typical mix.
+"""Dual prices of a cluster for its workload profile.
 
-Before the first step the mix is widened by what it may lack: pods that want an entire node of one
-model and no other. A few hundred pods tell little about who is picky, and a scarce model that was
-given away to those who are not does not come back.
+Before the first step the profile is widened by what it may lack: pods that want an entire node of
+one model and no other. A few hundred pods tell little about who is picky, and a scarce model that
+was given away to those who are not does not come back.
 
 Three steps, each small:
 
@@ -41,10 +41,10 @@ from scheduler.core.leftover_values import (
     slot_gains,
 )
 from scheduler.core.mig import MigType
-from scheduler.core.mix import TypicalMix, TypicalShape
 from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.core.workload_profile import TypicalShape, WorkloadProfile
 from scheduler.planner.pricing.linear import Program
 from scheduler.planner.pricing.node_values import Item, leftover_values
 from scheduler.planner.pricing.slot_values import (
@@ -102,18 +102,18 @@ class _Groups:
 
 def prices(
     state: ClusterState,
-    mix: TypicalMix,
+    profile: WorkloadProfile,
     weights: PriceWeights | None = None,
     *,
     departures: float = 0.0,
 ) -> Prices | None:
-    """Prices for a state and a mix, or None if they cannot be computed (no mix, no optimum).
+    """Prices for a state and a profile; None without shapes in the profile, or without optimum.
 
     Parameters
     ----------
     state
         The cluster as it is; rows that cannot take a pod at all do not count.
-    mix
+    profile
         Typical pods, the rare ones included.
     weights
         How the policy will charge them, and for how much demand they are made.
@@ -123,19 +123,19 @@ def prices(
     weights = weights or PriceWeights()
     if not len(state):
         return None
-    mix = _with_unseen(state, mix, weights.prior_pods)
+    profile = _with_unseen(state, profile, weights.prior_pods)
     classes, code = _classes(state)
-    amounts = {shape.gpu: requested_milli(state, shape.gpu) for shape in mix.all_shapes}
-    wanted = sum(shape.weight * amounts[shape.gpu] for shape in mix.all_shapes)
+    amounts = {shape.gpu: requested_milli(state, shape.gpu) for shape in profile.all_shapes}
+    wanted = sum(shape.weight * amounts[shape.gpu] for shape in profile.all_shapes)
     free = int(np.maximum(state.gpu_left, 0).sum())
     if not wanted or not free:
         return None
     scale = free / wanted
-    effective = _effective(state, mix, amounts, scale)
-    slots = slot_values(state, mix, scale)
+    effective = _effective(state, profile, amounts, scale)
+    slots = slot_values(state, profile, scale)
     if effective is None or slots is None:
         return None
-    kinds = _kinds(mix, classes, amounts, effective, slots)
+    kinds = _kinds(profile, classes, amounts, effective, slots)
     sliced = any(each.mig is not None or each.shared for each in classes)
     pooled = node_effective(
         state,
@@ -176,15 +176,15 @@ def prices(
     )
 
 
-def _with_unseen(state: ClusterState, mix: TypicalMix, pods: float) -> TypicalMix:
-    """The mix with so many more pods for an entire node of each model, of all that it is from."""
-    shapes = mix.all_shapes
+def _with_unseen(state: ClusterState, profile: WorkloadProfile, pods: float) -> WorkloadProfile:
+    """The profile with so many more pods for an entire node of each model."""
+    shapes = profile.all_shapes
     milli = sum(shape.weight * requested_milli(state, shape.gpu) for shape in shapes)
-    if not (pods and mix.observed and milli):
-        return mix
-    weight = round(pods * sum(shape.weight for shape in shapes) / mix.observed)
+    if not (pods and profile.observed and milli):
+        return profile
+    weight = round(pods * sum(shape.weight for shape in shapes) / profile.observed)
     if not weight:
-        return mix
+        return profile
     cores = sum(shape.weight * shape.cpu_milli for shape in shapes if shape.gpu.kind)
     plain = (node_kinds(state, slice(None)) == DeviceCode.PLAIN) & (state.make == 0)
     more = []
@@ -198,7 +198,7 @@ def _with_unseen(state: ClusterState, mix: TypicalMix, pods: float) -> TypicalMi
         cpu = min(count * DEVICE_MILLI * cores // milli, int(state.cpu_alloc[largest].min()))
         gpu = GpuRequest(count=count, products=(product,), resource=resource)
         more.append(TypicalShape(cpu, 0, gpu, weight))
-    return replace(mix, rare=mix.rare + tuple(more))
+    return replace(profile, rare=profile.rare + tuple(more))
 
 
 def _classes(state: ClusterState) -> tuple[tuple[NodeClass, ...], IntArray]:
@@ -213,7 +213,7 @@ def _classes(state: ClusterState) -> tuple[tuple[NodeClass, ...], IntArray]:
 
 
 def _kinds(
-    mix: TypicalMix,
+    profile: WorkloadProfile,
     classes: Sequence[NodeClass],
     amounts: Mapping[GpuRequest, int],
     effective: IntArray,
@@ -221,7 +221,7 @@ def _kinds(
 ) -> list[_Kind]:
     """Shapes of one GPU request and nearly the same cpu, taken together."""
     together: dict[tuple[GpuRequest, int], tuple[int, int, int]] = {}
-    for shape in mix.all_shapes:
+    for shape in profile.all_shapes:
         bucket = int(log(max(shape.cpu_milli, 500)) / log(1 + _ALIKE))
         key = (shape.gpu, bucket)
         weight, cpu, memory = together.get(key, (0, 0, 0))
@@ -411,11 +411,11 @@ def _set_tables(
 
 
 def _effective(
-    state: ClusterState, mix: TypicalMix, amounts: Mapping[GpuRequest, int], scale: float
+    state: ClusterState, profile: WorkloadProfile, amounts: Mapping[GpuRequest, int], scale: float
 ) -> IntArray | None:
     """Effective milli-GPU of a device by its free milli-GPU; see :class:`Prices`."""
     demand: dict[int, float] = {}
-    for shape in mix.all_shapes:
+    for shape in profile.all_shapes:
         gpu = shape.gpu
         if gpu.kind is GpuKind.FRACTION and amounts[gpu]:
             size = -(-amounts[gpu] // _STEP)

@@ -1,4 +1,4 @@
-"""Learns the typical mix from the pods seen; it has no clock and takes no lock."""
+"""Learns the workload profile from the pods seen; it has no clock and takes no lock."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from math import log
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import ShapeKey, TypicalMix, larger_shape, most_popular
 from scheduler.core.model import PodRequest
+from scheduler.core.workload_profile import ShapeKey, WorkloadProfile, larger_shape, most_popular
 
-__all__ = ["Learnt", "MixLearner"]
+__all__ = ["Learnt", "ProfileLearner"]
 
 _MOST_LEARNT = 1024
 
 
-class MixLearner:
-    """Learns the mix from the pods seen, forgetting old ones; it has no clock.
+class ProfileLearner:
+    """Learns the profile from the pods seen, forgetting old ones; it has no clock.
 
     Parameters
     ----------
     half_life_pods
         After this many further pods an observation counts half.
     coverage
-        As in :meth:`TypicalMix.from_requests`.
+        As in :meth:`WorkloadProfile.from_requests`.
     running
         Pods to begin with, in no order: together they count as much as pods seen one by one ever
         do, and so are forgotten like those.
@@ -36,9 +36,13 @@ class MixLearner:
         running: Iterable[PodRequest] = (),
     ) -> None:
         if half_life_pods <= 0:
-            raise InvalidInput("mix.half_life_pods", f"is {half_life_pods}", "use 1 or more")
+            raise InvalidInput(
+                "workload_profile.half_life_pods", f"is {half_life_pods}", "use 1 or more"
+            )
         if not 0 < coverage <= 1:
-            raise InvalidInput("mix.coverage", f"is {coverage}", "use a share in (0, 1]")
+            raise InvalidInput(
+                "workload_profile.coverage", f"is {coverage}", "use a share in (0, 1]"
+            )
         self._growth = 2.0 ** (1.0 / half_life_pods)
         self._coverage = coverage
         self._weights: dict[ShapeKey, float] = {}
@@ -87,7 +91,7 @@ class MixLearner:
         return sorted(self._weights, key=self._weights.__getitem__)[:count]
 
     def due(self, every: int) -> bool:
-        """Whether the mix should be put in force now: every so many pods, early on more often.
+        """Whether the profile should be put in force now: every so many pods, early on more often.
 
         At first each pod changes the picture, so the powers of two come before.
         """
@@ -101,29 +105,29 @@ class MixLearner:
         self._weights = {key: weight for key, weight in aged.items() if weight > 1e-6}
         self._memory = {key: self._memory[key] for key in self._weights}
 
-    def mix(self) -> TypicalMix:
-        """The mix as learnt so far; empty before the first pod."""
-        return self.learnt().mix()
+    def profile(self) -> WorkloadProfile:
+        """The profile as learnt so far; empty before the first pod."""
+        return self.learnt().profile()
 
     def learnt(self) -> Learnt:
-        """All that is known now, for a mix to be made of it elsewhere."""
+        """All that is known now, for a profile to be made of it elsewhere."""
         return Learnt(dict(self._weights), dict(self._memory), self._coverage, self.observed)
 
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What a :class:`MixLearner` knew at some time."""
+    """What a :class:`ProfileLearner` knew at some time."""
 
     weights: Mapping[ShapeKey, float]
     memory: Mapping[ShapeKey, int]
     coverage: float
     observed: int
 
-    def mix(self) -> TypicalMix:
-        """The mix that follows; empty before the first pod."""
+    def profile(self) -> WorkloadProfile:
+        """The profile that follows; empty before the first pod."""
         total = sum(self.weights.values())
         if not total:
-            return TypicalMix()
+            return WorkloadProfile()
         counts = {
             key: scaled
             for key, weight in self.weights.items()

@@ -1,8 +1,8 @@
-"""When the typical mix and the prices of an engine are made anew, and which are in force.
+"""When the workload profile and the prices of an engine are made anew, and which are in force.
 
 One life cycle, driven by the webhook and by the simulator::
 
-    mix     in force --pods seen--> due --made--> waiting for prices --priced--> in force
+    profile     in force --pods seen--> due --made--> waiting for prices --priced--> in force
                                      |                                              ^
                                      +--without prices, or early on: at once--------+
 
@@ -10,12 +10,12 @@ One life cycle, driven by the webhook and by the simulator::
                                                  |
                                                  +--none--> the last good ones stay
 
-A mix comes into force together with the prices for it, so that scores are made anew once. Prices
-are due when the mix or the nodes have changed, after so many placements and departures, and, where
-there is a clock, after a while with any of them.
+A profile comes into force together with the prices for it, so that scores are made anew once.
+Prices are due when the profile or the nodes have changed, after so many placements and departures,
+and, where there is a clock, after a while with any of them.
 
 Nothing here takes a lock, starts a thread or solves anything. The webhook calls all of it with the
-lock of its cluster held and makes mix and prices without; the simulator makes them at once.
+lock of its cluster held and makes profile and prices without; the simulator makes them at once.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from math import inf
 from scheduler.core.engine import Engine, ScoreWarmup
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
 from scheduler.core.leftover_values import Prices, reprice_after
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import PodRequest
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.departures import DepartureRate
-from scheduler.planner.pricing.learner import Learnt, MixLearner
+from scheduler.planner.pricing.learner import Learnt, ProfileLearner
 
-__all__ = ["MixUpdate", "PriceLifecycle", "PricingRules", "PricingTask"]
+__all__ = ["PriceLifecycle", "PricingRules", "PricingTask", "ProfileUpdate"]
 
 
 @dataclass(frozen=True, slots=True)
 class PricingRules:
-    """How often mix and prices are made anew; the defaults are those of the extender's settings.
+    """How often profile and prices are made anew; defaults are the extender's.
 
     Parameters
     ----------
     relearn_pods
-        Pods seen after which the mix is made anew; 0 for a mix that is given for good.
+        Pods seen after which the profile is made anew; 0 for a profile that is given for good.
     half_life_pods
         Pods seen after which an observation counts half.
     reprice_changes
@@ -57,8 +57,8 @@ class PricingRules:
 
 
 @dataclass(frozen=True, slots=True)
-class MixUpdate:
-    """A mix to be made of what is known, and its tables where it comes into force at once.
+class ProfileUpdate:
+    """A profile to be made of what is known, and its tables where it comes into force at once.
 
     Parameters
     ----------
@@ -74,10 +74,10 @@ class MixUpdate:
     vocabulary: Vocabulary | None
     number: int
 
-    def make(self) -> tuple[TypicalMix, Fragmentation | None]:
-        """The mix and its tables. Takes long, and reads nothing that may change meanwhile."""
-        mix = self.learnt.mix()
-        return mix, Fragmentation(self.vocabulary, mix) if self.vocabulary else None
+    def make(self) -> tuple[WorkloadProfile, Fragmentation | None]:
+        """The profile and its tables. Takes long, and reads nothing that may change meanwhile."""
+        profile = self.learnt.profile()
+        return profile, Fragmentation(self.vocabulary, profile) if self.vocabulary else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,8 @@ class PricingTask:
 
     Parameters
     ----------
-    mix
-        The typical mix.
+    profile
+        The workload profile.
     departures
         Pods that leave for each pod that is placed, in 0..1.
     changes
@@ -96,34 +96,34 @@ class PricingTask:
         Which nodes there are.
     """
 
-    mix: TypicalMix
+    profile: WorkloadProfile
     departures: float
     changes: int
     node_epoch: int
 
 
 class PriceLifecycle:
-    """The mix and the prices of one engine.
+    """The profile and the prices of one engine.
 
     Parameters
     ----------
     engine
-        Whose mix and prices are kept. The pods that it has placed are the first to learn from.
+        Whose profile and prices are kept. The pods that it has placed are the first to learn from.
     rules
         How often.
     """
 
     def __init__(self, engine: Engine, rules: PricingRules) -> None:
         self._engine, self._rules = engine, rules
-        self._next: TypicalMix | None = None  # in force together with prices for it
-        self._update: MixUpdate | None = None
+        self._next: WorkloadProfile | None = None  # in force together with prices for it
+        self._update: ProfileUpdate | None = None
         self._updates = self._latest = 0
         self._changes = 0
         self._priced: tuple[float, PricingTask] | None = None
         self._begin([placement.pod for placement in engine.state.placements.values()])
 
     def _begin(self, running: list[PodRequest]) -> None:
-        self._learner = MixLearner(self._rules.half_life_pods, running=running)
+        self._learner = ProfileLearner(self._rules.half_life_pods, running=running)
         self._departures = DepartureRate(running)
 
     # -- what happens to pods --------------------------------------------------------------------
@@ -132,7 +132,7 @@ class PriceLifecycle:
         """Learn from these running pods alone; what was learnt before is forgotten."""
         self._begin(running)
         if self._rules.relearn_pods:
-            self._engine.put_mix_in_force(self._learner.mix())
+            self._engine.put_profile_in_force(self._learner.profile())
             self._next = self._update = None
 
     def on_pod_seen(self, request: PodRequest) -> None:
@@ -140,11 +140,11 @@ class PriceLifecycle:
         self._learner.observe(request)
         if not self._learner.due(self._rules.relearn_pods):
             return
-        # Early on the mix changes too fast to wait for prices.
+        # Early on the profile changes too fast to wait for prices.
         at_once = self._engine.prices() is None or self._learner.observed < self._rules.relearn_pods
         vocabulary = Vocabulary.of(self._engine.state) if at_once else None
         self._updates += 1
-        self._update = MixUpdate(self._learner.learnt(), vocabulary, self._updates)
+        self._update = ProfileUpdate(self._learner.learnt(), vocabulary, self._updates)
 
     def on_pod_placed(self, request: PodRequest) -> None:
         """Count a pod that was placed."""
@@ -156,41 +156,41 @@ class PriceLifecycle:
         self._departures.on_pod_left(request)
         self._changes += 1
 
-    # -- the mix ---------------------------------------------------------------------------------
+    # -- the profile -----------------------------------------------------------------------------
 
     @property
-    def mix(self) -> TypicalMix:
-        """The mix that prices are to be made for."""
-        return self._next or self._engine.mix
+    def profile(self) -> WorkloadProfile:
+        """The profile that prices are to be made for."""
+        return self._next or self._engine.profile
 
-    def take_update(self) -> MixUpdate | None:
-        """The mix that is due, if any. The caller has to :meth:`put_mix`."""
+    def take_update(self) -> ProfileUpdate | None:
+        """The profile that is due, if any. The caller has to :meth:`put_profile`."""
         update, self._update = self._update, None
         return update
 
-    def put_mix(
-        self, update: MixUpdate, mix: TypicalMix, tables: Fragmentation | None = None
+    def put_profile(
+        self, update: ProfileUpdate, profile: WorkloadProfile, tables: Fragmentation | None = None
     ) -> None:
-        """Put a mix in force at once if it has tables, else with its prices.
+        """Put a profile in force at once if it has tables, else with its prices.
 
         Parameters
         ----------
         update
             What was due. Ignored if a later one has been put in force already.
-        mix, tables
-            What :meth:`MixUpdate.make` made of it.
+        profile, tables
+            What :meth:`ProfileUpdate.make` made of it.
         """
         if update.number < self._latest:
             return
-        self._latest, self._next = update.number, mix
+        self._latest, self._next = update.number, profile
         if tables is not None:
-            self._engine.put_mix_in_force(mix, tables)
+            self._engine.put_profile_in_force(profile, tables)
 
     # -- the prices ------------------------------------------------------------------------------
 
     def task(self, node_epoch: int = 0) -> PricingTask:
         """What prices are to be made for now."""
-        return PricingTask(self.mix, self._departures.share, self._changes, node_epoch)
+        return PricingTask(self.profile, self._departures.share, self._changes, node_epoch)
 
     def prices_due(self, now: float = 0.0, node_epoch: int = 0, pause_s: float = 0.0) -> bool:
         """Whether enough has changed since prices were last made.
@@ -202,12 +202,14 @@ class PriceLifecycle:
         node_epoch
             Changes with the nodes.
         pause_s
-            Seconds to wait for more changes of mix and nodes.
+            Seconds to wait for more changes of profile and nodes.
         """
         if self._priced is None:
             return True
         at, task = self._priced
-        if (task.node_epoch != node_epoch or task.mix is not self.mix) and now - at >= pause_s:
+        if (
+            task.node_epoch != node_epoch or task.profile is not self.profile
+        ) and now - at >= pause_s:
             return True
         changed = self._changes - task.changes
         enough = reprice_after(len(self._engine.state), self._rules.reprice_changes)
@@ -226,20 +228,20 @@ class PriceLifecycle:
         self._priced = (now, task)
 
     def put_prices(
-        self, prices: Prices | None, mix: TypicalMix, warmup: ScoreWarmup | None = None
+        self, prices: Prices | None, profile: WorkloadProfile, warmup: ScoreWarmup | None = None
     ) -> None:
-        """Put prices in force, with the mix that they were made for.
+        """Put prices in force, with the profile that they were made for.
 
         Parameters
         ----------
         prices
-            None for none: the latest mix is put in force without.
-        mix
+            None for none: the latest profile is put in force without.
+        profile
             What they were made for.
         warmup
             Scores at these prices, made before.
         """
-        mix = mix if prices is not None else self.mix
-        self._engine.put_prices_in_force(prices, warmup, mix)
-        if mix is self._next:
+        profile = profile if prices is not None else self.profile
+        self._engine.put_prices_in_force(prices, warmup, profile)
+        if profile is self._next:
             self._next = None

@@ -1,8 +1,8 @@
 """How partitioned devices will be cut, and what their free slots are worth then.
 
 The flow runs over masks of free slots: an instance leads from a mask to what it leaves. Its duals
-say what a device with these slots free is worth to the typical mix: seven slots in which no large
-instance fits any more are worth less than seven that it fits into.
+say what a device with these slots free is worth to the workload profile: seven slots in which no
+large instance fits any more are worth less than seven that it fits into.
 
 Replicas of time-sliced devices need no flow. A request may take them from several devices, so that
 no remainder is lost.
@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from scheduler.core.leftover_values import EFFECTIVE_SCALE
 from scheduler.core.mig import SLOT_MASKS, MigType
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.linear import Program
 
 __all__ = ["least_taken", "requested_milli", "slot_values"]
@@ -51,7 +51,7 @@ def requested_milli(state: ClusterState, gpu: GpuRequest) -> int:
 
 
 def slot_values(
-    state: ClusterState, mix: TypicalMix, scale: float
+    state: ClusterState, profile: WorkloadProfile, scale: float
 ) -> dict[MigType, IntArray] | None:
     """Effective milli-GPU of partitioned devices by their mask of free slots.
 
@@ -59,7 +59,7 @@ def slot_values(
     ----------
     state
         Its devices are what is there.
-    mix, scale
+    profile, scale
         Demand: so many times the weight of each shape.
 
     Returns
@@ -69,9 +69,9 @@ def slot_values(
         instances. None if the programme has no optimum.
     """
     demand: dict[str, float] = {}
-    for shape in mix.all_shapes:
-        for profile, count in shape.gpu.mig:
-            demand[profile] = demand.get(profile, 0.0) + shape.weight * scale * count
+    for shape in profile.all_shapes:
+        for instance, count in shape.gpu.mig:
+            demand[instance] = demand.get(instance, 0.0) + shape.weight * scale * count
     profiles = sorted(demand)
     flows = {
         mig: _reachable(mig, profiles, supply)

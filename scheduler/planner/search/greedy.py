@@ -41,7 +41,7 @@ def fill(layout: Layout, *, by_size: bool = True) -> None:
     together or not at all.
     """
     instance = layout.instance
-    engine = Engine(layout.state, instance.problem.policy, mix=instance.mix)
+    engine = Engine(layout.state, instance.problem.policy, profile=instance.profile)
     for priority in instance.priorities:
         for gang in _gangs(layout, priority):
             _fill_gang(layout, engine, gang)

@@ -2,7 +2,7 @@
 
 Only pending pods that have a place are moved about, so that no objective before these can get
 worse. In this order: soft node affinity is met; dear device models are left alone; the expected
-fragmentation for the typical mix is low (a free node for an 8-GPU job is worth more than eight
+fragmentation for the workload profile is low (a free node for an 8-GPU job is worth more than eight
 holes); few nodes are opened. Sums of costs by pod and node are lowered by the exact model where the
 problem is small enough; everything by taking pods off and putting them back where it is best.
 """
@@ -58,9 +58,9 @@ class Refiner:
         self.layout, self.instance = layout, layout.instance
         self._costs = _Costs(_unmet(self.instance), _dear(self.instance))
         state = layout.state
-        self._fragmentation = Fragmentation(state, self.instance.mix)
-        self._engine = Engine(state, "fgd", mix=self.instance.mix)
-        self._tight = Engine(state, "best-fit", mix=self.instance.mix)
+        self._fragmentation = Fragmentation(state, self.instance.profile)
+        self._engine = Engine(state, "fgd", profile=self.instance.profile)
+        self._tight = Engine(state, "best-fit", profile=self.instance.profile)
         self._bounds: list[int | None] = [None, None]
 
     @staticmethod
@@ -315,7 +315,7 @@ class Refiner:
         return self._costs.of(kind, row)
 
     def _row_merit(self, row: int) -> tuple[int, int]:
-        """Fragmentation, in units of the mix, and whether the row is in use."""
+        """Fragmentation, in units of the profile, and whether the row is in use."""
         state = self.layout.state
         fragmentation = int(self._fragmentation.fragmentation(state, np.array([row]))[0])
         return fragmentation, int(_in_use(state)[row])

@@ -73,7 +73,7 @@ def test_a_folder_stands_for_the_objects_in_it(here: Path, snugfit) -> None:
     (here / "dump" / "nodes.json").write_text(json.dumps(node_json("n", gpus=1)))
     (here / "dump" / "pods.yaml").write_text(json.dumps(pod_json("p", requests=GPU)))
     (here / "dump" / "notes.csv").write_text("neither nodes nor pods")
-    assert "1 of 1 pending pods placed" in snugfit("plan", "dump").out
+    assert "1 of 1 pending pod placed" in snugfit("plan", "dump").out
     (here / "lists").mkdir()
     (here / "lists" / "b.csv").write_text(OPENB_NODES)
     assert "lists: holds no .json or .yaml file" in snugfit("plan", "lists").err

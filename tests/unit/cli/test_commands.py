@@ -165,15 +165,15 @@ def test_a_port_in_use_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.server
-def test_a_policy_file_and_a_mix_reach_the_prices_in_force(tmp_path: Path) -> None:
+def test_a_policy_file_and_a_profile_reach_the_prices_in_force(tmp_path: Path) -> None:
     """Weights, watts and typical pods go through the planner process and come back in tables."""
-    nodes, mix, policy = (tmp_path / name for name in ("n.csv", "mix.json", "policy.json"))
+    nodes, profile, policy = (tmp_path / name for name in ("n.csv", "mix.json", "policy.json"))
     nodes.write_text(NODE_LIST)
-    native.write(generate(GeneratorConfig(nodes=4, seed=3)), mix)
+    native.write(generate(GeneratorConfig(nodes=4, seed=3)), profile)
     watts = PowerModel.from_mapping({"T4": [11, 77]})
     policy.write_text(PriceWeights(power=0.7, watts=watts).to_policy_file())
     port = str(free_port())
-    files = (str(nodes), "--workload-profile", str(mix), "--policy-file", str(policy))
+    files = (str(nodes), "--workload-profile", str(profile), "--policy-file", str(policy))
     command = [sys.executable, "-m", "scheduler.cli.main", "serve", "--offline", *files]
     with subprocess.Popen([*command, "--port", port], stderr=subprocess.DEVNULL) as server:
         said: dict[str, Any] = {}
@@ -195,7 +195,7 @@ def test_a_policy_file_and_a_mix_reach_the_prices_in_force(tmp_path: Path) -> No
     assert said["watts"] == {"T4": [11, 77], "cpu": [15, 120]}
 
 
-def test_a_mix_without_pods_is_refused(tmp_path: Path) -> None:
+def test_a_profile_without_pods_is_refused(tmp_path: Path) -> None:
     nodes = tmp_path / "n.csv"
     nodes.write_text(NODE_LIST)
     done = _run("serve", "--offline", str(nodes), "--workload-profile", str(nodes), code=2)

@@ -219,7 +219,7 @@ def test_times_of_pod_lists(folder: Path, snugfit, time: str) -> None:
     header = "name,cpu_milli,memory_mib,num_gpu,gpu_milli,creation_time\n"
     (folder / "p.csv").write_text(f"{header}p,1,1,1,500,{time}\n")
     done = snugfit("simulate", "ok.csv", "p.csv")
-    is_one_line(done, "p.csv:2:creation_time", "no time")
+    is_one_line(done, "p.csv:2:creation_time", "not a time")
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_a_real_watch_is_waited_for() -> None:
 def test_without_word_of_it_the_pod_asks_again_and_evicts_nobody(live) -> None:
     live.preempt(1000, n0=("a",), n1=("c",))
     answer = live.filter(1000, "n1")
-    assert "the end of 1 victims" in answer["Error"]
+    assert "the end of 1 victim" in answer["Error"]
     assert live.service.decisions(1)[0]["detail"] == answer["Error"]
     said = live.service.webhook.metrics.exposition().decode()
     assert "snugfit_filters_put_off_total 1.0" in said and "snugfit_power_watts " in said

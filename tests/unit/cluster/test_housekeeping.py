@@ -116,7 +116,7 @@ def test_one_pod_that_cannot_be_settled_stops_no_other(api, follow, monkeypatch,
     eventually(lambda: _held(following) == {"uid-bad"})
     eventually(lambda: following.live.figures.recounts > recounts)
     if not isinstance(error, KubeApiError):
-        assert following.metric('snugfit_chore_faults_total{chore="holds"}') >= 1
+        assert following.metric('snugfit_chore_faults_total{chore="reservations"}') >= 1
 
 
 @pytest.mark.parametrize("broken", ["expired_reservations", "pods_to_requeue"])

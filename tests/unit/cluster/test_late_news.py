@@ -98,7 +98,7 @@ def test_while_the_api_does_not_say_the_pod_asks_again(api, urgent, action) -> N
     api.delete(PODS, "second")
     api.next("GET", "/pods/second", action)
     answer = _ask(urgent)
-    assert "the end of 1 victims" in answer["Error"] and not answer["FailedNodes"]
+    assert "the end of 1 victim" in answer["Error"] and not answer["FailedNodes"]
     assert _ask(urgent)["NodeNames"] == ["a"]
 
 

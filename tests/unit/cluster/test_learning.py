@@ -8,8 +8,8 @@ import pytest
 
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.compute import prices
 from scheduler.webhook.protocol import decode_filter
 from testbed.kube_objects import pod_json
@@ -34,12 +34,12 @@ class Asked:
             self.service.filter(decode_filter(json.dumps(body).encode()))
 
     def gpus_in_force(self) -> set[int]:
-        return {shape.gpu.count for shape in self.engine.mix.shapes}
+        return {shape.gpu.count for shape in self.engine.profile.shapes}
 
-    def price(self, mix: TypicalMix) -> None:
-        made = prices(self.state, mix)
+    def price(self, profile: WorkloadProfile) -> None:
+        made = prices(self.state, profile)
         assert made is not None
-        self.service.set_prices(made, mix)
+        self.service.set_prices(made, profile)
 
 
 @pytest.fixture
@@ -50,30 +50,30 @@ def asked() -> Asked:
 def test_without_prices_it_is_in_force_at_once(asked) -> None:
     asked.ask(3, gpus=1)
     assert asked.gpus_in_force() == {1}
-    assert asked.service.mix is asked.engine.mix
+    assert asked.service.profile is asked.engine.profile
 
 
 def test_at_prices_it_comes_with_the_prices_made_for_it(asked) -> None:
     asked.ask(3, gpus=1)
-    asked.price(asked.service.mix)
+    asked.price(asked.service.profile)
     asked.ask(3, gpus=2)
     assert asked.gpus_in_force() == {1}
-    learnt = asked.service.planning_view().pricing.mix
+    learnt = asked.service.planning_view().pricing.profile
     assert {shape.gpu.count for shape in learnt.shapes} == {1, 2}
     asked.ask(3, gpus=4)  # while they are made
     asked.price(learnt)
-    assert asked.engine.mix is learnt
-    assert {shape.gpu.count for shape in asked.service.mix.shapes} == {1, 2, 4}
-    asked.price(asked.service.mix)
+    assert asked.engine.profile is learnt
+    assert {shape.gpu.count for shape in asked.service.profile.shapes} == {1, 2, 4}
+    asked.price(asked.service.profile)
     assert asked.gpus_in_force() == {1, 2, 4}
-    assert asked.service.mix is asked.engine.mix
+    assert asked.service.profile is asked.engine.profile
 
 
 def test_when_prices_are_given_up_it_is_in_force_without_them(asked) -> None:
     asked.ask(3, gpus=1)
-    asked.price(asked.service.mix)
+    asked.price(asked.service.profile)
     asked.ask(3, gpus=2)
     asked.service.set_prices(None)
     assert asked.engine.prices() is None
     assert asked.gpus_in_force() == {1, 2}
-    assert asked.service.mix is asked.engine.mix
+    assert asked.service.profile is asked.engine.profile

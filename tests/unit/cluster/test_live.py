@@ -332,26 +332,26 @@ def test_a_pod_refused_too_early_is_woken_once(api, follow, status) -> None:
     following.equal()
 
 
-def _gpus_of_the_mix(following: Following) -> set[int]:
-    return {shape.gpu.count for shape in following.service.mix.shapes}
+def _gpus_of_the_profile(following: Following) -> set[int]:
+    return {shape.gpu.count for shape in following.service.profile.shapes}
 
 
-def test_the_mix_starts_from_the_pods_that_run_and_follows_those_of_other_replicas(
+def test_the_profile_starts_from_the_pods_that_run_and_follows_those_of_other_replicas(
     api, follow
 ) -> None:
     """After a restart, or on a replica that is never asked; pods without devices do not count."""
     api.put(PODS, pod_json("one", node="b", requests={"nvidia.com/gpu": "1"}))
     api.put(PODS, pod_json("daemon", node="b"))
     following = follow().start()
-    assert _gpus_of_the_mix(following) == {1}
-    assert all(shape.gpu.requested_milli for shape in following.service.mix.all_shapes)
+    assert _gpus_of_the_profile(following) == {1}
+    assert all(shape.gpu.requested_milli for shape in following.service.profile.all_shapes)
     api.put(PODS, pod_json("two", node="b", requests={"nvidia.com/gpu": "2"}))
-    eventually(lambda: _gpus_of_the_mix(following) == {1, 2})
+    eventually(lambda: _gpus_of_the_profile(following) == {1, 2})
 
 
-def test_a_mix_that_is_given_stays(api, follow, tmp_path) -> None:
+def test_a_profile_that_is_given_stays(api, follow, tmp_path) -> None:
     api.put(PODS, pod_json("one", node="b", requests={"nvidia.com/gpu": "1"}))
     following = follow(workload_profile_file=str(tmp_path / "read by serve")).start()
     api.put(PODS, pod_json("two", node="b", requests={"nvidia.com/gpu": "2"}))
     following.equal()
-    assert following.service.mix.shapes == ()  # as this engine was made
+    assert following.service.profile.shapes == ()  # as this engine was made

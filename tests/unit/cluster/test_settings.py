@@ -45,7 +45,7 @@ def test_flags_beat_environment_beats_file_beats_defaults(tmp_path: Path) -> Non
         ("metrics_cert: x", "metrics_key.*give both"),
         ("- 1", "not a mapping"),
         ("a: [", "cannot be read as YAML"),
-        ("hold_ttl_s: 1", "hold_ttl_s was renamed.*write reservation_ttl_s"),
+        ("hold_ttl_s: 1", "hold_ttl_s: was renamed.*write reservation_ttl_s"),
     ],
 )
 def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: str) -> None:
@@ -56,7 +56,7 @@ def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, complaint: st
 @pytest.mark.parametrize(
     ("variable", "value", "complaint"),
     [
-        ("SNUGFIT_MIX_FILE", "a", "SNUGFIT_MIX_FILE: mix_file was renamed.*workload_profile_file"),
+        ("SNUGFIT_MIX_FILE", "a", "SNUGFIT_MIX_FILE: mix_file: was renamed.*workload_profile_file"),
         ("SNUGFIT_PORTT", "1", "SNUGFIT_PORTT.*did you mean 'port'"),
         ("SNUGFIT_PORT", "x", "not of type int"),
         ("SNUGFIT_LOG_JSON", "maybe", "not of type bool"),
@@ -72,7 +72,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load(tmp_path / "absent.yaml", {}, {})
 
 
-def test_a_mix_that_is_given_is_never_learnt_anew() -> None:
+def test_a_profile_that_is_given_is_never_learnt_anew() -> None:
     assert ExtenderConfig(relearn_every=7).relearns_every == 7
     assert ExtenderConfig(relearn_every=7, workload_profile_file="mix.json").relearns_every == 0
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import node, pod
 
 SHAPES = (
@@ -22,7 +22,7 @@ SHAPES = (
     {"replicas": 1},
     {},
 )
-MIX = TypicalMix.from_requests([pod(count=1), pod(milli=300), pod(count=4)])
+PROFILE = WorkloadProfile.from_requests([pod(count=1), pod(milli=300), pod(count=4)])
 
 
 def _some_node(rng: random.Random, name: str):
@@ -62,11 +62,11 @@ def _happens(rng: random.Random, engine: Engine, step: int) -> None:
 def test_remembered_and_computed_anew_are_the_same(policy: str, seed: int) -> None:
     rng = random.Random(seed)
     state = ClusterState([_some_node(rng, f"first{i}") for i in range(5)])
-    engine = Engine(state, policy, mix=MIX)
+    engine = Engine(state, policy, profile=PROFILE)
     asked = [pod(f"ask{i}", cpu=1000, **shape) for i, shape in enumerate(SHAPES)]
     for step in range(70):
         _happens(rng, engine, step)
-        fresh = Engine(state, policy, mix=MIX)
+        fresh = Engine(state, policy, profile=PROFILE)
         rows = np.arange(len(state))
         for request in asked[:: 1 + step % 3]:  # some lag behind
             assert engine.filter(request).tolist() == fresh.filter(request).tolist(), step

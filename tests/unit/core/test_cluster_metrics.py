@@ -8,10 +8,10 @@ import pytest
 from scheduler.core.cluster_metrics import cluster_metrics, overfull_rows
 from scheduler.core.engine import Engine
 from scheduler.core.fragmentation import Fragmentation
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, DeviceShare, Placement
 from scheduler.core.power import PowerModel
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import node, pod
 
 
@@ -20,7 +20,7 @@ def _stranded(one_node, typical, *running) -> dict[str, float]:
     engine = Engine(state, "first-fit")
     for request in running:
         engine.place_on(request, "n0")
-    metrics = cluster_metrics(state, TypicalMix.from_requests([typical]))
+    metrics = cluster_metrics(state, WorkloadProfile.from_requests([typical]))
     assert metrics.power_watts == PowerModel().drawn(state).sum() > 0
     return {cause: milli for cause, milli in metrics.stranded_milli.items() if milli}
 
@@ -66,7 +66,7 @@ def test_each_cause(one_node, typical, running, stranded) -> None:
 def test_figures_of_a_cluster() -> None:
     state = ClusterState([node("a", gpus=4), node("b", gpus=2, product="A10"), node("c")])
     Engine(state).place_on(pod("p", count=3), "a")
-    metrics = cluster_metrics(state, TypicalMix.from_requests([pod(cpu=0, count=2)]))
+    metrics = cluster_metrics(state, WorkloadProfile.from_requests([pod(cpu=0, count=2)]))
     assert (metrics.nodes, metrics.pods) == (3, 1)
     assert (metrics.capacity_milli, metrics.allocated_milli, metrics.free_milli) == (
         6000,
@@ -90,15 +90,15 @@ def test_stranding_adds_up_to_the_published_fragmentation() -> None:
     state = ClusterState([node(f"n{i}", gpus=4, cpu=8000, memory=1 << 20) for i in range(20)])
     sizes = [{"milli": 300}, {"count": 1}, {"milli": 550}, {"count": 2}]
     requests = [pod(f"p{i}", cpu=int(rng.integers(0, 3000)), **sizes[i % 4]) for i in range(60)]
-    mix = TypicalMix.from_requests(requests, coverage=1.0)
-    engine = Engine(state, "random", mix=mix)
+    profile = WorkloadProfile.from_requests(requests, coverage=1.0)
+    engine = Engine(state, "random", profile=profile)
     for request in requests:
         row = engine.best(request)
         if row >= 0:
             engine.place_on(request, f"n{row}")
-    tables = Fragmentation(state, mix)
+    tables = Fragmentation(state, profile)
     published = tables.fragmentation(state, np.arange(20)).sum() / tables.total_weight
-    metrics = cluster_metrics(state, mix)
+    metrics = cluster_metrics(state, profile)
     assert metrics.fragmentation_milli == pytest.approx(published)
     assert sum(metrics.stranded_milli.values()) == pytest.approx(published)
 
@@ -145,7 +145,7 @@ def test_replicas_claimed_beyond_a_device_take_nothing_from_the_others(claimed: 
     state = ClusterState([node(devices=(Device("T4", replicas=4),) * 2)])
     running = Placement(pod(replicas=claimed), "n0", (DeviceShare(0, 0, 0, claimed),))
     state.apply([running], enforce=False)
-    mix = TypicalMix.from_requests([pod(replicas=1), pod(replicas=4)])
-    metrics, tables = cluster_metrics(state, mix), Fragmentation(state, mix)
+    profile = WorkloadProfile.from_requests([pod(replicas=1), pod(replicas=4)])
+    metrics, tables = cluster_metrics(state, profile), Fragmentation(state, profile)
     assert metrics.free_milli == 1000 and metrics.fragmentation_milli == 0
     assert tables.fragmentation(state, np.array([0])).tolist() == [0]

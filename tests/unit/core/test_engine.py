@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import INFEASIBLE, Engine
 from scheduler.core.errors import CapacityConflict, InvalidInput, UnknownNode, UnknownPod
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, NodeSelection, Reason, Taint, Toleration
 from scheduler.core.policies.table import POLICIES, policy_named
 from scheduler.core.ranking import best_first, ranks
 from scheduler.core.state import ClusterState
 from scheduler.core.validator import verify
+from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import node, pod
 from tests.depth import examples
 
@@ -32,7 +32,7 @@ def _cluster(count: int = 6) -> ClusterState:
 
 def test_answers_change_nothing() -> None:
     state = _cluster()
-    engine = Engine(state, mix=TypicalMix.from_requests([pod(count=1)]))
+    engine = Engine(state, profile=WorkloadProfile.from_requests([pod(count=1)]))
     generation = state.generation_now
     request = pod("p", milli=300)
     first = engine.choose(request, "n2")
@@ -49,7 +49,7 @@ def test_every_policy_fills_the_cluster_without_over_commitment(policy: str) -> 
     nodes = [n for n in state.nodes if n]
     sizes = [{"milli": 300}, {"count": 1}, {"milli": 700}, {"count": 2}, {}, {"count": 4}]
     requests = [pod(f"p{i}", cpu=500, **sizes[i % 6]) for i in range(120)]
-    engine = Engine(state, policy, mix=TypicalMix.from_requests(requests), seed=3)
+    engine = Engine(state, policy, profile=WorkloadProfile.from_requests(requests), seed=3)
     refused = 0
     for request in requests:
         row = engine.best(request)
@@ -64,7 +64,9 @@ def test_every_policy_fills_the_cluster_without_over_commitment(policy: str) -> 
 @pytest.mark.parametrize("policy", ALL)
 def test_the_same_run_twice_is_the_same_run(policy: str) -> None:
     def run() -> list[int]:
-        engine = Engine(_cluster(), policy, mix=TypicalMix.from_requests([pod(count=1)]), seed=5)
+        engine = Engine(
+            _cluster(), policy, profile=WorkloadProfile.from_requests([pod(count=1)]), seed=5
+        )
         rows = []
         for i in range(30):
             request = pod(f"p{i}", milli=100 + 37 * i % 800)
@@ -182,7 +184,7 @@ class TestHolds:
 
     @pytest.mark.parametrize("policy", ALL)
     def test_repeating_a_question_repeats_the_answer(self, policy: str) -> None:
-        engine = Engine(_cluster(), policy, mix=TypicalMix.from_requests([pod(count=1)]))
+        engine = Engine(_cluster(), policy, profile=WorkloadProfile.from_requests([pod(count=1)]))
         request = pod("p", milli=300)
         rows = np.arange(6)
         before = engine.scores(request, rows).tolist()
@@ -214,13 +216,17 @@ def test_best_looks_at_the_given_rows_only() -> None:
     assert engine.scores(pod(count=8), np.array([0])).tolist() == [INFEASIBLE]
 
 
-def test_a_new_model_or_a_new_mix_is_taken_into_account() -> None:
+def test_a_new_model_or_a_new_profile_is_taken_into_account() -> None:
     state = ClusterState([node("a", gpus=1)])
-    engine = Engine(state, mix=TypicalMix.from_requests([pod(cpu=0, count=1, products=("H100",))]))
+    engine = Engine(
+        state, profile=WorkloadProfile.from_requests([pod(cpu=0, count=1, products=("H100",))])
+    )
     assert engine.best(pod(count=1)) == 0
     state.add_node(node("b", gpus=1, product="H100"))
     assert engine.best(pod("x", count=1)) == 0
-    engine.put_mix_in_force(TypicalMix.from_requests([pod(cpu=0, count=1, products=("T4",))]))
+    engine.put_profile_in_force(
+        WorkloadProfile.from_requests([pod(cpu=0, count=1, products=("T4",))])
+    )
     assert engine.best(pod("x", count=1)) == 1
 
 
@@ -249,7 +255,9 @@ def test_ranks_have_one_winner_and_keep_the_order(scores: list[int]) -> None:
 @settings(max_examples=examples(25, 120), deadline=None)
 @given(st.permutations(range(6)), st.sampled_from(ALL))
 def test_the_order_of_the_names_in_a_call_changes_no_score(order: list[int], policy: str) -> None:
-    engine = Engine(_cluster(), policy, mix=TypicalMix.from_requests([pod(count=1), pod()]))
+    engine = Engine(
+        _cluster(), policy, profile=WorkloadProfile.from_requests([pod(count=1), pod()])
+    )
     request = pod("p", milli=400)
     shuffled = np.array(order)
     by_row = dict(zip(order, engine.ranks(request, shuffled).tolist(), strict=True))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from scheduler.core import evaluation
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, Node, PodRequest, Reason
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import node, pod
 
 MIG = Device("A100", memory_mib=40_960, mig="A100-40")
@@ -27,7 +27,7 @@ ASKED = (
     pod("slices", replicas=3),
     pod("nic", count=1, counted=(("example.com/nic", 1),)),
 )
-MIX = TypicalMix.from_requests(ASKED)
+PROFILE = WorkloadProfile.from_requests(ASKED)
 
 
 def _node(name: str, kind: int) -> Node:
@@ -58,7 +58,7 @@ _EVENT = st.tuples(
 @given(events=st.lists(_EVENT, max_size=30))
 def test_the_remembered_is_the_fresh(policy: str, events: list[tuple[str, int, int]]) -> None:
     state = ClusterState([_node("n0", 0), _node("n1", 2)])
-    engine = Engine(state, policy, mix=MIX)
+    engine = Engine(state, policy, profile=PROFILE)
     for serial, (event, at, which) in enumerate(events):
         name, request = f"n{at}", ASKED[which]
         if event == "come":
@@ -73,7 +73,7 @@ def test_the_remembered_is_the_fresh(policy: str, events: list[tuple[str, int, i
             engine.release(list(state.placements)[at % len(state.placements)])
         else:
             engine.filter(request)
-    _same(engine, Engine(state, policy, mix=MIX))
+    _same(engine, Engine(state, policy, profile=PROFILE))
     assert state.check() == []
 
 
@@ -81,20 +81,20 @@ def test_what_one_node_offers_first_or_last_is_heeded_on_all() -> None:
     """Beside kube-scheduler a name that no node offers is counted elsewhere."""
     state, request = ClusterState([_node("n0", 0)]), ASKED[-1]
     state.counted.elsewhere_counts = True
-    engine = Engine(state, "fgd", mix=MIX)
+    engine = Engine(state, "fgd", profile=PROFILE)
     assert engine.filter(request).tolist() == [Reason.FITS.code]
     state.add_node(_node("n1", 1))
     assert engine.filter(request).tolist() == [Reason.RESOURCE_MISSING.code, Reason.FITS.code]
-    _same(engine, Engine(state, "fgd", mix=MIX), (request,))
+    _same(engine, Engine(state, "fgd", profile=PROFILE), (request,))
     state.remove_node("n1")
     assert engine.filter(request).tolist() == [Reason.FITS.code, Reason.NODE_UNKNOWN.code]
-    _same(engine, Engine(state, "fgd", mix=MIX), (request,))
+    _same(engine, Engine(state, "fgd", profile=PROFILE), (request,))
 
 
 def test_a_shape_is_prepared_in_steps_between_which_the_cluster_changes(monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "_CELLS_PER_STEP", 8)
     state = ClusterState(_node(f"n{i}", i % 5) for i in range(20))
-    engine = Engine(state, "fgd", mix=MIX)
+    engine = Engine(state, "fgd", profile=PROFILE)
     shapes = [request.shape for request in ASKED]
     steps = engine.preparation(shapes)
     assert steps is not None
@@ -107,24 +107,24 @@ def test_a_shape_is_prepared_in_steps_between_which_the_cluster_changes(monkeypa
         if number == 20:
             state.add_node(_node("new", 2))
     assert number > 30
-    _same(engine, Engine(state, "fgd", mix=MIX))
+    _same(engine, Engine(state, "fgd", profile=PROFILE))
     assert engine.preparation(shapes) is None, "nothing is left to be prepared"
 
 
 def test_small_clusters_need_no_preparation() -> None:
-    engine = Engine(ClusterState([_node("n0", 2)]), "fgd", mix=MIX)
+    engine = Engine(ClusterState([_node("n0", 2)]), "fgd", profile=PROFILE)
     assert engine.preparation([ASKED[3].shape]) is None
 
 
-def test_what_was_prepared_for_another_mix_is_not_used(monkeypatch) -> None:
+def test_what_was_prepared_for_another_profile_is_not_used(monkeypatch) -> None:
     monkeypatch.setattr(evaluation, "_CELLS_PER_STEP", 8)
     state = ClusterState(_node(f"n{i}", i % 5) for i in range(10))
-    engine = Engine(state, "fgd", mix=MIX)
+    engine = Engine(state, "fgd", profile=PROFILE)
     steps = engine.preparation([ASKED[1].shape])
     assert steps is not None
     next(steps)
-    other = TypicalMix.from_requests([ASKED[2]])
-    engine.put_mix_in_force(other)
+    other = WorkloadProfile.from_requests([ASKED[2]])
+    engine.put_profile_in_force(other)
     assert list(steps)
     assert engine.preparation([ASKED[1].shape]) is not None
-    _same(engine, Engine(state, "fgd", mix=other))
+    _same(engine, Engine(state, "fgd", profile=other))

@@ -14,9 +14,9 @@ from scheduler.core.capacity import TOO_LARGE, empty_room, excess
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.gangs.drafts import BEING_PLANNED, Draft
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, Node, PodRequest, Shape
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import described, gang_key, node, pod
 
 TTL = 60.0
@@ -39,8 +39,8 @@ class Cluster:
         self, nodes: list[Node], at_once: int | None, policy: str = "fgd", **settings: float
     ) -> None:
         asked = [pod("like", cpu=1000, milli=300), pod("whole", count=2)]
-        mix = TypicalMix.from_requests(asked)
-        self.engine = Engine(ClusterState(nodes), policy, mix=mix, seed=3)
+        profile = WorkloadProfile.from_requests(asked)
+        self.engine = Engine(ClusterState(nodes), policy, profile=profile, seed=3)
         self.gangs = GangCoordinator(self.engine, ttl_s=TTL, at_once=at_once, **settings)
         self.rows = np.arange(len(nodes))
         self.now = 0.0

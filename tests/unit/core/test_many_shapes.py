@@ -11,10 +11,10 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
 from scheduler.core.mig import MigType, _count, _placements
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, PodRequest
 from scheduler.core.state import ClusterState
-from scheduler.planner.pricing.learner import MixLearner
+from scheduler.core.workload_profile import WorkloadProfile
+from scheduler.planner.pricing.learner import ProfileLearner
 from tests.builders import node, pod
 
 MOST_POPULAR = 192
@@ -52,7 +52,7 @@ KINDS = [
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_learner_keeps_no_more_than_it_may_and_the_popular_ones_as_they_are(kind: str) -> None:
-    learner = MixLearner(half_life_pods=2000)
+    learner = ProfileLearner(half_life_pods=2000)
     honest = pod("honest", cpu=4000, count=2)
     for number, request in enumerate(_flood(kind, 3000)):
         learner.observe(request)
@@ -61,11 +61,11 @@ def test_a_learner_keeps_no_more_than_it_may_and_the_popular_ones_as_they_are(ki
     known = learner.learnt()
     assert len(known.weights) <= MOST_LEARNT
     assert known.memory.keys() == known.weights.keys()
-    mix = learner.mix()
-    assert len(mix.shapes) <= MOST_POPULAR
-    assert len(mix.rare) <= MOST_RARE
-    weights = {(shape.cpu_milli, shape.gpu): shape.weight for shape in mix.shapes}
-    assert 0.1 < weights[4000, honest.gpu] / sum(shape.weight for shape in mix.all_shapes) < 0.7
+    profile = learner.profile()
+    assert len(profile.shapes) <= MOST_POPULAR
+    assert len(profile.rare) <= MOST_RARE
+    weights = {(shape.cpu_milli, shape.gpu): shape.weight for shape in profile.shapes}
+    assert 0.1 < weights[4000, honest.gpu] / sum(shape.weight for shape in profile.all_shapes) < 0.7
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -80,11 +80,11 @@ def test_tables_stay_small_and_never_call_usable_what_is_not(kind: str) -> None:
     for number in range(6):
         engine.place_on(pod(f"u{number}", cpu=150, milli=130 * number + 1), f"p{number % 3}")
     state, rows = engine.state, np.arange(len(nodes))
-    mix = TypicalMix.from_requests(asked, coverage=1.0)
-    assert len(mix.shapes) <= MOST_POPULAR
-    tables = Fragmentation(state, mix)
+    profile = WorkloadProfile.from_requests(asked, coverage=1.0)
+    assert len(profile.shapes) <= MOST_POPULAR
+    tables = Fragmentation(state, profile)
     exact = sum(
-        Fragmentation(state, TypicalMix.from_requests([request])).usable(state, rows)
+        Fragmentation(state, WorkloadProfile.from_requests([request])).usable(state, rows)
         for request in asked
     )
     assert (tables.usable(state, rows) <= exact).all()
@@ -96,37 +96,37 @@ def test_few_shapes_are_counted_as_they_are() -> None:
         pod(f"p{n}", cpu=draw.randint(1, 60) * 500, **draw.choice([{"count": 2}, {"milli": 333}]))
         for n in range(2000)
     ]
-    mix = TypicalMix.from_requests(few, coverage=1.0)
-    assert {(s.cpu_milli, s.gpu) for s in mix.shapes} == {(p.cpu_milli, p.gpu) for p in few}
-    assert sum(s.weight for s in mix.shapes) == len(few)
+    profile = WorkloadProfile.from_requests(few, coverage=1.0)
+    assert {(s.cpu_milli, s.gpu) for s in profile.shapes} == {(p.cpu_milli, p.gpu) for p in few}
+    assert sum(s.weight for s in profile.shapes) == len(few)
 
 
 def test_tables_made_of_a_vocabulary_are_those_of_the_state() -> None:
     state = ClusterState([node("a", gpus=4, gpu_memory=8192), node("b", gpus=2, product="A10")])
-    mix = TypicalMix.from_requests(_flood("memory", 50))
-    made = Fragmentation(Vocabulary.of(state), mix)
+    profile = WorkloadProfile.from_requests(_flood("memory", 50))
+    made = Fragmentation(Vocabulary.of(state), profile)
     rows = np.arange(2)
-    assert (made.usable(state, rows) == Fragmentation(state, mix).usable(state, rows)).all()
+    assert (made.usable(state, rows) == Fragmentation(state, profile).usable(state, rows)).all()
     engine = Engine(state, "fgd")
-    engine.put_mix_in_force(mix, made)
+    engine.put_profile_in_force(profile, made)
     assert engine.tables() is made
 
 
-@pytest.mark.parametrize("what", ["a model", "memory", "another mix"])
+@pytest.mark.parametrize("what", ["a model", "memory", "another profile"])
 def test_tables_that_are_out_of_date_are_made_again(what: str) -> None:
     state = ClusterState([node("a", gpus=4)])
-    mix = TypicalMix.from_requests(_flood("memory", 50))
-    made = Fragmentation(Vocabulary.of(state), mix)
+    profile = WorkloadProfile.from_requests(_flood("memory", 50))
+    made = Fragmentation(Vocabulary.of(state), profile)
     engine = Engine(state, "fgd")
     if what == "a model":
         state.add_node(node("b", gpus=1, product="A10"))
     elif what == "memory":
         state.update_node(node("a", gpus=4, gpu_memory=16384))
     else:
-        mix = TypicalMix.from_requests(_flood("whole", 3))
-    engine.put_mix_in_force(mix, made)
+        profile = WorkloadProfile.from_requests(_flood("whole", 3))
+    engine.put_profile_in_force(profile, made)
     assert engine.tables() is not made
-    assert engine.mix is mix
+    assert engine.profile is profile
 
 
 def test_names_of_instances_that_do_not_exist_leave_nothing_behind() -> None:

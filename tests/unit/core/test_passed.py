@@ -183,7 +183,7 @@ def test_verdict_score_and_reservation_follow_one_rule(nodes, placed, asks, own,
     assert (codes[strict == 0] == 0).all()
     assert (scores[strict == 0] == engine.scores(asks, rows)[strict == 0]).all()
     assert ((scores != INFEASIBLE) == (codes == 0)).all()
-    cluster_metrics(engine.state.snapshot(), engine.mix)
+    cluster_metrics(engine.state.snapshot(), engine.profile)
     assert [code == 0 for code in codes] == [_by_the_rule(engine, asks, row) for row in rows]
     for row in rows.tolist():
         if codes[row] == 0:
@@ -191,7 +191,7 @@ def test_verdict_score_and_reservation_follow_one_rule(nodes, placed, asks, own,
             engine.reserve_until(asks, f"n{row}", 100.0, passed=True)
             assert engine.state.placements[asks.uid] == chosen
             assert engine.state.check() == []
-            cluster_metrics(engine.state.snapshot(), engine.mix)
+            cluster_metrics(engine.state.snapshot(), engine.profile)
             return
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.mix import TypicalMix
 from scheduler.core.policies.table import POLICIES
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import node, pod
 
 
@@ -106,16 +106,16 @@ def test_fgd_does_not_break_a_whole_gpu_for_a_fraction(policy: str) -> None:
     state = _used(
         ClusterState([node("whole", gpus=1), node("half", gpus=1)]), {"half": {"milli": 500}}
     )
-    mix = TypicalMix.from_requests([pod(cpu=0, count=1)] * 3 + [pod(cpu=0, milli=500)])
-    assert Engine(state, policy, mix=mix).best(pod(milli=500)) == 1
+    profile = WorkloadProfile.from_requests([pod(cpu=0, count=1)] * 3 + [pod(cpu=0, milli=500)])
+    assert Engine(state, policy, profile=profile).best(pod(milli=500)) == 1
 
 
 @pytest.mark.parametrize("policy", ["fgd", "fgd-published"])
 def test_fgd_keeps_cpu_pods_off_the_gpus(policy: str) -> None:
     """The cpu of a GPU node is what its GPUs need; a node without GPUs loses nothing."""
     state = ClusterState([node("gpu", gpus=8, cpu=8000), node("plain", cpu=8000)])
-    mix = TypicalMix.from_requests([pod(cpu=2000, count=4)])
-    assert Engine(state, policy, mix=mix).best(pod(cpu=7000)) == 1
+    profile = WorkloadProfile.from_requests([pod(cpu=2000, count=4)])
+    assert Engine(state, policy, profile=profile).best(pod(cpu=7000)) == 1
 
 
 def test_every_policy_says_what_it_is() -> None:

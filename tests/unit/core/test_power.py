@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, Node, PodRequest
 from scheduler.core.power import PowerMeter, PowerModel, Watts
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.compute import prices
 from tests.builders import node, pod
 from tests.depth import examples
@@ -128,9 +128,9 @@ def test_a_placement_is_charged_what_it_adds_and_the_meter_follows(seed: int) ->
     chance = random.Random(seed)
     requests = [_asked(chance, number) for number in range(40)]
     state = ClusterState(_mixed())
-    mix = TypicalMix.from_requests(requests)
-    engine = Engine(state, "priced", mix=mix)
-    engine.put_prices_in_force(prices(state, mix, _POWER_ALONE))
+    profile = WorkloadProfile.from_requests(requests)
+    engine = Engine(state, "priced", profile=profile)
+    engine.put_prices_in_force(prices(state, profile, _POWER_ALONE))
     assert engine.prices() is not None
     model, meter = PowerModel(), PowerMeter(state)
     checked = 0
@@ -160,11 +160,11 @@ def test_a_placement_is_charged_what_it_adds_and_the_meter_follows(seed: int) ->
 def test_with_a_weight_pods_go_where_less_is_switched_on() -> None:
     """A fraction that fits on a device in use does not wake the other model's idle one."""
     state = ClusterState([node("idle", gpus=1), node("used", gpus=2, product="V100")])
-    mix = TypicalMix.from_requests([pod(milli=500)])
+    profile = WorkloadProfile.from_requests([pod(milli=500)])
     Engine(state, "first-fit").place_on(pod("there", milli=400), "used")
     for weight, expected in ((0.0, 0), (10.0, 1)):
-        engine = Engine(state, "priced", mix=mix)
+        engine = Engine(state, "priced", profile=profile)
         engine.put_prices_in_force(
-            prices(state, mix, PriceWeights(power=weight, tightness=1000.0, prior_pods=0))
+            prices(state, profile, PriceWeights(power=weight, tightness=1000.0, prior_pods=0))
         )
         assert engine.best(pod("asked", milli=500)) == expected

@@ -45,7 +45,7 @@ def test_a_policy_file_is_read_as_it_was_written() -> None:
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {"watts": 3}}',
-            "no weight of `priced`",
+            "not a weight of `priced`",
         ),
         (
             '{"format": "snugfit-policy/v1", "policy": "priced", "weights": {}, "watts": 3}',

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
 from scheduler.core.leftover_values import EFFECTIVE_SCALE, PRICE_SCALE
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, Node, Placement, PodRequest
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import Workload
 from scheduler.planner.pricing.compute import prices
 from scheduler.simulator.generate import GeneratorConfig, generate
@@ -23,27 +23,27 @@ from scheduler.simulator.inflation import Experiment, run
 from tests.builders import node, pod
 from tests.depth import examples
 
-_NO_OTHERS = PriceWeights(prior_pods=0.0)  # than those of the mix
+_NO_OTHERS = PriceWeights(prior_pods=0.0)  # than those of the profile
 
 
 def _priced(
     state: ClusterState,
-    mix: TypicalMix,
+    profile: WorkloadProfile,
     weights: PriceWeights | None = None,
     *,
     departures: float = 0.0,
 ) -> Engine:
-    engine = Engine(state, "priced", mix=mix)
-    engine.put_prices_in_force(prices(state, mix, weights, departures=departures))
+    engine = Engine(state, "priced", profile=profile)
+    engine.put_prices_in_force(prices(state, profile, weights, departures=departures))
     return engine
 
 
 def test_a_scarce_model_is_dear_for_those_who_do_not_need_it() -> None:
     nodes = [node("rare", gpus=4, product="A100"), *(node(f"n{i}", gpus=4) for i in range(4))]
-    mix = TypicalMix.from_requests(
+    profile = WorkloadProfile.from_requests(
         [*(pod(count=1, products=("A100",)) for _ in range(5)), *(pod(count=1) for _ in range(9))]
     )
-    engine = _priced(ClusterState(nodes), mix)
+    engine = _priced(ClusterState(nodes), profile)
     assert engine.best(pod(count=1)) != 0
     assert engine.best(pod(count=1, products=("A100",))) == 0
 
@@ -54,19 +54,19 @@ def test_a_model_that_nobody_has_asked_for_yet_is_spared(unseen: float, spared: 
     state = ClusterState(
         [node("rare", gpus=8, product="H100"), *(node(f"n{i}", gpus=8) for i in range(4))]
     )
-    mix = TypicalMix.from_requests([pod(count=1) for _ in range(20)])
-    engine = _priced(state, mix, PriceWeights(prior_pods=unseen, power=0.0))
+    profile = WorkloadProfile.from_requests([pod(count=1) for _ in range(20)])
+    engine = _priced(state, profile, PriceWeights(prior_pods=unseen, power=0.0))
     assert (engine.best(pod(count=1)) != 0) == spared
     assert engine.best(pod(count=1, products=("H100",))) == 0
 
 
-def test_a_mix_that_is_said_to_be_all_is_taken_at_its_word() -> None:
+def test_a_profile_that_is_said_to_be_all_is_taken_at_its_word() -> None:
     state = ClusterState([node("rare", gpus=8, product="H100"), node("n", gpus=8)])
-    counted = TypicalMix.from_requests([pod(count=1)] * 3)
+    counted = WorkloadProfile.from_requests([pod(count=1)] * 3)
     said = replace(counted, observed=0)
     widened, plain, none = (
-        prices(state, mix, weights)
-        for mix, weights in ((counted, None), (said, None), (counted, _NO_OTHERS))
+        prices(state, profile, weights)
+        for profile, weights in ((counted, None), (said, None), (counted, _NO_OTHERS))
     )
     assert widened and plain and none
     assert (plain.worth == none.worth).all() and (plain.sets == none.sets).all()
@@ -80,8 +80,8 @@ def test_the_more_pods_are_known_the_less_is_reckoned_with_others() -> None:
     cpu, gpu = np.full(2, 64_000), np.full(2, 8000 * EFFECTIVE_SCALE)
     dearer = []
     for known in (10, 100, 10_000):
-        mix = TypicalMix.from_requests([pod(count=1, cpu=8000)] * known)
-        made = _priced(state, mix).prices()
+        profile = WorkloadProfile.from_requests([pod(count=1, cpu=8000)] * known)
+        made = _priced(state, profile).prices()
         assert made is not None
         rare, other = made.value(made.class_codes(state, np.arange(2)), cpu, gpu).tolist()
         dearer.append(rare - other)
@@ -90,9 +90,9 @@ def test_the_more_pods_are_known_the_less_is_reckoned_with_others() -> None:
 
 def test_gpus_without_cpu_are_worth_little() -> None:
     """One core per GPU for pods that want four: three of four GPUs are stranded."""
-    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
+    profile = WorkloadProfile.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
     state = ClusterState([node("a", cpu=16_000, gpus=4), node("b", cpu=16_000, gpus=4)])
-    engine = _priced(state, mix)
+    engine = _priced(state, profile)
     made = engine.prices()
     assert made is not None
     code = made.class_codes(state, np.arange(2))
@@ -103,11 +103,11 @@ def test_gpus_without_cpu_are_worth_little() -> None:
 
 def test_a_pod_that_needs_much_cpu_leaves_balanced_nodes_alone() -> None:
     """32 cores with one GPU go where 60 cores stand beside each GPU, whatever is tighter."""
-    mix = TypicalMix.from_requests(
+    profile = WorkloadProfile.from_requests(
         [*(pod(count=1, cpu=8000) for _ in range(20)), pod(count=1, cpu=32_000)]
     )
     nodes = [node("even", cpu=64_000, gpus=8), node("rich", cpu=120_000, gpus=2)]
-    engine = _priced(ClusterState(nodes), mix)
+    engine = _priced(ClusterState(nodes), profile)
     assert engine.best(pod(count=1, cpu=32_000)) == 1
 
 
@@ -116,13 +116,13 @@ def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool)
     """A node of eight free devices and a broken one: who takes one device goes to the broken one,
     although little cpu is left there, if pods of eight are to come and others leave."""
     nodes = [node("whole", cpu=60_000, gpus=8), node("broken", cpu=60_000, gpus=8)]
-    mix = TypicalMix.from_requests(
+    profile = WorkloadProfile.from_requests(
         [pod(count=1, cpu=8000) for _ in range(40)]
         + [pod(count=8, cpu=8000) for _ in range(of_eight)]
     )
     state = ClusterState(nodes)
     state.apply([Placement(pod("there", count=1, cpu=44_000), "broken", (DeviceShare(0, 1000),))])
-    engine = _priced(state, mix, _NO_OTHERS, departures=1.0)
+    engine = _priced(state, profile, _NO_OTHERS, departures=1.0)
     assert engine.prices() is not None
     few, eight = (
         engine.prices()
@@ -139,10 +139,10 @@ def test_whole_nodes_are_kept_for_those_who_need_them(of_eight: int, kept: bool)
 
 def test_sets_that_nobody_will_need_are_worth_little_where_nobody_leaves() -> None:
     """Demand takes a part of the sets: where pods come and go each is needed at times."""
-    mix = TypicalMix.from_requests([*(pod(count=1) for _ in range(24)), pod(count=8)])
+    profile = WorkloadProfile.from_requests([*(pod(count=1) for _ in range(24)), pod(count=8)])
     state = ClusterState([node(f"n{i}", gpus=8) for i in range(8)])
     fills, half, holds = (
-        prices(state, mix, _NO_OTHERS, departures=share) for share in (0.0, 0.5, 1.0)
+        prices(state, profile, _NO_OTHERS, departures=share) for share in (0.0, 0.5, 1.0)
     )
     assert fills and half and holds
     assert (fills.sets <= half.sets).all() and (abs(2 * half.sets - holds.sets) <= 1).all()
@@ -150,7 +150,7 @@ def test_sets_that_nobody_will_need_are_worth_little_where_nobody_leaves() -> No
     # Asked for one time in four, but a node once broken stays so: as good as always needed.
     assert holds.sets[..., 8].max() == pytest.approx(8 * DEVICE_MILLI * PRICE_SCALE, rel=0.02)
     # With a demand for all of them they are worth the same.
-    eights = TypicalMix.from_requests([pod(count=8)])
+    eights = WorkloadProfile.from_requests([pod(count=8)])
     fills, holds = (prices(state, eights, _NO_OTHERS, departures=share) for share in (0.0, 1.0))
     assert fills and holds and (fills.sets == holds.sets).all() and fills.sets.any()
 
@@ -164,7 +164,7 @@ def test_sets_are_worth_no_more_than_their_devices() -> None:
         for products in ((), ("T4",))
     ]
     state = ClusterState([node(f"n{i}", cpu=96_000, gpus=8) for i in range(2)])
-    made = _priced(state, TypicalMix.from_requests(kinds), departures=1.0).prices()
+    made = _priced(state, WorkloadProfile.from_requests(kinds), departures=1.0).prices()
     assert made is not None
     full = np.arange(9)
     code = made.class_codes(state, np.zeros(9, dtype=np.int64))
@@ -176,8 +176,8 @@ def test_sets_are_worth_no_more_than_their_devices() -> None:
 def test_a_set_counts_where_its_pod_needs_all_of_the_cpu() -> None:
     """94 of 94 cores: the steps of the table must not round the node below the pod."""
     state = ClusterState([node("n", cpu=94_100, gpus=8)])
-    mix = TypicalMix.from_requests([pod(count=8, cpu=94_050)])
-    made = _priced(state, mix, departures=1.0).prices()
+    profile = WorkloadProfile.from_requests([pod(count=8, cpu=94_050)])
+    made = _priced(state, profile, departures=1.0).prices()
     assert made is not None
     code = made.class_codes(state, np.arange(1))
     assert made.set_value(code, state.cpu_free, np.array([8]))[0] > 0
@@ -185,8 +185,8 @@ def test_a_set_counts_where_its_pod_needs_all_of_the_cpu() -> None:
 
 def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
     """Fractions of 500 prevail: 300 off a half device leave 200 that nobody fills."""
-    mix = TypicalMix.from_requests([*(pod(milli=500) for _ in range(9)), pod(milli=300)])
-    made = prices(ClusterState([node("a", gpus=8)]), mix)
+    profile = WorkloadProfile.from_requests([*(pod(milli=500) for _ in range(9)), pod(milli=300)])
+    made = prices(ClusterState([node("a", gpus=8)]), profile)
     assert made is not None
     assert made.effective[0] == 0 and (np.diff(made.effective) >= 0).all()
     assert made.effective[1000] == 1000 * EFFECTIVE_SCALE
@@ -198,11 +198,11 @@ def test_remainders_that_no_fraction_fills_are_worth_less() -> None:
 @given(st.integers(0, 1000))
 def test_values_are_finite_and_never_fall(seed: int) -> None:
     workload = generate(GeneratorConfig(nodes=20, load=1.0, seed=seed))
-    made = prices(ClusterState(workload.nodes), TypicalMix.from_requests(workload.requests))
+    made = prices(ClusterState(workload.nodes), WorkloadProfile.from_requests(workload.requests))
     assert made is not None
     assert (made.worth >= 0).all() and (made.effective >= 0).all()
     assert (np.diff(made.worth, axis=1) >= 0).all() and (np.diff(made.worth, axis=2) >= 0).all()
-    again = prices(ClusterState(workload.nodes), TypicalMix.from_requests(workload.requests))
+    again = prices(ClusterState(workload.nodes), WorkloadProfile.from_requests(workload.requests))
     assert again is not None and again.objective == made.objective
     assert again.worth.tobytes() == made.worth.tobytes()
     assert again.effective.tobytes() == made.effective.tobytes()
@@ -210,13 +210,13 @@ def test_values_are_finite_and_never_fall(seed: int) -> None:
 
 def _where(nodes: list[Node], workload: Workload) -> list[str]:
     """Names of the nodes that the pods go to, with prices computed anew every 20 pods."""
-    mix = TypicalMix.from_requests(workload.requests)
+    profile = WorkloadProfile.from_requests(workload.requests)
     state = ClusterState(nodes)
-    engine = Engine(state, "priced", mix=mix)
+    engine = Engine(state, "priced", profile=profile)
     places = []
     for number, request in enumerate(workload.requests):
         if number % 20 == 0:
-            engine.put_prices_in_force(prices(state, mix))
+            engine.put_prices_in_force(prices(state, profile))
         row = engine.best(request)
         chosen = state.nodes[row] if row >= 0 else None
         places.append(chosen.name if chosen else "")
@@ -251,13 +251,13 @@ def test_names_of_nodes_change_no_decision(seed: int) -> None:
 def test_the_order_of_nodes_changes_no_kind_of_node(seed: int) -> None:
     """Among equal nodes the first row wins, so that it is the choice of kind that must not move."""
     workload = _scene(seed)
-    mix = TypicalMix.from_requests(workload.requests)
+    profile = WorkloadProfile.from_requests(workload.requests)
     shuffled = list(workload.nodes)
     random.Random(seed).shuffle(shuffled)
     kinds = []
     for listed in (list(workload.nodes), shuffled):
         state = ClusterState(listed)
-        engine = _priced(state, mix)
+        engine = _priced(state, profile)
         chosen = [state.nodes[row] for r in workload.requests if (row := engine.best(r)) >= 0]
         kinds.append([(n.cpu_milli, n.memory_bytes, n.devices) for n in chosen if n])
     assert kinds[0] == kinds[1]
@@ -286,45 +286,47 @@ def test_the_unit_of_memory_changes_no_decision(seed: int) -> None:
 
 def test_solving_an_unchanged_cluster_again_changes_no_decision() -> None:
     workload = _scene(5)
-    mix = TypicalMix.from_requests(workload.requests)
+    profile = WorkloadProfile.from_requests(workload.requests)
     state = ClusterState(workload.nodes)
-    engine = _priced(state, mix)
+    engine = _priced(state, profile)
     rows = np.arange(len(state))
     before = [engine.scores(request, rows).tolist() for request in workload.requests]
-    engine.put_prices_in_force(prices(state, mix))
+    engine.put_prices_in_force(prices(state, profile))
     assert [engine.scores(request, rows).tolist() for request in workload.requests] == before
 
 
 def test_prices_from_a_process_that_met_the_models_in_another_order() -> None:
     a, b = node("a", gpus=2, product="A"), node("b", gpus=8, product="B")
-    mix = TypicalMix.from_requests([pod(count=1, products=("B",)), pod(count=1), pod(count=2)])
+    profile = WorkloadProfile.from_requests(
+        [pod(count=1, products=("B",)), pod(count=1), pod(count=2)]
+    )
     ours, theirs = ClusterState([a, b]), ClusterState([b, a])
-    engine = Engine(ours, "priced", mix=mix)
-    engine.put_prices_in_force(prices(theirs, mix))
-    at_home = _priced(ours, mix)
+    engine = Engine(ours, "priced", profile=profile)
+    engine.put_prices_in_force(prices(theirs, profile))
+    at_home = _priced(ours, profile)
     for request in (pod(count=1), pod(count=2)):
         rows = np.arange(2)
         assert engine.scores(request, rows).tolist() == at_home.scores(request, rows).tolist()
 
 
 @pytest.mark.parametrize("nodes", [[], [node("a", gpus=2)], [node("cpu")]])
-def test_without_a_mix_or_without_gpus_there_are_no_prices(nodes) -> None:
-    assert prices(ClusterState(nodes), TypicalMix()) is None
+def test_without_a_profile_or_without_gpus_there_are_no_prices(nodes) -> None:
+    assert prices(ClusterState(nodes), WorkloadProfile()) is None
     if not nodes or not nodes[0].devices:
-        assert prices(ClusterState(nodes), TypicalMix.from_requests([pod(count=1)])) is None
+        assert prices(ClusterState(nodes), WorkloadProfile.from_requests([pod(count=1)])) is None
 
 
 def test_without_prices_or_for_an_unknown_model_the_policy_is_fgd() -> None:
     workload = generate(GeneratorConfig(nodes=30, load=0.8, seed=3))
-    mix = TypicalMix.from_requests(workload.requests)
+    profile = WorkloadProfile.from_requests(workload.requests)
     state = ClusterState(workload.nodes)
-    priced, fgd = (Engine(state, name, mix=mix) for name in ("priced", "fgd"))
+    priced, fgd = (Engine(state, name, profile=profile) for name in ("priced", "fgd"))
     for request in workload.requests[:80]:
         row = fgd.best(request)
         assert priced.best(request) == row
         if row >= 0:
             fgd.place_on(request, workload.nodes[row].name)
-    priced.put_prices_in_force(prices(state, mix))
+    priced.put_prices_in_force(prices(state, profile))
     assert priced.prices() is not None
     state.add_node(replace(workload.nodes[0], name="more of the same"))
     assert priced.prices() is not None
@@ -343,14 +345,14 @@ def test_a_priced_run_repeats_and_packs_no_worse() -> None:
 
 @pytest.mark.parametrize("another_mix", [False, True])
 def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
-    monkeypatch, another_mix
+    monkeypatch, another_profile
 ) -> None:
     """Pods come and go, and nodes too, between the steps: what changes is scored anew."""
     monkeypatch.setattr("scheduler.core.evaluation._CELLS_PER_STEP", 56)
     workload = generate(GeneratorConfig(nodes=40, load=0.8, seed=3))
     requests = list(workload.requests)
-    mix = TypicalMix.from_requests(requests)
-    engine = Engine(ClusterState(workload.nodes), "priced", mix=mix)
+    profile = WorkloadProfile.from_requests(requests)
+    engine = Engine(ClusterState(workload.nodes), "priced", profile=profile)
 
     def place(some: list[PodRequest]) -> None:
         for request in some:
@@ -359,11 +361,11 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
                 engine.place_on(request, there.name)
 
     place(requests[:60])
-    # Another mix may come into force with the prices that are made for it.
-    mix = TypicalMix.from_requests(requests[::3]) if another_mix else mix
-    made = prices(engine.state, mix)
+    # Another profile may come into force with the prices that are made for it.
+    profile = WorkloadProfile.from_requests(requests[::3]) if another_profile else profile
+    made = prices(engine.state, profile)
     assert made is not None
-    warmed = engine.warmup(made, mix)
+    warmed = engine.warmup(made, profile)
     assert warmed is not None
     taken = 0
     for taken, _ in enumerate(warmed.steps(), start=1):
@@ -377,10 +379,10 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
         if taken == 30:
             engine.state.add_node(replace(workload.nodes[9], name="one more"))
     assert taken > 60 and len(warmed.scores) > 10
-    fresh = Engine(engine.state, "priced", mix=mix)
+    fresh = Engine(engine.state, "priced", profile=profile)
     fresh.put_prices_in_force(made)
-    engine.put_prices_in_force(made, warmed, mix)
-    assert engine.mix is mix
+    engine.put_prices_in_force(made, warmed, profile)
+    assert engine.profile is profile
     rows = np.arange(len(engine.state))
     for request in requests:
         if request.uid not in engine.state.placements:
@@ -388,32 +390,32 @@ def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
             assert (engine.filter(request) == fresh.filter(request)).all()
 
 
-def test_a_rehearsal_for_another_mix_is_not_used() -> None:
-    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
-    other = TypicalMix.from_requests([pod(count=4, cpu=4000), pod(count=1, cpu=4000)])
+def test_a_rehearsal_for_another_profile_is_not_used() -> None:
+    profile = WorkloadProfile.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
+    other = WorkloadProfile.from_requests([pod(count=4, cpu=4000), pod(count=1, cpu=4000)])
     state = ClusterState([node("a", cpu=16_000, gpus=8), node("b", cpu=64_000, gpus=4)])
-    engine = Engine(state, "priced", mix=mix)
+    engine = Engine(state, "priced", profile=profile)
     asked = pod("asked", count=1, cpu=4000)
     engine.best(asked)
-    made = prices(state, mix)
+    made = prices(state, profile)
     assert made is not None
     warmed = engine.warmup(made)
     assert warmed is not None
     assert list(warmed.steps())
-    engine.put_mix_in_force(other)
+    engine.put_profile_in_force(other)
     engine.put_prices_in_force(made, warmed)
-    fresh = Engine(state, "priced", mix=other)
+    fresh = Engine(state, "priced", profile=other)
     fresh.put_prices_in_force(made)
     rows = np.arange(2)
     assert engine.scores(asked, rows).tolist() == fresh.scores(asked, rows).tolist()
 
 
 def test_what_nobody_has_asked_about_since_is_not_rehearsed_again() -> None:
-    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
+    profile = WorkloadProfile.from_requests([pod(count=1, cpu=4000) for _ in range(9)])
     state = ClusterState([node("a", cpu=16_000, gpus=8), node("b", cpu=64_000, gpus=4)])
-    engine = Engine(state, "priced", mix=mix)
+    engine = Engine(state, "priced", profile=profile)
     asked = [pod(f"asked-{i}", count=i + 1, cpu=4000) for i in range(3)]
-    made = prices(state, mix)
+    made = prices(state, profile)
     assert made is not None
     for request in asked:
         engine.best(request)
@@ -438,11 +440,13 @@ def test_a_node_that_changes_its_model_during_a_rehearsal(monkeypatch, known: bo
     if known:
         state.add_node(node("once", gpus=8, product="H100"))
         state.remove_node("once")
-    mix = TypicalMix.from_requests([pod(count=1, cpu=4000) for _ in range(9)] + [pod(count=8)])
-    engine = Engine(state, "priced", mix=mix)
+    profile = WorkloadProfile.from_requests(
+        [pod(count=1, cpu=4000) for _ in range(9)] + [pod(count=8)]
+    )
+    engine = Engine(state, "priced", profile=profile)
     asked = pod("asked", count=1, cpu=4000)
     engine.best(asked)
-    made = prices(state, mix)
+    made = prices(state, profile)
     assert made is not None
     for ends_as in ("H100", "T4"):
         engine.put_prices_in_force(None)
@@ -456,7 +460,7 @@ def test_a_node_that_changes_its_model_during_a_rehearsal(monkeypatch, known: bo
         state.update_node(replace(nodes[25], devices=node(gpus=8, product=ends_as).devices))
         assert list(steps)
         engine.put_prices_in_force(made, warmed)
-        fresh = Engine(state, "priced", mix=mix)
+        fresh = Engine(state, "priced", profile=profile)
         fresh.put_prices_in_force(made)
         assert (engine.prices() is None) == (fresh.prices() is None) == (ends_as == "H100")
         rows = np.arange(30)

@@ -11,9 +11,9 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.leftover_values import EFFECTIVE_SCALE, NodeClass
 from scheduler.core.mig import SLOT_MASKS, MigType
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import Device, DeviceShare, GpuRequest, Node, Placement, PodRequest
 from scheduler.core.state import ClusterState
+from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.compute import prices
 from scheduler.planner.pricing.slot_values import (
     least_taken,
@@ -30,8 +30,10 @@ def _mig_node(name: str, devices: int = 1, **rest) -> Node:
     return node(name, devices=(Device("A100", 40_960, mig="A100-40"),) * devices, **rest)
 
 
-def _mix(*wanted: tuple[tuple[tuple[str, int], ...], int]) -> TypicalMix:
-    return TypicalMix.from_requests([pod(mig=mig) for mig, count in wanted for _ in range(count)])
+def _profile(*wanted: tuple[tuple[tuple[str, int], ...], int]) -> WorkloadProfile:
+    return WorkloadProfile.from_requests(
+        [pod(mig=mig) for mig, count in wanted for _ in range(count)]
+    )
 
 
 def test_slots_that_no_large_instance_fits_into_are_worth_less() -> None:
@@ -42,7 +44,7 @@ def test_slots_that_no_large_instance_fits_into_are_worth_less() -> None:
     state.apply(
         [Placement(pod(f"b{i}", mig=_ONE), "n0", (s,)) for i, s in enumerate(crumbs_on_one)]
     )
-    slots = slot_values(state, _mix((_THREE, 20), (_ONE, 1)), scale=1.0)
+    slots = slot_values(state, _profile((_THREE, 20), (_ONE, 1)), scale=1.0)
     assert slots is not None
     values = slots[A100]
     assert values[A100.full_mask] == 1000 * EFFECTIVE_SCALE and values[0] == 0
@@ -52,9 +54,9 @@ def test_slots_that_no_large_instance_fits_into_are_worth_less() -> None:
 
 def test_more_slots_are_never_worth_less() -> None:
     state = ClusterState([_mig_node(f"n{i}") for i in range(3)])
-    mix = _mix((_THREE, 4), (_ONE, 9), ((("2g.10gb", 1),), 3), (_SEVEN, 1))
+    profile = _profile((_THREE, 4), (_ONE, 9), ((("2g.10gb", 1),), 3), (_SEVEN, 1))
     for scale in (0.1, 1.0, 5.0):
-        slots = slot_values(state, mix, scale)
+        slots = slot_values(state, profile, scale)
         assert slots is not None
         values = slots[A100]
         for bit in range(9):
@@ -64,7 +66,7 @@ def test_more_slots_are_never_worth_less() -> None:
 
 def test_slots_that_are_not_scarce_are_worth_what_they_are() -> None:
     state = ClusterState([_mig_node(f"n{i}", 8) for i in range(9)])
-    slots = slot_values(state, _mix((_ONE, 1)), scale=0.01)
+    slots = slot_values(state, _profile((_ONE, 1)), scale=0.01)
     assert slots is not None
     assert slots[A100][0b1] == 125 * EFFECTIVE_SCALE == slots[A100][0b10]
     assert least_taken(slots, "1g.5gb") == 125 * EFFECTIVE_SCALE
@@ -73,7 +75,7 @@ def test_slots_that_are_not_scarce_are_worth_what_they_are() -> None:
 
 def test_nobody_asks_for_instances() -> None:
     state = ClusterState([_mig_node("n")])
-    assert slot_values(state, TypicalMix.from_requests([pod(count=1)]), scale=1.0) == {}
+    assert slot_values(state, WorkloadProfile.from_requests([pod(count=1)]), scale=1.0) == {}
 
 
 @pytest.mark.parametrize(
@@ -94,9 +96,9 @@ def test_what_a_request_stands_for_depends_on_the_devices(gpu: GpuRequest, milli
     assert requested_milli(state, gpu) == milli
 
 
-def _engine(state: ClusterState, mix: TypicalMix) -> Engine:
-    engine = Engine(state, "priced", mix=mix)
-    engine.put_prices_in_force(prices(state, mix))
+def _engine(state: ClusterState, profile: WorkloadProfile) -> Engine:
+    engine = Engine(state, "priced", profile=profile)
+    engine.put_prices_in_force(prices(state, profile))
     assert engine.prices() is not None
     return engine
 
@@ -108,7 +110,7 @@ def test_a_small_instance_leaves_the_place_of_a_large_one_alone() -> None:
     state.apply([Placement(taken, "piece", (DeviceShare(0, 500, 20_480, 0b1111),))])
     others = [DeviceShare(0, 125, 5_120, 1 << slot) for slot in (0, 2, 4, 6)]
     state.apply([Placement(pod(f"b{i}", mig=_ONE), "crumbs", (s,)) for i, s in enumerate(others)])
-    engine = _engine(state, _mix((_THREE, 9), (_ONE, 3)))
+    engine = _engine(state, _profile((_THREE, 9), (_ONE, 3)))
     assert engine.best(pod("asked", mig=_ONE)) == 1
     assert engine.best(pod("large", mig=_THREE)) == 0
 
@@ -120,8 +122,10 @@ def test_classes_are_models_and_how_they_are_shared() -> None:
         node("s", devices=(Device("T4", 16_384, replicas=4),)),
         node("c"),
     ]
-    mix = TypicalMix.from_requests([pod(mig=_ONE), pod(count=1), pod(replicas=1), pod(cpu=4000)])
-    made = prices(ClusterState(nodes), mix)
+    profile = WorkloadProfile.from_requests(
+        [pod(mig=_ONE), pod(count=1), pod(replicas=1), pod(cpu=4000)]
+    )
+    made = prices(ClusterState(nodes), profile)
     assert made is not None and made.sliced
     expected = {
         NodeClass("nvidia.com/gpu", "A100", A100),
@@ -158,8 +162,8 @@ def test_a_node_with_two_layouts_has_one_class_in_every_process() -> None:
     halves = Device("A100", 40_960, mig="A100-40", mig_layout=(("3g.20gb", 0), ("3g.20gb", 4)))
     whole = Device("A100", 40_960, mig="A100-40", mig_layout=(("7g.40gb", 0),))
     mixed = node("x", devices=(halves, whole))
-    mix = _mix((_THREE, 3), (_SEVEN, 1))
-    made = prices(ClusterState([mixed]), mix)
+    profile = _profile((_THREE, 3), (_SEVEN, 1))
+    made = prices(ClusterState([mixed]), profile)
     other = ClusterState([node("x", devices=(whole, whole))])
     other.update_node(mixed)
     assert other.mig_types != ClusterState([mixed]).mig_types
@@ -170,7 +174,7 @@ def test_a_node_whose_devices_are_all_unhealthy_drops_no_prices() -> None:
     """Partitioned nodes are the only ones of their model; one is withheld."""
     nodes = [_mig_node("m0", 2), _mig_node("m1", 2), node("t", gpus=2)]
     state = ClusterState(nodes)
-    engine = _engine(state, _mix((_ONE, 3)))
+    engine = _engine(state, _profile((_ONE, 3)))
     withheld = replace(nodes[0].devices[0], healthy=False)
     state.update_node(replace(nodes[0], devices=(withheld,) * 2))
     assert engine.prices() is not None
@@ -193,14 +197,14 @@ def test_prices_place_at_least_as_many_instances_as_fgd() -> None:
     placed = {"fgd": 0, "priced": 0}
     for seed in range(3):
         requests = _stream(random.Random(seed), 260)
-        mix = TypicalMix.from_requests(requests)
+        profile = WorkloadProfile.from_requests(requests)
         nodes = [_mig_node(f"m{i}", 4) for i in range(8)]
         nodes += [node(f"p{i}", gpus=2) for i in range(8)]
         for policy in placed:
-            engine = Engine(ClusterState(nodes), policy, mix=mix)
+            engine = Engine(ClusterState(nodes), policy, profile=profile)
             for number, request in enumerate(requests):
                 if policy == "priced" and number % 20 == 0:
-                    engine.put_prices_in_force(prices(engine.state, mix))
+                    engine.put_prices_in_force(prices(engine.state, profile))
                 row = engine.best(request)
                 there = engine.state.nodes[row] if row >= 0 else None
                 if there is not None:

@@ -8,10 +8,10 @@ from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.leftover_values import reprice_after
-from scheduler.core.mix import TypicalMix
 from scheduler.core.model import GpuKind
 from scheduler.core.state import ClusterState
-from scheduler.planner.pricing.learner import MixLearner
+from scheduler.core.workload_profile import WorkloadProfile
+from scheduler.planner.pricing.learner import ProfileLearner
 from scheduler.planner.pricing.lifecycle import PricingRules
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, run
@@ -22,8 +22,8 @@ SMALL = generate(GeneratorConfig(nodes=30, load=1.0, seed=6))
 
 
 def test_prices_are_computed_again_when_enough_has_changed() -> None:
-    mix = TypicalMix.from_requests(SMALL.requests)
-    engine = Engine(ClusterState(SMALL.nodes), "priced", mix=mix)
+    profile = WorkloadProfile.from_requests(SMALL.requests)
+    engine = Engine(ClusterState(SMALL.nodes), "priced", profile=profile)
     pricing = Pricing(engine)
     for _ in range(3):
         pricing.refresh()
@@ -43,8 +43,8 @@ def test_prices_are_computed_again_when_enough_has_changed() -> None:
 
 def test_the_last_good_prices_stay() -> None:
     """Once no GPU is free there is nothing to price; what was good stays in force."""
-    mix = TypicalMix.from_requests([pod(count=1)])
-    engine = Engine(ClusterState([node("a", gpus=2)]), "priced", mix=mix)
+    profile = WorkloadProfile.from_requests([pod(count=1)])
+    engine = Engine(ClusterState([node("a", gpus=2)]), "priced", profile=profile)
     pricing = Pricing(engine)
     pricing.refresh()
     good = engine.prices()
@@ -66,27 +66,27 @@ def test_a_policy_without_prices_is_left_alone() -> None:
     assert pricing.solved == 0 and engine.prices() is None
 
 
-def test_the_learnt_mix_is_what_the_webhook_would_have_learnt() -> None:
-    engine = Engine(ClusterState(SMALL.nodes), "fgd", mix=TypicalMix())
-    pricing, learner = Pricing(engine, "learnt"), MixLearner()
+def test_the_learnt_profile_is_what_the_webhook_would_have_learnt() -> None:
+    engine = Engine(ClusterState(SMALL.nodes), "fgd", profile=WorkloadProfile())
+    pricing, learner = Pricing(engine, "learnt"), ProfileLearner()
     every = PricingRules().relearn_pods
     asked_about = [pod for pod in SMALL.requests if pod.gpu.kind is not GpuKind.NONE]
     for number, request in enumerate(asked_about[:70], start=1):
         pricing.arrives(request)
         learner.observe(request)
         if number in (1, 2, 4, 8, 16, 32, 64):
-            assert learner.due(every) and engine.mix == learner.mix()
-    assert not learner.due(every) and engine.mix != learner.mix()
+            assert learner.due(every) and engine.profile == learner.profile()
+    assert not learner.due(every) and engine.profile != learner.profile()
 
 
 def test_pods_that_kube_scheduler_would_not_ask_about_teach_nothing() -> None:
-    engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", mix=TypicalMix())
+    engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", profile=WorkloadProfile())
     engine.place_on(pod(count=0), "a")
     pricing = Pricing(engine, "learnt")
     pricing.arrives(pod(count=0))
-    assert engine.mix.all_shapes == ()
+    assert engine.profile.all_shapes == ()
     pricing.arrives(pod(count=1))
-    assert [shape.gpu.count for shape in engine.mix.shapes] == [1]
+    assert [shape.gpu.count for shape in engine.profile.shapes] == [1]
 
 
 def test_the_rules_are_those_of_the_settings() -> None:
@@ -103,20 +103,20 @@ def test_the_rules_are_those_of_the_settings() -> None:
 
 
 def test_learning_starts_from_the_pods_that_run() -> None:
-    engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", mix=TypicalMix())
+    engine = Engine(ClusterState([node("a", gpus=4)]), "fgd", profile=WorkloadProfile())
     engine.place_on(pod(count=2), "a")
     Pricing(engine, "learnt")
-    assert [shape.gpu.count for shape in engine.mix.shapes] == [2]
+    assert [shape.gpu.count for shape in engine.profile.shapes] == [2]
 
 
 @pytest.mark.parametrize("policy", ["fgd", "priced"])
-def test_a_run_with_a_learnt_mix_repeats_and_is_another_run(policy: str) -> None:
-    learnt = Experiment(policy, 1, "as-listed", mix="learnt")
+def test_a_run_with_a_learnt_profile_repeats_and_is_another_run(policy: str) -> None:
+    learnt = Experiment(policy, 1, "as-listed", workload_profile="learnt")
     one, two = (run(SMALL, learnt).to_json() | {"seconds": 0} for _ in range(2))
     assert one == two and one["workload_profile"] == "learnt"
     assert learnt.config_hash != Experiment(policy, 1, "as-listed").config_hash
 
 
-def test_an_unknown_mix_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="mix"):
+def test_an_unknown_profile_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="workload_profile"):
         Pricing(Engine(ClusterState([])), "guessed")

@@ -133,7 +133,7 @@ def test_the_same_replay_twice(learn: bool) -> None:
     runs = [
         replay(
             workload,
-            Experiment("fgd", 1, mix="learnt" if learn else "given"),
+            Experiment("fgd", 1, workload_profile="learnt" if learn else "given"),
             rate=0.05,
             selector=lambda engine: EmulatedScheduler(engine, SchedulerProfile()),
             observe=lambda now, _engine, _waiting: seen.append(now),

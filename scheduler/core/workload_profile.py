@@ -1,9 +1,9 @@
 """What the cluster's pods typically look like: given, counted from a trace, or learnt online.
 
 Fragmentation has no meaning without a workload: a free half GPU is worth nothing to a cluster
-that runs only 8-GPU jobs. The mix is that workload. Following FGD (Weng et al., USENIX ATC'23),
+that runs only 8-GPU jobs. The profile is that workload. Following FGD (Weng et al., USENIX ATC'23),
 the most popular shapes are kept until they cover 95 % of the pods; memory does not tell shapes
-apart. Weights are integers, so that everything computed from a mix is exact.
+apart. Weights are integers, so that everything computed from a profile is exact.
 
 Whoever creates pods decides how many shapes there are, so their number is bounded: of very many
 the popular ones stay as they are, and the others are counted together, each as a somewhat larger
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest, PodRequest
 
-__all__ = ["ShapeKey", "TypicalMix", "TypicalShape", "larger_shape", "most_popular"]
+__all__ = ["ShapeKey", "TypicalShape", "WorkloadProfile", "larger_shape", "most_popular"]
 
 ShapeKey = tuple[int, GpuRequest]
 """What tells the shapes of pods apart: milli-CPU and the request for devices."""
@@ -39,7 +39,7 @@ class TypicalShape:
 
 
 @dataclass(frozen=True, slots=True)
-class TypicalMix:
+class WorkloadProfile:
     """Popular shapes with integer weights, most popular first.
 
     Attributes
@@ -69,7 +69,9 @@ class TypicalMix:
         return sum(shape.weight for shape in self.shapes)
 
     @classmethod
-    def from_requests(cls, requests: Iterable[PodRequest], *, coverage: float = 0.95) -> TypicalMix:
+    def from_requests(
+        cls, requests: Iterable[PodRequest], *, coverage: float = 0.95
+    ) -> WorkloadProfile:
         """Count the shapes of these pods and keep the most popular ones.
 
         Parameters
@@ -91,8 +93,8 @@ class TypicalMix:
 
 def most_popular(
     counts: Mapping[ShapeKey, int], memory: Mapping[ShapeKey, int], coverage: float, observed: int
-) -> TypicalMix:
-    """The mix of shapes counted, those that cover so much of them as popular ones.
+) -> WorkloadProfile:
+    """The profile of shapes counted, those that cover so much of them as popular ones.
 
     Parameters
     ----------
@@ -106,7 +108,7 @@ def most_popular(
         Pods seen in all.
     """
     if not 0 < coverage <= 1:
-        raise InvalidInput("mix.coverage", f"is {coverage}", "use a share in (0, 1]")
+        raise InvalidInput("workload_profile.coverage", f"is {coverage}", "use a share in (0, 1]")
     wanted = coverage * sum(counts.values())
     kept: list[TypicalShape] = []
     rare: list[TypicalShape] = []
@@ -118,7 +120,7 @@ def most_popular(
     if len(kept) > _MOST_POPULAR:
         kept, more = _condensed(kept)
         rare = more + rare
-    return TypicalMix(tuple(kept), tuple(rare[:_MOST_RARE]), observed)
+    return WorkloadProfile(tuple(kept), tuple(rare[:_MOST_RARE]), observed)
 
 
 def _condensed(shapes: list[TypicalShape]) -> tuple[list[TypicalShape], list[TypicalShape]]:
