@@ -20,7 +20,7 @@ from testbed.controlplane.objects import (
     mig_pod,
     pod_group,
 )
-from testbed.controlplane.system import HOLD_TTL_S, System
+from testbed.controlplane.system import RESERVATION_TTL_S, System
 from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
@@ -44,7 +44,7 @@ def start_earlier(system: System, earlier: Earlier) -> Callable[[str], Extender]
     def start(name: str) -> Extender:
         plane = system.cluster.plane
         settings = plane.home / f"{name}.yaml"
-        settings.write_text(yaml.safe_dump({"hold_ttl_s": HOLD_TTL_S, "planner": False}))
+        settings.write_text(yaml.safe_dump({"hold_ttl_s": RESERVATION_TTL_S, "planner": False}))
         flags = ["--kubeconfig", system.kubeconfig(), "--config", settings]
         extender = earlier.extender(plane, flags, name)
         extender.start()
