@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from bench.options import Listed, budget_option, clock_option
+from bench.options import ListOf, budget_option, clock_option
 from bench.report import Report, benchmark
 from scheduler.core.errors import InvalidInput
 from scheduler.core.reading import read_text
@@ -33,7 +33,7 @@ from scheduler.simulator.sweep import one_by_one
 __all__ = ["command"]
 
 _LONGEST_SEED = 18
-_SIZES = Listed(int, 1)
+_SIZES = ListOf(int, 1)
 
 
 @benchmark("backlog")
@@ -50,7 +50,7 @@ _SIZES = Listed(int, 1)
 @click.option("--pods-per-node", type=_SIZES, default="4,8", show_default=True)
 @click.option("--priorities", type=_SIZES, default="1,2,4", show_default=True)
 @click.option(
-    "--utilisation", type=Listed(float, 0.01), default="0.9,0.95,1.0,1.05", show_default=True
+    "--utilisation", type=ListOf(float, 0.01), default="0.9,0.95,1.0,1.05", show_default=True
 )
 @budget_option("1s", "Per case")
 @clock_option

@@ -26,7 +26,7 @@ from testbed.controlplane.plane import ControlPlane, keep_logs_in
 from testbed.controlplane.process import NotReady
 from testbed.controlplane.storm import crash_storm, revive
 from testbed.controlplane.system import System
-from testbed.controlplane.validator import Foul
+from testbed.controlplane.validator import InvalidSchedule
 
 __all__ = ["command"]
 
@@ -63,7 +63,7 @@ def command(
                 row["pods"] += pods
                 row.update(_look(system))
             except (AssertionError, NotReady) as error:
-                row["over_commits"] += isinstance(error, Foul)
+                row["over_commits"] += isinstance(error, InvalidSchedule)
                 report.failures.append(f"seed {number}: {str(error)[:2000]}")
                 if logs:
                     keep_logs_in(logs / str(number), plane)
@@ -90,7 +90,7 @@ def _look(system: System) -> Counter[str]:
     state = system.extender.get("/debug/state")
     found = Counter[str]()
     found["stuck_reservations"] = sum(
-        pod["held"] for node in state["nodes"] for pod in node["pods"]
+        pod["reserved"] for node in state["nodes"] for pod in node["pods"]
     )
     found["drift"] = int(metrics["snugfit_drift_rows"]) + len(state["recount_differences"])
     found["faults"] = int(metrics["snugfit_watch_faults_total"])

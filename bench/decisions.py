@@ -17,7 +17,7 @@ import click
 import numpy as np
 
 from bench.figures import percentiles
-from bench.options import Listed, policies_option
+from bench.options import ListOf, policies_option
 from bench.report import Report, benchmark
 from scheduler.core.engine import Engine
 from scheduler.core.leftover_values import reprice_after
@@ -40,7 +40,7 @@ class _Lane:
 
 
 @benchmark("decisions")
-@click.option("--nodes", type=Listed(int, 1), default="1213,5000,15000", show_default=True)
+@click.option("--nodes", type=ListOf(int, 1), default="1213,5000,15000", show_default=True)
 @click.option(
     "--pods",
     type=click.IntRange(1),

@@ -22,7 +22,7 @@ import click
 import msgspec
 
 from bench.figures import percentiles
-from bench.options import Listed
+from bench.options import ListOf
 from bench.report import Report, benchmark
 from scheduler.cluster.fair_lock import FairLock
 from scheduler.cluster.ledger import Ledger
@@ -70,7 +70,7 @@ class _Measured(FairLock):
 
 
 @benchmark("holds")
-@click.option("--nodes", type=Listed(int, 1), default="5000", show_default=True)
+@click.option("--nodes", type=ListOf(int, 1), default="5000", show_default=True)
 @click.option("--policy", default="fgd", show_default=True, help="See `snugfit policies`.")
 def command(report: Report, nodes: tuple[int, ...], policy: str) -> None:
     """A row per size and case, with how many stays were up to so many milliseconds."""

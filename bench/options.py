@@ -13,7 +13,7 @@ from scheduler.core.errors import InvalidInput
 from scheduler.core.policies.table import policy_named
 
 __all__ = [
-    "Listed",
+    "ListOf",
     "arrival_option",
     "budget_option",
     "clock_option",
@@ -30,7 +30,7 @@ _MOST = 1_000_000
 T = TypeVar("T", int, float, str)
 
 
-class Listed(click.ParamType[tuple[T, ...]], Generic[T]):
+class ListOf(click.ParamType[tuple[T, ...]], Generic[T]):
     """Values with commas between, as a tuple.
 
     Parameters
@@ -68,7 +68,7 @@ class Listed(click.ParamType[tuple[T, ...]], Generic[T]):
         return tuple(made)
 
 
-class _Policies(Listed[str]):
+class _Policies(ListOf[str]):
     """Names of policies."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ def seeds_option(default: int, what: str = "Seeds 0..n-1.") -> Decorator:
 
 def traces_option(default: str) -> Decorator:
     """``--traces``: of openb, with commas between."""
-    return click.option("--traces", type=Listed(str), default=default, show_default=True)
+    return click.option("--traces", type=ListOf(str), default=default, show_default=True)
 
 
 def policies_option(default: str) -> Decorator:

@@ -15,7 +15,7 @@ import click
 
 from bench.inflation import FULL, over_seeds, trace_of
 from bench.options import (
-    Listed,
+    ListOf,
     data_option,
     openb_files,
     policies_option,
@@ -37,7 +37,7 @@ _AT = ("0.30", "0.50", "0.70", "0.90", FULL)
 @policies_option("kube-default,best-fit,fgd")
 @click.option(
     "--weights",
-    type=Listed(float),
+    type=ListOf(float),
     default="0,0.1,0.3,1",
     show_default=True,
     help="Of `power` in policy priced, in milli-GPU per watt.",

@@ -26,7 +26,7 @@ from typing import Any
 import click
 
 from bench.options import (
-    Listed,
+    ListOf,
     data_option,
     openb_files,
     policies_option,
@@ -59,7 +59,7 @@ _OPENB_RATES = (40.0, 48.0, 60.0)
 @policies_option("fgd,best-fit,kube-default,priced")
 @click.option(
     "--rates",
-    type=Listed(float, 0.001),
+    type=ListOf(float, 0.001),
     help="Arrivals so much faster; for `synthetic` requested GPUs over those there are.  "
     "[default: 40,48,60, or 1,1.2,1.5]",
 )

@@ -249,7 +249,7 @@ class Siege:
         if detail["drift"]:
             self.wrong.append(f"drift: {detail}")
         for node, said in self._cluster.state().items():
-            known = {pod["uid"] for pod in said["pods"] if not pod["held"]}
+            known = {pod["uid"] for pod in said["pods"] if not pod["reserved"]}
             real = (
                 {pod.uid for pod in self._cluster.validator.on(node)} if node in _DEVICES else known
             )

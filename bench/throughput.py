@@ -18,7 +18,7 @@ from typing import Any
 import click
 import yaml
 
-from bench.options import Listed
+from bench.options import ListOf
 from bench.report import Report, benchmark
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.errors import InvalidInput
@@ -52,7 +52,7 @@ _PROFILES = tuple(profile.value for profile in Profile)
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True)
 @click.option(
     "--cases",
-    type=Listed(str),
+    type=ListOf(str),
     default="alone,stock,packing",
     show_default=True,
     help="Ratios are to the first.",

@@ -19,7 +19,7 @@ import click
 import msgspec
 
 from bench.figures import percentiles
-from bench.options import Listed
+from bench.options import ListOf
 from bench.report import Report, benchmark
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.errors import SchedulerError
@@ -40,7 +40,7 @@ _ANNOTATION_BYTES = 2_200  # brings a pod to about 3 kB, as real ones are
 
 
 @benchmark("webhook")
-@click.option("--nodes", type=Listed(int, 1), default="5000,15000", show_default=True)
+@click.option("--nodes", type=ListOf(int, 1), default="5000,15000", show_default=True)
 @click.option(
     "--pods",
     type=click.IntRange(1),

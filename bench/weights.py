@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from bench.inflation import FULL
-from bench.options import Listed, data_option, openb_files, seeds_option, traces_option
+from bench.options import ListOf, data_option, openb_files, seeds_option, traces_option
 from bench.replay import ReplayJob, run
 from bench.report import Report, benchmark
 from scheduler.core.errors import InvalidInput
@@ -62,7 +62,7 @@ class _Point:
 )
 @click.option(
     "--factors",
-    type=Listed(float),
+    type=ListOf(float),
     default="0,0.5,2,4",
     show_default=True,
     help="Times each weight.",

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.cluster.ledger import Cluster
-from scheduler.cluster.preemption import curable
+from scheduler.cluster.preemption import preemptible
 from scheduler.core.errors import KubeApiError
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.plural import plural
@@ -143,7 +143,7 @@ def unheard(cluster: Cluster, request: PodRequest, rows: IntArray) -> Unheard | 
     if (codes == Reason.FITS.code).any():
         return None
     at = np.isin(rows, [state.row_of[node] for node in left])
-    certain = bool(curable(engine, request, rows[at], codes[at]).any())
+    certain = bool(preemptible(engine, request, rows[at], codes[at]).any())
     missing = {uid: state.placements[uid].pod for victims in left.values() for uid in victims}
     since = cluster.victims.missed_since(request.uid, missing, cluster.now, certain=certain)
     return Unheard(missing, certain, since)

@@ -123,7 +123,7 @@ class Binder:
             return [placements[uid].pod for uid in late]
 
     def read(self, pod: PodRequest, *, read_s: float = 5.0) -> None:
-        """Settle by the API what became of a held or reserved pod.
+        """Settle by the API what became of a pod with a reservation or a binding.
 
         Raises
         ------

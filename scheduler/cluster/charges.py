@@ -94,9 +94,9 @@ class Charges:
         """A node does not exist any more; its pods stay facts until they are deleted, too."""
         if not self.nodes.remove(name):
             return
-        uids, bindings, holds = self._detach_pods(name)
+        uids, bindings, reservations = self._detach_pods(name)
         self._engine.state.remove_node(name)
-        self._gangs.restore_reservations("", holds)
+        self._gangs.restore_reservations("", reservations)
         if uids:
             self._pods_on_unknown_nodes[name] = set(uids)
         for uid in uids:
@@ -186,7 +186,9 @@ class Charges:
             Uids of its pods that are not in the state.
         """
         state = self._engine.state
-        uids, bindings, holds = self._detach_pods(name) if name in state.row_of else ([], [], [])
+        uids, bindings, reservations = (
+            self._detach_pods(name) if name in state.row_of else ([], [], [])
+        )
         self.nodes.end_doubts(name)
         state.add_node(self.nodes.effective(name))
         state.apply(bindings, enforce=False)
@@ -206,7 +208,7 @@ class Charges:
             others += plain
         for pod in sorted(others, key=self.records.rank):
             faults += self._settled(pod)
-        self._gangs.restore_reservations(name, holds)
+        self._gangs.restore_reservations(name, reservations)
         if faults:
             raise faults[0]
 
@@ -320,11 +322,11 @@ class Charges:
     def _detach_pods(self, name: str) -> tuple[list[str], list[Placement], list[Reservation]]:
         """Take everything off a node: uids of running pods, bindings under way, reservations."""
         engine = self._engine
-        uids, bindings, holds = [], [], []
+        uids, bindings, reservations = [], [], []
         for placement in engine.state.pods_on(engine.state.row(name)):
             uid = placement.pod.uid
             if uid in engine.reservations:
-                holds.append(engine.reservations[uid])
+                reservations.append(engine.reservations[uid])
                 engine.reservations.drop(uid)
                 continue
             engine.release(uid)
@@ -333,7 +335,7 @@ class Charges:
                 uids.append(uid)
             else:
                 bindings.append(placement)
-        return uids, bindings, holds
+        return uids, bindings, reservations
 
     def _note(self, pod: ObservedPod, problem: str) -> None:
         request = pod.request

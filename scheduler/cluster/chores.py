@@ -18,27 +18,27 @@ def expired_reservations(ledger: Ledger) -> list[PodRequest]:
     """Pods whose reservation is past its time; a gang's missing members lose theirs here."""
     with ledger.locked(chore=True) as cluster:
         cluster.expire()
-        holds = cluster.engine.reservations.values()
-        late = [hold.placement.pod for hold in holds if hold.until <= cluster.now]
+        reservations = cluster.engine.reservations.values()
+        late = [one.placement.pod for one in reservations if one.until <= cluster.now]
         return [
             pod for pod in late if cluster.is_pod(pod.uid) and not cluster.gangs.has_place(pod.uid)
         ]
 
 
 def pods_to_requeue(ledger: Ledger, after_s: float) -> list[PodRequest]:
-    """Pods refused so long ago that fit by now, each told once; see :mod:`.requeue`."""
+    """Pods refused so long ago that fit by now, each of them once; see :mod:`.requeue`."""
     with ledger.locked(chore=True) as cluster:
         gangs = cluster.gangs if cluster.config.gangs else None
         pending = cluster.sync.pending if cluster.sync else {}
         taken_over = cluster.requeue.take_over(pending, cluster.now, cluster.gangs.members.gathered)
-        looks = cluster.requeue.wake(cluster.engine, gangs, cluster.now - after_s)
+        looks = cluster.requeue.due(cluster.engine, gangs, cluster.now - after_s)
     for _ in ledger.in_steps(taken_over):
         pass
     return [pod for found in ledger.in_steps(looks) for pod in found]
 
 
 def requeue_later(ledger: Ledger, requests: Sequence[PodRequest]) -> None:
-    """Pods could not be told that they fit: they are later, whatever nodes they asked about."""
+    """Pods could not be requeued: they are later, whatever nodes were requested for them."""
     with ledger.locked(chore=True) as cluster:
         for request in requests:
             if (

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from scheduler.cluster.named_victims import NamedVictims
 from scheduler.cluster.pod_memory import PodMemory
-from scheduler.cluster.requeue import Refusals
+from scheduler.cluster.requeue import RefusedPods
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import GpuKind, PodRequest
@@ -35,7 +35,7 @@ class ClusterEvents(PodEvents):
         engine: Engine,
         gangs: GangCoordinator,
         pods: PodMemory,
-        requeue: Refusals,
+        requeue: RefusedPods,
         victims: NamedVictims,
         pricing: PriceLifecycle,
         kept: KeptRules,

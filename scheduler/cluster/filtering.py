@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from scheduler.cluster.awaited_victims import waited_for
 from scheduler.cluster.ledger import Cluster
 from scheduler.cluster.planned import member_verdicts, planned_position
-from scheduler.cluster.preemption import curable, kept_by_holds
+from scheduler.cluster.preemption import kept_by_reservations, preemptible
 from scheduler.cluster.reserving import reserve_for_a_while
-from scheduler.cluster.verdicts import Listed, Verdicts
+from scheduler.cluster.verdicts import RequestedNodes, Verdicts
 from scheduler.core.gangs.drafts import BEING_PLANNED
 from scheduler.core.model import PodRequest, Reason
 from scheduler.core.ranking import best_first
@@ -24,7 +24,7 @@ _NOT_OFFERED = np.zeros(len(Reason), dtype=bool)
 _NOT_OFFERED[[Reason.DEVICE_KIND_MISSING.code, Reason.RESOURCE_MISSING.code]] = True
 
 
-def filter_nodes(cluster: Cluster, request: PodRequest, nodes: Listed) -> Verdicts:
+def filter_nodes(cluster: Cluster, request: PodRequest, nodes: RequestedNodes) -> Verdicts:
     """Verdicts on the nodes asked about. What they are to be remembered by: :func:`record_filter`.
 
     A member of a gang is answered from the plan for all of it, which is made and held here, since
@@ -34,16 +34,16 @@ def filter_nodes(cluster: Cluster, request: PodRequest, nodes: Listed) -> Verdic
     rows = nodes.rows
     codes = _codes(cluster, request, rows)
     message = member_verdicts(cluster, request, rows, codes) if cluster.is_joint(request) else ""
-    cures = curable(cluster.engine, request, rows, codes)
+    may_preempt = preemptible(cluster.engine, request, rows, codes)
     emptied = waited_for(cluster, request)
     if len(emptied):  # it waits for the rest of them, and takes no others elsewhere
-        cures |= np.isin(rows, emptied)
+        may_preempt |= np.isin(rows, emptied)
     named = _shortlist(cluster, request, rows, np.flatnonzero(codes == _FITS))
     resources, short = tuple(name for name, _ in request.counted), None
     if resources:
         passed = cluster.sync is not None
         short = cluster.engine.short_of(request, rows, codes, passed=passed)
-    return Verdicts(nodes, codes, cures, message, named, resources, short)
+    return Verdicts(nodes, codes, may_preempt, message, named, resources, short)
 
 
 def record_question(cluster: Cluster, request: PodRequest) -> None:
@@ -119,7 +119,7 @@ def _record_refusal(cluster: Cluster, request: PodRequest, verdicts: Verdicts) -
         cluster.now,
         generation,
         nodes.rows,
-        kept_by_holds(engine, request, nodes.rows, verdicts.codes),
+        kept_by_reservations(engine, request, nodes.rows, verdicts.codes),
         anywhere=bool(nodes.unknown),
         gang=request.gang if cluster.gangs.members.gathered(request) else None,
     )

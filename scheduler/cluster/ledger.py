@@ -20,7 +20,7 @@ from scheduler.cluster.fair_lock import FairLock
 from scheduler.cluster.live_rules import LiveRules
 from scheduler.cluster.named_victims import NamedVictims
 from scheduler.cluster.pod_memory import PodMemory
-from scheduler.cluster.requeue import Refusals
+from scheduler.cluster.requeue import RefusedPods
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.cluster.sync import Sync
 from scheduler.core.engine import Engine
@@ -71,7 +71,7 @@ class Cluster:
     engine: Engine
     gangs: GangCoordinator
     pods: PodMemory
-    requeue: Refusals
+    requeue: RefusedPods
     victims: NamedVictims
     pricing: PriceLifecycle
     sync: Sync | None
@@ -192,7 +192,7 @@ class Ledger:
         self._lock = lock or FairLock()
         engine.state.counted.elsewhere_counts = live  # kube-scheduler has been asked first
         pods, victims = PodMemory(config.remembered_pods), NamedVictims(config.remembered_pods)
-        requeue = Refusals(config.remembered_pods)
+        requeue = RefusedPods(config.remembered_pods)
         gangs = GangCoordinator(
             engine,
             ttl_s=config.gang_ttl_s,

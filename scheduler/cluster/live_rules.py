@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.cluster.dryruns import Look
-from scheduler.cluster.verdicts import Listed
+from scheduler.cluster.verdicts import RequestedNodes
 from scheduler.core.model import Node, PodRequest, Reason
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
@@ -87,7 +87,7 @@ class Asked:
 
 
 def new_nodes(
-    objects: Sequence[NodeObject], asked: Listed, names: ResourceNames
+    objects: Sequence[NodeObject], asked: RequestedNodes, names: ResourceNames
 ) -> dict[int, Node]:
     """Nodes of a question that do not exist yet, by position, where they came as objects."""
     unknown = asked.unknown if objects else ()

@@ -31,8 +31,8 @@ __all__ = [
     "Candidate",
     "Victims",
     "choose_victims",
-    "curable",
-    "kept_by_holds",
+    "kept_by_reservations",
+    "preemptible",
     "without_dearer_gangs",
 ]
 
@@ -57,12 +57,12 @@ for _reason in (
     _SEEN_IN_TREE[_reason.code] = True
 
 
-def curable(
+def preemptible(
     engine: Engine, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
 ) -> NDArray[np.bool_]:
     """Rows where evicting pods could help and kube-scheduler's dry run would notice it, (R,).
 
-    Nodes with holds of others are none of them: a hold is no pod that could be evicted.
+    Nodes with reservations of others are not among them: a reservation is not a pod to evict.
 
     Parameters
     ----------
@@ -71,27 +71,27 @@ def curable(
     rows, codes : (R,)
         What was asked about, and the verdicts.
     """
-    cures = _noticed(engine, request, rows, codes)
-    if cures.any():
-        cures &= ~_held(engine, request, rows)
-    return cures
+    preemptible = _noticed(engine, request, rows, codes)
+    if preemptible.any():
+        preemptible &= ~_held(engine, request, rows)
+    return preemptible
 
 
-def kept_by_holds(
+def kept_by_reservations(
     engine: Engine, request: PodRequest, rows: NDArray[np.int64], codes: NDArray[np.int8]
 ) -> NDArray[np.int64]:
-    """Those of the rows that would be curable but for holds of others."""
+    """Those of the rows that would be preemptible but for reservations of others."""
     kept = _held(engine, request, rows)
     return rows[kept & _noticed(engine, request, rows, codes)] if kept.any() else rows[:0]
 
 
 def _held(engine: Engine, request: PodRequest, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Rows with holds of others."""
-    held = {hold.placement.node for uid, hold in engine.reservations.items() if uid != request.uid}
-    if not held:
+    """Rows with reservations of others."""
+    nodes = {one.placement.node for uid, one in engine.reservations.items() if uid != request.uid}
+    if not nodes:
         return np.zeros(len(rows), dtype=bool)
     row_of = engine.state.row_of  # some are perhaps on nodes that have gone
-    return np.isin(rows, [row_of[name] for name in held if name in row_of])
+    return np.isin(rows, [row_of[name] for name in nodes if name in row_of])
 
 
 def _noticed(
@@ -99,9 +99,9 @@ def _noticed(
 ) -> NDArray[np.bool_]:
     """Rows that kube-scheduler's own accounting would find short, too."""
     state = engine.state
-    cures: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
-    if not cures.any():
-        return cures
+    preemptible: NDArray[np.bool_] = _SEEN_IN_TREE[codes]
+    if not preemptible.any():
+        return preemptible
     if not request.gpu.resource and request.gpu.requested_milli:
         # In-tree counts milli-GPU per node, not per device: it sees a shortage only where the
         # node's sum falls short.
@@ -109,8 +109,8 @@ def _noticed(
         devices = (codes == Reason.INSUFFICIENT_FRACTION.code) | (
             codes == Reason.INSUFFICIENT_DEVICES.code
         )
-        cures &= short | ~devices
-    return cures
+        preemptible &= short | ~devices
+    return preemptible
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ class Candidate:
             for gang, uids in partners.items()
             if uids
         }
-        self.held = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.reservations)
+        self.reserved = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.reservations)
         self._state: ClusterState | None = engine.excerpt(request, row)
 
     @property
@@ -192,8 +192,9 @@ class Candidate:
         """
         assert self._state is not None  # callers look at possible
         if self._passed:
-            held = (p.pod for p in self.pods if p.pod.uid in self.held - {self.request.uid})
-            reserved = [pod for pod in held if pod.uid in self._state.placements]
+            others = self.reserved - {self.request.uid}
+            there = (p.pod for p in self.pods if p.pod.uid in others)
+            reserved = [pod for pod in there if pod.uid in self._state.placements]
             believe(self._state, self.request.shape, {0: reserved})
 
     def take_out(self, unit: Unit) -> None:
@@ -314,8 +315,8 @@ def choose_victims(
 def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
     """What can be evicted from a node: pods one by one, the members of a gang together.
 
-    Who is held there does not run yet, unless kube-scheduler says so: it has heard of the binding
-    before us.
+    A pod with a reservation there does not run yet, unless kube-scheduler says so: it has heard of
+    the binding before us.
     """
     singles: list[Unit] = []
     gangs: dict[GangKey, list[Placement]] = {}
@@ -325,7 +326,7 @@ def _units(candidate: Candidate, suggested: AbstractSet[str]) -> list[Unit]:
         pod = placement.pod
         if pod.uid == asking.uid:
             continue
-        there = pod.uid not in candidate.held or pod.uid in suggested
+        there = pod.uid not in candidate.reserved or pod.uid in suggested
         evictable = there and pod.priority < asking.priority
         key = pod.gang.whole if pod.gang else None
         if key is None or key not in candidate.elsewhere:

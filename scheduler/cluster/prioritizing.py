@@ -11,7 +11,7 @@ from scheduler.cluster.filtering import record_question
 from scheduler.cluster.ledger import Cluster
 from scheduler.cluster.planned import planned_position
 from scheduler.cluster.reserving import reserve_for_a_while
-from scheduler.cluster.verdicts import WINNER, Listed, Ranking
+from scheduler.cluster.verdicts import WINNER, Ranking, RequestedNodes
 from scheduler.core.engine import INFEASIBLE
 from scheduler.core.model import PodRequest
 from scheduler.core.ranking import best_first, ranks
@@ -36,7 +36,7 @@ class Order:
         return at if at >= 0 and scores[at] == WINNER else -1
 
 
-def rank_nodes(cluster: Cluster, request: PodRequest, nodes: Listed, most: int) -> Order:
+def rank_nodes(cluster: Cluster, request: PodRequest, nodes: RequestedNodes, most: int) -> Order:
     """Scores 0..10 of the nodes asked about; the winner alone has 10.
 
     What the question is to be remembered by: :func:`record_prioritize`.

@@ -2,19 +2,19 @@
 
 kube-scheduler asks about a refused pod again when something happens in the cluster. It may hear of
 that before we do: then it asks too early, is refused once more, and if nothing else happens it
-waits five minutes. So whoever would fit now and has not been asked about for longer than
-kube-scheduler's own backoff is woken by a change of its annotations, which kube-scheduler sees as
+waits five minutes. So a pod that would fit now and has not been asked about for longer than
+kube-scheduler's own backoff is requeued: its annotations are changed, which kube-scheduler sees as
 any other change of a pending pod.
 
-Who was kept from evicting others by a hold, which is no pod and ends without a word to
-kube-scheduler, is woken once it may evict.
+A pod that a reservation kept from evicting others is requeued once it may evict: a reservation is
+not a pod, and ends without a word to kube-scheduler.
 
-A refusal is good for one wake-up at most, and of pods that ask for the same as many are woken at a
-time as there is room for: room for one is no reason to wake a thousand. Members of a gang are woken
-together, once there is room for as many as it needs.
+A refused pod is requeued once at most, and of pods with equal requests as many are requeued at a
+time as there is room for: room for one is no reason to requeue a thousand. Members of a gang are
+requeued together, once there is room for as many as it needs.
 
-A restart forgets who was refused, and a replica that takes over never knew. So when looks begin, or
-begin again after a pause, whoever is pending counts as refused at that moment.
+A restart forgets which pods were refused, and a replica that takes over never knew. So when looks
+begin, or begin again after a pause, every pending pod counts as refused at that moment.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.cluster.preemption import curable
+from scheduler.cluster.preemption import preemptible
 from scheduler.core.capacity import room
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Reason, Shape
 
-__all__ = ["REQUEUE_ANNOTATION", "Refusals"]
+__all__ = ["REQUEUE_ANNOTATION", "RefusedPods"]
 
-REQUEUE_ANNOTATION = "snugfit.io/woken-at"
+REQUEUE_ANNOTATION = "snugfit.io/requeued-at"
 _MOST_LOOKS = 32
-_MOST_WOKEN = 16
+_MOST_REQUEUED = 16
 _PAUSE_S = 8.0
 _STEP = 200
 
@@ -52,8 +52,8 @@ _Kind = tuple[_Rules, GangKey | None, bytes, bool]
 class _Alike:
     """Pods that fit at the same time: each with the time of its refusal, longest ago first.
 
-    In the state of ``generation`` none of them fits. Holds alone kept some of them from evicting
-    somebody on the rows ``kept``.
+    In the state of ``generation`` none of them fits. Reservations alone kept some of them from
+    evicting on the rows ``kept``.
     """
 
     kind: _Kind
@@ -66,8 +66,8 @@ class _Alike:
         return [pod for pod, at in self.pods.values() if at < before]
 
 
-class Refusals:
-    """Who was refused. Used by one thread at a time.
+class RefusedPods:
+    """Pods that were refused. Used by one thread at a time.
 
     Parameters
     ----------
@@ -106,7 +106,7 @@ class Refusals:
             Others count as well, as far as what is known of them lets the pod in. If not,
             kube-scheduler has had reasons of its own against them.
         kept : (K,)
-            Nodes where holds alone kept it from evicting somebody.
+            Nodes where reservations alone kept it from evicting others.
         gang
             Its gang, where it fits together with the rest of that or not at all.
         """
@@ -151,7 +151,7 @@ class Refusals:
         now: float,
         gathered: Callable[[PodRequest], bool] = lambda _request: False,
     ) -> Iterator[list[PodRequest]]:
-        """Take pods with devices for refused now if there was no look for some time; nobody wakes.
+        """Take pods with devices for refused now if there was no look for some time.
 
         Parameters
         ----------
@@ -172,15 +172,15 @@ class Refusals:
             if number % _STEP == _STEP - 1:
                 yield []
 
-    def wake(
+    def due(
         self, engine: Engine, gangs: GangCoordinator | None, before: float
     ) -> Iterator[list[PodRequest]]:
         """Pods refused before this time that fit by now; they are forgotten.
 
         Nodes that the pod was asked about have let it in, whatever is known of their taints and
-        labels here, perhaps too late. Of many kinds so many are looked at in each call, in turn; of
-        those that ask for the same, wherever, as many are woken in each as there is room for, and a
-        few at most.
+        labels here, perhaps too late. Of many kinds so many are looked at in each call, in turn;
+        of pods with equal requests, wherever, as many are requeued in each as there is room for,
+        and a few at most.
 
         Parameters
         ----------
@@ -194,10 +194,10 @@ class Refusals:
         Yields
         ------
         list of PodRequest
-            Per kind looked at, who is to be woken: those that have waited longest, or the members
-            of a gang. In between others may use the engine, and this.
+            Per kind looked at, those to be requeued: which have waited longest, or the members of a
+            gang. In between others may use the engine, and this.
         """
-        looks, woken = 0, Counter[_Rules]()
+        looks, requeued = 0, Counter[_Rules]()
         for kind in list(self._kinds):
             alike, generation = self._kinds.get(kind), engine.state.generation_now
             if alike is None:
@@ -215,31 +215,31 @@ class Refusals:
             self._kinds.move_to_end(kind)
             rows = _open_rows(engine, request, kind)
             if together:
-                hopeful = together.could_fit(request, rows)
-                found = [pod for pod, _ in alike.pods.values()] if hopeful else []
+                may_fit = together.could_fit(request, rows)
+                found = [pod for pod, _ in alike.pods.values()] if may_fit else []
                 places = len(found)
             else:
-                places = room(engine, request, rows, _MOST_WOKEN)
-                found = alike.waiting(before)[: max(0, places - woken[kind[0]])]
+                places = room(engine, request, rows, _MOST_REQUEUED)
+                found = alike.waiting(before)[: max(0, places - requeued[kind[0]])]
                 if not places and _may_evict(engine, request, alike.kept):
                     found = [request]
             if not found and not places:
                 alike.generation = generation
-            woken[kind[0]] += len(found)
+            requeued[kind[0]] += len(found)
             for pod in found:
                 self.drop(pod.uid)
             yield found
 
 
 def _may_evict(engine: Engine, request: PodRequest, kept: frozenset[int]) -> bool:
-    """Whether somebody may be evicted for the pod by now, where holds kept it from that."""
+    """Whether pods may be evicted for this one by now, where reservations kept it from that."""
     rows = np.array([row for row in sorted(kept) if row < len(engine.state)], dtype=np.int64)
     if not len(rows):
         return False
     codes = engine.filter(request, rows)
     return any(
         placement.pod.priority < request.priority
-        for row in rows[curable(engine, request, rows, codes)].tolist()
+        for row in rows[preemptible(engine, request, rows, codes)].tolist()
         for placement in engine.state.pods_on(row)
     )
 

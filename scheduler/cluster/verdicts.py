@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["WINNER", "Listed", "Ranking", "Verdicts"]
+__all__ = ["WINNER", "Ranking", "RequestedNodes", "Verdicts"]
 
 IntArray = NDArray[np.int64]
 
@@ -17,7 +17,7 @@ WINNER = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Listed:
+class RequestedNodes:
     """The nodes that a call asks about, each once.
 
     Attributes
@@ -42,7 +42,7 @@ class Verdicts:
         The nodes asked about.
     codes : (R,) int8
         Reason codes, 0 passes.
-    curable : (R,) bool
+    preemptible : (R,) bool
         Whether a rejected node goes to ``FailedNodes`` (eviction may help) or to
         ``FailedAndUnresolvableNodes``.
     message : str
@@ -56,9 +56,9 @@ class Verdicts:
         Position in ``resources`` of the one that a node has too little of, -1 for other reasons.
     """
 
-    nodes: Listed
+    nodes: RequestedNodes
     codes: NDArray[np.int8]
-    curable: NDArray[np.bool_]
+    preemptible: NDArray[np.bool_]
     message: str = ""
     named: IntArray | None = None
     resources: tuple[str, ...] = ()
@@ -76,5 +76,5 @@ class Verdicts:
 class Ranking:
     """A prioritize answer: R nodes and their scores 0..10, (R,) int64."""
 
-    nodes: Listed
+    nodes: RequestedNodes
     scores: IntArray

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from scheduler.cluster.dryruns import Look
 from scheduler.cluster.ledger import Cluster
-from scheduler.cluster.verdicts import Listed, Ranking, Verdicts
+from scheduler.cluster.verdicts import Ranking, RequestedNodes, Verdicts
 from scheduler.core.model import PodRequest, Reason
 from scheduler.webhook.name_index import NameIndex
 from scheduler.webhook.protocol import FilterArgs
@@ -47,7 +47,7 @@ class _Kept:
     """The latest answer about every node to one question.
 
     ``blocks`` are its parts, made once an answer differs from the one before in a few nodes only:
-    passing names, curable and final failures of ``_BLOCK`` nodes each.
+    passing names, preemptible and final failures of ``_BLOCK`` nodes each.
     """
 
     fates: NDArray[np.int16]
@@ -71,14 +71,14 @@ class NodeFragments:
         self._quoted: NDArray[np.object_] = np.empty(len(pieces), dtype=object)
         self._quoted[:] = pieces
         occupied = [row for row, name in enumerate(names) if name is not None]
-        self.everything = Listed(np.array(occupied, dtype=np.int64), {})
+        self.everything = RequestedNodes(np.array(occupied, dtype=np.int64), {})
         self._in_order: list[bytes] = self._quoted[self.everything.rows].tolist()
         self._index: NameIndex | None = None
-        self._recent: tuple[tuple[bytes, Listed], ...] = ()
+        self._recent: tuple[tuple[bytes, RequestedNodes], ...] = ()
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._lock = Lock()
 
-    def find(self, names: bytes) -> Listed | None:
+    def find(self, names: bytes) -> RequestedNodes | None:
         """The nodes of a JSON array of names, each once; None if that takes decoding them."""
         for known, listed in self._recent:
             if known == names:
@@ -90,13 +90,13 @@ class NodeFragments:
             return None
         if len(rows) == len(self.everything.rows):
             return self.everything  # every node, in whatever order
-        return Listed(rows, {})
+        return RequestedNodes(rows, {})
 
-    def remember(self, names: bytes, listed: Listed) -> None:
+    def remember(self, names: bytes, listed: RequestedNodes) -> None:
         """Recognise this very array next time: kube-scheduler sends our answers back."""
         self._recent = ((names, listed), *self._recent[: _RECENT_LISTS - 1])
 
-    def joined(self, nodes: Listed, positions: IntArray, between: bytes) -> bytes:
+    def joined(self, nodes: RequestedNodes, positions: IntArray, between: bytes) -> bytes:
         """Names of some of the nodes, quoted, with something between each two."""
         rows = nodes.rows[positions]
         pieces: list[bytes] = (
@@ -107,7 +107,7 @@ class NodeFragments:
                 pieces[place] = _encoder.encode(nodes.unknown[int(positions[place])])
         return between.join(pieces)
 
-    def name(self, nodes: Listed, position: int) -> str:
+    def name(self, nodes: RequestedNodes, position: int) -> str:
         """Name of one node of a call."""
         row = int(nodes.rows[position])
         name = self.names[row] if row >= 0 else None
@@ -140,9 +140,11 @@ class NodeFragments:
         for number in touched:
             part = slice(number * _BLOCK, (number + 1) * _BLOCK)
             blocks[number] = _block(self._in_order[part], fates[part].tolist(), texts)
-        passing, curable, final = (b",".join(filter(None, parts)) for parts in zip(*blocks))  # noqa: B905 - all are triples
+        passing, preemptible, final = (b",".join(filter(None, parts)) for parts in zip(*blocks))  # noqa: B905 - all are triples
         kept.fates, kept.passing = fates, b"[" + passing + b"]"
-        kept.answer = _filter_result(b'{"Nodes":null,"NodeNames":' + kept.passing, curable, final)
+        kept.answer = _filter_result(
+            b'{"Nodes":null,"NodeNames":' + kept.passing, preemptible, final
+        )
 
     def keep(
         self, question: Hashable, fates: NDArray[np.int16], answer: bytes, passing: bytes
@@ -172,7 +174,7 @@ class NodeNames:
             self._epoch = state.node_epoch
         return self._fragments
 
-    def listed(self, cluster: Cluster, args: FilterArgs) -> Listed:
+    def listed(self, cluster: Cluster, args: FilterArgs) -> RequestedNodes:
         """The nodes of a call, without decoding their names where that can be avoided."""
         found = self.fragments(cluster).find(args.names) if args.names else None
         if found is not None:
@@ -183,11 +185,11 @@ class NodeNames:
         if seen[0] or seen.max(initial=0) > 1:
             names = list(dict.fromkeys(names))
             rows = state.rows_of(names)
-        return Listed(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
+        return RequestedNodes(rows, {i: names[i] for i in np.flatnonzero(rows < 0).tolist()})
 
     def listed_again(
-        self, cluster: Cluster, args: FilterArgs, fragments: NodeFragments, nodes: Listed
-    ) -> tuple[NodeFragments, Listed]:
+        self, cluster: Cluster, args: FilterArgs, fragments: NodeFragments, nodes: RequestedNodes
+    ) -> tuple[NodeFragments, RequestedNodes]:
         """The same after the lock was given back: these two, unless nodes have come or gone."""
         now = self.fragments(cluster)
         return (now, nodes) if now is fragments else (now, self.listed(cluster, args))
@@ -203,7 +205,7 @@ def _fates(verdicts: Verdicts) -> NDArray[np.int16]:
         left = verdicts.codes == Reason.INSUFFICIENT_RESOURCE.code
         why = np.where(verdicts.short >= 0, len(Reason) + 2 * verdicts.short + left, why)
     fates: NDArray[np.int16] = np.multiply(why, 2, dtype=np.int16, casting="unsafe")
-    fates += verdicts.curable
+    fates += verdicts.preemptible
     fates[verdicts.codes == 0] = 0 if verdicts.named is None else _NOT_NAMED
     if verdicts.named is not None:
         fates[verdicts.named] = 0
@@ -232,10 +234,10 @@ def _block(
     return passing, b",".join(failed[1]), b",".join(failed[0])
 
 
-def _filter_result(head: bytes, curable: bytes, final: bytes) -> bytes:
+def _filter_result(head: bytes, preemptible: bytes, final: bytes) -> bytes:
     return b'%b,"FailedNodes":{%b},"FailedAndUnresolvableNodes":{%b},"Error":""}' % (
         head,
-        curable,
+        preemptible,
         final,
     )
 
@@ -290,8 +292,8 @@ def encode_filter(
             text = b":" + _encoder.encode(message) if message else texts[fate // 2]
             nodes = fragments.joined(verdicts.nodes, np.flatnonzero(fates == fate), text + b",")
             failed[fate % 2].append(nodes + text)
-    final, curable = (b",".join(parts) for parts in failed)
-    answer = _filter_result(head, curable, final)
+    final, preemptible = (b",".join(parts) for parts in failed)
+    answer = _filter_result(head, preemptible, final)
     if keep:
         fragments.keep(question, fates, answer, listed)
     return answer, listed
@@ -309,7 +311,7 @@ def encode_ranking(ranking: Ranking, fragments: NodeFragments) -> bytes:
 
 
 def encode_look(
-    nodes: Listed,
+    nodes: RequestedNodes,
     found: Look,
     request: PodRequest,
     fragments: NodeFragments,

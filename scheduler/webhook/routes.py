@@ -372,7 +372,7 @@ def _cluster(view: PlanningView) -> Workload:
     )
 
 
-def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
+def _state_json(state: ClusterState, reserved: frozenset[str]) -> dict[str, Any]:
     return {
         "generation": state.generation_now,
         "recount_differences": state.check(),
@@ -388,7 +388,7 @@ def _state_json(state: ClusterState, held: frozenset[str]) -> dict[str, Any]:
                 "memory_free_mib": int(state.mem_free[row]) >> 20,
                 "pods_free": int(state.pods_free[row]),
                 "devices": _devices_json(state, row),
-                "pods": [_pod_json(placement, held) for placement in state.pods_on(row)],
+                "pods": [_pod_json(placement, reserved) for placement in state.pods_on(row)],
             }
             for row, node in enumerate(state.nodes)
             if node is not None
@@ -416,7 +416,7 @@ def _devices_json(state: ClusterState, row: int) -> list[dict[str, Any]]:
     return devices
 
 
-def _pod_json(placement: Placement, held: frozenset[str]) -> dict[str, Any]:
+def _pod_json(placement: Placement, reserved: frozenset[str]) -> dict[str, Any]:
     pod = placement.pod
     return {
         "uid": pod.uid,
@@ -429,5 +429,5 @@ def _pod_json(placement: Placement, held: frozenset[str]) -> dict[str, Any]:
             {"index": s.index, "milli": s.milli, "memory_mib": s.memory_mib, "slots": s.slots}
             for s in placement.devices
         ],
-        "held": pod.uid in held,
+        "reserved": pod.uid in reserved,
     }

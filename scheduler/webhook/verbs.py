@@ -22,7 +22,7 @@ from scheduler.cluster.planned import draft_of, make_draft, shapes_of
 from scheduler.cluster.preempting import preempt
 from scheduler.cluster.prioritizing import rank_nodes, record_prioritize
 from scheduler.cluster.repricing import put_profile
-from scheduler.cluster.verdicts import Listed, Ranking, Verdicts
+from scheduler.cluster.verdicts import Ranking, RequestedNodes, Verdicts
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import PodRequest, Reason
@@ -112,7 +112,7 @@ class Verbs:
         question = request.shape if args.raw_nodes is None else None
         answer, names = encode_filter(verdicts, fragments, args.raw_nodes, question=question)
         # kube-scheduler's next call is a prioritize of exactly these names.
-        fragments.remember(names, Listed(verdicts.passing, {}))
+        fragments.remember(names, RequestedNodes(verdicts.passing, {}))
         self._decisions.record("filter", request.key, request.uid, verdicts.codes)
         return answer
 
@@ -212,7 +212,7 @@ class Verbs:
         return problem
 
     def _refuse_all(
-        self, args: FilterArgs, nodes: Listed, error: InvalidInput, verb: str
+        self, args: FilterArgs, nodes: RequestedNodes, error: InvalidInput, verb: str
     ) -> Verdicts:
         """An unreadable request fits nowhere, for one clear reason."""
         metadata = args.pod_object().metadata
@@ -225,7 +225,7 @@ class Verbs:
 
 
 def _answered(
-    cluster: Cluster, request: PodRequest, nodes: Listed
+    cluster: Cluster, request: PodRequest, nodes: RequestedNodes
 ) -> tuple[Verdicts, ProfileUpdate | None]:
     """Verdicts, remembered; and what the learner has made of the question, if it is due."""
     verdicts = filter_nodes(cluster, request, nodes)
@@ -237,4 +237,4 @@ def _first(ranking: Ranking, best: NDArray[np.int64]) -> Ranking:
     """The ranking of these positions alone."""
     lacking = ranking.nodes.unknown
     unknown = {place: lacking[at] for place, at in enumerate(best.tolist()) if at in lacking}
-    return Ranking(Listed(ranking.nodes.rows[best], unknown), ranking.scores[best])
+    return Ranking(RequestedNodes(ranking.nodes.rows[best], unknown), ranking.scores[best])

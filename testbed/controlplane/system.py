@@ -160,8 +160,8 @@ class System:
         for node in state["nodes"]:
             for pod in node["pods"]:
                 theirs[pod["uid"]] = (node["name"], _recorded(pod["devices"]))
-                if pod["held"]:
-                    found.append(f"{pod['name']} is held on {node['name']}")
+                if pod["reserved"]:
+                    found.append(f"{pod['name']} has a reservation on {node['name']}")
         known = {node["name"] for node in state["nodes"]}
         exist = {node["metadata"]["name"] for node in self.api.objects("Node")}
         found += [f"node {name} is known to one side only" for name in sorted(known ^ exist)]

@@ -57,7 +57,7 @@ class Violation:
         return f"[{self.rule}] {self.where}: {self.text}"
 
 
-class Foul(AssertionError):
+class InvalidSchedule(AssertionError):
     """The state of the API breaks rules; lists how."""
 
 
@@ -132,13 +132,13 @@ class Validator:
 
         Raises
         ------
-        Foul
+        InvalidSchedule
             There are some; the message lists the first twenty.
         """
         found = self.violations(settled=settled)
         if found:
             shown = "\n".join(map(str, found[:20]))
-            raise Foul(f"{len(found)} broken rules\n{shown}")
+            raise InvalidSchedule(f"{len(found)} broken rules\n{shown}")
 
 
 # -- quantities and requests -------------------------------------------------------------------

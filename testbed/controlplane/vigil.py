@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Self
 
 from testbed.controlplane.api import Api, ApiError, Json
-from testbed.controlplane.validator import Foul, Violation, judge
+from testbed.controlplane.validator import InvalidSchedule, Violation, judge
 
 _WINDOW_S = 30
 
@@ -60,13 +60,13 @@ class Vigil:
 
         Raises
         ------
-        Foul
+        InvalidSchedule
             Rules were broken at some moment, even if they hold now.
         """
         if self.fault is not None:
             raise self.fault
         if self.found:
-            raise Foul("broken at some moment\n" + "\n".join(map(str, self.found[:20])))
+            raise InvalidSchedule("broken at some moment\n" + "\n".join(map(str, self.found[:20])))
 
     def _run(self) -> None:
         while not self._stop.is_set():

@@ -60,7 +60,7 @@ def _leave_a_hold(system):
 
     def held():
         assert system.extender.post("/filter", question)["NodeNames"] == ["f"]
-        return "held is held on f" in system.differences(system.extender)
+        return "held has a reservation on f" in system.differences(system.extender)
 
     eventually(held, "the pod is held, for a few seconds each time")
 

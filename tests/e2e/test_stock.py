@@ -25,7 +25,7 @@ from testbed.controlplane.objects import (
     shared_node,
     shared_pod,
 )
-from testbed.controlplane.validator import Foul
+from testbed.controlplane.validator import InvalidSchedule
 from testbed.controlplane.vigil import Vigil
 
 pytestmark = pytest.mark.e2e
@@ -64,12 +64,12 @@ def test_the_validator_of_a_live_cluster_sees_what_somebody_bound_behind_our_bac
     cluster.create([gpu_node("n", 1), fraction_node("f", 1)])
     cluster.create([gpu_pod("a"), gpu_pod("b"), fraction_pod("c", 700), fraction_pod("d", 700)])
     vigil = Vigil(cluster.api)
-    with pytest.raises(Foul, match="broken at some moment"), vigil:
+    with pytest.raises(InvalidSchedule, match="broken at some moment"), vigil:
         _overcommit_for_a_moment(cluster, vigil)
     cluster.validator.check()  # it is fine again, which is why somebody has to look all the time
     for name in "cd":
         cluster.api.bind("default", name, "f", {DEVICES: "0:700:0:0"})
-    with pytest.raises(Foul, match="1400 of 1000 milli"):
+    with pytest.raises(InvalidSchedule, match="1400 of 1000 milli"):
         cluster.validator.check()
 
 

@@ -199,7 +199,7 @@ class Tenants(RuleBasedStateMachine):
         assert detail["drift"] == 0, detail
         for node, said in self.cluster.state().items():
             assert all(0 <= device["free_milli"] <= 1000 for device in said["devices"]), said
-            known = {pod["uid"] for pod in said["pods"] if not pod["held"]}
+            known = {pod["uid"] for pod in said["pods"] if not pod["reserved"]}
             if node in _DEVICES:
                 real = {pod.uid for pod in self.cluster.validator.on(node)}
                 assert known >= real, f"{node}: {real - known} are not charged"

@@ -73,7 +73,7 @@ def _violations(state: dict[str, Any]) -> list[str]:
         used: Counter[int] = Counter()
         for p in n["pods"]:
             gang = _gang_of(p["name"])
-            (kept if p["held"] else bound)[gang] += 1
+            (kept if p["reserved"] else bound)[gang] += 1
             for share in p["devices"]:
                 used[share["index"]] += share["milli"]
         if any(not 0 <= i < len(n["devices"]) or milli > 1000 for i, milli in used.items()):
@@ -204,7 +204,7 @@ def test_whole_gangs_are_bound_in_the_middle_of_storms(server) -> None:
         assert _ask(server.client, member, _names(server)) == []
     state = server.client.get("/debug/state")
     running = [p for n in state["nodes"] for p in n["pods"]]
-    assert len(running) == 3 * SIZE and not any(p["held"] for p in running)
+    assert len(running) == 3 * SIZE and not any(p["reserved"] for p in running)
     for member in bound[0]:
         server.client.release(member.uid)
     assert _bind_whole(server, waiting)
@@ -245,7 +245,7 @@ def test_the_planner_is_killed_again_and_again_in_the_middle(start) -> None:
     assert planner.figures.faults["crashed"] + planner.figures.faults["failed"] > 0
     # Which of the gangs came first is the callers' luck; who has places now can be bound.
     state = server.client.get("/debug/state")
-    kept = {_gang_of(p["name"]) for n in state["nodes"] for p in n["pods"] if p["held"]}
+    kept = {_gang_of(p["name"]) for n in state["nodes"] for p in n["pods"] if p["reserved"]}
     whole = [members for members in GANGS if _gang_of(members[0].name) in kept]
     assert len(whole) >= 2
     for members in [*whole, *(members for members in GANGS if members not in whole)]:
@@ -349,7 +349,7 @@ def test_a_last_member_that_has_one_node_left(start) -> None:
         place = _ask(server.client, member, _names(server))
         assert server.client.bind(member, place[0]) == ""
     state = server.client.get("/debug/state")
-    assert not any(p["held"] for n in state["nodes"] for p in n["pods"])
+    assert not any(p["reserved"] for n in state["nodes"] for p in n["pods"])
 
 
 def test_a_member_that_fails_in_tree_rolls_the_others_back(start) -> None:

@@ -159,7 +159,7 @@ def _placements(workload: Workload, said: dict[str, Any]) -> list[Any]:
         )
         for node in said["nodes"]
         for pod in node["pods"]
-        if not pod["held"]
+        if not pod["reserved"]
     ]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from scheduler.cluster.preemption import curable, kept_by_holds
-from scheduler.cluster.requeue import Refusals
+from scheduler.cluster.preemption import kept_by_reservations, preemptible
+from scheduler.cluster.requeue import RefusedPods
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.model import NodeSelection
@@ -28,12 +28,12 @@ def woken(refusals, engine, before, *members):
     gangs = described(GangCoordinator(engine, ttl_s=60.0), *members)
     for member in members:
         gangs.on_pod_pending(member)
-    looks = refusals.wake(engine, gangs, before)
+    looks = refusals.due(engine, gangs, before)
     return [one for found in looks for one in found]
 
 
 def refused(engine, *pods, at=0.0, gangs=None):
-    made = Refusals(100)
+    made = RefusedPods(100)
     for one in pods:
         gang = one.gang if gangs and gangs.members.gathered(one) else None
         made.add(one, at, engine.state.generation_now, NO_ROWS, anywhere=True, gang=gang)
@@ -88,7 +88,7 @@ def test_nobody_is_woken_for_a_node_that_its_own_rules_exclude(engine):
 def test_a_node_that_was_asked_about_has_let_the_pod_in_whatever_is_known_of_it(engine, asked):
     """kube-scheduler has heard of a label or a taint that we have not."""
     elsewhere = NodeSelection(node_selector=(("zone", "b"),))
-    refusals, rows = Refusals(100), np.array([0, -1] if asked else [-1])
+    refusals, rows = RefusedPods(100), np.array([0, -1] if asked else [-1])
     refusals.add(pod("p", count=1, selection=elsewhere), 0.0, -1, rows, anywhere=True)
     assert woken(refusals, engine, before=10) == []
     engine.release("running")
@@ -99,7 +99,7 @@ def test_a_member_was_let_in_as_well(engine):
     elsewhere, gang = NodeSelection(node_selector=(("zone", "b"),)), gang_key("g", 2)
     engine.state.add_node(node("m", gpus=1))
     member, other = (pod(f"m{i}", count=1, selection=elsewhere, gang=gang) for i in range(2))
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     refusals.add(member, 0.0, -1, np.array([0, 1]))
     assert woken(refusals, engine, 10, member, other) == []
     engine.release("running")
@@ -109,7 +109,7 @@ def test_a_member_was_let_in_as_well(engine):
 
 
 def test_many_kinds_are_looked_at_in_turn(engine):
-    refusals = Refusals(200)
+    refusals = RefusedPods(200)
     for i in range(150):
         refusals.add(
             pod(f"p{i}", count=1, cpu=i), 0.0, engine.state.generation_now, NO_ROWS, anywhere=True
@@ -136,7 +136,7 @@ def test_as_many_of_a_kind_are_woken_as_there_is_room_for():
 
 def test_however_much_room_there_is_no_more_than_a_few_are_woken_at_once():
     engine = Engine(ClusterState([node("n", gpus=8)]))
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     for i in range(40):
         refusals.add(pod(f"p{i}", milli=100), 0.0, -1, NO_ROWS, anywhere=True)
     assert [len(woken(refusals, engine, before=10)) for _ in range(4)] == [16, 16, 8, 0]
@@ -144,7 +144,7 @@ def test_however_much_room_there_is_no_more_than_a_few_are_woken_at_once():
 
 def test_who_was_refused_a_moment_ago_is_not_woken_along_with_the_others(engine):
     engine.state.add_node(node("m", gpus=4))
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     for at, name in enumerate(("old", "older than that", "new")):
         refusals.add(pod(name, count=1), float(at), -1, NO_ROWS, anywhere=True)
     assert [p.name for p in woken(refusals, engine, before=1.5)] == ["old", "older than that"]
@@ -158,9 +158,9 @@ def test_who_was_kept_from_evicting_by_a_hold_is_woken_when_it_has_gone(lower):
     engine.reserve_until(pod("held", count=1), "n", until=100.0)
     urgent, rows = pod("urgent", count=2, priority=10), np.array([0])
     codes = engine.filter(urgent, rows)
-    kept = kept_by_holds(engine, urgent, rows, codes)
-    assert kept.tolist() == [0] and not curable(engine, urgent, rows, codes).any()
-    refusals = Refusals(100)
+    kept = kept_by_reservations(engine, urgent, rows, codes)
+    assert kept.tolist() == [0] and not preemptible(engine, urgent, rows, codes).any()
+    refusals = RefusedPods(100)
     refusals.add(urgent, 0.0, engine.state.generation_now, rows, kept)
     assert woken(refusals, engine, before=10) == []
     engine.reservations.drop(pod("held").uid)
@@ -169,7 +169,7 @@ def test_who_was_kept_from_evicting_by_a_hold_is_woken_when_it_has_gone(lower):
 
 
 def test_the_oldest_refusal_is_forgotten_first(engine):
-    refusals = Refusals(2)
+    refusals = RefusedPods(2)
     for at, name in enumerate("abc"):
         refusals.add(pod(name, count=1), at, engine.state.generation_now, NO_ROWS, anywhere=True)
     engine.release("running")
@@ -181,7 +181,7 @@ def test_nobody_is_woken_for_a_node_that_it_was_not_asked_about():
     """kube-scheduler has excluded it for reasons of its own."""
     engine = Engine(ClusterState([node("n", gpus=1), node("m", gpus=1)]))
     engine.place_on(pod("running", count=1), "n")
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     asked = np.array([0])
     refusals.add(pod("p", count=1), 0.0, engine.state.generation_now, asked)
     engine.place_on(pod("other", count=1), "m")
@@ -196,7 +196,7 @@ def test_alike_pods_that_were_asked_about_different_nodes_do_not_mix():
     engine = Engine(ClusterState([node(f"n{i}", gpus=1) for i in range(3)]))
     for i in range(3):
         engine.place_on(pod(f"on-{i}", count=1), f"n{i}")
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     for name, rows in (("left", [0, 1]), ("left too", [1, 0]), ("right", [2])):
         asked = np.array(rows)
         refusals.add(pod(name, count=1), 0.0, engine.state.generation_now, asked)
@@ -211,7 +211,7 @@ def test_alike_pods_that_were_asked_about_different_nodes_do_not_mix():
 def test_pods_may_come_and_go_between_two_looks(engine):
     refusals = refused(engine, *(pod(f"p{i}", count=1, cpu=i) for i in range(4)))
     engine.release("running")
-    looks = refusals.wake(engine, GangCoordinator(engine, ttl_s=60.0), before=10)
+    looks = refusals.due(engine, GangCoordinator(engine, ttl_s=60.0), before=10)
     (first,) = next(looks)
     refusals.drop("p2")
     refusals.add(pod("late", count=1, cpu=9), 0.0, -1, NO_ROWS, anywhere=True)
@@ -222,7 +222,7 @@ def test_pods_may_come_and_go_between_two_looks(engine):
 def test_a_thousand_are_not_woken_for_room_for_one():
     """Each was asked about other nodes, and belongs to a gang of one."""
     engine = Engine(ClusterState([node(f"n{i}", gpus=1) for i in range(8)]))
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     for i in range(8):
         member = pod(f"p{i}", count=1, gang=gang_key(f"job-{i}", 1))
         refusals.add(member, 0.0, -1, np.arange(8 - i))
@@ -234,7 +234,7 @@ def test_a_thousand_are_not_woken_for_room_for_one():
 def test_without_gangs_members_are_woken_one_by_one(engine):
     refusals = refused(engine, *(pod(f"m{i}", count=1, gang=gang_key("g", 3)) for i in range(3)))
     engine.release("running")
-    assert [[p.name for p in found] for found in refusals.wake(engine, None, 10)] == [["m0"]]
+    assert [[p.name for p in found] for found in refusals.due(engine, None, 10)] == [["m0"]]
 
 
 def test_members_of_a_gang_go_together_whoever_was_refused_before_them(engine):
@@ -244,7 +244,7 @@ def test_members_of_a_gang_go_together_whoever_was_refused_before_them(engine):
         gangs.on_pod_pending(member)
     refusals = refused(engine, pod("alone", count=2), *members, gangs=gangs)
     engine.release("running")
-    assert not any(refusals.wake(engine, gangs, before=10))  # room for one of three
+    assert not any(refusals.due(engine, gangs, before=10))  # room for one of three
 
 
 def test_nobody_is_woken_for_a_gang_whose_other_members_do_not_fit():
@@ -257,9 +257,9 @@ def test_nobody_is_woken_for_a_gang_whose_other_members_do_not_fit():
         gangs.on_pod_pending(member)
     refusals = refused(engine, launcher, gangs=gangs)
     engine.place_on(pod("anything"), "n")
-    assert not any(refusals.wake(engine, gangs, before=10))
+    assert not any(refusals.due(engine, gangs, before=10))
     engine.state.add_node(node("m", gpus=2))
-    assert [p for found in refusals.wake(engine, gangs, before=10) for p in found] == [launcher]
+    assert [p for found in refusals.due(engine, gangs, before=10) for p in found] == [launcher]
 
 
 @pytest.mark.parametrize("unlike", [0, 2])
@@ -277,7 +277,7 @@ def test_members_of_a_gang_are_woken_together_and_not_before_it_may_fit(unlike):
     refusals = refused(engine, *members, gangs=gangs)
     for i in range(2):
         engine.release(f"on-{i}")
-        looked = [found for found in refusals.wake(engine, gangs, before=10) if found]
+        looked = [found for found in refusals.due(engine, gangs, before=10) if found]
         assert looked == ([] if i == 0 else [members])
     assert len(refusals) == 0
 
@@ -294,7 +294,7 @@ def test_who_waited_before_a_restart_counts_as_refused_when_looks_begin(engine):
 
 
 def test_looks_that_go_on_take_nobody_over(engine):
-    refusals = Refusals(100)
+    refusals = RefusedPods(100)
     late = pod("late", count=1)
     assert list(refusals.take_over({}, 0.0)) == []
     for now in range(1, 20):
@@ -305,7 +305,7 @@ def test_looks_that_go_on_take_nobody_over(engine):
 
 def test_many_are_taken_over_in_steps():
     many = {one.uid: one for one in (pod(f"p{i}", count=1) for i in range(1000))}
-    refusals = Refusals(5000)
+    refusals = RefusedPods(5000)
     steps = refusals.take_over(many, 0.0)
     next(steps)
     assert 0 < len(refusals) < 1000

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from scheduler.cluster.verdicts import Listed, Verdicts
+from scheduler.cluster.verdicts import RequestedNodes, Verdicts
 from scheduler.core.model import Reason
 from scheduler.webhook.answers import NodeFragments, encode_filter
 
@@ -25,10 +25,10 @@ def _meaning(answer: bytes, listed: bytes) -> dict:
     return content
 
 
-def _both_ways(fragments: NodeFragments, codes, curable, question: object) -> dict:
+def _both_ways(fragments: NodeFragments, codes, preemptible, question: object) -> dict:
     nodes = fragments.everything
-    kept = encode_filter(Verdicts(nodes, codes, curable), fragments, question=question)
-    anew = encode_filter(Verdicts(Listed(nodes.rows, {}), codes, curable), fragments)
+    kept = encode_filter(Verdicts(nodes, codes, preemptible), fragments, question=question)
+    anew = encode_filter(Verdicts(RequestedNodes(nodes.rows, {}), codes, preemptible), fragments)
     assert _meaning(*kept) == _meaning(*anew)
     return _meaning(*kept)
 
@@ -38,13 +38,13 @@ def test_a_few_changes_many_changes_and_none(seed: int) -> None:
     rng = np.random.default_rng(seed)
     fragments = NodeFragments([*NAMES[:500], None, *NAMES[500:]])
     codes = {question: rng.choice(CODES, 1000).astype(np.int8) for question in ("one", "two")}
-    curable = rng.random(1000) < 0.5
+    preemptible = rng.random(1000) < 0.5
     for changes in (0, 1, 3, 900, 2, 0, 1, 400, 1, 1):
         for question, mine in codes.items():
             at = rng.integers(0, 1000, changes)
             mine[at] = rng.choice(CODES, changes)
-            curable[at] = ~curable[at]
-            said = _both_ways(fragments, mine.copy(), curable.copy(), question)
+            preemptible[at] = ~preemptible[at]
+            said = _both_ways(fragments, mine.copy(), preemptible.copy(), question)
             assert len(said["NodeNames"]) == int((mine == 0).sum())
 
 
@@ -53,11 +53,11 @@ def test_nodes_that_pass_unnamed_are_left_out() -> None:
     fragments = NodeFragments(NAMES)
     nodes = fragments.everything
     codes = rng.choice(CODES, 1000).astype(np.int8)
-    curable = rng.random(1000) < 0.5
-    in_full = json.loads(encode_filter(Verdicts(nodes, codes, curable), fragments)[0])
+    preemptible = rng.random(1000) < 0.5
+    in_full = json.loads(encode_filter(Verdicts(nodes, codes, preemptible), fragments)[0])
     for _ in range(5):  # the later answers are the first one, rewritten
         named = np.sort(rng.choice(np.flatnonzero(codes == 0), 20, replace=False))
-        verdicts = Verdicts(nodes, codes, curable, named=named)
+        verdicts = Verdicts(nodes, codes, preemptible, named=named)
         said = _meaning(*encode_filter(verdicts, fragments, question="one"))
         assert said["NodeNames"] == [NAMES[i] for i in named]
         for failed in ("FailedNodes", "FailedAndUnresolvableNodes"):
@@ -71,7 +71,7 @@ def test_an_unchanged_rejection_is_not_written_again() -> None:
     first, _ = encode_filter(verdicts, fragments, question="shape")
     assert encode_filter(verdicts, fragments, question="shape")[0] is first
     assert encode_filter(verdicts, fragments, question="another")[0] is not first
-    own = Verdicts(fragments.everything, codes, verdicts.curable, "for a reason of its own")
+    own = Verdicts(fragments.everything, codes, verdicts.preemptible, "for a reason of its own")
     assert b"of its own" in encode_filter(own, fragments, question="shape")[0]
 
 

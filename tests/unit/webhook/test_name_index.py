@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.cluster.verdicts import Listed
+from scheduler.cluster.verdicts import RequestedNodes
 from scheduler.webhook.answers import NodeFragments
 from tests.depth import examples
 
@@ -66,7 +66,7 @@ def test_what_is_not_certain_is_left_to_the_decoder(sent: bytes) -> None:
 def test_an_answer_that_comes_back_is_recognised_by_its_bytes() -> None:
     fragments = NodeFragments(["a", "b", "c"])  # too short for the index
     assert fragments.find(b'["c","a"]') is None
-    listed = Listed(fragments.everything.rows[[2, 0]], {})
+    listed = RequestedNodes(fragments.everything.rows[[2, 0]], {})
     fragments.remember(b'["c","a"]', listed)
     assert fragments.find(b'["c","a"]') is listed and fragments.find(b'["a","c"]') is None
 

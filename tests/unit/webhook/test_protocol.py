@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from scheduler.cluster.verdicts import Listed
+from scheduler.cluster.verdicts import RequestedNodes
 from scheduler.core.errors import InvalidInput
 from scheduler.core.model import Reason
 from scheduler.webhook import answers, protocol
@@ -76,15 +76,17 @@ def test_node_names_are_a_list_of_strings(names: str) -> None:
         protocol.decode_filter(b'{"Pod": {}, "NodeNames": %b}' % names.encode()).node_names()
 
 
-def _verdicts(names: list[str], codes: list[int], curable: list[bool], **rest) -> answers.Verdicts:
+def _verdicts(
+    names: list[str], codes: list[int], preemptible: list[bool], **rest
+) -> answers.Verdicts:
     return answers.Verdicts(
-        _listed(names), np.array(codes, dtype=np.int8), np.array(curable), **rest
+        _listed(names), np.array(codes, dtype=np.int8), np.array(preemptible), **rest
     )
 
 
-def _listed(names: list[str]) -> Listed:
+def _listed(names: list[str]) -> RequestedNodes:
     rows = np.array([{"a": 0, "b": 1, 'we"ird': 2}.get(name, -1) for name in names], dtype=np.int64)
-    return Listed(rows, {i: name for i, name in enumerate(names) if rows[i] < 0})
+    return RequestedNodes(rows, {i: name for i, name in enumerate(names) if rows[i] < 0})
 
 
 FRAGMENTS = answers.NodeFragments(["a", "b", 'we"ird', None])
