@@ -20,8 +20,8 @@ from bench.figures import percentiles
 from bench.options import ListOf, policies_option
 from bench.report import Report, benchmark
 from scheduler.core.engine import Engine
-from scheduler.core.leftover_values import reprice_after
 from scheduler.core.model import PodRequest
+from scheduler.core.price_tables import reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import Workload

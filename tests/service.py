@@ -21,8 +21,8 @@ from scheduler.cluster.view import PlanningView, planning_view, prices_in_force,
 from scheduler.cluster.worker.planning import PlannerLoop
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangCoordinator
-from scheduler.core.leftover_values import Prices
 from scheduler.core.model import Placement, PodRequest
+from scheduler.core.price_tables import Prices
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.kube.resource_names import ResourceNames

@@ -12,7 +12,7 @@ from scheduler.cluster.preemption import (
     Candidate,
     Victims,
     choose_victims,
-    without_dearer_gangs,
+    without_more_expensive_gangs,
 )
 from scheduler.core.model import PodRequest
 from scheduler.core.plural import plural
@@ -54,7 +54,7 @@ def preempt(ledger: Ledger, request: PodRequest, candidates: Candidates) -> Pree
         chosen = _victims_on(ledger, request, name, victims)
         if chosen is not None:
             found[name], stated[name] = chosen, violations
-    kept = without_dearer_gangs(found)
+    kept = without_more_expensive_gangs(found)
     with ledger.locked() as cluster:
         return Preemption(
             {

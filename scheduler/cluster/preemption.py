@@ -33,7 +33,7 @@ __all__ = [
     "choose_victims",
     "kept_by_reservations",
     "preemptible",
-    "without_dearer_gangs",
+    "without_more_expensive_gangs",
 ]
 
 Labels = Callable[[str], Mapping[str, str] | None]
@@ -233,7 +233,7 @@ class Victims:
     gangs: frozenset[str] = frozenset()
 
 
-def without_dearer_gangs(found: Mapping[str, Victims]) -> dict[str, Victims]:
+def without_more_expensive_gangs(found: Mapping[str, Victims]) -> dict[str, Victims]:
     """The nodes that kube-scheduler may choose among.
 
     It compares the victims that it is told of, and cannot know that a gang's members on other nodes

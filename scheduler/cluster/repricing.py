@@ -6,7 +6,7 @@ import logging
 
 from scheduler.cluster.ledger import Ledger
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
-from scheduler.core.leftover_values import Prices
+from scheduler.core.price_tables import Prices
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.lifecycle import ProfileUpdate
 

@@ -10,8 +10,8 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.repricing import put_profile_if_due
 from scheduler.core.cluster_metrics import ClusterMetrics, cluster_metrics
 from scheduler.core.gangs.spec import GangSpec
-from scheduler.core.leftover_values import Prices
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
+from scheduler.core.price_tables import Prices
 from scheduler.core.state import ClusterState
 from scheduler.planner.pricing.lifecycle import PricingTask
 

@@ -19,11 +19,11 @@ from scheduler.core.devices import shares_of
 from scheduler.core.errors import CapacityConflict
 from scheduler.core.evaluation import Evaluation, Evaluations
 from scheduler.core.fragmentation import Fragmentation
-from scheduler.core.leftover_values import Prices
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.neighbours import Neighbours
 from scheduler.core.passed import short_of
 from scheduler.core.policies.table import policy_named
+from scheduler.core.price_tables import Prices
 from scheduler.core.ranking import Policy, ranks
 from scheduler.core.reservations import Reservation, Reservations
 from scheduler.core.scoring import INFEASIBLE, Scorer

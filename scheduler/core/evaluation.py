@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.fragmentation import Fragmentation
-from scheduler.core.leftover_values import Prices
 from scheduler.core.model import Placement, PodRequest, Reason, Shape
 from scheduler.core.passed import as_passed, doubtful
+from scheduler.core.price_tables import Prices
 from scheduler.core.scoring import INFEASIBLE, Scorer
 from scheduler.core.state import ClusterState
 

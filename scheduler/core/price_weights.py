@@ -48,7 +48,7 @@ class PriceWeights:
     stranding_demand
         Above 1; what random arrivals can do to a demand that fits on average.
     splitting
-        Weight of what a device loses in value by being cut, beyond what its node loses.
+        Weight of what a device loses in value by being split, beyond what its node loses.
     fragmentation
         Weight of the fragmentation that a placement causes.
     contiguity

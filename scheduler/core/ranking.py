@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from scheduler.core.devices import fraction_need, mig_codes, slots_after
 from scheduler.core.fragmentation import Fragmentation
-from scheduler.core.leftover_values import Prices
 from scheduler.core.mig import SLOT_MASKS
 from scheduler.core.mig_tables import milli_by_mask
 from scheduler.core.model import DEVICE_MILLI, GpuKind, Shape
+from scheduler.core.price_tables import Prices
 from scheduler.core.state import ClusterState
 
 __all__ = [

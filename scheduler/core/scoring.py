@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.groups import odd_rows, views
-from scheduler.core.leftover_values import Prices
 from scheduler.core.model import PodRequest, Shape
+from scheduler.core.price_tables import Prices
 from scheduler.core.ranking import Candidates, Policy, fewest_left
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile

@@ -2,7 +2,7 @@
 
 Read from ``preferredDuringSchedulingIgnoredDuringExecution``. kube-scheduler weighs these itself;
 the planner needs them because its plans take the choice away from it. A job that states a weight
-for the cheap device models is kept off the dear ones this way.
+for the cheap device models is kept off the expensive ones this way.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class Axis:
     need : (K,) int64
         What a pod of each kind takes.
     scale
-        Most that any row has in all, at least 1: makes leftovers of different axes comparable.
+        Most that any row has in all, at least 1: makes what is left on different axes comparable.
     """
 
     name: str

@@ -103,7 +103,7 @@ class Problem:
         By uid of a pending pod: node rules that it would like to see met, with their weights.
     model_costs
         What using a device of this model costs, by product name; others cost nothing. A pod that
-        any device could serve is kept off the dear ones.
+        any device could serve is kept off the expensive ones.
     not_considered
         Rules that this problem does not express. The pods that they say are left alone keep their
         node, or get none.

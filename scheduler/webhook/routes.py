@@ -25,9 +25,9 @@ from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.view import PlanningView, planning_view, prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
 from scheduler.core.errors import InvalidInput, UnknownPod
-from scheduler.core.leftover_values import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.model import GpuKind, Placement
 from scheduler.core.power import SOCKET
+from scheduler.core.price_tables import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
 from scheduler.core.state import ClusterState
 from scheduler.files import native
 from scheduler.files.workload import Arrival, BoundPod, Workload

@@ -262,10 +262,8 @@ class TestOffline:
         assert big["memory_free_mib"] == big["memory_mib"] - big["pods"][0]["memory_mib"]
         assert sorted(d["free_milli"] for d in big["devices"]) == [700, 1000, 1000, 1000]
         (placed,) = big["pods"]
-        assert (
-            placed["uid"] == "p" and placed["devices"][0]["milli"] == 300
+        assert placed["uid"] == "p" and placed["devices"][0]["milli"] == 300
         assert not placed["reserved"]
-        )
 
     def test_a_scheduling_loop_fills_the_cluster(self, server) -> None:
         loop = SchedulingLoop(server.client, ALL, seed=1)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scheduler.core.gangs.spec import GangSpec
-from scheduler.core.leftover_values import Prices
 from scheduler.core.model import GangKey, Node, Placement, PodRequest
+from scheduler.core.price_tables import Prices
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.workload_profile import WorkloadProfile
 

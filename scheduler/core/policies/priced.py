@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.leftover_values import (
+from scheduler.core.model import DEVICE_MILLI, GpuKind
+from scheduler.core.policies.baselines import MAX_CPU_MILLI, MAX_GPU_MILLI
+from scheduler.core.policies.fgd import fgd_gain, fragmentation_decrease, pick_device
+from scheduler.core.power import SOCKET_MILLI, entire_slots
+from scheduler.core.price_tables import (
     EFFECTIVE_SCALE,
     PRICE_SCALE,
     Prices,
     gain_of_slots,
     node_effective,
 )
-from scheduler.core.model import DEVICE_MILLI, GpuKind
-from scheduler.core.policies.baselines import MAX_CPU_MILLI, MAX_GPU_MILLI
-from scheduler.core.policies.fgd import fgd_gain, fragmentation_decrease, pick_device
-from scheduler.core.power import SOCKET_MILLI, entire_slots
 from scheduler.core.price_weights import WEIGHT_SCALE
 from scheduler.core.ranking import Candidates, Scored
 
@@ -27,9 +27,9 @@ IntArray = NDArray[np.int64]
 def priced(candidates: Candidates) -> Scored:
     """What the placement costs at the prices in force, and the fragmentation it causes.
 
-    It costs what the node's leftovers lose in value, plus what the device loses by being cut, plus
-    what pods of several devices lose on this node, plus the power that it switches on, if that has
-    a weight. Without prices it is ``fgd``.
+    It costs what the node's residual capacity loses in value, plus what the device loses by being
+    split, plus what pods of several devices lose on this node, plus the power that it switches on,
+    if that has a weight. Without prices it is ``fgd``.
     """
     prices = candidates.prices
     if prices is None:
@@ -39,28 +39,28 @@ def priced(candidates: Candidates) -> Scored:
     devices = prices.effective_of(candidates.gpu)
     gpu = node_effective(state, rows, devices, prices.gains, sliced=prices.sliced)
     kind = candidates.shape.gpu.kind
-    dearer = weights.scaled["splitting"] * (PRICE_SCALE // EFFECTIVE_SCALE)
+    factor = weights.scaled["splitting"] * (PRICE_SCALE // EFFECTIVE_SCALE)
     row: IntArray | slice = slice(None)
-    cut: IntArray | int = 0
+    split: IntArray | int = 0
     if kind is GpuKind.FRACTION:
         # Only devices that can take it are looked up; on the others the cost is never read.
         row, device = np.nonzero(candidates.hosts)
         left_on = candidates.gpu[row, device] - candidates.need[0][row]
         lost = devices[row, device] - prices.effective_of(left_on)
-        cut = dearer * lost
+        split = factor * lost
     else:
         lost = candidates.gpu_taken * EFFECTIVE_SCALE
         if kind is GpuKind.MIG and prices.gains is not None:
             lost = lost + gain_of_slots(state, rows, state.slots_free[rows], prices.gains)
             lost -= gain_of_slots(state, rows, candidates.slots_after, prices.gains)
-            cut = dearer * lost
+            split = factor * lost
     # One look-up for all: nodes as they are, then what each choice would leave.
     values = prices.value(
         np.concatenate((code, code[row])),
         np.concatenate((cpu, candidates.cpu_left[row])),
         np.concatenate((gpu, gpu[row] - lost)),
     )
-    cost = (values[: len(rows)][row] - values[len(rows) :]) * WEIGHT_SCALE + cut
+    cost = (values[: len(rows)][row] - values[len(rows) :]) * WEIGHT_SCALE + split
     if kind is GpuKind.FRACTION:
         by_device = np.zeros(devices.shape, dtype=np.int64)
         by_device[row, device] = cost

@@ -10,9 +10,9 @@ Three steps, each small:
    say what a device with so much left is worth, and so how much of it a fraction really takes.
    Partitioned devices have a flow of their own over masks of free slots (:mod:`.slots`).
 2. *Pods*: which pods should run on which nodes? A linear programme over kinds of pods and groups
-   of nodes with alike leftovers (model, devices, cpu per GPU); its duals say what a pod of each
-   kind costs at least. Solved for a demand that equals what is free, and for a multiple of it: the
-   first knows which models are scarce, the second that random arrivals strand cpu.
+   of nodes with like residual capacity (model, devices, cpu per GPU); its duals say what a pod of
+   each kind costs at least. Solved for a demand that equals what is free, and for a multiple of it:
+   the first knows which models are scarce, the second that random arrivals strand cpu.
 3. *Leftovers*: at these prices per pod, what is a node worth by what it has left? See
    :mod:`scheduler.planner.pricing.node_values`.
 """
@@ -27,7 +27,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.feasibility import suited
-from scheduler.core.leftover_values import (
+from scheduler.core.mig import MigType
+from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
+from scheduler.core.price_tables import (
     EFFECTIVE_SCALE,
     NO_DEVICES,
     PRICE_SCALE,
@@ -40,13 +42,11 @@ from scheduler.core.leftover_values import (
     present_codes,
     slot_gains,
 )
-from scheduler.core.mig import MigType
-from scheduler.core.model import DEVICE_MILLI, MAX_DEVICES, GpuKind, GpuRequest
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.core.workload_profile import TypicalShape, WorkloadProfile
 from scheduler.planner.pricing.linear import Program
-from scheduler.planner.pricing.node_values import Item, leftover_values
+from scheduler.planner.pricing.node_values import Item, residual_values
 from scheduler.planner.pricing.slot_values import (
     least_taken,
     requested_milli,
@@ -88,7 +88,7 @@ class _Kind:
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
-    """Nodes with alike leftovers, pooled."""
+    """Nodes with like residual capacity, pooled."""
 
     code: IntArray  # class of nodes
     cpu: IntArray
@@ -347,7 +347,7 @@ def _pod_prices(
 def _tables(
     classes: int, kinds: list[_Kind], pod_prices: FloatArray, cpu_step: int, gpu_step: int
 ) -> IntArray:
-    """Value of leftovers by class of nodes; see :class:`Prices`."""
+    """Value of residual capacity by class of nodes; see :class:`Prices`."""
     price = np.round(pod_prices * PRICE_SCALE).astype(np.int64).tolist()
     cores = [round(kind.cpu_milli / cpu_step) for kind in kinds]
     gpus = [round(kind.takes / (gpu_step * EFFECTIVE_SCALE)) for kind in kinds]
@@ -361,7 +361,7 @@ def _tables(
             if kind.hosts[code] and amount > 0
         )
         if items not in known:
-            known[items] = leftover_values(items)
+            known[items] = residual_values(items)
         tables.append(known[items])
     return np.array(tables, dtype=np.int64).reshape(-1, *WORTH_SHAPE)
 

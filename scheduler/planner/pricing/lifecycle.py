@@ -25,8 +25,8 @@ from math import inf
 
 from scheduler.core.engine import Engine, ScoreWarmup
 from scheduler.core.fragmentation import Fragmentation, Vocabulary
-from scheduler.core.leftover_values import Prices, reprice_after
 from scheduler.core.model import PodRequest
+from scheduler.core.price_tables import Prices, reprice_after
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.departures import DepartureRate
 from scheduler.planner.pricing.learner import Learnt, ProfileLearner

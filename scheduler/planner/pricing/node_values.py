@@ -1,8 +1,8 @@
-"""What a node's leftovers are worth: a knapsack over cpu and GPU by dynamic programming.
+"""What a node's residual capacity is worth: a knapsack over cpu and GPU by dynamic programming.
 
 The value of a node with so much left is the most that any multiset of pods that fits together is
 worth at given prices per pod: the pricing problem of column generation, answered for every
-leftover at once. Devices are pooled by what they are effectively worth; cpu is not pooled over
+residual capacity at once. Devices are pooled by what they are effectively worth; cpu is not pooled over
 nodes, which is what linear programmes over sums do not see.
 """
 
@@ -13,9 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.leftover_values import WORTH_SHAPE
+from scheduler.core.price_tables import WORTH_SHAPE
 
-__all__ = ["Item", "leftover_values"]
+__all__ = ["Item", "residual_values"]
 
 IntArray = NDArray[np.int64]
 
@@ -23,7 +23,7 @@ Item = tuple[int, int, int]
 """Rows and columns that a pod takes, and its price."""
 
 
-def leftover_values(items: Sequence[Item]) -> IntArray:
+def residual_values(items: Sequence[Item]) -> IntArray:
     """Most that pods are worth which fit together, by rows and columns left.
 
     Parameters

@@ -15,9 +15,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.leftover_values import EFFECTIVE_SCALE
 from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.model import DEVICE_MILLI, GpuKind, GpuRequest
+from scheduler.core.price_tables import EFFECTIVE_SCALE
 from scheduler.core.state import ClusterState, DeviceCode
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.linear import Program

@@ -48,7 +48,7 @@ class Chains:
         kinds = range(len(instance.kinds))
         self._simple = np.array([is_simple(instance, k) for k in kinds], dtype=bool)
         self._need = needs_of_simple(instance)
-        # Dividing by these makes leftovers of different resources comparable.
+        # Dividing by these makes what is left of different resources comparable.
         self._scale = np.array([*(axis.scale for axis in instance.axes), 8], dtype=np.float64)
         self._anywhere = np.ones(len(layout.state), dtype=bool)
         self._read()

@@ -1,10 +1,11 @@
 """Among plans of equal value and disruption, one that leaves the cluster in better shape.
 
 Only pending pods that have a place are moved about, so that no objective before these can get
-worse. In this order: soft node affinity is met; dear device models are left alone; the expected
-fragmentation for the workload profile is low (a free node for an 8-GPU job is worth more than eight
-holes); few nodes are opened. Sums of costs by pod and node are lowered by the exact model where the
-problem is small enough; everything by taking pods off and putting them back where it is best.
+worse. In this order: soft node affinity is met; expensive device models are left alone; the
+expected fragmentation for the workload profile is low (a free node for an 8-GPU job is worth more
+than eight holes); few nodes are opened. Sums of costs by pod and node are lowered by the exact
+model where the problem is small enough; everything by taking pods off and putting them back where
+it is best.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class _Costs:
     """Costs of one more pod of a kind on a row, (K, N)."""
 
     unmet: IntArray
-    dear: IntArray
+    expensive: IntArray
 
     def of(self, kind: int, row: int) -> tuple[int, int]:
-        return int(self.unmet[kind, row]), int(self.dear[kind, row])
+        return int(self.unmet[kind, row]), int(self.expensive[kind, row])
 
 
 class Refiner:
@@ -56,7 +57,7 @@ class Refiner:
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.instance = layout, layout.instance
-        self._costs = _Costs(_unmet(self.instance), _dear(self.instance))
+        self._costs = _Costs(_unmet(self.instance), _expensive(self.instance))
         state = layout.state
         self._fragmentation = Fragmentation(state, self.instance.profile)
         self._engine = Engine(state, "fgd", profile=self.instance.profile)
@@ -76,7 +77,7 @@ class Refiner:
     def run(self, budget: Budget) -> None:
         """Improve until nothing helps or the budget is over."""
         before = self.layout.value()
-        if self._costs.unmet.any() or self._costs.dear.any():
+        if self._costs.unmet.any() or self._costs.expensive.any():
             self._solve(budget)
         end = budget.spent + _MOST_SHARE * budget.limit
         order = random.Random(f"refine/{budget.seed}")  # noqa: S311 - reproducible
@@ -102,14 +103,14 @@ class Refiner:
 
     def objectives(self) -> tuple[Objective, ...]:
         """Values and bounds; costs that cannot arise are left out."""
-        unmet, dear, fragmentation, nodes = self._merit()
+        unmet, expensive, fragmentation, nodes = self._merit()
         found = []
         if self._costs.unmet.any():
             bound = max(self._least(self._costs.unmet), self._bounds[0] or 0)
             found.append(Objective("least weight of unmet node preferences", unmet, bound))
-        if self._costs.dear.any():
-            bound = max(self._least(self._costs.dear), self._bounds[1] or 0)
-            found.append(Objective("cheapest device models, cost x milli-GPU", dear, bound))
+        if self._costs.expensive.any():
+            bound = max(self._least(self._costs.expensive), self._bounds[1] or 0)
+            found.append(Objective("cheapest device models, cost x milli-GPU", expensive, bound))
         free = int(self.layout.state.gpu_left.sum())
         bound_f = 0 if not free or not fragmentation else None
         found.append(Objective("least expected fragmentation, milli-GPU", fragmentation, bound_f))
@@ -118,15 +119,15 @@ class Refiner:
 
     def _merit(self) -> Merit:
         state = self.layout.state
-        unmet = dear = 0
+        unmet = expensive = 0
         for placement in self._pending():
             kind = self.instance.kind_of[placement.pod.uid]
             one = self._costs.of(kind, state.row_of[placement.node])
-            unmet, dear = unmet + one[0], dear + one[1]
+            unmet, expensive = unmet + one[0], expensive + one[1]
         rows = np.arange(len(state))
         total = int(self._fragmentation.fragmentation(state, rows).sum())
         used = int(_in_use(state).sum())
-        return unmet, dear, total // self._fragmentation.total_weight, used
+        return unmet, expensive, total // self._fragmentation.total_weight, used
 
     def _least(self, table: IntArray) -> int:
         """Every plan with these tiers places so many pending pods, each at its least cost."""
@@ -198,7 +199,7 @@ class Refiner:
             return
         costs = [
             {(int(k), int(row)): int(table[k, row]) for k, row in np.argwhere(table > 0)}
-            for table in (self._costs.unmet, self._costs.dear)
+            for table in (self._costs.unmet, self._costs.expensive)
         ]
         limit = min(_EXACT_SHARE * budget.left, _MOST_SHARE * budget.limit)
         self._bounds = Window(self.layout, rows, offered).cheapen(costs, budget, limit)
@@ -282,7 +283,7 @@ class Refiner:
         merits = [self._row_merit(row) for row in rows]
         return (
             sum(unmet for unmet, _ in costs),
-            sum(dear for _, dear in costs),
+            sum(expensive for _, expensive in costs),
             sum(fragmentation for fragmentation, _ in merits),
             sum(used for _, used in merits),
         )
@@ -292,7 +293,7 @@ class Refiner:
         state, pod = self.layout.state, home.pod
         rows = np.flatnonzero(self.instance.admissible[kind])
         seen = set()
-        costs = self._costs.unmet[kind, rows] * (1 << 40) + self._costs.dear[kind, rows]
+        costs = self._costs.unmet[kind, rows] * (1 << 40) + self._costs.expensive[kind, rows]
         used = _in_use(state)[rows]
         present = self._cost(kind, state.row_of[home.node])
         for level in sorted(set(costs.tolist())):
@@ -343,7 +344,7 @@ def _unmet(instance: Instance) -> IntArray:
     return table
 
 
-def _dear(instance: Instance) -> IntArray:
+def _expensive(instance: Instance) -> IntArray:
     """Cost x milli-GPU of the devices that a pending kind takes on a row, (K, N)."""
     state, costs = instance.state, instance.problem.model_costs
     table = np.zeros(instance.admissible.shape, dtype=np.int64)

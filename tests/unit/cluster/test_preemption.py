@@ -14,7 +14,7 @@ from scheduler.cluster.preemption import (
     Candidate,
     Victims,
     choose_victims,
-    without_dearer_gangs,
+    without_more_expensive_gangs,
 )
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
@@ -260,11 +260,11 @@ def test_nodes_are_left_out_where_a_gang_would_pay_more_than_another_node_costs(
         return Victims(("x",), price[0], price, tuple(_low(name) for name in others))
 
     found = {"a": victims((0, 0, 3), "m1"), "b": victims((0, 1, 1)), "c": victims((0, 5, 9))}
-    assert set(without_dearer_gangs(found)) == {"a", "b", "c"}, "the gang is cheapest"
+    assert set(without_more_expensive_gangs(found)) == {"a", "b", "c"}, "the gang is cheapest"
     found["d"] = victims((0, -5, 1))
-    assert set(without_dearer_gangs(found)) == {"b", "c", "d"}
-    assert set(without_dearer_gangs({"a": found["a"]})) == {"a"}
-    assert without_dearer_gangs({}) == {}
+    assert set(without_more_expensive_gangs(found)) == {"b", "c", "d"}
+    assert set(without_more_expensive_gangs({"a": found["a"]})) == {"a"}
+    assert without_more_expensive_gangs({}) == {}
 
 
 def test_what_is_only_held_is_no_victim() -> None:

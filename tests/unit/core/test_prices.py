@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from scheduler.core.errors import InvalidInput
-from scheduler.core.leftover_values import EFFECTIVE_SCALE, NO_DEVICES, WORTH_SHAPE, Prices
 from scheduler.core.power import PowerModel
+from scheduler.core.price_tables import EFFECTIVE_SCALE, NO_DEVICES, WORTH_SHAPE, Prices
 from scheduler.core.price_weights import PriceWeights
 
 

@@ -43,7 +43,7 @@ def optimum(problem: Problem) -> tuple[Value, Merits]:
 
 
 def _costs(problem: Problem, pods: list[PodRequest], choice: tuple[str, ...]) -> tuple[int, int]:
-    unmet = dear = 0
+    unmet = expensive = 0
     named = {node.name: node for node in problem.state.nodes if node is not None}
     for pod, where in zip(pods, choice, strict=True):
         if where and pod.uid not in problem.movable:
@@ -54,8 +54,8 @@ def _costs(problem: Problem, pods: list[PodRequest], choice: tuple[str, ...]) ->
                 if not selects(wish, node)
             )
             milli = pod.gpu.count * 1000 or pod.gpu.milli
-            dear += problem.model_costs.get(node.product, 0) * milli
-    return unmet, dear
+            expensive += problem.model_costs.get(node.product, 0) * milli
+    return unmet, expensive
 
 
 def _nodes_used(

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from scheduler.core.engine import Engine
-from scheduler.core.leftover_values import EFFECTIVE_SCALE, PRICE_SCALE
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, Node, Placement, PodRequest
+from scheduler.core.price_tables import EFFECTIVE_SCALE, PRICE_SCALE
 from scheduler.core.price_weights import PriceWeights
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.leftover_values import EFFECTIVE_SCALE, NodeClass
 from scheduler.core.mig import SLOT_MASKS, MigType
 from scheduler.core.model import Device, DeviceShare, GpuRequest, Node, Placement, PodRequest
+from scheduler.core.price_tables import EFFECTIVE_SCALE, NodeClass
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.compute import prices

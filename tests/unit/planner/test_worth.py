@@ -1,4 +1,4 @@
-"""Values of leftovers: the knapsack against trying every multiset."""
+"""Values of residual capacities: the knapsack against trying every multiset."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scheduler.core.leftover_values import WORTH_SHAPE
-from scheduler.planner.pricing.node_values import leftover_values
+from scheduler.core.price_tables import WORTH_SHAPE
+from scheduler.planner.pricing.node_values import residual_values
 from tests.depth import examples
 
 _ITEMS = st.lists(
@@ -26,14 +26,14 @@ def test_the_best_multiset_that_fits(items: list[tuple[int, int, int]], row: int
         right = sum(n * item[1] for n, item in zip(counts, items, strict=True))
         if down <= row and right <= col:
             best = max(best, sum(n * item[2] for n, item in zip(counts, items, strict=True)))
-    assert leftover_values(items)[row, col] == best
+    assert residual_values(items)[row, col] == best
 
 
 def test_nothing_is_worth_nothing() -> None:
-    assert leftover_values([]).shape == WORTH_SHAPE
-    assert not leftover_values([(1, 1, 0), (0, 0, 5)]).any()
+    assert residual_values([]).shape == WORTH_SHAPE
+    assert not residual_values([(1, 1, 0), (0, 0, 5)]).any()
 
 
 def test_more_is_never_worth_less() -> None:
-    worth = leftover_values([(3, 8, 100), (12, 10, 130), (5, 0, 20)])
+    worth = residual_values([(3, 8, 100), (12, 10, 130), (5, 0, 20)])
     assert (np.diff(worth, axis=0) >= 0).all() and (np.diff(worth, axis=1) >= 0).all()

@@ -7,8 +7,8 @@ import pytest
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
-from scheduler.core.leftover_values import reprice_after
 from scheduler.core.model import GpuKind
+from scheduler.core.price_tables import reprice_after
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.pricing.learner import ProfileLearner

@@ -4,7 +4,7 @@ Computed elsewhere, off the request path, by linear programming over the workloa
 are plain integers. One table says what a device is worth with so much of it left, another one what
 a node is worth with so much cpu and so much device left: a placement costs what they fall by. Cpu
 without GPUs is worth little to GPU pods and GPUs without cpu nothing, so that both strand less;
-scarce models are dear; four halves of a device are not worth two entire ones.
+scarce models are expensive; four halves of a device are not worth two entire ones.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ class Prices:
         """The same prices for the codes of a state; None if they lack a class of its nodes.
 
         Prices are made in another process, which may have met the models in another order. They
-        speak of classes and leftovers, not of rows: nodes of known classes may come and go.
+        speak of classes and residual capacity, not of rows: nodes of known classes may come and go.
         """
         known = {each: code for code, each in enumerate(self.classes)}
         kinds = DeviceCode.MIG + len(state.mig_types)
