@@ -284,7 +284,7 @@ def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_t
 
 def lacking(existing: int, minimum: int, absent: int) -> str:
     """How many members there are of those that there have to be, in words."""
-    text = f"{Reason.GANG_DOES_NOT_FIT.text}: {existing} of {plural(minimum, 'pod')} exist"
+    text = f"{Reason.GANG_DOES_NOT_FIT.text}: {existing} of {minimum} pods exist"
     return text + (f"; kube-scheduler has not asked about {absent} of them" if absent else "")
 
 

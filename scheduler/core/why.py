@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.model import PodRequest, Reason
-from scheduler.core.plural import plural
 
 __all__ = ["most_common", "reason_text"]
 
@@ -36,5 +35,4 @@ def most_common(codes: NDArray[np.int8], pod: PodRequest) -> str:
     counts = np.bincount(codes)
     found = [(int(counts[c]), reason_text(Reason.of(int(c)), pod)) for c in np.flatnonzero(counts)]
     ordered = sorted(found, key=lambda pair: (-pair[0], pair[1]))[:_MOST_REASONS]
-    nodes = plural(len(codes), "node")
-    return ", ".join(f"{count} of {nodes}: {text}" for count, text in ordered)
+    return ", ".join(f"{count} of {len(codes)} nodes: {text}" for count, text in ordered)

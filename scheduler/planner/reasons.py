@@ -131,12 +131,12 @@ def _absent_text(instance: Instance, gang: GangKey) -> str:
     waiting_for = f"; waiting for a scheduling gate: {gated}" if gated else ""
     there = sum(len(instance.pods[kind]) for kind in kinds) + instance.fixed(gang)
     if there < minimum:
-        return f"{there} of {plural(minimum, 'pod')} exist{waiting_for}"
+        return f"{there} of {minimum} pods exist{waiting_for}"
     for role, least in instance.gang_roles.get(gang, {}).items():
         of_role = sum(len(instance.pods[k]) for k in kinds if instance.kinds[k].role == role)
         of_role += instance.fixed_in_role(gang, role)
         if of_role < least:
-            return f"{of_role} of {plural(least, 'pod')} of role {role} exist{waiting_for}"
+            return f"{of_role} of {least} pods of role {role} exist{waiting_for}"
     return ""
 
 

@@ -184,7 +184,7 @@ def test_an_installation_looks_at_the_cluster(helm, cluster, administrator) -> N
 
     manifests, said = notes()
     assert "kind: ValidatingAdmissionPolicyBinding" in manifests
-    assert "FRACTIONS BESIDE THE DEVICE PLUGIN: 1 nodes" in said and "mixed" in said
+    assert "FRACTIONS BESIDE THE DEVICE PLUGIN: 1 node offers" in said and "mixed" in said
     assert "Nobody may read metrics yet" in said and "NOT GUARDED" not in said
     cluster.api.delete("Node", "mixed")
     _, said = notes("recordPolicy.enabled=false")

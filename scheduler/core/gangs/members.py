@@ -15,7 +15,6 @@ from collections.abc import Iterable
 
 from scheduler.core.gangs.spec import GangSpec, minimum_of
 from scheduler.core.model import GangKey, Placement, PodRequest
-from scheduler.core.plural import plural
 
 __all__ = ["Members"]
 
@@ -103,7 +102,7 @@ class Members:
         there = self._roles([*self._running.get(key, ()), *waiting])
         for role, number in least.items():
             if there[role] < number:
-                return f"{there[role]} of {plural(number, 'pod')} of role {role} exist"
+                return f"{there[role]} of {number} pods of role {role} exist"
         return ""
 
     def _least(self, key: GangKey) -> Counter[str]:

@@ -2,8 +2,8 @@
 
 The value of a node with so much left is the most that any multiset of pods that fits together is
 worth at given prices per pod: the pricing problem of column generation, answered for every
-residual capacity at once. Devices are pooled by what they are effectively worth; cpu is not pooled over
-nodes, which is what linear programmes over sums do not see.
+residual capacity at once. Devices are pooled by what they are effectively worth; cpu is not pooled
+over nodes, which is what linear programmes over sums do not see.
 """
 
 from __future__ import annotations

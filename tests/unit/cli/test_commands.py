@@ -77,7 +77,7 @@ def test_simulate_prints_one_object(lists: tuple[str, str]) -> None:
 
 def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
     done = _run("simulate", lists[0], lists[1])
-    assert "1 pods stayed pending" in done.stdout
+    assert "1 pod stayed pending" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_slots_replicas_and_health_are_respected() -> None:
     for name, share, word in (
         ("mig", DeviceShare(0, 125, 0, 1), "MIG slots"),
         ("mig", DeviceShare(0, 125, 0, 0), "MIG slots"),
-        ("slices", DeviceShare(0, 500, 0, 2), "replicas"),
+        ("slices", DeviceShare(0, 500, 0, 2), "1 replica free"),
         ("sick", DeviceShare(0, 1000), "unhealthy"),
     ):
         with pytest.raises(CapacityConflict, match=word):

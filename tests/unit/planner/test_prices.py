@@ -343,7 +343,7 @@ def test_a_priced_run_repeats_and_packs_no_worse() -> None:
     assert priced[0].allocated_gpu_milli >= 0.99 * fgd.allocated_gpu_milli
 
 
-@pytest.mark.parametrize("another_mix", [False, True])
+@pytest.mark.parametrize("another_profile", [False, True])
 def test_scores_rehearsed_beforehand_are_the_scores_at_the_new_prices(
     monkeypatch, another_profile
 ) -> None:

@@ -62,5 +62,5 @@ def test_seeds_are_split(job: Job) -> None:
 def test_a_file_that_is_no_journal_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "journal.jsonl"
     path.write_text("hello\n")
-    with pytest.raises(InvalidInput, match="no journal"):
+    with pytest.raises(InvalidInput, match="not the journal"):
         Journal(path)
