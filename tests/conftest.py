@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import settings
 
@@ -17,3 +19,12 @@ def pytest_report_header(config: pytest.Config) -> str | None:
     if "not e2e" in config.getoption("markexpr"):
         return "left out: end-to-end and deep tests, which `make e2e` and `make deep` run"
     return None
+
+
+def pytest_collection_finish() -> None:
+    """What importing and collecting have made stays to the end: nobody need look through it again.
+
+    Otherwise a full collection, and some tests ask for many, visits all of it each time.
+    """
+    gc.collect()
+    gc.freeze()

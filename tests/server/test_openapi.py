@@ -19,6 +19,7 @@ from tests.depth import examples
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server
+pytest_plugins = ["schemathesis.pytest.plugin"]  # makes a test of each operation
 
 SCHEMA = schemathesis.openapi.from_dict(openapi_document())
 
