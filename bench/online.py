@@ -31,6 +31,7 @@ from bench.options import (
     traces_option,
 )
 from bench.report import Report, benchmark
+from scheduler.core.policies.table import RIVALS
 from scheduler.core.reading import read_text
 from scheduler.simulator.intervals import half_width
 from scheduler.simulator.sweep import Job
@@ -51,7 +52,7 @@ _TRACES = "default,cpu050,cpu250,gpushare40,gpushare100,gpuspec10,gpuspec33,mult
 @benchmark("online")
 @data_option
 @traces_option(_TRACES)
-@policies_option(",".join([*_PUBLISHED, "fgd"]))
+@policies_option(",".join(dict.fromkeys([*_PUBLISHED, *RIVALS, "fgd", "priced"])))
 @seeds_option(10)
 @profile_option("given")
 @arrival_option(1.3)

@@ -23,6 +23,7 @@ from bench.options import (
     traces_option,
 )
 from bench.report import Report, benchmark
+from scheduler.core.policies.table import RIVALS
 from scheduler.core.price_weights import PriceWeights
 from scheduler.simulator.sweep import Job
 
@@ -34,7 +35,7 @@ _AT = ("0.30", "0.50", "0.70", "0.90", FULL)
 @benchmark("power")
 @data_option
 @traces_option("default,gpuspec10,gpushare40")
-@policies_option("kube-default,best-fit,fgd")
+@policies_option(",".join([*RIVALS, "fgd"]))
 @click.option(
     "--weights",
     type=ListOf(float),

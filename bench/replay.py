@@ -35,6 +35,7 @@ from bench.options import (
 )
 from bench.report import Report, benchmark
 from scheduler.cli.inputs import read_weights
+from scheduler.core.policies.table import RIVALS
 from scheduler.core.price_weights import PriceWeights
 from scheduler.files.workload import Workload
 from scheduler.simulator.generate import GeneratorConfig, generate
@@ -56,7 +57,7 @@ _OPENB_RATES = (40.0, 48.0, 60.0)
 @benchmark("replay")
 @data_option
 @click.option("--trace", default="default", show_default=True, help="Of openb, or `synthetic`.")
-@policies_option("fgd,best-fit,kube-default,priced")
+@policies_option(",".join([*RIVALS, "fgd", "priced"]))
 @click.option(
     "--rates",
     type=ListOf(float, 0.001),

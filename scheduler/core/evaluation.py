@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from scheduler.core.feasibility import dynamic_reasons, static_reasons
 from scheduler.core.fragmentation import Fragmentation
-from scheduler.core.model import Placement, PodRequest, Reason, Shape
+from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.passed import as_passed, doubtful
 from scheduler.core.price_tables import Prices
 from scheduler.core.scoring import INFEASIBLE, Scorer
@@ -259,9 +259,8 @@ class Evaluations:
         particular = evaluation.copy()
         salt = self._scorer.salt(request)
         if not self._scorer.policy.cacheable:
-            feasible = np.flatnonzero(particular.reasons == _FITS)
-            self._score(self._state, request.shape, feasible, feasible, particular, salt)
-        if own is not None:
+            self._afresh(request, own, particular, salt)
+        elif own is not None:
             self._without_own(request, self._state.row_of[own.node], particular, salt)
         if passed is not None and len(rows := doubtful(particular.reasons, passed)):
             self._as_passed(request, rows, particular, salt, reserved)
@@ -273,6 +272,21 @@ class Evaluations:
         if own is None or self._state.row_of[own.node] != row:
             return self._state, row
         return self._state.excerpt_without(row, {request.uid}), 0
+
+    def _afresh(
+        self, request: PodRequest, own: Placement | None, evaluation: Evaluation, salt: int
+    ) -> None:
+        """Score all rows together, as the policy compares them with each other."""
+        state = self._state
+        if own is not None:
+            state = state.fork()
+            state.apply((Release(request.uid),))
+            row = np.array([state.row_of[own.node]])
+            if evaluation.static[row[0]] == _FITS:
+                evaluation.reasons[row] = dynamic_reasons(state, request.shape, row)
+        feasible = np.flatnonzero(evaluation.reasons == _FITS)
+        evaluation.scores[:] = INFEASIBLE
+        self._score(state, request.shape, feasible, feasible, evaluation, salt)
 
     def _without_own(
         self, request: PodRequest, row: int, evaluation: Evaluation, salt: int

@@ -33,7 +33,12 @@ _SHOWN = 10
 @click.command("simulate")
 @cluster_argument(required=False)
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
-@click.option("--compare", default="", metavar="POLICY,...", help="More policies for the same run.")
+@click.option(
+    "--compare",
+    default="",
+    metavar="POLICY,...",
+    help="More policies for the same run; `rivals` for all that others would run.",
+)
 @seed_option
 @click.option(
     "--seeds",
@@ -122,12 +127,10 @@ def command(
     from scheduler.cli.inputs import read_weights, said_of
     from scheduler.cli.interrupts import stop_on_interrupt
     from scheduler.cli.output import message, print_json, writable
-    from scheduler.core.policies.table import policy_named
+    from scheduler.core.policies.table import policies_named
     from scheduler.simulator.inflation import Experiment
 
-    policies = [policy, *(name.strip() for name in compare.split(",") if name.strip())]
-    for name in policies:
-        policy_named(name)
+    policies = policies_named(f"{policy},{compare}")
     replayed = protocol == "replay"
     inapplicable(
         arrival=(protocol == "inflation", "it is for --protocol inflation"),

@@ -135,10 +135,10 @@ def most_allocated(candidates: Candidates) -> Scored:
 
 
 def requested_to_capacity(candidates: Candidates) -> Scored:
-    """The bin-packing shape of the Kubernetes manual: GPU weighs 3, cpu and memory 1 each."""
+    """Shape 0 to 0, 100 to 10, as packing clusters set it: GPU weighs 5, cpu and memory 1 each."""
     cpu, memory, gpu = _utilisation(candidates)
     has_gpu = candidates.state.device_count[candidates.rows] > 0
     return Scored(
-        np.where(has_gpu, (cpu + memory + 3 * gpu) // 5, (cpu + memory) // 2),
+        np.where(has_gpu, (cpu + memory + 5 * gpu) // 7, (cpu + memory) // 2),
         best_fit_device(candidates),
     )

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.core.policies.baselines import MAX_CPU_MILLI, MAX_GPU_MILLI
 from scheduler.core.policies.fgd import fgd_gain, fragmentation_decrease, pick_device
-from scheduler.core.power import SOCKET_MILLI, entire_slots
+from scheduler.core.policies.pwr import watts_added
 from scheduler.core.price_tables import (
     EFFECTIVE_SCALE,
     PRICE_SCALE,
@@ -70,7 +70,9 @@ def priced(candidates: Candidates) -> Scored:
     if prices.charges_sets:
         cost += weights.scaled["contiguity"] * _sets_lost(candidates, prices, code, cpu)
     if weights.power:
-        cost += weights.scaled["power"] * PRICE_SCALE * _watts_added(candidates, prices, cpu)
+        assert prices.switched_on is not None  # they are aligned before they are in force
+        watts = watts_added(candidates, prices.switched_on, weights.watts.socket.switched_on)
+        cost += weights.scaled["power"] * PRICE_SCALE * watts
     left = candidates.cpu_left * MAX_GPU_MILLI + candidates.gpu_left * MAX_CPU_MILLI
     left = left * weights.scaled["tightness"] // (MAX_CPU_MILLI * MAX_GPU_MILLI // PRICE_SCALE)
     total = candidates.fragmentation.total_weight
@@ -96,25 +98,3 @@ def _sets_lost(
     devices = np.array((full, full - taken))
     before, after = prices.set_value(code, np.array((cpu_free, cpu_left)), devices)
     return np.asarray(before - after)[:, None]
-
-
-def _watts_added(candidates: Candidates, prices: Prices, cpu_free: IntArray) -> IntArray:
-    """Watts of devices and sockets that the placement takes out of idleness; (R, 1 or D)."""
-    state, rows, gpu = candidates.state, candidates.rows, candidates.shape.gpu
-    assert prices.switched_on is not None  # they are aligned before they are in force
-    device = prices.switched_on[state.product[rows]][:, None]
-    # What is left of the last socket in use takes the pod, or begins to.
-    room = (cpu_free - state.cpu_alloc[rows]) % SOCKET_MILLI
-    more = (candidates.shape.cpu_milli - room + (SOCKET_MILLI - 1)) // SOCKET_MILLI
-    added = (more * prices.weights.watts.socket.switched_on)[:, None]
-    match gpu.kind:
-        case GpuKind.FRACTION:
-            return np.asarray(added + device * (candidates.gpu == DEVICE_MILLI))
-        case GpuKind.WHOLE:
-            return np.asarray(added + device * gpu.count)
-        case GpuKind.MIG | GpuKind.SHARED:
-            taken = candidates.slots_after != state.slots_free[rows]
-            first = taken & (state.slots_free[rows] == entire_slots(state, rows))
-            return np.asarray(added + device * first.sum(axis=1)[:, None])
-        case _:
-            return added

@@ -44,14 +44,16 @@ from scheduler.core.policies.baselines import (
 )
 from scheduler.core.policies.fgd import fgd, fgd_published
 from scheduler.core.policies.priced import priced
+from scheduler.core.policies.pwr import pwr, pwr_fgd
 from scheduler.core.ranking import Candidates, Policy, Scored
 
-__all__ = ["GROUP", "POLICIES", "policies", "policy_named"]
+__all__ = ["GROUP", "POLICIES", "RIVALS", "policies", "policies_named", "policy_named"]
 
 GROUP = "snugfit.policies"
 """Entry points in which other packages name policies."""
 
 _FGD_PAPER = "Weng et al., Beware of Fragmentation, USENIX ATC'23"
+_PWR_PAPER = "Lettich et al., Power- and Fragmentation-aware Online Scheduling, CCGrid'25"
 
 
 def _table(*policies: Policy) -> Mapping[str, Policy]:
@@ -101,7 +103,7 @@ POLICIES: Mapping[str, Policy] = _table(
     _baseline(
         "requested-to-capacity-ratio",
         requested_to_capacity,
-        "highest utilisation, GPU weighing three times cpu and memory",
+        "highest utilisation, GPU weighing five times cpu and memory",
         "kube-scheduler NodeResourcesFit RequestedToCapacityRatio",
     ),
     _baseline(
@@ -109,6 +111,20 @@ POLICIES: Mapping[str, Policy] = _table(
         fgd_published,
         "fragmentation gradient descent with the published 0..100 score",
         _FGD_PAPER,
+    ),
+    Policy(
+        "pwr",
+        "fewest watts switched on, by board and socket",
+        _PWR_PAPER,
+        pwr,
+        cacheable=False,
+    ),
+    Policy(
+        "pwr-fgd",
+        "published FGD and PWR, weighted 900 to 100",
+        _PWR_PAPER,
+        pwr_fgd,
+        cacheable=False,
     ),
     Policy(
         "fgd",
@@ -126,6 +142,20 @@ POLICIES: Mapping[str, Policy] = _table(
     ),
 )
 """Every policy by name."""
+
+RIVALS = (
+    "kube-default",
+    "most-allocated",
+    "requested-to-capacity-ratio",
+    "first-fit",
+    "best-fit",
+    "fgd-published",
+    "pwr",
+    "pwr-fgd",
+)
+"""What others would run instead; no comparison of ours leaves one of them out."""
+
+_ALL_RIVALS = "rivals"
 
 
 def policies() -> tuple[Mapping[str, Policy], list[InvalidInput]]:
@@ -154,6 +184,21 @@ def policy_named(name: str) -> Policy:
         return _loaded(added[name])
     meant = nearest(name, [*POLICIES, *added])
     raise InvalidInput("policy", f"unknown policy {name!r}", f"did you mean {meant!r}?")
+
+
+def policies_named(text: str) -> list[str]:
+    """Names with commas between, each once; ``rivals`` stands for all of :data:`RIVALS`.
+
+    Raises
+    ------
+    InvalidInput
+        As :func:`policy_named`.
+    """
+    parts = [part for each in text.split(",") if (part := each.strip())]
+    names = [name for part in parts for name in (RIVALS if part == _ALL_RIVALS else (part,))]
+    for name in names:
+        policy_named(name)
+    return list(dict.fromkeys(names))
 
 
 @cache

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from scheduler.core.engine import Engine
-from scheduler.core.policies.table import POLICIES
+from scheduler.core.errors import InvalidInput
+from scheduler.core.policies.table import POLICIES, RIVALS, policies_named
 from scheduler.core.state import ClusterState
 from scheduler.core.workload_profile import WorkloadProfile
 from tests.builders import node, pod
@@ -120,3 +121,46 @@ def test_fgd_keeps_cpu_pods_off_the_gpus(policy: str) -> None:
 
 def test_every_policy_says_what_it_is() -> None:
     assert all(p.name == name and p.summary and p.source for name, p in POLICIES.items())
+
+
+@pytest.mark.parametrize("policy", ["pwr", "pwr-fgd"])
+def test_pwr_switches_on_the_fewest_watts(policy: str) -> None:
+    """An A100 adds 350 W, a T4 60 W, a socket 105 W; what is in use already adds nothing."""
+    nodes = [
+        node("a100", gpus=1, product="A100"),
+        node("t4", gpus=1, product="T4"),
+        node("busy", gpus=1, product="A100"),
+    ]
+    state = _used(ClusterState(nodes), {"busy": {"milli": 300, "cpu": 1000}})
+    cpu = 1000
+    assert _scores("pwr", state, pod(milli=500, cpu=cpu)) == [0, 100 * 290 // 455, 100]
+    assert Engine(state, policy).best(pod(milli=500, cpu=cpu)) == 2
+    assert Engine(state, policy).best(pod(count=1, cpu=cpu)) == 1
+
+
+def test_pwr_counts_sockets_of_32_threads() -> None:
+    state = _used(
+        ClusterState([node("idle", cpu=64_000), node("used", cpu=64_000)]),
+        {"used": {"cpu": 20_000}},
+    )
+    assert _scores("pwr", state, pod(cpu=12_000)) == [0, 100]
+    assert _scores("pwr", state, pod(cpu=13_000)) == [100, 100]
+
+
+def test_pwr_fgd_is_the_published_weighted_sum() -> None:
+    state = _used(
+        ClusterState([node("a", gpus=2, product="T4"), node("b", gpus=2, product="A100")]),
+        {"b": {"milli": 300}},
+    )
+    request = pod(milli=400)
+    power, fgd = (_scores(name, state, request) for name in ("pwr", "fgd-published"))
+    assert _scores("pwr-fgd", state, request) == [
+        100 * watts + 900 * fragments for watts, fragments in zip(power, fgd, strict=True)
+    ]
+
+
+def test_rivals_are_policies_and_one_word_names_all_of_them() -> None:
+    assert set(RIVALS) <= set(POLICIES)
+    assert policies_named("priced, rivals,fgd,priced") == ["priced", *RIVALS, "fgd"]
+    with pytest.raises(InvalidInput, match="did you mean 'pwr'"):
+        policies_named("rivals,pwrr")
