@@ -136,6 +136,16 @@ class LiveServer:
         }
         return str(self._post("/bind", content)["Error"])
 
+    def preempt(self, pod: Json, victims: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Uids of the pods to evict, by node, as an answer to kube-scheduler's own."""
+        named = {
+            node: {"Pods": [{"UID": uid} for uid in uids], "NumPDBViolations": 0}
+            for node, uids in victims.items()
+        }
+        answer = self._post("/preempt", {"Pod": pod, "NodeNameToMetaVictims": named})
+        chosen: Json = answer["NodeNameToMetaVictims"] or {}
+        return {node: [pod["UID"] for pod in said["Pods"]] for node, said in chosen.items()}
+
     def _post(self, path: str, content: Json) -> Any:
         status, body = self._call("POST", path, json.dumps(content).encode())
         assert status == 200, (path, status, body, content.get("Pod", content))

@@ -199,6 +199,7 @@ class Ledger:
             reserve_after_s=config.gang_reserve_after_s,
             at_once=_PLACES_AT_ONCE,
             unborn_share=config.gang_unborn_share,
+            passed=live,
             on_gathered=requeue.stir,
         )
         rules = PricingRules(

@@ -167,7 +167,7 @@ class Candidate:
             if uids
         }
         self.reserved = frozenset(p.pod.uid for p in self.pods if p.pod.uid in engine.reservations)
-        self._state: ClusterState | None = engine.excerpt(request, row)
+        self._state: ClusterState | None = engine.excerpt(request, row, passed=passed)
 
     @property
     def everybody(self) -> list[str]:

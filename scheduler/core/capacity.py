@@ -46,6 +46,8 @@ __all__ = [
 
 IntArray = NDArray[np.int64]
 
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
+_DEVICES = "milli-GPU"
 _MOST_SHAPES = 8
 _MOST_NAMED = 4
 _MOST_UNLIKE = 4  # shapes of one gang that are looked at, each for itself
@@ -62,7 +64,7 @@ class Excess:
     wanted: int
 
 
-def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
+def empty_room(state: ClusterState, shape: Shape, enough: int, late: IntArray = _NO_ROWS) -> int:
     """Most pods of one shape that the nodes could hold without any pod on them.
 
     Parameters
@@ -73,6 +75,8 @@ def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
         What each pod asks for.
     enough
         More than this need not be told apart, so that sums stay small.
+    late : (K,)
+        Rows of which the state is late, see :mod:`scheduler.core.passed`: devices count there.
 
     Returns
     -------
@@ -86,12 +90,15 @@ def empty_room(state: ClusterState, shape: Shape, enough: int) -> int:
             each = np.minimum(each, has // needs)
     for found in state.counted.fit(shape.counted, len(state), empty=True):
         each = np.minimum(each, found)
+    each[late] = most
     if shape.gpu.kind is not GpuKind.NONE:
         each = np.minimum(each, _by_devices(state, shape.gpu, most))
     return min(enough, int(np.maximum(each, 0).sum()))
 
 
-def excess(state: ClusterState, wanted: Mapping[Shape, int], *, first: Shape) -> Excess | None:
+def excess(
+    state: ClusterState, wanted: Mapping[Shape, int], *, first: Shape, late: IntArray = _NO_ROWS
+) -> Excess | None:
     """What pods of several shapes ask for beyond what the empty cluster holds, or None.
 
     Parameters
@@ -101,19 +108,21 @@ def excess(state: ClusterState, wanted: Mapping[Shape, int], *, first: Shape) ->
     first
         The shape to look at first. Of very many shapes some are looked at one by one, those of
         most pods; all of them count in the sums.
+    late
+        As in :func:`empty_room`.
     """
     total = sum(wanted.values())
     slots = int(state.pods_alloc.sum(dtype=np.int64))
-    if total > slots:
+    if total > slots and not len(late):
         return Excess("members", max(0, slots), total)
     often = sorted(wanted, key=lambda shape: -wanted[shape])[:_MOST_SHAPES]
     for shape in dict.fromkeys([first, *often]):
         count = wanted.get(shape, 0)
-        room = empty_room(state, shape, count)
+        room = empty_room(state, shape, count, late)
         if room < count:
             return Excess("members that are alike", room, count)
     for what, has, asked in _sums(state, wanted):
-        if asked > has:
+        if asked > has and (what == _DEVICES or not len(late)):
             return Excess(what, has, asked)
     return None
 
@@ -134,7 +143,7 @@ def _sums(state: ClusterState, wanted: Mapping[Shape, int]) -> list[tuple[str, i
     return [
         ("milli-CPU", int(state.cpu_alloc.sum()), sum(s.cpu_milli * n for s, n in wanted.items())),
         ("MiB", int(state.mem_alloc.sum()) >> 20, -(-memory >> 20)),
-        ("milli-GPU", devices, sum(s.gpu.requested_milli * n for s, n in wanted.items())),
+        (_DEVICES, devices, sum(s.gpu.requested_milli * n for s, n in wanted.items())),
         *((name, state.counted.total(name), asked[name]) for name in sorted(asked)),
     ]
 
@@ -182,22 +191,36 @@ def _of_all(state: ClusterState, gpu: GpuRequest, enough: int) -> IntArray:
 
 
 def room(
-    engine: Engine, request: PodRequest, rows: IntArray, enough: int, *, selection: bool = False
+    engine: Engine,
+    request: PodRequest,
+    rows: IntArray,
+    enough: int,
+    *,
+    selection: bool = False,
+    late: IntArray = _NO_ROWS,
 ) -> int:
-    """How many more pods like this one these rows take at most; exact for whole devices."""
+    """How many more pods like this one these rows take at most; exact for whole devices.
+
+    On those of which the state is ``late`` only devices count, see :func:`empty_room`.
+    """
     state, gpu = engine.state, request.gpu
     rows = rows[engine.filter(request, rows, selection=selection) == Reason.FITS.code]
-    each = np.minimum(state.pods_free[rows].astype(np.int64), min(enough, MAX_PODS))
+    if len(late):
+        late = late[engine.filter(request, late, passed=True) == Reason.FITS.code]
+        rows = np.union1d(rows, late)
+    most = min(enough, MAX_PODS)
+    each = np.minimum(state.pods_free[rows].astype(np.int64), most)
     for free, needed in (
         (state.cpu_free, request.cpu_milli),
         (state.mem_free, request.memory_bytes),
     ):
         if needed:
             each = np.minimum(each, free[rows] // needed)
-    if gpu.count:
-        each = np.minimum(each, units_free(state, gpu, rows) // gpu.count)
     for found in state.counted.fit(request.counted, len(state), empty=False):
         each = np.minimum(each, found[rows])
+    each[np.isin(rows, late)] = most
+    if gpu.count:
+        each = np.minimum(each, units_free(state, gpu, rows) // gpu.count)
     if gpu.milli:
         each = np.minimum(each, (np.maximum(state.gpu_free[rows], 0) // gpu.milli).sum(axis=1))
     return min(enough, int(each.sum()))
@@ -251,7 +274,14 @@ def reservable(state: ClusterState, shape: Shape) -> int:
     return int(np.maximum(per_row, 1).sum())
 
 
-def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_too: bool) -> str:
+def overmuch(
+    engine: Engine,
+    known: Sequence[PodRequest],
+    members: int,
+    *,
+    now_too: bool,
+    late: IntArray = _NO_ROWS,
+) -> str:
     """Why so many members cannot have a place, by sums alone; empty if they might.
 
     Parameters
@@ -262,6 +292,8 @@ def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_t
         How many there are in all.
     now_too
         Look at what is free now as well.
+    late
+        As in :func:`empty_room`.
     """
     first = known[-1]
     pods: dict[Shape, PodRequest] = {}
@@ -271,12 +303,13 @@ def overmuch(engine: Engine, known: Sequence[PodRequest], members: int, *, now_t
         shapes[shape] += len(together)
     pods[first.shape] = first
     shapes[first.shape] += members - len(known) + 1
-    over = excess(engine.state, shapes, first=first.shape)
+    over = excess(engine.state, shapes, first=first.shape, late=late)
     if over is not None:
         return f"{TOO_LARGE}, which has room for {over.holds} of {over.wanted} {over.what}"
     every = np.arange(len(engine.state))
     for shape, count in shapes.most_common(_MOST_SHAPES) if now_too else ():
-        found = room(engine, pods[shape], every, count, selection=shape != first.shape)
+        unlike = shape != first.shape
+        found = room(engine, pods[shape], every, count, selection=unlike, late=late)
         if found < count:
             return shortage(pods[shape], found, count)
     return ""

@@ -21,7 +21,7 @@ from scheduler.core.evaluation import Evaluation, Evaluations
 from scheduler.core.fragmentation import Fragmentation
 from scheduler.core.model import Placement, PodRequest, Reason, Release, Shape
 from scheduler.core.neighbours import Neighbours
-from scheduler.core.passed import short_of
+from scheduler.core.passed import behind, large_enough, short_of
 from scheduler.core.policies.table import policy_named
 from scheduler.core.price_tables import Prices
 from scheduler.core.ranking import Policy, ranks
@@ -237,7 +237,7 @@ class Engine:
 
         See :func:`scheduler.core.passed.short_of`.
         """
-        reserved = (held.placement for held in self.reservations.values()) if passed else None
+        reserved = self._reserved() if passed else None
         return short_of(self.state, request, rows, codes, reserved)
 
     def scores(self, request: PodRequest, rows: IntArray, *, passed: bool = False) -> IntArray:
@@ -253,10 +253,18 @@ class Engine:
         return ranks(self.scores(request, rows), rows)
 
     def best(
-        self, request: PodRequest, rows: IntArray | None = None, *, selection: bool = False
+        self,
+        request: PodRequest,
+        rows: IntArray | None = None,
+        *,
+        selection: bool = False,
+        late: IntArray | None = None,
     ) -> int:
-        """Row where the pod should go, or -1 if it fits nowhere."""
-        scores = self._evaluate(request).scores
+        """Row where the pod should go, or -1 if it fits nowhere.
+
+        ``late`` are rows of which the state is late, see :meth:`late`.
+        """
+        scores = self._evaluate(request, late).scores
         if selection:
             admitted = self._admitted(request)
             if admitted is not None:
@@ -270,6 +278,13 @@ class Engine:
             row = int(scores.argmax())
         return row if scores[row] != INFEASIBLE else -1
 
+    def late(self, request: PodRequest, rows: IntArray) -> IntArray:
+        """Those of the rows, which kube-scheduler has passed, of which the state is late. (K,)
+
+        See :func:`scheduler.core.passed.behind`.
+        """
+        return behind(self.state, request, rows, self._reserved())
+
     def explain(self, request: PodRequest, node: str) -> Reason:
         """Whether the node can host the pod, selection rules included, and if not, why."""
         row = self.state.row_of.get(node, -1)
@@ -277,14 +292,23 @@ class Engine:
             return Reason.NODE_UNKNOWN
         return Reason.of(int(self.filter(request, np.array([row]), selection=True)[0]))
 
-    def excerpt(self, request: PodRequest, row: int) -> ClusterState | None:
+    def excerpt(
+        self, request: PodRequest, row: int, *, passed: bool = False
+    ) -> ClusterState | None:
         """A what-if copy of one row without the pod itself; None if no eviction lets it fit there.
 
         :func:`scheduler.core.feasibility.dynamic_reasons` says whether the pod fits on the copy.
+
+        Parameters
+        ----------
+        passed
+            kube-scheduler takes the row for large enough; what it counts itself is no reason then.
         """
-        if self._evaluations.current(request.shape).static[row] != _FITS:
+        known = self._evaluations.current(request.shape).static[row] == _FITS
+        if not known and not passed:
             return None
-        return self.state.excerpt_without(row, {request.uid})
+        copy = self.state.excerpt_without(row, {request.uid})
+        return copy if known or large_enough(copy, request.shape) else None
 
     def choose(self, request: PodRequest, node: str, *, passed: bool = False) -> Placement:
         """The placement that a reservation on this node would make; writes nothing.
@@ -373,8 +397,10 @@ class Engine:
 
     def _evaluate(self, request: PodRequest, passed: IntArray | None = None) -> Evaluation:
         """What is known about the pod, with these rows passed by kube-scheduler."""
-        reserved = (each.placement for each in self.reservations.values())
-        return self._evaluations.of_pod(request, passed, reserved)
+        return self._evaluations.of_pod(request, passed, self._reserved())
+
+    def _reserved(self) -> Iterator[Placement]:
+        return (held.placement for held in self.reservations.values())
 
     def _admitted(self, request: PodRequest) -> NDArray[np.int8] | None:
         """Reason codes of the nodes' own rules for this pod; None if all let it in. (N,)"""

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from scheduler.core.capacity import promising
 from scheduler.core.engine import Engine, Reservation
 from scheduler.core.errors import CapacityConflict, UnknownNode
-from scheduler.core.gangs.drafts import Draft, GangAnswer
+from scheduler.core.gangs.drafts import Draft, GangAnswer, Offer
 from scheduler.core.gangs.joint_plan import Planning, note
 from scheduler.core.gangs.members import Members
 from scheduler.core.gangs.pins import Pins
@@ -45,6 +45,7 @@ from scheduler.core.model import GangKey, PodRequest, Reason
 __all__ = ["GangAnswer", "GangCoordinator"]
 
 IntArray = NDArray[np.int64]
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
 
 _SURPLUS = f"{Reason.GANG_DOES_NOT_FIT.text}: its places are all taken by other members"
 _FEW = 4  # members that are never too many to be planned at once
@@ -68,6 +69,9 @@ class GangCoordinator:
     unborn_share
         Share of the cluster that the gangs of one namespace may hold for members that do not exist
         yet; 0 for none.
+    passed
+        kube-scheduler has passed the rows that are offered: what it counts itself refuses them only
+        where it is reserved for others, see :mod:`scheduler.core.passed`.
     on_gathered
         Called with a gang once as many of its members exist as have to start together.
 
@@ -85,12 +89,13 @@ class GangCoordinator:
         reserve_after_s: float = 0.0,
         at_once: int | None = None,
         unborn_share: float = 0.0,
+        passed: bool = False,
         on_gathered: Callable[[GangKey], None] = lambda _key: None,
     ) -> None:
         self._on_gathered = on_gathered
         self._engine = engine
         self._at_once = at_once
-        self._unborn_share = unborn_share
+        self._unborn_share, self._passed = unborn_share, passed
         self.members = Members(engine.state.placements.values())
         self._keeper = Keeper(engine, at_once)
         self._lives = Lives(self.members, self._keeper, ttl_s)
@@ -205,7 +210,9 @@ class GangCoordinator:
         homeless = []
         for held in dropped:
             try:
-                self._engine.reserve_until(held.placement.pod, node, held.until)
+                self._engine.reserve_until(
+                    held.placement.pod, node, held.until, passed=self._passed
+                )
             except (CapacityConflict, UnknownNode):
                 homeless.append(held.placement.pod)
         for pod in homeless:
@@ -293,17 +300,22 @@ class GangCoordinator:
         if placed is not None and request.uid not in engine.reservations:
             return GangAnswer(engine.state.row(placed.node))  # it runs
         gang = self._asked(key, request, now)
-        rests = self._resume(key, gang)
-        answer = self._slot_answer(key, gang, request, rows)
+        offer = self._offer(request, rows)
+        rests = self._resume(key, gang, offer)
+        answer = self._slot_answer(key, gang, offer)
         if rests and gang.life is Life.RESTING:
             self._keeper.give_back(gang.slots)
         return answer
 
-    def _resume(self, key: GangKey, gang: Gang) -> bool:
+    def _offer(self, request: PodRequest, rows: IntArray) -> Offer:
+        late = self._engine.late(request, rows[rows >= 0]) if self._passed else _NO_ROWS
+        return Offer(request, rows, late)
+
+    def _resume(self, key: GangKey, gang: Gang, offer: Offer) -> bool:
         """Have the places of a plan held; whether that is for the time of one answer only."""
         if gang.life is Life.RESTING:
             waiting = {member.uid: member for member in self.members.present(key)}
-            if not self._keeper.take(gang.slots, waiting):
+            if not self._keeper.take(gang.slots, waiting, offer):
                 self._lives.move(key, Event.LOST)
             elif gang.rests_until <= self._lives.now:
                 self._lives.move(key, Event.PLANNED)
@@ -312,38 +324,36 @@ class GangCoordinator:
             self._lives.move(key, Event.LOST)
         return gang.life is Life.RESTING
 
-    def _slot_answer(
-        self, key: GangKey, gang: Gang, request: PodRequest, rows: IntArray
-    ) -> GangAnswer:
+    def _slot_answer(self, key: GangKey, gang: Gang, offer: Offer) -> GangAnswer:
+        request = offer.request
         if gang.life not in PLANNED:
-            problem = self._planning.plan(key, request, rows)
+            problem = self._planning.plan(key, offer)
             if problem:
                 return GangAnswer(-1, problem)
-        if not self._has_slot(gang, request, rows):
+        if not self._has_slot(gang, offer):
             if len(gang.slots) >= self.members.missing(key):
                 return GangAnswer(-1, _SURPLUS)
             self._lives.move(key, Event.LOST)  # it is not what the plan was made for
-            problem = self._planning.plan(key, request, rows)
+            problem = self._planning.plan(key, offer)
             if problem or request.uid not in gang.slots:
                 return GangAnswer(-1, problem or _SURPLUS)
         self._lives.asked_for(gang, request.uid)
-        self._keeper.settle(gang, request, rows)
+        self._keeper.settle(gang, offer)
         return GangAnswer(self._engine.state.row(gang.slots[request.uid].node))
 
-    def _has_slot(self, gang: Gang, request: PodRequest, rows: IntArray) -> bool:
+    def _has_slot(self, gang: Gang, offer: Offer) -> bool:
         """Whether the member has a place, perhaps since now: one kept for it, or a new one."""
+        request = offer.request
         slot = gang.slots.get(request.uid)
         if slot is not None and slot.shape == request.shape:
             return True
         if slot is not None:
             del gang.slots[request.uid]
             self._keeper.give_back((request.uid,))
-        node = self._inherited(gang, request, rows)
-        if not node:
-            row = self._engine.best(request, rows[rows >= 0])
-            found = self._engine.state.nodes[row] if row >= 0 else None
-            node = found.name if found is not None else ""
-        if not node or not self._keeper.hold(request, node):
+        inherited = self._inherited(gang, request, offer.rows)
+        node = inherited or offer.best(self._engine, request)
+        late = bool(inherited) or offer.is_late(self._engine, node)
+        if not node or not self._keeper.hold(request, node, passed=late):
             return False
         note(gang, request, node)
         return True
@@ -405,7 +415,9 @@ class GangCoordinator:
         gang = self._asked(key, request, now)
         if gang.life in HOLDING and not self._keeper.kept(gang.slots):
             self._lives.move(key, Event.LOST)
-        return None if gang.life in PLANNED else self._planning.draft(key, request, rows)
+        return (
+            None if gang.life in PLANNED else self._planning.draft(key, self._offer(request, rows))
+        )
 
     def suspend_draft(self, draft: Draft, now: float, *, for_good: bool = False) -> None:
         """Whoever was at the draft has no more time for it, or it came to nothing."""

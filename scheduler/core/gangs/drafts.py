@@ -24,8 +24,8 @@ __all__ = [
     "BEING_PLANNED",
     "Draft",
     "GangAnswer",
+    "Offer",
     "Wanted",
-    "offer",
     "places",
 ]
 
@@ -75,9 +75,58 @@ class Wanted:
         return self.needed + self.extra
 
 
-def places(
-    engine: Engine, wanted: Wanted, request: PodRequest, known: IntArray
-) -> Iterator[tuple[PodRequest, str]]:
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Where the member that is asked about may go.
+
+    Attributes
+    ----------
+    request
+        The member.
+    rows : (R,)
+        Rows offered; -1 for unknown nodes.
+    late : (K,)
+        Those of which the state is late: kube-scheduler has found room there, for this member. So
+        what it counts itself is no reason against any member there, but where it is reserved for
+        others. Empty beside a cluster that is as the state says.
+    """
+
+    request: PodRequest
+    rows: IntArray
+    late: IntArray
+
+    @property
+    def known(self) -> IntArray:
+        """Rows offered of known nodes."""
+        return self.rows[self.rows >= 0]
+
+    @property
+    def name(self) -> bytes:
+        """The same for the same rows in any order, and for no others."""
+        return hashlib.blake2b(np.sort(self.rows).tobytes(), digest_size=16).digest()
+
+    def is_late(self, engine: Engine, node: str) -> bool:
+        """Whether this is a node of which the state is late."""
+        return engine.state.row_of.get(node, -1) in self.late
+
+    def best(self, engine: Engine, member: PodRequest) -> str:
+        """The best node for a member like the one asked about; empty if there is none."""
+        return self._best(engine, member, self.known)
+
+    def place(self, engine: Engine, member: PodRequest) -> str:
+        """The same for any member: where it may go by its own rules if it is unlike."""
+        like = (member.shape, member.selection) == (self.request.shape, self.request.selection)
+        return self._best(engine, member, self.known if like else None)
+
+    def _best(self, engine: Engine, member: PodRequest, rows: IntArray | None) -> str:
+        row = engine.best(member, rows, selection=rows is None)
+        if row < 0 and len(self.late):  # what is known to be there comes first
+            row = engine.best(member, rows, selection=rows is None, late=self.late)
+        node = engine.state.nodes[row] if row >= 0 else None
+        return node.name if node is not None else ""
+
+
+def places(engine: Engine, wanted: Wanted, offer: Offer) -> Iterator[tuple[PodRequest, str]]:
     """A node for each member: those needed first, the largest of them first.
 
     Ends with the first needed one that has none; extra ones without are left out. Whoever takes
@@ -89,21 +138,19 @@ def places(
         Says what is best.
     wanted
         Who needs a place.
-    request
-        Who asks. What was offered is where those may go that ask for the same by the same rules,
-        whatever is known of the nodes here; for the others their own rules tell.
-    known : (R,) int64
-        Rows that were offered.
+    offer
+        As an answer to whom. What was offered is where those may go that ask for the same by the
+        same rules, whatever is known of the nodes here; for the others their own rules tell.
     """
     for member in sorted(wanted.needed, key=_largest_first):
-        node = _place(engine, member, request, known)
+        node = offer.place(engine, member)
         if not node:
             return
         yield member, node
     hopeless: set[tuple[Shape, NodeSelection]] = set()
     for member in sorted(wanted.extra, key=_largest_first):
         kind = (member.shape, member.selection)
-        node = "" if kind in hopeless else _place(engine, member, request, known)
+        node = "" if kind in hopeless else offer.place(engine, member)
         if node:
             yield member, node
         else:
@@ -112,18 +159,6 @@ def places(
 
 def _largest_first(member: PodRequest) -> int:
     return -member.gpu.requested_milli
-
-
-def _place(engine: Engine, member: PodRequest, request: PodRequest, known: IntArray) -> str:
-    like = (member.shape, member.selection) == (request.shape, request.selection)
-    row = engine.best(member, known if like else None, selection=not like)
-    node = engine.state.nodes[row] if row >= 0 else None
-    return node.name if node is not None else ""
-
-
-def offer(rows: IntArray) -> bytes:
-    """The same for the same rows in any order, and for no others."""
-    return hashlib.blake2b(np.sort(rows).tobytes(), digest_size=16).digest()
 
 
 class Draft:
@@ -137,7 +172,7 @@ class Draft:
         The gang.
     wanted
         Who needs a place.
-    request, known
+    offer
         As in :func:`places`.
     kept
         Who has a place already.
@@ -157,16 +192,15 @@ class Draft:
         engine: Engine,
         key: GangKey,
         wanted: Wanted,
-        request: PodRequest,
-        known: IntArray,
+        offer: Offer,
         kept: Sequence[str],
     ) -> None:
-        self.key, self.wanted, self.request = key, wanted, request
+        self.key, self.wanted, self.offer = key, wanted, offer
         self.kept = tuple(kept)
         self.places: list[tuple[PodRequest, str]] = []
         self.done = self.taken = self.broken = False
         self.touched = 0.0
-        self._engine, self._known = engine, known
+        self._engine = engine
         self._steps = self._made()
 
     def steps(self) -> Iterator[None]:
@@ -179,8 +213,9 @@ class Draft:
         self.broken = not self.done
 
     def _made(self) -> Iterator[None]:
-        for member, node in places(self._engine, self.wanted, self.request, self._known):
-            self._engine.reserve_until(member, node, math.inf)
+        for member, node in places(self._engine, self.wanted, self.offer):
+            late = self.offer.is_late(self._engine, node)
+            self._engine.reserve_until(member, node, math.inf, passed=late)
             self.places.append((member, node))
             yield
         self.done = True

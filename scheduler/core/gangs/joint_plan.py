@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scheduler.core.capacity import TOO_LARGE, lacking, overmuch, reservable, room, shortage
 from scheduler.core.engine import Engine
-from scheduler.core.gangs.drafts import BEING_PLANNED, Draft, Wanted, offer, places
+from scheduler.core.gangs.drafts import BEING_PLANNED, Draft, Offer, Wanted, places
 from scheduler.core.gangs.future_members import allows, is_born, stand_ins
 from scheduler.core.gangs.members import Members
 from scheduler.core.gangs.places import Keeper
@@ -19,8 +16,6 @@ from scheduler.core.model import GangKey, PodRequest, Reason
 from scheduler.core.plural import plural
 
 __all__ = ["Planning"]
-
-IntArray = NDArray[np.int64]
 
 _MOST_PLACES = 4096
 _GLANCE = 16  # gangs beyond this are looked at as a whole before places are tried
@@ -63,33 +58,31 @@ class Planning:
         self._draft: Draft | None = None
         self._serial = 0
 
-    def plan(self, key: GangKey, request: PodRequest, rows: IntArray) -> str:
+    def plan(self, key: GangKey, offer: Offer) -> str:
         """Hold a place for every member that exists; returns why that is impossible, or nothing.
 
         The gang's record exists, and has no plan.
         """
         gang = self._lives.record(key)
-        wanted = self._wanted(key, gang, request, rows)
+        wanted = self._wanted(key, gang, offer)
         if isinstance(wanted, str):
             return wanted
         if self._too_many_at_once(wanted):
             return BEING_PLANNED
-        for member, node in places(self._engine, wanted, request, rows[rows >= 0]):
-            if self._keeper.hold(member, node):
+        for member, node in places(self._engine, wanted, offer):
+            if self._keeper.hold(member, node, passed=offer.is_late(self._engine, node)):
                 note(gang, member, node)
-        return self._concluded(key, gang, wanted, request)
+        return self._concluded(key, gang, wanted, offer.request)
 
-    def _wanted(
-        self, key: GangKey, gang: Gang, request: PodRequest, rows: IntArray
-    ) -> Wanted | str:
+    def _wanted(self, key: GangKey, gang: Gang, offer: Offer) -> Wanted | str:
         """Who needs a place, or why there is none for so many: all that is known without trying."""
-        members, state = self._members, self._engine.state
+        members, state, request = self._members, self._engine.state, offer.request
         missing, minimum = members.missing(key), members.minimum(key)
         if not members.enough(key):
             members.ungate(key)
         present = members.present(key)
         reserve = self._may_reserve(key, gang, request)
-        question = (offer(rows), tuple(member.uid for member in present), reserve)
+        question = (offer.name, tuple(member.uid for member in present), reserve)
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
         for member in present:  # who was held alone gets a place of its gang's instead
@@ -114,21 +107,24 @@ class Planning:
             minimum,
             reserve,
         )
-        over = "" if reserve else self._too_little(wanted, request, rows[rows >= 0])
+        over = "" if reserve else self._too_little(wanted, offer)
         if not over and missing > _GLANCE:
-            over = overmuch(self._engine, [*first, request], missing, now_too=not reserve)
+            over = overmuch(
+                self._engine, [*first, request], missing, now_too=not reserve, late=offer.late
+            )
         return self._refuse(key, question, over) if over else wanted
 
-    def _too_little(self, wanted: Wanted, request: PodRequest, known: IntArray) -> str:
+    def _too_little(self, wanted: Wanted, offer: Offer) -> str:
         """Why there is no room for members that are all alike; empty if they are not.
 
         No need to try what cannot be: trying makes every other shape catch up.
         """
+        request = offer.request
         kind = (request.shape, request.selection)
         if any((member.shape, member.selection) != kind for member in wanted.needed):
             return ""
         needed = len(wanted.needed)
-        found = room(self._engine, request, known, needed)
+        found = room(self._engine, request, offer.known, needed, late=offer.late)
         have = wanted.missing - needed
         return shortage(request, have + found, wanted.missing) if found < needed else ""
 
@@ -203,7 +199,7 @@ class Planning:
 
     # -- large gangs -------------------------------------------------------------------------
 
-    def draft(self, key: GangKey, request: PodRequest, rows: IntArray) -> Draft | None:
+    def draft(self, key: GangKey, offer: Offer) -> Draft | None:
         """A plan to be made outside of the lock; None if none is needed, or another is being made.
 
         The gang's record exists, and has no plan.
@@ -217,11 +213,10 @@ class Planning:
             if open_draft.key == key and open_draft.wanted.minimum == self._members.minimum(key):
                 open_draft.taken = True
                 return open_draft
-        wanted = self._wanted(key, gang, request, rows)
+        wanted = self._wanted(key, gang, offer)
         if isinstance(wanted, str) or not self._too_many_at_once(wanted):
             return None
-        known = rows[rows >= 0]
-        self._draft = Draft(self._engine.twin(), key, wanted, request, known, list(gang.slots))
+        self._draft = Draft(self._engine.twin(), key, wanted, offer, list(gang.slots))
         self._draft.taken = True
         return self._draft
 
@@ -237,7 +232,8 @@ class Planning:
         try:
             fits = True
             for member, node in draft.places:
-                if not self._keeper.hold(member, node):
+                late = draft.offer.is_late(self._engine, node)
+                if not self._keeper.hold(member, node, passed=late):
                     fits = False
                     break
                 held.append((member, node))
@@ -264,7 +260,7 @@ class Planning:
         for member, node in held:
             if member.uid in reserved and (member.uid in waiting or not is_born(member)):
                 note(gang, member, node)
-        self._concluded(key, gang, wanted, draft.request)
+        self._concluded(key, gang, wanted, draft.offer.request)
 
 
 def note(gang: Gang, member: PodRequest, node: str) -> None:

@@ -9,18 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-import numpy as np
-from numpy.typing import NDArray
-
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict, UnknownNode
-from scheduler.core.gangs.drafts import offer
+from scheduler.core.gangs.drafts import Offer
 from scheduler.core.gangs.states import Gang, Slot
 from scheduler.core.model import PodRequest
 
 __all__ = ["Keeper"]
-
-IntArray = NDArray[np.int64]
 
 _MOST_OFFERS = 64
 _MANY = 4  # times as many places as are planned at once are too many to move for one answer
@@ -42,16 +37,17 @@ class Keeper:
         self._most = _MANY * at_once if at_once is not None else None
         self._ending: dict[str, None] = {}
 
-    def hold(self, request: PodRequest, node: str) -> bool:
+    def hold(self, request: PodRequest, node: str, *, passed: bool = False) -> bool:
         """Hold a place for a pod, instead of one that it has; False where there is none.
 
-        Where there is none, it keeps what it has.
+        Where there is none, it keeps what it has. Where the node was passed by kube-scheduler, what
+        that counts is no reason unless it is reserved for others.
         """
         held = self._engine.reservations.get(request.uid)
         if held is not None and held.placement.pod.shape != request.shape:
             self._engine.reservations.drop(request.uid)
         try:
-            self._engine.reserve_until(request, node, math.inf)
+            self._engine.reserve_until(request, node, math.inf, passed=passed)
         except (CapacityConflict, UnknownNode):
             return False
         self._ending.pop(request.uid, None)
@@ -88,38 +84,49 @@ class Keeper:
         reserved, nodes = self._engine.reservations, self._engine.state.row_of
         return all(uid in reserved and slot.node in nodes for uid, slot in slots.items())
 
-    def take(self, slots: Mapping[str, Slot], members: Mapping[str, PodRequest]) -> bool:
-        """Hold all of these places, or none."""
+    def take(
+        self,
+        slots: Mapping[str, Slot],
+        members: Mapping[str, PodRequest],
+        offer: Offer | None = None,
+    ) -> bool:
+        """Hold all of these places, or none; as an answer to an offer, if there is one."""
         if self.many(slots):
             return False
         for uid, slot in slots.items():
             member = members.get(uid)
-            if member is None or member.shape != slot.shape or not self.hold(member, slot.node):
+            late = offer is not None and offer.is_late(self._engine, slot.node)
+            if (
+                member is None
+                or member.shape != slot.shape
+                or not self.hold(member, slot.node, passed=late)
+            ):
                 self.give_back(slots)
                 return False
         return True
 
-    def settle(self, gang: Gang, request: PodRequest, rows: IntArray) -> None:
+    def settle(self, gang: Gang, offer: Offer) -> None:
         """Move a member's place to a node that was offered, to the same one for the same offer."""
-        state, slot = self._engine.state, gang.slots[request.uid]
-        told = gang.told.setdefault(offer(rows), {})
+        state, request, rows = self._engine.state, offer.request, offer.rows
+        slot = gang.slots[request.uid]
+        told = gang.told.setdefault(offer.name, {})
         if any(told.get(uid, at.node) != at.node for uid, at in gang.slots.items()):
-            self._return_to(gang, told, rows)
+            self._return_to(gang, told, offer)
         if state.row(slot.node) not in rows:
-            self._exchange(gang, request, rows)
+            self._exchange(gang, offer)
         if state.row(slot.node) not in rows:
-            row = self._engine.best(request, rows[rows >= 0])
-            node = state.nodes[row] if row >= 0 else None
-            if node is None or not self.hold(request, node.name):
+            node = offer.best(self._engine, request)
+            if not node or not self.hold(request, node, passed=offer.is_late(self._engine, node)):
                 return  # it stays where it is; nothing that was offered has room
-            slot.node = node.name
+            slot.node = node
         told[request.uid] = slot.node
         if len(gang.told) > _MOST_OFFERS:
             del gang.told[next(iter(gang.told))]
 
-    def _exchange(self, gang: Gang, request: PodRequest, rows: IntArray) -> None:
+    def _exchange(self, gang: Gang, offer: Offer) -> None:
         """Change places with a member that asks for the same and has not been asked about."""
-        state, mine = self._engine.state, gang.slots[request.uid]
+        state, request, rows = self._engine.state, offer.request, offer.rows
+        mine = gang.slots[request.uid]
         for uid, slot in gang.slots.items():
             if (
                 not slot.asked
@@ -129,11 +136,12 @@ class Keeper:
                 other = self._engine.reservations[uid].placement.pod
                 self.give_back((uid, request.uid))
                 mine.node, slot.node = slot.node, mine.node
-                self.hold(request, mine.node)  # nothing else has changed, so both fit
-                self.hold(other, slot.node)
+                # Nothing else has changed: both fit, by whatever they fitted before.
+                self.hold(request, mine.node, passed=True)
+                self.hold(other, slot.node, passed=True)
                 return
 
-    def _return_to(self, gang: Gang, told: dict[str, str], rows: IntArray) -> None:
+    def _return_to(self, gang: Gang, told: dict[str, str], offer: Offer) -> None:
         """Have members where they were told to go for this offer, the others out of the way.
 
         Should that be impossible by now, all stay where they are and may be told something else.
@@ -147,18 +155,20 @@ class Keeper:
         for uid in sorted(gang.slots, key=lambda uid: uid not in told):
             slot, member = gang.slots[uid], members[uid]
             wanted = told.get(uid, slot.node)
-            if self.hold(member, wanted):
+            late = wanted == slot.node or offer.is_late(self._engine, wanted)
+            if self.hold(member, wanted, passed=late):
                 slot.node = wanted
                 continue
-            row = -1 if uid in told else self._engine.best(member, rows[rows >= 0])
-            node = self._engine.state.nodes[row] if row >= 0 else None
-            if node is None or not self.hold(member, node.name):
+            node = "" if uid in told else offer.best(self._engine, member)
+            late = offer.is_late(self._engine, node)
+            if not node or not self.hold(member, node, passed=late):
                 break
-            slot.node = node.name
+            slot.node = node
         else:
             return
         told.clear()
         self.give_back(gang.slots)
         for uid, node_name in before.items():
             gang.slots[uid].node = node_name
-            self.hold(members[uid], node_name)  # nothing else has changed, so it fits
+            # Nothing else has changed: it fits, by whatever it fitted before.
+            self.hold(members[uid], node_name, passed=True)

@@ -138,3 +138,90 @@ def test_a_pod_that_runs_gets_nothing_whoever_asks_about_it_late(api, following)
     api.put(NODES, node_json("late", cpu="4", allocatable={MILLI: "2000"}))
     eventually(lambda: len(following.service.planning_view().placements) == 2)
     following.equal()
+
+
+def _gang(following: Following, size: int, **requests: str) -> list[dict[str, Any]]:
+    made = [
+        pod_json(
+            f"m{number}",
+            requests=requests,
+            labels={"scheduling.x-k8s.io/pod-group": "g"},
+            annotations={"snugfit.io/gang-size": str(size)},
+        )
+        for number in range(size)
+    ]
+    for each in made:
+        following.api.put(PODS, each)
+    eventually(lambda: {f"uid-m{n}" for n in range(size)} <= following.sync.pending.keys())
+    return made
+
+
+@pytest.mark.parametrize("requests", [{"cpu": "3"}, {"cpu": "8"}, {NIC: "2"}, {NIC: "7"}])
+def test_a_gang_is_bound_where_others_have_ended_or_the_node_has_grown(
+    api, following, requests
+) -> None:
+    members = _gang(following, 2, **requests, **{MILLI: "1000"})
+    api.muted = True
+    api.delete(PODS, "ends")
+    grown = node_json("a", cpu="64", allocatable={MILLI: "2000", NIC: "64", "pods": "9"})
+    api.put(NODES, grown)
+    for member in members:
+        said = _filter(following, member)
+        assert said["NodeNames"] == ["a"], said
+        assert _scores(following, member, ("a",)) == {"a": 10}
+    assert [_bind(following, f"m{number}") for number in range(2)] == ["", ""]
+    with following.service.exclusive() as engine:
+        assert engine.state.check() == []
+    api.muted = False
+    following.equal()
+    eventually(lambda: _left(following) == (64_000 - 2 * _milli_cpu(members[0]), 7))
+
+
+def _left(following: Following) -> tuple[int, int]:
+    """cpu and pods that are left of the node ``a``."""
+    with following.service.exclusive() as engine:
+        row = engine.state.row("a")
+        return int(engine.state.cpu_free[row]), int(engine.state.pods_free[row])
+
+
+def _milli_cpu(pod: dict[str, Any]) -> int:
+    requests = pod["spec"]["containers"][0]["resources"]["requests"]
+    return 1000 * int(requests.get("cpu", "0"))
+
+
+def test_a_gang_is_refused_for_devices_however_late_the_rest_is(api, following) -> None:
+    members = _gang(following, 3, cpu="3", **{MILLI: "1000"})
+    api.muted = True
+    api.delete(PODS, "ends")
+    for member in members:
+        said = _filter(following, member)["FailedAndUnresolvableNodes"]["a"]
+        assert "2 of 3 missing members have a place" in said
+    assert following.service.holds == 0
+
+
+def test_a_gang_waits_for_what_is_reserved_for_another_pod(api, following) -> None:
+    assert _filter(following, _pending(following, "first", cpu="1"))["NodeNames"] == ["a"]
+    api.delete(PODS, "ends")
+    following.equal()
+    members = _gang(following, 2, cpu="2", **{MILLI: "1000"})
+    assert "1 of 2" in _filter(following, members[0])["FailedAndUnresolvableNodes"]["a"]
+    api.delete(PODS, "first")
+    eventually(lambda: following.service.holds == 0)
+    assert [_filter(following, member)["NodeNames"] for member in members] == [["a"], ["a"]]
+
+
+def test_places_taken_on_late_news_stay_whatever_else_is_heard_of_the_node(api, following) -> None:
+    """The news that come are of something else; the pod that has ended still runs for us."""
+    members = _gang(following, 2, cpu="3", **{MILLI: "1000"})
+    assert [_filter(following, member)["NodeNames"] for member in members] == [["a"], ["a"]]
+    assert following.service.holds == 2
+    before = _observed(following)
+    told = node_json("a", cpu="4", allocatable={MILLI: "2000", NIC: "9", "pods": "2"})
+    api.put(NODES, told)
+    eventually(lambda: _observed(following) != before)
+    assert following.service.holds == 2
+
+
+def _observed(following: Following) -> Any:
+    with following.service.ledger.locked() as cluster:
+        return cluster.live.charges.nodes.observed["a"]

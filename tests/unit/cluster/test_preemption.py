@@ -383,3 +383,43 @@ def test_cpu_that_kube_scheduler_finds_behind_its_victims_is_there(
     candidate = Candidate(engine, wanted, 0, passed=passed)
     found = choose_victims(candidate, ["low"])
     assert (None if found is None else set(found.uids)) == victims
+
+
+@pytest.mark.parametrize(
+    ("there", "asks"),
+    [
+        ({"cpu": 1000}, {"cpu": 2000}),
+        ({"memory": 1024}, {"memory": 2048}),
+        ({"pods": 0}, {}),
+        ({"counted": {"example.com/nic": 1}}, {"counted": (("example.com/nic", 2),)}),
+    ],
+)
+def test_a_node_that_has_grown_without_our_hearing_of_it_is_a_candidate(there, asks) -> None:
+    """kube-scheduler counts these itself; of devices there are those we know, and no more."""
+    engine = _engine(node("a", gpus=1, **there), node("b", counted={"example.com/nic": 4}))
+    _run(engine, _low("low", count=1), 0)
+    wanted = replace(_wanted(count=1), **_as_asked(asks))
+    grown = choose_victims(Candidate(engine, wanted, 0, passed=True), [])
+    assert grown is not None and grown.uids == ("low",)
+    assert choose_victims(Candidate(engine, wanted, 0), []) is None
+    more = replace(wanted, gpu=pod(count=2).gpu)
+    assert choose_victims(Candidate(engine, more, 0, passed=True), ["low"]) is None
+    assert engine.state.check() == []
+
+
+def _as_asked(asks: dict[str, Any]) -> dict[str, Any]:
+    request = pod(**asks)
+    shape = {"cpu": "cpu_milli", "memory": "memory_bytes", "counted": "counted"}
+    return {shape[name]: getattr(request, shape[name]) for name in asks}
+
+
+def test_what_is_reserved_for_others_is_kept_on_a_node_that_has_grown() -> None:
+    """By how much it has grown nobody here knows; the devices of others stay theirs."""
+    engine = _engine(node("a", gpus=2, cpu=1000))
+    _run(engine, _low("low", count=1), 0)
+    engine.reserve_until(pod("other", cpu=100, memory=1, count=1, priority=20), "a", 100.0)
+    wanted = pod("wanted", cpu=2000, memory=1, priority=10, count=1)
+    found = choose_victims(Candidate(engine, wanted, 0, passed=True), [])
+    assert found is not None and found.uids == ("low",)
+    both = replace(wanted, gpu=pod(count=2).gpu)
+    assert choose_victims(Candidate(engine, both, 0, passed=True), ["low"]) is None

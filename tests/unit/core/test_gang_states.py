@@ -7,6 +7,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
 from scheduler.core.errors import CapacityConflict
@@ -14,7 +15,7 @@ from scheduler.core.gangs import states
 from scheduler.core.gangs.coordinator import GangCoordinator
 from scheduler.core.gangs.spec import GangSpec
 from scheduler.core.gangs.states import HOLDING, LIFE, PLANNED, Event, Life
-from scheduler.core.model import GangKey, Node, PodRequest
+from scheduler.core.model import GangKey, Node, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from tests.builders import node, pod
 from tests.depth import examples
@@ -50,9 +51,12 @@ class Gangs(RuleBasedStateMachine):
     """Two gangs on three nodes, asked about, bound, deleted and starved in any order."""
 
     @initialize(
-        reserve=st.booleans(), share=st.sampled_from([0.0, 0.5]), at_once=st.sampled_from([None, 2])
+        reserve=st.booleans(),
+        share=st.sampled_from([0.0, 0.5]),
+        at_once=st.sampled_from([None, 2]),
+        late=st.booleans(),
     )
-    def begin(self, reserve: bool, share: float, at_once: int | None) -> None:
+    def begin(self, reserve: bool, share: float, at_once: int | None, late: bool) -> None:
         self.nodes: dict[str, Node] = {name: node(name, gpus=2) for name in "abc"}
         self.engine = Engine(ClusterState(self.nodes.values()), "best-fit")
         self.gangs = GangCoordinator(
@@ -61,7 +65,9 @@ class Gangs(RuleBasedStateMachine):
             reserve_after_s=TTL if reserve else 0.0,
             at_once=at_once,
             unborn_share=share,
+            passed=late,
         )
+        self.late, self.unheard, self.reserves = late, list[str](), reserve
         self.now, self.serial = 0.0, 0
         self.waiting: dict[str, PodRequest] = {}
         self.told: dict[str, str] = {}
@@ -121,12 +127,20 @@ class Gangs(RuleBasedStateMachine):
                 pass
         answer = self.gangs.answer(request, rows, self.now)
         assert (answer.row < 0) == bool(answer.message)
+        if "missing members have a place" in answer.message and not self.reserves:
+            self._lacks_devices(key, request, rows)
         if answer.row >= 0:
             place = self.engine.state.nodes[answer.row]
             assert place is not None
             self.told[request.uid] = place.name
             planned = len(self._gang(key).slots) + len(self.gangs.members.running(key))
             assert planned >= self._minimum(key), "nobody is let in by half"
+
+    def _lacks_devices(self, key: GangKey, request: PodRequest, rows: NDArray[np.int64]) -> None:
+        """There is cpu for everybody, but for pods that have ended."""
+        if all(member.shape == request.shape for member in self.gangs.members.present(key)):
+            places = self.engine.state.full_free[rows] // request.gpu.count
+            assert places.sum() < self.gangs.members.missing(key)
 
     @rule(count=st.integers(1, 3))
     def another_takes_room(self, count: int) -> None:
@@ -146,6 +160,24 @@ class Gangs(RuleBasedStateMachine):
                 self.engine.release(uid)
         self.others.clear()
 
+    @precondition(lambda self: self.late)
+    @rule(name=st.sampled_from("abc"))
+    def another_has_ended_and_nobody_says_so(self, name: str) -> None:
+        """kube-scheduler has room there, and goes on offering the node."""
+        if name in self.nodes:
+            self.serial += 1
+            ended = pod(f"ended{self.serial}", cpu=self.nodes[name].cpu_milli)
+            self.engine.state.apply([Placement(ended, name)], enforce=False)
+            self.unheard.append(ended.uid)
+
+    @precondition(lambda self: self.unheard)
+    @rule()
+    def news_come(self) -> None:
+        for uid in self.unheard:
+            if uid in self.engine.state.placements:
+                self.engine.release(uid)
+        self.unheard.clear()
+
     @precondition(lambda self: self.told)
     @rule(data=st.data())
     def bind(self, data: st.DataObject) -> None:
@@ -162,7 +194,7 @@ class Gangs(RuleBasedStateMachine):
         if name not in self.nodes:
             return
         try:
-            self.engine.place_on(request, name)
+            self.engine.place_on(request, name, passed=self.late)
         except CapacityConflict:
             self.gangs.replan(request)
             return

@@ -94,6 +94,15 @@ def test_a_reservation_there_is_no_reason_where_the_pod_would_not_fit_without_it
     assert verdict(engine, pod(cpu=1000)) is Reason.INSUFFICIENT_CPU
 
 
+def test_where_one_thing_is_late_nothing_else_that_is_counted_refuses_either():
+    """A pod that has ended gives back its cpu, and its place among the pods of the node."""
+    engine = engine_of(
+        node(cpu=4000, pods=2), runs=[(pod(cpu=4000), "n0")], holds=[(pod("other", cpu=0), "n0")]
+    )
+    assert verdict(engine, pod(cpu=0)) is Reason.INSUFFICIENT_PODS
+    assert verdict(engine, pod(cpu=3000)) is Reason.FITS
+
+
 def test_devices_are_never_more_than_the_state_says():
     there = node(cpu=4000, gpus=2)
     engine = engine_of(there, runs=[(pod(cpu=4000), "n0")])
@@ -145,18 +154,26 @@ def _by_the_rule(engine: Engine, asks: PodRequest, row: int) -> bool:
     devices.apply(others, enforce=False)
     if Engine(devices).filter(asks)[0] != Reason.FITS.code:
         return False
+
+    def nic(request: PodRequest) -> int:
+        return dict(request.counted).get(NIC, 0)
+
+    kept_from_it = False
+    somewhere = any(node.counted.get(NIC) for node in state.nodes if node)
     for offered, of in (
         (there.cpu_milli, lambda p: p.cpu_milli),
         (there.memory_bytes, lambda p: p.memory_bytes),
         (there.pods, lambda _p: 1),
-        (there.counted.get(NIC, 0), lambda p: dict(p.counted).get(NIC, 0)),
+        (there.counted.get(NIC, 0), nic),
     ):
         free = offered - sum(of(p.pod) for p in others)
         kept = sum(of(p.pod) for p in others if p.pod.uid in engine.reservations)
-        # Of what a node does not offer no pod is charged there.
-        if offered and free < of(asks) <= free + kept and of(asks):
-            return False
-    return True
+        if not offered and of is nic:  # no pod is charged for it there
+            free, kept = 0, 0 if somewhere else of(asks)
+        if of(asks) > free + kept:
+            return True  # without reservations it would not fit either: we are late
+        kept_from_it |= bool(of(asks)) and (offered or of is not nic) and free < of(asks)
+    return not kept_from_it
 
 
 @settings(max_examples=150, deadline=None)
