@@ -10,7 +10,16 @@ import msgspec
 
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs.spec import GangSpec, minimum_of
-from scheduler.core.model import Device, GangKey, GpuKind, GpuRequest, Node, PodRequest, Requirement
+from scheduler.core.model import (
+    DEVICE_MILLI,
+    Device,
+    GangKey,
+    GpuKind,
+    GpuRequest,
+    Node,
+    PodRequest,
+    Requirement,
+)
 from scheduler.core.selection import NOT_READY
 from scheduler.files.workload import Workload
 from scheduler.kube.device_annotation import write_device_shares
@@ -20,9 +29,18 @@ __all__ = ["node_json", "pod_json", "write"]
 
 
 def write(workload: Workload, path: Path, names: ResourceNames | None = None) -> None:
-    """Write a workload as such a dump. Durations and arrival times have no place in it."""
+    """Write a workload as such a dump. Durations and arrival times have no place in it.
+
+    Where pods have their devices chosen by us, nodes advertise what ``snugfit advertise`` would
+    write there; and where none asks the device plugin, that they serve nothing else.
+    """
     names = names or ResourceNames()
+    pods = [*workload.requests, *(bound.request for bound in workload.bound)]
+    chosen = any(pod.gpu.chosen_by_us for pod in pods)
+    others = any(pod.gpu.count and pod.gpu.resource for pod in pods)
     items = [node_json(node, names) for node in workload.nodes]
+    for item in items if chosen else ():
+        _serve_fractions(item, names, alone=not others)
     items += [pod_json(arrival.request, names, workload.gangs) for arrival in workload.arrivals]
     for bound in workload.bound:
         item = pod_json(bound.request, names, workload.gangs)
@@ -67,6 +85,18 @@ def node_json(node: Node, names: ResourceNames | None = None) -> dict[str, Any]:
         "spec": spec,
         "status": {"allocatable": allocatable, "capacity": capacity, "conditions": [condition]},
     }
+
+
+def _serve_fractions(item: dict[str, Any], names: ResourceNames, *, alone: bool) -> None:
+    """Advertise the milli-GPU of the devices that a node object offers whole, if none is sick."""
+    status = item["status"]
+    count = status["allocatable"].get(names.whole[0])
+    if count is None or count != status["capacity"].get(names.whole[0]):
+        return  # of milli-GPU alone nobody could tell that a device is missing
+    for listed in (status["allocatable"], status["capacity"]):
+        listed[names.milli] = str(int(count) * DEVICE_MILLI)
+    if alone:
+        item["metadata"]["labels"][names.serves_label] = "fractions"
 
 
 def _advertise(

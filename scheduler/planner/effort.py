@@ -45,6 +45,9 @@ class Budget:
     clock
         Seconds; only its differences matter. ``time.process_time`` counts what this process has
         been given by a machine that does other work as well.
+    used
+        Seconds that went before this budget was made, such as for reading the cluster. Nothing to
+        a deterministic one, which counts work on the plan alone.
     """
 
     limit: float
@@ -52,8 +55,10 @@ class Budget:
     workers: int = 2
     seed: int = 0
     clock: Callable[[], float] = time.monotonic
+    used: float = 0.0
     _started: float = field(default=0.0, repr=False)
     _held_back: float = field(default=0.0, repr=False)
+    _reserved: float = field(default=0.0, repr=False)
     _spent: float = field(default=0.0, repr=False)
     _solver: Solver | None = field(default=None, repr=False)
     _stopped: bool = field(default=False, repr=False)
@@ -66,7 +71,7 @@ class Budget:
             raise InvalidInput("budget.workers", f"is {self.workers}", "use 1 or more")
         if self.deterministic:
             self.workers = 1
-        self._started = self.clock()
+        self._started = self.clock() - (0.0 if self.deterministic else self.used)
 
     @property
     def shared(self) -> bool:
@@ -83,7 +88,7 @@ class Budget:
         """What is left, at least 0."""
         if self._stopped:
             return 0.0
-        return max(0.0, self.limit - self._held_back - self.spent)
+        return max(0.0, self.limit - self._held_back - self._reserved - self.spent)
 
     @property
     def over(self) -> bool:
@@ -93,6 +98,10 @@ class Budget:
     def hold_back(self, share: float) -> None:
         """Keep a share (0..1) of the whole for later; 0 gives it free again."""
         self._held_back = share * self.limit
+
+    def reserve(self, seconds: float) -> None:
+        """Keep so many seconds for what has to be done in any case; nothing if work is counted."""
+        self._reserved = 0.0 if self.deterministic else seconds
 
     def charge(self, work: float) -> None:
         """Count deterministic work; without effect on a wall-clock budget."""

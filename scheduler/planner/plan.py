@@ -18,11 +18,12 @@ from scheduler.planner.search.greedy import fill, waiting
 from scheduler.planner.search.refine import Refiner
 from scheduler.planner.search.search import Search
 from scheduler.planner.search.sequence import arrivals, settle
+from scheduler.planner.search.starts import begin
 from scheduler.planner.topology import widened
 
 __all__ = ["plan"]
 
-_SECOND_START = 5
+_TO_FINISH = 6
 _FOR_REFINING = 0.1
 
 
@@ -39,7 +40,7 @@ def plan(problem: Problem, budget: Budget, start: Sequence[Placement] = ()) -> P
     problem
         Pods, nodes, what may move.
     budget
-        How much work to do. The greedy plan and the first bounds are made whatever it says.
+        How much work to do. A first plan and first bounds are made whatever it says.
     start
         Places of pending pods that somebody else has found, in an order in which they fit. The
         search begins there if they are worth more than the greedy plan.
@@ -62,17 +63,10 @@ def plan(problem: Problem, budget: Budget, start: Sequence[Placement] = ()) -> P
 def _made(problem: Problem, budget: Budget, start: Sequence[Placement]) -> Plan:
     started = time.perf_counter()
     instance = Instance(problem)
-    layout = Layout(instance)
-    fill(layout)
-    first_s = time.perf_counter() - started
-    if waiting(layout) and (budget.deterministic or budget.left > _SECOND_START * first_s):
-        other = Layout(instance)
-        fill(other, by_size=False)
-        budget.charge(0.0)
-        layout = max(layout, other, key=Layout.value)
-    given = Layout(instance)
-    if start and given.exchange((), start):
-        layout = max(layout, given, key=Layout.value)
+    # What has to be done at the end takes a few times as long as reading the problem.
+    budget.reserve(_TO_FINISH * (time.perf_counter() - started))
+    begun = begin(instance, budget, start)
+    layout, first_s = begun.layout, begun.seconds
     instance.settle_ways(layout.state.placements.values())
     greedy = layout.value()
     if Refiner.worthwhile(instance):
@@ -80,7 +74,9 @@ def _made(problem: Problem, budget: Budget, start: Sequence[Placement]) -> Plan:
     search = Search(layout, budget)
     search.run()
     if layout.neighbours is not None and waiting(layout):
-        fill(layout)  # what the search has changed may let in some that nobody looked at again
+        fill(
+            layout, budget=budget
+        )  # what the search has changed may let in some that nobody looked at again
     budget.hold_back(0.0)
     refiner = Refiner(layout)
     refiner.run(budget)

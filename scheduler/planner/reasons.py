@@ -1,7 +1,7 @@
 """Why pods stay pending: one true line for each.
 
 What is said of a plan that is not proved must not sound as if it were. A pod for which nobody has
-looked for room is called untried; where somebody has and found none, that is all that is said.
+looked for room is called not tried; where somebody has and found none, that is all that is said.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from scheduler.planner.search.greedy import gang_missing, waiting
 __all__ = ["Reasons"]
 
 _TIME = "room that other pods would have to make, for want of time"
-_UNTRIED = "untried: nobody has looked at every way of making room for it"
+_UNTRIED = "not tried: the budget was over before all ways of making room for it were looked at"
 
 
 class Reasons:
@@ -55,7 +55,9 @@ class Reasons:
         untried = tuple(one.pod.key for one in self.unplaced() if one.untried)
         if not untried:
             return ()
-        return (NotConsidered(_TIME, untried, "they wait untried; a larger --budget tries more"),)
+        return (
+            NotConsidered(_TIME, untried, "they wait, not tried; a larger --budget tries more"),
+        )
 
     def _why(self, pod: PodRequest) -> tuple[str, bool]:
         """The line, and whether the pod was not tried."""
@@ -80,7 +82,11 @@ class Reasons:
             absent = _absent_text(instance, gang)
             if absent:
                 return f"gang does not fit: {absent}", False
-            return self._qualified(pod, f"gang does not fit: {_missing_text(layout, pod, gang)}")
+            lacks = _missing_text(layout, pod, gang)
+            missing = gang_missing(layout, gang)
+            return self._qualified(
+                pod, f"gang does not fit: {lacks}", f"{missing} of its members have no place"
+            )
         if not instance.admissible[kind].any():
             codes = _static_codes(layout, pod)
             chosen = (codes == Reason.GPUS_SERVED_OTHERWISE.code).any()
@@ -94,18 +100,22 @@ class Reasons:
         if (codes == Reason.FITS.code).any():
             if pod.priority in self._settled:
                 return "room is left, but other pods of the plan come first", False
-            return "untried: room is left that the budget was over to use", True
-        return self._qualified(pod, f"no room: {most_common(codes, pod)}")
+            return "not tried: room is left that the budget was over to use", True
+        lacks = most_common(codes, pod)
+        return self._qualified(pod, f"no room: {lacks}", f"as the plan leaves them, {lacks}")
 
-    def _qualified(self, pod: PodRequest, text: str) -> tuple[str, bool]:
-        """What is so as things are; whether it could be otherwise is known, looked for, or not."""
+    def _qualified(self, pod: PodRequest, text: str, now: str) -> tuple[str, bool]:
+        """What is so as things are; whether it could be otherwise is known, looked for, or not.
+
+        ``text`` is for those who were looked at; of others no more is said than how it is ``now``.
+        """
         instance = self._layout.instance
         kind = instance.kind_of[pod.uid]
         if pod.priority in self._settled or not instance.most[kind].any():
             return text, False
         if kind in self._tried:
             return f"{text}; no way of making room was found, and none is ruled out", False
-        return f"{_UNTRIED}; as things are, {text}", True
+        return f"{_UNTRIED}; {now}", True
 
 
 def _missing_text(layout: Layout, pod: PodRequest, gang: GangKey) -> str:

@@ -29,8 +29,9 @@ def domains(layout: Layout, gang: GangKey) -> Iterator[BoolArray]:
     """
     state = layout.state
     present = np.array([node is not None for node in state.nodes], dtype=bool)
-    hosting = set(_rows_of(layout).get(gang, ()))
-    for key in layout.instance.problem.topology:
+    keys = layout.instance.problem.topology
+    hosting = set(_rows_of(layout).get(gang, ())) if keys else set()
+    for key in keys:
         by_value: dict[str, list[int]] = defaultdict(list)
         for row, node in enumerate(state.nodes):
             if node is not None and key in node.labels:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
+from scheduler.core.devices import fraction_need
 from scheduler.core.model import DEVICE_MILLI, GpuKind
 from scheduler.planner.instance import Instance, Level
 
@@ -50,12 +51,13 @@ class Relaxation:
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
+        self._merge()
         self.groups = self._groups()
         self.columns: list[tuple[int, int]] = [
             (kind, group)
             for group, rows in enumerate(self.groups)
-            for kind in range(len(instance.kinds))
-            if instance.most[kind, rows].any()
+            for kind, most in self._most.items()
+            if most[rows].any()
         ]
         self._by_kind: dict[int, list[tuple[int, int]]] = defaultdict(list)
         for kind, group in self.columns:
@@ -79,8 +81,8 @@ class Relaxation:
             terms = {c: -weights[c[0]] for c in self.columns if weights[c[0]]}
             constraints.append(_Constraint(terms, -value))
         weights = [int(weight) for weight in level.weights.tolist()]
-        supply = [len(pods) for pods in self.instance.pods]
-        trivial: int = sum(w * supply[k] for k, w in enumerate(weights) if self._by_kind[k])
+        supply = self._supply
+        trivial: int = sum(weights[k] * supply[k] for k in self._by_kind)
         duals = self._duals(constraints, weights, supply)
         if duals is None:
             return trivial
@@ -90,12 +92,33 @@ class Relaxation:
 
     # -- the relaxation ----------------------------------------------------------------------
 
+    def _merge(self) -> None:
+        """Kinds that differ in their gang or their disruption alone count as the first of them.
+
+        ``_supply`` is by kind, and 0 for those that count as another one; ``_most`` has the others
+        alone, with what each row could take of them, (N,).
+        """
+        instance = self.instance
+        firsts: dict[object, int] = {}
+        self._supply = [0] * len(instance.kinds)
+        self._most: dict[int, IntArray] = {}
+        for code, kind in enumerate(instance.kinds):
+            weights = tuple(int(level.weights[code]) for level in instance.levels)
+            key = (kind.shape, kind.selection, kind.candidates, kind.standing, weights)
+            first = firsts.setdefault(key, code)
+            self._supply[first] += len(instance.pods[code])
+            if first == code:
+                self._most[code] = instance.most[code].copy()
+            else:
+                self._most[first] += instance.most[code]
+
     def _groups(self) -> list[IntArray]:
         """Rows that may be pooled: the same kinds fit, as far as the number of groups allows."""
         instance = self.instance
         rows = np.flatnonzero(instance.most.any(axis=0))
-        for table in (instance.most[:, rows], instance.most[:, rows] > 0,
-                      instance.admissible[:, rows]):  # fmt: skip
+        kinds = list(self._most)
+        most = instance.most[kinds][:, rows]
+        for table in (most, most > 0, instance.admissible[kinds][:, rows]):
             codes = alike(table.T)
             if int(codes.max(initial=-1)) < _MOST_GROUPS:
                 return [rows[codes == code] for code in range(int(codes.max(initial=-1)) + 1)]
@@ -125,7 +148,7 @@ class Relaxation:
             made += self._volume(group, np.maximum(axis.room[rows], 0), axis.needs(kinds))
         made += self._on_devices(group, rows, kinds)
         for kind in kinds:
-            made.append(_Constraint({(kind, group): 1}, int(instance.most[kind, rows].sum())))
+            made.append(_Constraint({(kind, group): 1}, int(self._most[kind][rows].sum())))
         return made
 
     def _volume(self, group: int, free: IntArray, need: Mapping[int, int]) -> list[_Constraint]:
@@ -191,7 +214,7 @@ class Relaxation:
                     whole[kind] = gpu.count
                     milli[kind] = gpu.count * DEVICE_MILLI
                 case GpuKind.FRACTION:
-                    milli[kind] = min(instance.fraction(kind, row)[0] for row in rows.tolist())
+                    milli[kind] = self._least_milli(kind, rows)
                 case GpuKind.SHARED:
                     replicas[kind] = gpu.replicas
                 case GpuKind.MIG:
@@ -200,7 +223,7 @@ class Relaxation:
                     pass
         free_slots = sum(
             int(mask & 0xFF).bit_count()
-            for row in rows.tolist()
+            for row in (rows.tolist() if slots else ())
             for mig, mask in zip(
                 instance.state.mig_types_of(row), base.slots[row].tolist(), strict=False
             )
@@ -231,7 +254,7 @@ class Relaxation:
             for resource, needs in terms.items()
         ]
         milli = {
-            (kind, group): min(self.instance.fraction(kind, row)[0] for row in rows.tolist())
+            (kind, group): self._least_milli(kind, rows)
             for kind in kinds
             if self.instance.kinds[kind].shape.gpu.kind is GpuKind.FRACTION
         }
@@ -243,6 +266,11 @@ class Relaxation:
         """Units of a resource on each row, at most: on usual rows, entirely free devices. (N,)"""
         instance = self.instance
         return np.where(instance.odd, instance.unit_room(resource), instance.base.whole)
+
+    def _least_milli(self, kind: int, rows: IntArray) -> int:
+        """Least milli-GPU that a fraction takes on any of these rows."""
+        gpu = self.instance.kinds[kind].shape.gpu
+        return int(fraction_need(self.instance.state, gpu, rows)[0].min())
 
     def _least_slots(self, wanted: tuple[tuple[str, int], ...], rows: IntArray) -> int:
         """Fewest slots that the instances take on any device type of these rows."""

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from scheduler.core.engine import Engine
 from scheduler.core.model import GangKey, PodRequest
+from scheduler.planner.effort import Budget
 from scheduler.planner.layout import Layout
 from scheduler.planner.search.company import begin, beginnings
 from scheduler.planner.topology import domains
 
-__all__ = ["fill", "gang_missing"]
+__all__ = ["fill", "fill_gangs", "gang_missing", "waiting"]
 
 Size = tuple[int, int, int]
+
+_AT_LEAST = 100
+"""Pods that are looked at whatever the budget says."""
 
 
 def gang_missing(layout: Layout, gang: GangKey) -> int:
@@ -32,31 +36,80 @@ def gang_missing(layout: Layout, gang: GangKey) -> int:
     return max(0, instance.problem.minimum(gang) - placed, of_roles)
 
 
-def fill(layout: Layout, *, by_size: bool = True) -> None:
+def fill(
+    layout: Layout,
+    *,
+    by_size: bool = True,
+    priorities: Sequence[int] | None = None,
+    budget: Budget | None = None,
+) -> bool:
     """Place what fits where nothing has to move, highest priority first.
 
     Within a priority gangs come first, since they need room that small pods would take; then
     large pods before small ones, or with ``by_size`` off all in the order in which they were
     given, which mixes shapes and sometimes fills devices better. A gang's members are placed
     together or not at all.
+
+    Parameters
+    ----------
+    layout
+        Written to.
+    by_size
+        See above.
+    priorities
+        Those to look at; all if left out.
+    budget
+        Once it is over no more pods are looked at, but for the first few.
+
+    Returns
+    -------
+    bool
+        Whether everybody was looked at.
     """
     instance = layout.instance
+    if not any(layout.unplaced):
+        return True
     engine = Engine(layout.state, instance.problem.policy, profile=instance.profile)
-    for priority in instance.priorities:
+    asks = itertools.count()
+
+    def over() -> bool:
+        return next(asks) >= _AT_LEAST and budget is not None and budget.over
+
+    for priority in instance.priorities if priorities is None else priorities:
         for gang in _gangs(layout, priority):
+            if over():
+                return False
             _fill_gang(layout, engine, gang)
         while True:
             kinds = sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k))
             before = sum(len(layout.unplaced[kind]) for kind in kinds)
             if by_size:
                 for kind in kinds:
-                    _fill_kind(layout, engine, kind, instance.admissible[kind])
+                    if over():
+                        return False
+                    _fill_kind(layout, engine, kind, instance.admissible[kind], over)
             else:
-                _fill_listed(layout, engine, set(kinds))
+                _fill_listed(layout, engine, set(kinds), over)
+            if budget is not None and budget.over and next(asks) >= _AT_LEAST:
+                return False
             # With rules between pods, those that have come may have let others in.
             left = sum(len(layout.unplaced[kind]) for kind in kinds)
             if layout.neighbours is None or left in (0, before):
                 break
+    return True
+
+
+def fill_gangs(layout: Layout, priority: int, among: Collection[GangKey], budget: Budget) -> bool:
+    """Place these gangs as :func:`fill` does, and nobody else; False if the budget was over."""
+    listed = [gang for gang in _gangs(layout, priority) if gang in among] if among else []
+    if not listed:
+        return True
+    engine = Engine(layout.state, layout.instance.problem.policy, profile=layout.instance.profile)
+    for number, gang in enumerate(listed):
+        if number >= _AT_LEAST and budget.over:
+            return False
+        _fill_gang(layout, engine, gang)
+    return True
 
 
 def _kinds(layout: Layout, priority: int) -> Iterator[int]:
@@ -84,7 +137,7 @@ def _size(layout: Layout, kind: int) -> Size:
     return (-layout.instance.gpu_milli(kind), -shape.cpu_milli, -shape.memory_bytes)
 
 
-def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:
+def _fill_listed(layout: Layout, engine: Engine, kinds: set[int], over: Callable[[], bool]) -> None:
     """Place pods of these kinds in the order of the problem."""
     rows = {kind: np.flatnonzero(layout.instance.admissible[kind]) for kind in kinds}
     ruled = layout.neighbours is not None
@@ -92,6 +145,8 @@ def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:
         kind = layout.instance.kind_of[pod.uid]
         if kind not in kinds or pod.uid not in layout.unplaced[kind]:
             continue
+        if over():
+            return
         among = rows[kind]
         if ruled:
             let_in = layout.open(pod, layout.instance.admissible[kind])
@@ -104,13 +159,21 @@ def _fill_listed(layout: Layout, engine: Engine, kinds: set[int]) -> None:
         layout.place(engine.choose(pod, node.name))
 
 
-def _fill_kind(layout: Layout, engine: Engine, kind: int, allowed: NDArray[np.bool_]) -> list[str]:
+def _fill_kind(
+    layout: Layout,
+    engine: Engine,
+    kind: int,
+    allowed: NDArray[np.bool_],
+    over: Callable[[], bool] = lambda: False,
+) -> list[str]:
     """Place pods of a kind until one does not fit; returns their uids."""
     rows = np.flatnonzero(allowed)
     everywhere = len(rows) == len(layout.state)
     ruled = layout.neighbours is not None
     placed = []
     for pod in list(layout.unplaced[kind].values()):
+        if over():
+            break
         if ruled:
             rows = np.flatnonzero(begin(layout, kind, layout.open(pod, allowed)))
             everywhere = False
