@@ -17,7 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from scheduler.core.devices import fraction_need
 from scheduler.core.model import (
     DEVICE_MILLI,
     DeviceShare,
@@ -25,12 +24,11 @@ from scheduler.core.model import (
     GpuKind,
     Placement,
     PodRequest,
-    Serves,
 )
-from scheduler.core.state import DeviceCode
 from scheduler.planner.instance import Instance
 from scheduler.planner.layout import Layout
 from scheduler.planner.search.allotment import Allotment, ClassRoom
+from scheduler.planner.search.columns import Columns, Shares
 
 __all__ = ["drafted", "drafts_gang"]
 
@@ -93,17 +91,9 @@ class _Draft:
     def __init__(self, layout: Layout, *, by_pieces: bool) -> None:
         self._layout, self._instance = layout, layout.instance
         self._by_pieces = by_pieces
-        instance, state = self._instance, layout.state
-        self._free = np.stack([axis.free(state) for axis in instance.axes]).astype(np.int64)
-        self._scale = np.array([[axis.scale] for axis in instance.axes])
-        plain = state.device_code == DeviceCode.PLAIN
-        self._milli = np.where(plain, state.gpu_free, 0).astype(np.int64)
-        self._memory = state.device_mem_free.astype(np.int64)
-        self._whole = (self._milli == DEVICE_MILLI).sum(axis=1)
-        self._sure = state.serves != Serves.ONE_AT_A_TIME
-        self._put: dict[str, tuple[PodRequest, int, tuple[tuple[int, int, int], ...]]] = {}
+        self._columns = Columns(layout)
+        self._put: dict[str, tuple[PodRequest, int, Shares]] = {}
         self._left: dict[int, list[PodRequest]] = {}
-        self._needs: dict[int, tuple[IntArray, IntArray]] = {}
 
     def placements(self) -> list[Placement]:
         """Everything that was put somewhere."""
@@ -175,7 +165,7 @@ class _Draft:
             return False
         if kind.gang is not None and not drafts_gang(instance, kind.gang):
             return False
-        return not kind.standing and bool(self._rows(code).any())
+        return not kind.standing and bool(self._columns.rows(code).any())
 
     def _type(self, kinds: list[int]) -> _Type:
         instance = self._instance
@@ -188,15 +178,10 @@ class _Draft:
         ordered = sorted(kinds, key=lambda k: instance.kinds[k].gang is None)
         return _Type(tuple(ordered), kinds[0], worth, size)
 
-    def _rows(self, code: int) -> BoolArray:
-        allowed = self._instance.simple[code]
-        bare = self._instance.kinds[code].shape.gpu.kind is GpuKind.NONE
-        return allowed if bare else np.asarray(allowed & self._sure)
-
     def _classes(self, types: Sequence[_Type]) -> list[IntArray]:
         """Rows that are alike in what they let in and what they have, if there are few such."""
         state = self._layout.state
-        admitted = np.array([self._rows(one.first) for one in types], dtype=np.int64)
+        admitted = np.array([self._columns.rows(one.first) for one in types], dtype=np.int64)
         columns = [state.cpu_alloc, state.mem_alloc, state.device_count, state.product]
         table = np.concatenate([admitted, np.array(columns, dtype=np.int64)]).T
         for seen in (table, admitted.T):
@@ -212,7 +197,7 @@ class _Draft:
         most = max(one.worth for one in types) or 1
         # Among equals those that ask for more devices, so that none is left idle.
         gains = [
-            one.worth / most * (1.0 - _CUTTINGS * self._is_piece(one.first))
+            one.worth / most * (1.0 - _CUTTINGS * self._columns.is_piece(one.first))
             + _FOR_DEVICES * self._instance.gpu_milli(one.first) / DEVICE_MILLI
             for one in types
         ]
@@ -220,154 +205,60 @@ class _Draft:
 
     def _class_room(self, types: Sequence[_Type], rows: IntArray) -> ClassRoom:
         """What some rows have together, and what pods of each type would take of it."""
-        instance = self._instance
-        rooms = [int(self._room(one.first, rows).sum()) for one in types]
+        instance, columns = self._instance, self._columns
+        rooms = [int(columns.room(one.first, rows).sum()) for one in types]
         most = {number: room for number, room in enumerate(rooms) if room}
         limits = [
             (
                 {number: int(axis.need[types[number].first]) for number in most},
                 int(np.maximum(free[rows], 0).sum()),
             )
-            for axis, free in zip(instance.axes, self._free, strict=True)
+            for axis, free in zip(instance.axes, columns.free, strict=True)
         ]
         whole = {n: instance.kinds[types[n].first].shape.gpu.count for n in most}
-        milli = {n: c * DEVICE_MILLI + self._piece(types[n].first, rows) for n, c in whole.items()}
-        limits += [(whole, int(self._whole[rows].sum())), (milli, int(self._milli[rows].sum()))]
+        milli = {
+            n: c * DEVICE_MILLI + columns.piece(types[n].first, rows) for n, c in whole.items()
+        }
+        limits += [
+            (whole, int(columns.whole[rows].sum())),
+            (milli, int(columns.milli[rows].sum())),
+        ]
         pieces = {n: milli[n] for n in most if not whole[n] and milli[n]}
         pieces = pieces if self._by_pieces else {}
         for step in sorted({*pieces.values(), DEVICE_MILLI // 2 + 1} if pieces else ()):
             # So many pieces of a size can be cut from devices at most, whatever else they hold.
             need = {n: c * (DEVICE_MILLI // step) for n, c in whole.items()}
             need |= {n: piece // step for n, piece in pieces.items()}
-            limits.append((need, int((self._milli[rows] // step).sum())))
+            limits.append((need, int((columns.milli[rows] // step).sum())))
         return ClassRoom(most, [(need, total) for need, total in limits if any(need.values())])
-
-    def _is_piece(self, kind: int) -> bool:
-        return self._instance.kinds[kind].shape.gpu.kind is GpuKind.FRACTION
-
-    def _piece(self, kind: int, rows: IntArray) -> int:
-        gpu = self._instance.kinds[kind].shape.gpu
-        if gpu.kind is not GpuKind.FRACTION:
-            return 0
-        return int(self._fraction(kind)[0][rows].max(initial=0))
-
-    def _fraction(self, kind: int) -> tuple[IntArray, IntArray]:
-        """Milli-GPU and memory of a fraction on each row, (N,)."""
-        if kind not in self._needs:
-            gpu = self._instance.kinds[kind].shape.gpu
-            rows = np.arange(len(self._layout.state))
-            self._needs[kind] = fraction_need(self._layout.state, gpu, rows)
-        return self._needs[kind]
-
-    def _room(self, kind: int, rows: IntArray) -> IntArray:
-        """Pods of a kind that each of these rows could take as things are, (R,)."""
-        instance = self._instance
-        room = np.where(self._rows(kind)[rows], len(instance.position), 0)
-        for number, axis in enumerate(instance.axes):
-            need = int(axis.need[kind])
-            if need:
-                room = np.minimum(room, self._free[number, rows] // need)
-        gpu = instance.kinds[kind].shape.gpu
-        if gpu.kind is GpuKind.WHOLE:
-            room = np.minimum(room, self._whole[rows] // gpu.count)
-        elif gpu.kind is GpuKind.FRACTION:
-            room = np.minimum(room, self._pieces(kind, rows).sum(axis=1))
-        return np.maximum(room, 0)
-
-    def _pieces(self, kind: int, rows: IntArray) -> IntArray:
-        """Fractions of a kind that each device of these rows could take, (R, D)."""
-        milli, memory = self._fraction(kind)
-        fit = self._milli[rows] // milli[rows][:, None]
-        bounded = (memory[rows][:, None] > 0) & (self._layout.state.device_mem[rows] > 0)
-        by_memory = np.maximum(self._memory[rows], 0) // np.maximum(memory[rows][:, None], 1)
-        return np.asarray(np.where(bounded, np.minimum(fit, by_memory), fit))
 
     # -- which rows --------------------------------------------------------------------------
 
     def _put_type(self, one: _Type, rows: IntArray, count: int) -> None:
         """Put at most so many pods of a type on these rows, one after another where they suit."""
         kind = one.first
-        usable = rows[self._room(kind, rows) > 0]
+        usable = rows[self._columns.room(kind, rows) > 0]
         if not len(usable):
             return
         pods = [pod for k in one.kinds for pod in self._left[k]][:count]
-        usual = self._usual_cpu(rows)
-        keys = self._misplaced(kind, usable, usual)
+        usual = self._columns.usual_cpu(rows)
+        keys = self._columns.misplaced(kind, usable, usual)
         heap = list(zip(keys.tolist(), usable.tolist(), strict=True))
         heapq.heapify(heap)
-        needs = np.array([axis.need[kind] for axis in self._instance.axes], dtype=np.int64)
         for pod in pods:
-            while heap and not (
-                bool((self._free[:, heap[0][1]] >= needs).all())
-                and self._put_on(pod, kind, heap[0][1])
-            ):
+            while heap:
+                row = heap[0][1]
+                devices = self._columns.take(kind, row)
+                if devices is not None:
+                    break
                 heapq.heappop(heap)
-            if not heap:
+            else:
                 break
-            row = heap[0][1]
-            again = float(self._misplaced(kind, np.array([row]), usual)[0])
+            self._put[pod.uid] = (pod, row, devices)
+            again = float(self._columns.misplaced(kind, np.array([row]), usual)[0])
             heapq.heapreplace(heap, (again, row))
         for k in one.kinds:
             self._left[k] = [pod for pod in self._left[k] if pod.uid not in self._put]
-
-    def _usual_cpu(self, rows: IntArray) -> float:
-        """Cpu that these rows have left per milli-GPU that they have left."""
-        return float(np.maximum(self._free[0, rows], 0).sum() / max(1, self._milli[rows].sum()))
-
-    def _misplaced(self, kind: int, rows: IntArray, usual: float) -> NDArray[np.float64]:
-        """Less where a pod suits better, (R,).
-
-        Pods that ask for much cpu per device go where much is left of it per device, and the
-        others where little is, so that no device is left without cpu. Before that, holes that a
-        kind fills exactly come first.
-        """
-        gpu, free = self._instance.kinds[kind].shape.gpu, self._free[0, rows]
-        milli = self._milli[rows].sum(axis=1)
-        surplus = (free - usual * milli) / self._scale[0]
-        if gpu.kind is GpuKind.NONE:
-            return np.asarray((milli > 0) * 10.0 - surplus)
-        asks = gpu.count * DEVICE_MILLI + int(self._fraction(kind)[0][rows].max(initial=0)) * (
-            gpu.kind is GpuKind.FRACTION
-        )
-        heavy = float(self._instance.axes[0].need[kind]) > usual * asks
-        even = -surplus if heavy else surplus
-        if gpu.kind is GpuKind.WHOLE:
-            return np.asarray(10.0 * (self._whole[rows] % gpu.count != 0) + even)
-        broken = self._milli[rows] % DEVICE_MILLI
-        fits = (broken >= asks).any(axis=1)
-        return np.asarray(10.0 * ~fits + even)
-
-    def _put_on(self, pod: PodRequest, kind: int, row: int) -> bool:
-        """Put a pod on a row that has room for it by number; False if no device has."""
-        gpu = self._instance.kinds[kind].shape.gpu
-        devices: tuple[tuple[int, int, int], ...] = ()
-        if gpu.kind is GpuKind.WHOLE:
-            chosen = np.flatnonzero(self._milli[row] == DEVICE_MILLI)[: gpu.count].tolist()
-            if len(chosen) < gpu.count:
-                return False
-            devices = tuple((d, DEVICE_MILLI, 0) for d in chosen)
-        elif gpu.kind is GpuKind.FRACTION:
-            milli, memory = self._fraction(kind)
-            fits = self._pieces(kind, np.array([row]))[0] > 0
-            if not fits.any():
-                return False
-            device = int(np.where(fits, self._milli[row], DEVICE_MILLI + 1).argmin())
-            devices = ((device, int(milli[row]), int(memory[row])),)
-        self._book(kind, row, devices, 1)
-        self._put[pod.uid] = (pod, row, devices)
-        return True
-
-    def _book(
-        self, kind: int, row: int, devices: tuple[tuple[int, int, int], ...], sign: int
-    ) -> None:
-        for number, axis in enumerate(self._instance.axes):
-            self._free[number, row] -= sign * int(axis.need[kind])
-        for device, milli, memory in devices:
-            was = self._milli[row, device] == DEVICE_MILLI
-            self._milli[row, device] -= sign * milli
-            size = int(self._layout.state.device_mem[row, device])
-            self._memory[row, device] -= sign * (size if milli == DEVICE_MILLI else memory)
-            self._whole[row] += int(self._milli[row, device] == DEVICE_MILLI) - int(was)
 
     def _take_halves(self, kinds: Sequence[int], *, give_up: bool) -> bool:
         """Take off gangs that are not whole; whether there were any."""
@@ -380,7 +271,7 @@ class _Draft:
                 put = self._put.pop(pod.uid, None)
                 if put is not None:
                     any_taken = True
-                    self._book(kind, put[1], put[2], -1)
+                    self._columns.give_back(kind, put[1], put[2])
             pods = [] if give_up else list(self._layout.unplaced[kind].values())
             self._left[kind] = pods
         return any_taken
