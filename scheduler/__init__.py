@@ -125,7 +125,7 @@ _HOMES = {
 }
 """Where each public name lives, below this package."""
 
-# Who wants to read what is logged says where; a command that prints its own lines does not.
+# Programs say where their log goes; a command that prints its own lines does not.
 logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 

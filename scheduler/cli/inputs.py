@@ -125,7 +125,7 @@ def _shown(name: str) -> str:
 
 
 def _fetched(name: str, folder: Path, kubeconfig: Path | None) -> Path:
-    """What is no file, in one."""
+    """A CLUSTER that is not a file, as one."""
     from scheduler.core.reading import LARGEST_WORKLOAD, read_stream
 
     if name == _STDIN:
@@ -149,7 +149,7 @@ def live_client(cluster: Sequence[str], kubeconfig: Path | None = None) -> KubeC
     Raises
     ------
     InvalidInput
-        It is not such a name, or there are no credentials.
+        The name is not of that form, or there are no credentials.
     """
     from scheduler.cluster.api.client import KubeClient, in_a_pod, kubeconfigs
 

@@ -53,7 +53,7 @@ def connection_gone(command: Command) -> Command:
 
 
 def gone(*names: str, instead: str, is_flag: bool = False) -> Callable[[Command], Command]:
-    """An option that was renamed: who gives it is told what to write instead.
+    """An option that was renamed: giving it is an error that says what to write instead.
 
     Parameters
     ----------

@@ -176,7 +176,7 @@ def _table() -> Table:
 
 
 def _console(*, stderr: bool = False) -> Console:
-    """Of the stream as it is now; without limit of width where that is no terminal."""
+    """Of the stream as it is now; without limit of width where that is not a terminal."""
     from rich.console import Console
 
     console = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
@@ -207,7 +207,7 @@ class ProgressBar(Protocol):
 
 @contextmanager
 def progress(label: str, every_s: float = _PROGRESS_EVERY_S) -> Iterator[ProgressBar]:
-    """A progress bar on stderr; where that is no terminal, a line every now and then.
+    """A progress bar on stderr; where that is not a terminal, a line every now and then.
 
     Parameters
     ----------

@@ -64,7 +64,7 @@ class BelievedRecords:
         return judged(pod, self._protected_since)[0]
 
     def rank(self, pod: ObservedPod) -> tuple[int, str, str]:
-        """Who is charged first: the lowest."""
+        """Order in which pods are charged: the lowest first."""
         return rank(pod, self._protected_since)
 
     def reading(self, pod: ObservedPod, node: ObservedNode) -> Reading:

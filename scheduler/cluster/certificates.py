@@ -1,7 +1,7 @@
 """An authority and the two certificates of mutual TLS, kept in Secrets and renewed in time.
 
 The authority outlives what it signs. When it is replaced, both are trusted for a while, in steps
-that whoever holds a copy of the trusted certificates can follow::
+that every holder of a copy of the trusted certificates can follow::
 
     signer                           signs, is trusted
     signer + next                    next is trusted already, signer still signs
@@ -181,7 +181,7 @@ def _trusting(content: Content) -> Content:
 def _authority(name: str, terms: Terms, now: datetime) -> _Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     serial = x509.random_serial_number()
-    # Two authorities of one name could not be told apart by whoever looks for an issuer.
+    # Two authorities of one name could not be told apart by a verifier that looks for an issuer.
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name[:40]} {serial:x}"[:64])])
     certificate = (
         _builder(subject, subject, key, serial)

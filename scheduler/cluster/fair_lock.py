@@ -1,6 +1,6 @@
 """A lock that is handed over: to requests before chores, among themselves in order of arrival.
 
-Python's own lock goes to whoever is fastest, which is the thread that has just released it. A
+Python's own lock goes to the fastest thread, which is the one that has just released it. A
 thread that applies events or makes scores in many short turns would keep kube-scheduler waiting
 for all of them.
 """

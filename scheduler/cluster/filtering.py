@@ -60,8 +60,8 @@ def record_question(cluster: Cluster, request: PodRequest) -> None:
 def record_filter(cluster: Cluster, request: PodRequest, verdicts: Verdicts) -> None:
     """The effects of a filter answer, all of them: what the pod was told, and a reservation.
 
-    A pod that fits nowhere is woken once it does (:mod:`.requeue`); one that was told some of the
-    nodes gets all of them when it asks again.
+    A pod that fits nowhere is requeued once it does (:mod:`.requeue`); one that was told some of
+    the nodes gets all of them when it asks again.
     """
     record_question(cluster, request)
     if cluster.runs(request.uid):
@@ -112,7 +112,7 @@ def _shortlist(
 
 def _record_refusal(cluster: Cluster, request: PodRequest, verdicts: Verdicts) -> None:
     nodes, engine = verdicts.nodes, cluster.engine
-    # A plan in the making is no state of things: the pod is to ask again by all means.
+    # A plan in the making is not final: the pod has to ask again.
     generation = -1 if verdicts.message == BEING_PLANNED else engine.state.generation_now
     cluster.requeue.add(
         request,

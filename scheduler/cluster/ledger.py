@@ -49,7 +49,7 @@ class Cluster:
     gangs
         Joint plans and pins.
     pods
-        Who has asked, and who waits.
+        Pods that kube-scheduler has asked about, and pods that wait.
     requeue
         Refused pods that kube-scheduler may have to be told about.
     victims

@@ -47,7 +47,7 @@ class Asked:
     unmet
         Why the pod has to wait wherever it goes; empty if it has not.
     company
-        Who is where; None where nobody tells of rules.
+        Which pods are where; None where rules are unknown.
     namespaces
         Labels of namespaces by name.
     """
@@ -115,14 +115,14 @@ class LiveRules:
         state: ClusterState,
         facts: Mapping[str, ObservedPod],
     ) -> Asked:
-        """The rules of a pod, and everybody else who has to do with them.
+        """The rules of a pod, and all other pods that they are about.
 
         Parameters
         ----------
         pod, request
             The object, and what it asks for.
         state
-            Says who is where, whoever is expected there included.
+            Says which pods are where, expected ones included.
         facts
             Pods that have a node, by uid.
         """

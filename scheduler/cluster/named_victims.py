@@ -1,10 +1,10 @@
-"""Victims that we named: who is waited for, and who is evicted after them.
+"""Victims that we named: which are waited for, and which pods are evicted after them.
 
 *Waited for*: kube-scheduler asks again as soon as its own watch tells it that the victims are gone.
 If ours is a moment later, the node still looks full (:mod:`.awaited_victims`).
 
 *Evicted after them*: a preempt answer names pods of one node. Members of their gangs elsewhere run
-on for nothing: whoever started them has to end them, as most controllers do once a member fails, or
+on for nothing: what started them has to end them, as most controllers do once a member fails, or
 we evict them, if that is allowed (``evict_gangs``). Never before kube-scheduler has decided for the
 node and one of the members that were named there is on its way out; until then it may still take
 another node, or none.
@@ -71,7 +71,7 @@ class _Named:
 
 
 class NamedVictims:
-    """Victims by the pod that room is made for. Bounded, whoever asks.
+    """Victims by the pod that room is made for. Bounded in number.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ class NamedVictims:
                     if not pods:
                         del self._by_member[member]
 
-    # -- who is still there ------------------------------------------------------------------
+    # -- which are still there ------------------------------------------------------------------
 
     def left(self, uid: str, state: ClusterState) -> dict[str, list[str]]:
         """Victims named for a pod that are still there, by node that exists."""
@@ -171,7 +171,7 @@ class NamedVictims:
         """When just these victims of a pod were first found to be missed in this way."""
         return self._named[uid].missed.setdefault((frozenset(victims), certain), now)
 
-    # -- who is evicted after them -----------------------------------------------------------
+    # -- which are evicted after them -----------------------------------------------------------
 
     def due(self, now: float) -> list[PodRequest]:
         """Members of broken gangs that are to be evicted now."""

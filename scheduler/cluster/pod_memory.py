@@ -1,4 +1,4 @@
-"""What is remembered of pods beside the state: who has asked, and who waits since when."""
+"""What is remembered of pods beside the state: which were asked about, which wait, since when."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _AGE_S = 600.0
 
 
 class PodMemory:
-    """Memory of pods. Bounded in number, whoever asks.
+    """Memory of pods. Bounded in number, however many are asked about.
 
     Parameters
     ----------

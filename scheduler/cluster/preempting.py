@@ -1,4 +1,4 @@
-"""The preempt question: whom to evict for a pod, and who is evicted after them."""
+"""The preempt question: which pods to evict for a pod, and which are evicted after them."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _victims_on(
 
 
 def _record(cluster: Cluster, request: PodRequest, kept: Mapping[str, Victims]) -> str:
-    """Remember who was named for the pod; returns what becomes of members on other nodes."""
+    """Remember the victims named for the pod; returns what becomes of members on other nodes."""
     evicts = cluster.config.evict_gangs
     cluster.victims.record(
         request.uid,

@@ -3,7 +3,7 @@
 Everything here is a fact that somebody else has established. It is applied whatever the engine
 thinks of it.
 
-- Usage is every pod that has a node and has not ended, whoever scheduled it; a terminating pod
+- Usage is every pod that has a node and has not ended, by whatever scheduler; a terminating pod
   holds its room until it is gone.
 - The uid decides: a new pod of an old name ends the old one.
 - A pod whose event cannot be applied is known and charged all the same.
@@ -149,7 +149,7 @@ class Sync:
             self.pod_gone(older)
         if has_ended(obj):
             self.pod_gone(uid)
-            self._describe(self.groups.join(obj, uid))  # who has succeeded needs no place
+            self._describe(self.groups.join(obj, uid))  # a pod that has succeeded needs no place
             return
         self._by_name[name] = (uid, created)
         self._describe(self.groups.gang_of(uid), self.groups.join(obj, uid))
@@ -179,7 +179,7 @@ class Sync:
             self._events.on_pod_nominated(request, node)
 
     def pod_gone(self, uid: str) -> None:
-        """A pod has ended or was deleted. Unknown ones are no error: the message is repeated."""
+        """A pod has ended or was deleted. Unknown ones are fine: the message is repeated."""
         pod = self.charges.discharge(uid)
         waiting = self.pending.pop(uid, None) if pod is None else None
         request = pod.request if pod is not None else waiting

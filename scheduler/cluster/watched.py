@@ -72,7 +72,7 @@ class WatchedKind(ABC, Generic[T]):
         return self.identity(obj) in self.known(cluster)
 
     def has_ended(self, obj: T) -> bool:  # noqa: ARG002 - of others
-        """Whether an object is none that is followed any more."""
+        """Whether an object is not followed any more."""
         return False
 
     def apply_part(self, cluster: Cluster, part: InPart[T]) -> None:
@@ -160,7 +160,7 @@ class Watched:
         self.kind.apply_part(cluster, part)
 
     def gone(self, cluster: Cluster, identity: str) -> None:
-        """The object does not exist any more, or is none that is followed."""
+        """The object does not exist any more, or is not followed."""
         self._forget(identity)
         self.kind.remove(cluster, identity)
 

@@ -7,5 +7,5 @@ them together, and ``validator`` that shares no code with them.
 What this room refuses to do: clocks, randomness without an explicit seed, sockets, threads,
 logging, files. Time enters as an argument. It may import the standard library and numpy only.
 
-Who may import it: every other room.
+Every other room may import it.
 """

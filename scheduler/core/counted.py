@@ -1,4 +1,4 @@
-"""Counted resources: what a node offers a number of, and that is no cpu, memory, pod or device.
+"""Counted resources: what a node offers a number of, besides cpu, memory, pods and devices.
 
 Extended resources that nobody models (Gaudi, Neuron, TPU, EFA, RDMA, ...), hugepages and ephemeral
 storage. kube-scheduler counts them all alike, and so does this: required, charged, and nothing

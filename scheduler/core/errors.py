@@ -91,7 +91,7 @@ class InvalidInput(SchedulerError):
         self.problem = problem
         self.remedy = remedy
         text = f"{field}: {problem}" + (f" ({remedy})" if remedy else "")
-        # It is told for every node of a cluster, and the field may be named by whoever wrote it.
+        # It is said for every node of a cluster, and the object's author may name the field.
         super().__init__(text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}...")
 
 

@@ -48,7 +48,7 @@ MEDIA_BIT = 1 << 8
 SLOT_MASKS = 1 << 9
 """Free masks of a partitioned device."""
 UNIT = ""
-"""Profile of whoever takes any instance of a device of fixed instances; no pod can name it."""
+"""Profile that stands for any instance of a device of fixed instances; no pod can name it."""
 _STEPS = 200
 _STEPS_EACH = 4
 

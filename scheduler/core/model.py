@@ -344,7 +344,7 @@ class Device:
         Name under which the node advertises it; empty for the node's own ``resource``.
     units
         Whether the resource counts the replicas, or the fixed MIG instances, rather than the
-        device: whoever asks for whole devices of it gets one of these. Where nobody knows the
+        device: a pod that asks for whole devices of it gets one of these. Where nobody knows the
         devices behind the units of a node, one with a replica for each unit stands for all of them.
         With replicas, ``mig`` names the profile of the instances that they share, if there are
         instances.

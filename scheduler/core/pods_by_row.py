@@ -1,4 +1,4 @@
-"""Placements by row, of which copies are cheap: a row is copied by whoever writes to it first."""
+"""Placements by row, of which copies are cheap: a row is copied at the first write to it."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class PriceWeights:
     tightness
         Milli-GPU charged for a node of 128 cores and eight devices left empty.
     prior_pods
-        Pods for an entire node of each model that are reckoned with beside those observed: who
+        Pods for an entire node of each model that are assumed beside those observed: who
         asks for one model only may not have come yet.
     power
         Milli-GPU charged for a watt that a placement switches on: devices and sockets that were
@@ -102,7 +102,7 @@ class PriceWeights:
         return {name: value for name, value in in_force.items() if value != getattr(self, name)}
 
     def remarks(self) -> list[str]:
-        """What a user should know who has given other weights than those in force."""
+        """What the user should know where the weights given are not those in force."""
         return [
             f"weights.{name}: {getattr(self, name):g} counts as {value:g} "
             f"(charged in steps of 1/{WEIGHT_SCALE})"

@@ -44,7 +44,7 @@ def read_bytes(path: Path, most: int = LARGEST_WORKLOAD, *, may_be_empty: bool =
     Raises
     ------
     InvalidInput
-        It cannot be read, is no regular file, is empty where it may not be, or
+        It cannot be read, is not a regular file, is empty where it may not be, or
         has more than ``most`` bytes.
     """
     try:

@@ -71,7 +71,7 @@ class Reservations(Mapping[str, Reservation]):
             heapq.heapify(self._ends)
 
     def settle(self, uid: str) -> None:
-        """Note that the pod is placed for good, or gone: what was reserved is no reservation."""
+        """Note that the pod is placed for good, or gone: its reservation is none any more."""
         self._kept.pop(uid, None)
         self._over.pop(uid, None)
 

@@ -386,7 +386,7 @@ def _compares(rule: Requirement, value: str | None) -> bool:
         return False
     left, right = _integer(value), _integer(rule.values[0])
     if left is None or right is None:
-        return False  # a label that is no integer matches neither Gt nor Lt
+        return False  # a label that is not an integer matches neither Gt nor Lt
     return left > right if rule.operator == "Gt" else left < right
 
 

@@ -2,10 +2,10 @@
 
 Row *r* of every column belongs to one node. A removed node leaves an empty row behind that never
 fits anything and is used again by the next new node. Every change stamps the row with a new
-generation and appends it to a journal, so that whoever caches something per row can catch up at
+generation and appends it to a journal, so that every cache per row can catch up at
 a cost that follows what changed (:meth:`ClusterState.changed_since`).
 
-The columns say what is left; the placements say who has it. Both are kept, and
+The columns say what is left; the placements say which pods have the rest. Both are kept, and
 :meth:`ClusterState.check` rebuilds the columns from the placements to compare.
 
 A column cannot wrap: whatever a pod or a node states, it counts for 0 to 2^40 (bytes of memory: to

@@ -1,6 +1,6 @@
 """Reader of ``kubectl get nodes,pods -A -o json``, and of its other usual forms.
 
-Pods that have ended are left out. A pod with a node runs there, whoever scheduled it; any other
+Pods that have ended are left out. A pod with a node runs there, by whatever scheduler; any other
 arrives. Creation timestamps become arrival times, counted from the earliest one. Which devices the
 running pods have is understood as beside a live cluster, by the same code.
 

@@ -93,7 +93,7 @@ def _is_ours(path: Path) -> bool:
     content = read_bytes(path)
     try:
         top = _top_decoder.decode(content)
-    except (msgspec.DecodeError, RecursionError):  # whoever reads it says what is wrong
+    except (msgspec.DecodeError, RecursionError):  # the reader says what is wrong
         return b'"format"' in content[:_PEEK] and b'"kind"' not in content[:_PEEK]
     return top.format is not None and top.kind is None
 

@@ -166,7 +166,7 @@ def _documents(content: bytes, name: str) -> Sequence[msgspec.Raw]:
     else:
         return [msgspec.Raw(content)]
     documents = _json_stream(text_of(content, name), name)
-    if len(documents) == 1:  # what is wrong with it is best said by who has read all of it
+    if len(documents) == 1:  # what is wrong with it is best said by the reader of all of it
         raise InvalidInput(name, f"is not JSON: {problem}", "write it again") from problem
     return documents
 

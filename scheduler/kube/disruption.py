@@ -6,7 +6,7 @@ critical to the cluster itself is never moved.
 
 Whom budgets guard is what the Eviction API makes of it: it asks no budget about a pod that has not
 started or is going anyway, lets a pod that is not ready go where its budget says so or is met, and
-evicts nobody who is covered by more than one.
+evicts no pod that is covered by more than one.
 """
 
 from __future__ import annotations

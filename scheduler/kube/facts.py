@@ -82,7 +82,7 @@ def judged(pod: ObservedPod, protected_since: float | None) -> tuple[Standing, s
 
 
 def rank(pod: ObservedPod, protected_since: float | None) -> tuple[int, str, str]:
-    """Who is charged first, the lowest: records by standing, then by age."""
+    """Order in which pods are charged, the lowest first: records by standing, then by age."""
     return judged(pod, protected_since)[0].value, pod.created, pod.request.uid
 
 

@@ -39,7 +39,7 @@ class Groups:
 
     A group object's statement wins; without one that of the workload's roles, or the largest that
     a member states. Members that disagree are one gang all the same, and are named. Where roles
-    start in turn, each stage is a gang. Terminating pods are no members; one that has succeeded
+    start in turn, each stage is a gang. Terminating pods are not members; one that has succeeded
     needs no place any more.
 
     Parameters
@@ -129,7 +129,7 @@ class Groups:
         return known
 
     def anew(self, stated: GangKey) -> dict[str, tuple[GangKey, str]]:
-        """Work out again who is in which gang, once an object has changed what it states.
+        """Work out again which pods are in which gang, once an object has changed what it states.
 
         Returns
         -------

@@ -1,6 +1,6 @@
 """What is wrong with an installation, as far as the cluster's own objects say.
 
-Pure functions from what was read to checks; who reads, and how, is the caller's business.
+Pure functions from what was read to checks; how that was read is the caller's business.
 """
 
 from __future__ import annotations

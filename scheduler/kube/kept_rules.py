@@ -89,7 +89,7 @@ class KeptRules:
             self.rules[uid] = _shared(content) if one_object else spec_decoder.decode(content)
 
     def drop(self, uid: str) -> None:
-        """A pod has ended or was deleted; unknown ones are no error."""
+        """A pod has ended or was deleted; unknown ones are not an error."""
         self.rules.pop(uid, None)
         self.claims.pop(uid, None)
         self.labels.pop(uid, None)
@@ -99,14 +99,14 @@ class KeptRules:
     def beside(
         self, request: PodRequest, state: ClusterState, facts: Mapping[str, ObservedPod]
     ) -> Company:
-        """Everybody who may matter to the rules of a pod, where they are now.
+        """All pods that may matter to the rules of a pod, where they are now.
 
         Parameters
         ----------
         request
-            Who asks, with its ``peer``.
+            The pod that asks, with its ``peer``.
         state
-            Says who is where, whoever is expected there included.
+            Says which pods are where, expected ones included.
         facts
             Those that run, with their labels.
         """
@@ -132,7 +132,7 @@ def _shared(content: bytes) -> RuledSpec:
 
 @dataclass(slots=True)
 class Company:
-    """Who is where; copies that nobody else changes.
+    """Which pods are where; copies that nobody else changes.
 
     Parameters
     ----------
@@ -172,7 +172,7 @@ class Company:
         Parameters
         ----------
         request
-            Who asks, with its ``peer``.
+            The pod that asks, with its ``peer``.
         namespaces
             Labels of namespaces by name.
         templates

@@ -100,7 +100,7 @@ class ObservedCluster:
         snapshot
             The engine's state at the same moment.
         held, assumed
-            Pods in it that are no facts: tentative ones, and those whose binding is under way.
+            Pods in it that are not facts: tentative ones, and those whose binding is under way.
         """
         found = [*self._nodes(snapshot), *self._pods(snapshot)]
         for uid, placed in snapshot.placements.items():

@@ -246,7 +246,7 @@ def _short_selection(selection: NodeSelection) -> NodeSelection:
     """The rules as they are remembered; what is too long for that selects nothing.
 
     kube-scheduler applies a pod's rules before it asks about it. Here they only say whether a pod
-    is worth waking, or fits a plan: one that nobody can remember never is.
+    is worth requeueing, or fits a plan: one that nobody can remember never is.
     """
     if not selection.terms and len(selection.tolerations) + len(selection.node_selector) <= 16:
         return selection

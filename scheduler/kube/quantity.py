@@ -49,7 +49,7 @@ def bounded(text: str | int, field: str, most: int, *, least: int = 0) -> int:
     Raises
     ------
     InvalidInput
-        It is no such number. Names ``field``; costs the same however long the text is.
+        It is not such a number. Names ``field``; costs the same however long the text is.
     """
     if isinstance(text, str):
         plain = len(text) <= _MAX_DIGITS and text.isascii() and text.isdecimal()

@@ -113,7 +113,7 @@ class RuleContext:
             self.storage.put(kind, obj)
 
     def drop(self, kind: str, key: str) -> None:
-        """An object does not exist; unknown ones are no error."""
+        """An object does not exist; unknown ones are not an error."""
         if kind == "Namespace":
             self.namespaces.pop(key, None)
         else:

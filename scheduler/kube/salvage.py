@@ -59,7 +59,7 @@ class InPart(Generic[T]):
 
 
 def read_in_part(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> InPart[T] | None:
-    """The object, or what :func:`salvage` can read of it; None if it is no JSON object."""
+    """The object, or what :func:`salvage` can read of it; None if it is not a JSON object."""
     try:
         return InPart(decoder.decode(raw), ())
     except _UNREADABLE:
@@ -67,7 +67,7 @@ def read_in_part(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> 
 
 
 def salvage(decoder: msgspec.json.Decoder[T], raw: msgspec.Raw | bytes) -> InPart[T] | None:
-    """The object without the parts that cannot be read; None if it is no JSON object.
+    """The object without the parts that cannot be read; None if it is not a JSON object.
 
     Parameters
     ----------

@@ -134,7 +134,7 @@ class Surroundings:
         self._alone.add(request.uid)
 
     def _closed(self, request: PodRequest, nodes: tuple[Alternatives, ...]) -> PodRequest:
-        """With where its volumes are; nowhere if the pod is left alone, whoever asks."""
+        """With where its volumes are; nowhere if the pod is left alone."""
         if request.uid in self._alone:
             nodes = (*nodes, ())
         if not nodes:

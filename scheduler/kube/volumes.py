@@ -217,7 +217,7 @@ class Storage:
         self._kept[kind][key_of(obj.metadata, kind)] = make(obj)
 
     def drop(self, kind: str, key: str) -> None:
-        """An object does not exist; unknown ones are no error."""
+        """An object does not exist; unknown ones are not an error."""
         self._kept[kind].pop(key, None)
 
     def keys(self, kind: str) -> Sequence[str]:

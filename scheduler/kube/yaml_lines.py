@@ -77,7 +77,7 @@ class YamlFile:
     is_json
         The text begins with a brace: kube-scheduler reads it as JSON, not as YAML.
     fault
-        Why it is no JSON then, and on which line.
+        Why it is not JSON then, and on which line.
     behind
         Why the text behind this document cannot be read; kube-scheduler does not read it either.
     unread
@@ -156,7 +156,7 @@ def yaml_files(text: str, name: str) -> list[YamlFile]:
     Raises
     ------
     InvalidInput
-        It is no YAML.
+        It is not YAML.
     """
     found = list(_scheduler_files(text, name, 0))
     if not found:
@@ -170,7 +170,7 @@ def yaml_mapping(text: str, name: str) -> Mapping[str, Any]:
     Raises
     ------
     InvalidInput
-        As :func:`yaml_files`, or the text is no mapping or several documents.
+        As :func:`yaml_files`, or the text is not a mapping, or several documents.
     """
     documents = [_settings(node, name) for node in _nodes(text, name)]
     if len(documents) > 1:
@@ -198,7 +198,7 @@ def yaml_values(text: str, name: str) -> list[Any]:
     Raises
     ------
     InvalidInput
-        It is no YAML, or unfolds into more than any cluster has.
+        It is not YAML, or unfolds into more than any cluster has.
     """
     try:
         _measure(text, name, _MOST_LISTED)

@@ -325,7 +325,7 @@ class Instance:
             closed = [
                 row
                 for row in rows[ours[rows] != gpu.chosen_by_us].tolist()
-                if (code, row) not in there  # both ways run there already, whoever did that
+                if (code, row) not in there  # both ways run there already, whatever did that
                 and (not self.odd[row] or wants_those(self.state.makes[self.state.make[row]], gpu))
             ]
             self.ways_chosen |= bool(self.admissible[code, closed].any())

@@ -29,7 +29,7 @@ def patiently(problem: Problem, budget: Budget, make: Callable[[Problem, Budget]
     problem, budget
         As of :func:`scheduler.planner.plan.plan`.
     make
-        Makes one plan, whoever is patient.
+        Makes one plan, for pods that wait and those that do not.
     """
     before = problem.state.placements
     able = [pod.priority for pod in problem.pending if pod.uid not in problem.patient]

@@ -7,5 +7,5 @@ kube-scheduler does, and reports.
 What this room refuses to do: print, read the environment, talk to Kubernetes, make packing
 decisions of its own. It does not know the extender except over HTTP.
 
-Who may import it: ``cli``.
+``cli`` may import it.
 """

@@ -342,7 +342,7 @@ class _Run:
                 active.append(pods[serial])
             elif kind == _Event.PLAN:
                 planning = True
-            elif serial in self.pool and not departed:  # else it is woken with the others
+            elif serial in self.pool and not departed:  # else it is requeued with the others
                 active.append(pods[serial])
         if departed:
             self.failed.clear()

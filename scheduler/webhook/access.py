@@ -148,7 +148,7 @@ class Reviews:
         self._let_in, self._strangers = _Callers(now), _Callers(now)
 
     def status(self, authorization: str, path: str) -> HTTPStatus:
-        """200 for who may see the path; 401, 403, 429, or 503 where the API does not say."""
+        """200 if the caller may see the path; 401, 403, 429, or 503 where the API does not say."""
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
         if scheme.lower() != "bearer" or not 0 < len(token) <= _MOST_TOKEN or " " in token:

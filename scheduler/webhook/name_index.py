@@ -4,7 +4,7 @@ kube-scheduler names every candidate node in every call, in an order that change
 Decoding the names and looking each up costs more than the whole decision. Here the array stays
 bytes: the ends of all names are found at once, a few machine words of each are looked up in a hash
 table at once, and the guess is *checked*, byte for byte, by writing the array that those rows would
-make. A guess that is wrong (an unknown name, other white space, an escape) is none: the caller
+make. A guess that is wrong (an unknown name, other white space, an escape) is dropped: the caller
 decodes the names one by one.
 """
 

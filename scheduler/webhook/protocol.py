@@ -251,7 +251,7 @@ def decode_filter(body: bytes, *, whole: bool = False) -> FilterArgs:
     Raises
     ------
     InvalidInput
-        The body is no such document.
+        The body is not such a document.
     """
     _check_text(body)
     if not whole and body.startswith(_POD_FIRST) and body.endswith(b"]}"):
@@ -279,7 +279,7 @@ def decode_filter(body: bytes, *, whole: bool = False) -> FilterArgs:
 
 
 def decode_bind(body: bytes) -> BindRequest:
-    """Arguments of bind; :class:`InvalidInput` if a field is missing or is no name."""
+    """Arguments of bind; :class:`InvalidInput` if a field is missing or is not a name."""
     _check_text(body)
     args = _decoded(_decode_binding, body)
     if not args.node:

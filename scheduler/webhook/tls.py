@@ -141,7 +141,7 @@ def _names(certificate: object) -> frozenset[str]:
         for kind, value in content.get("subjectAltName", ())
         if kind in _ALTERNATIVES
     }
-    # A common name that is spelt like an alternative one is no alternative name.
+    # A common name that is spelt like an alternative one is not an alternative name.
     if len(common) == 1 and common[0].partition(":")[0] not in _ALTERNATIVES:
         names.add(common[0])
     return frozenset(names)

@@ -34,7 +34,7 @@ class Dump:
     Parameters
     ----------
     client
-        The API, as somebody who may list nodes and pods.
+        The API, with the right to list nodes and pods.
 
     Attributes
     ----------

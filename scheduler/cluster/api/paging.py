@@ -64,7 +64,7 @@ def pages(client: Reads, path: str, params: Mapping[str, str]) -> Iterator[list[
     Raises
     ------
     KubeApiError
-        The API refused or did not answer; status 0 also where the answer is no list.
+        The API refused or did not answer; status 0 also where the answer is not a list.
     """
     asked = {"limit": str(_PAGE), **params}
     while True:

@@ -274,7 +274,7 @@ class Reflector(Generic[T]):
         self._wait(error.retry_after_s)
 
     def _absent(self, error: KubeApiError) -> None:
-        """The kind is not served: there are no objects of it, or nobody can tell which."""
+        """The kind is not served: there are no objects of it, or none can be listed."""
         if self._optional and (self.figures.served or not self.synced.is_set()):
             log.info("%s are not known: %s", self.label, error)
         self.figures.served = False
@@ -357,7 +357,7 @@ class Reflector(Generic[T]):
             self._stream = None
             stream.close()
         if heard or time.monotonic() - began >= _SHORT_S:
-            self._stop.wait(timing.backoff_s)  # an orderly end is no failure
+            self._stop.wait(timing.backoff_s)  # an orderly end is not a failure
         elif not self._stop.is_set():
             self._failed("short")
             self._wait(0.0)

@@ -410,7 +410,7 @@ def _timeout(checked: Checked) -> Iterator[Trap]:
         seconds = 5.0 if written is None else go_duration(written)
         where = (*path, "httpTimeout")
         if seconds is None:
-            continue  # it is no duration at all, and named as such
+            continue  # it is not a duration at all, and named as such
         if seconds <= 0 or seconds > _MOST_TIMEOUT_S:
             yield Trap(
                 where,

@@ -12,7 +12,7 @@ __all__ = ["Finding", "Level", "Trap", "items_of", "refusal"]
 
 
 class Level(StrEnum):
-    """What a finding means for whoever starts kube-scheduler with the file."""
+    """What a finding means where kube-scheduler is started with the file."""
 
     REFUSED = "refused"
     """kube-scheduler ends at once."""

@@ -150,7 +150,7 @@ def _leader_election(file: YamlFile) -> Iterator[Trap]:
 
 
 def _period(election: dict[str, Any], name: str) -> float | None:
-    """Seconds; the default where nothing, or zero, is written. None for what is no duration."""
+    """Seconds; the default where nothing, or zero, is written. None for what is not a duration."""
     written = election.get(name)
     if name not in election:
         return _LEASE_S[name]

@@ -1,7 +1,7 @@
 """The ValidatingAdmissionPolicy that keeps records of devices to the extender: is it in force?
 
 The chart makes it. A policy that leaves a gap, for some namespaces, requests or failures, guards
-nothing: whoever means harm finds the gap.
+nothing: an attacker finds the gap.
 """
 
 from __future__ import annotations

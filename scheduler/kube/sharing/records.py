@@ -304,7 +304,7 @@ def _had(slot: Slot, claim: Claim, index: int, size: int, *, divided: bool) -> D
 def _take(shares: dict[int, DeviceShare], more: DeviceShare, size: int) -> bool:
     """Add to what the pod has of a device, which several of its containers may share.
 
-    Not where the device has less: then whoever wrote that is mistaken.
+    Not where the device has less: then the record is mistaken.
     """
     before = shares.get(more.index, DeviceShare(more.index, 0))
     milli, memory = before.milli + more.milli, before.memory_mib + more.memory_mib

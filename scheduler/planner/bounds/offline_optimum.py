@@ -15,7 +15,7 @@ __all__ = ["most_gpu"]
 
 
 def most_gpu(nodes: Sequence[Node], pods: Sequence[PodRequest]) -> int:
-    """Upper bound on the milli-GPU of these pods that run at one time, whoever schedules them.
+    """Upper bound on the milli-GPU of these pods that run at one time, by any scheduler.
 
     Priorities and gangs are ignored, pods may be split over alike nodes. One linear programme.
     """

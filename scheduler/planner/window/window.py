@@ -242,7 +242,7 @@ def solver_for(budget: Budget, left: float) -> cp_model.CpSolver:
     solver = cp_model.CpSolver()
     budget.lends(solver)
     parameters = solver.parameters
-    parameters.catch_sigint_signal = False  # Ctrl-C is whoever's that made the budget
+    parameters.catch_sigint_signal = False  # Ctrl-C belongs to the maker of the budget
     if budget.stopped:
         left = 0.0
     parameters.num_workers = budget.workers
