@@ -134,7 +134,7 @@ def _fetched(name: str, folder: Path, kubeconfig: Path | None) -> Path:
         path.write_bytes(content)
     elif name.startswith(_EXTENDER):
         path = folder / "extender"
-        path.write_bytes(_asked(name.removeprefix(_EXTENDER)))
+        path.write_bytes(_dump_of_extender(name.removeprefix(_EXTENDER)))
     else:
         path = folder / "live"
         _list(live_client([name], kubeconfig), path)
@@ -175,7 +175,7 @@ def _list(client: KubeClient, path: Path) -> None:
         complain(one_line(f"live: not listed: {text}"))
 
 
-def _asked(url: str) -> bytes:
+def _dump_of_extender(url: str) -> bytes:
     from scheduler.cli.fetch import fetch
     from scheduler.core.reading import LARGEST_WORKLOAD
 

@@ -116,10 +116,10 @@ def run(program: click.Command, name: str) -> NoReturn:
         complain(error.format_message(), keep="\n")
         code = EXIT_BAD_INPUT
     except click.ClickException as error:
-        told = " ".join(error.format_message().split()).rstrip(".")
+        text = " ".join(error.format_message().split()).rstrip(".")
         ctx = getattr(error, "ctx", None)
         where = f" (see `{ctx.command_path} --help`)" if ctx is not None else ""
-        complain(one_line(f"{name}: {told}{where}"))
+        complain(one_line(f"{name}: {text}{where}"))
         code = EXIT_BAD_INPUT
     except click.Abort:
         code = EXIT_INTERRUPTED

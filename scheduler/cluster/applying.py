@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from scheduler.cluster.audit import Audit
-from scheduler.cluster.housekeeping import Sparingly
+from scheduler.cluster.housekeeping import RepeatLimit
 from scheduler.cluster.inbox import (
     Exists,
     ExistsInPart,
@@ -21,7 +21,7 @@ from scheduler.cluster.inbox import (
     ListEnds,
     Message,
     Page,
-    Untold,
+    Unlistable,
 )
 from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.cluster.live_figures import LiveFigures
@@ -52,7 +52,7 @@ class Applier:
         Called with the cluster once a whole list has been applied.
     stop
         Ends it.
-    told
+    reported
         What has been logged lately.
     """
 
@@ -65,10 +65,10 @@ class Applier:
         *,
         on_listed: Callable[[Cluster], None],
         stop: threading.Event,
-        told: Sparingly,
+        reported: RepeatLimit,
     ) -> None:
         self._ledger, self._inbox, self._audit, self._figures = ledger, inbox, audit, figures
-        self._on_listed, self._stop, self._told = on_listed, stop, told
+        self._on_listed, self._stop, self._reported = on_listed, stop, reported
         self.thread = threading.Thread(target=self._run, name="apply", daemon=True)
 
     def _run(self) -> None:
@@ -96,8 +96,8 @@ class Applier:
                     self._gone(cluster, watched, identity)
                 watched.whole(cluster)
                 self._on_listed(cluster)
-            case Untold():
-                watched.untold(cluster)
+            case Unlistable():
+                watched.unlistable(cluster)
             case Exists(_, obj):
                 self._exists(cluster, watched, obj)
             case ExistsInPart(_, part):
@@ -110,7 +110,7 @@ class Applier:
         """A message was not applied, and of which object is not known: all are listed again."""
         self._figures.faults += 1
         watched.reflector.relist()
-        if self._told.now((watched.label, type(error))):
+        if self._reported.now((watched.label, type(error))):
             text = str(error)[:_LONGEST_TEXT]
             log.error(
                 "a message about %s cannot be applied: %s", watched.label, text, exc_info=error

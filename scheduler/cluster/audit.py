@@ -24,7 +24,7 @@ from typing import Any
 import msgspec
 
 from scheduler.cluster.api.paging import Reads, pages
-from scheduler.cluster.housekeeping import Sparingly
+from scheduler.cluster.housekeeping import RepeatLimit
 from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.cluster.live_figures import AuditFigures
 from scheduler.cluster.recount import Recount
@@ -92,7 +92,7 @@ class Audit:
         self._ledger, self._client, self._watches = ledger, client, watches
         self._recount = recount
         self._doubts: dict[tuple[str, str], _Doubt] = {}
-        self._told = Sparingly(_ONCE_S)
+        self._reported = RepeatLimit(_ONCE_S)
         self._jitter = random.Random()  # noqa: S311 - spreads retries, decides nothing
 
     @property
@@ -112,7 +112,7 @@ class Audit:
         """An event about the object could not be applied."""
         self.figures.faults += 1
         self.doubt(watched, identity, where)
-        if self._told.now((watched.label, identity)):
+        if self._reported.now((watched.label, identity)):
             name, text = "/".join(filter(None, where)) or identity, str(error)[:_LONGEST_TEXT]
             log.error("%s of %s cannot be applied: %s", name, watched.label, text, exc_info=error)
 
@@ -149,7 +149,7 @@ class Audit:
                 if self._doubts.get(key) is doubt:  # else an event has come in the meantime
                     self._settle(cluster, watched, key[1], doubt, obj)
             if doubt.confirmed:
-                self._told_of_drift(watched, key[1], doubt)
+                self._report_drift(watched, key[1], doubt)
 
     def _one(self, watched: Watched, doubt: _Doubt) -> Any | InPart[Any] | None:  # noqa: ANN401 - of the kind
         """The object as it is now, or what can be read of it; None if there is none."""
@@ -220,7 +220,7 @@ class Audit:
     ) -> None:
         try:
             apply()
-        except Exception as error:  # noqa: BLE001 - told of, counted, and tried again later
+        except Exception as error:  # noqa: BLE001 - logged, counted, and tried again later
             self.failed(watched, identity, (doubt.namespace, doubt.name), error)
         else:
             if read:
@@ -234,9 +234,9 @@ class Audit:
             wait = min(_LONGEST_S, _FIRST_S * 2 ** min(doubt.attempts - 1, 16))
             doubt.due = time.monotonic() + wait * self._jitter.uniform(0.5, 1.0)
 
-    def _told_of_drift(self, watched: Watched, identity: str, doubt: _Doubt) -> None:
+    def _report_drift(self, watched: Watched, identity: str, doubt: _Doubt) -> None:
         self.figures.mended += 1
-        if self._told.now(("drift", watched.label, identity)):
+        if self._reported.now(("drift", watched.label, identity)):
             name = f"{doubt.namespace}/{doubt.name}".lstrip("/")
             log.error("%s of %s was not known as the API has it; mended", name, watched.label)
         self._recount.run()  # what the facts say by now, the state has to say, too

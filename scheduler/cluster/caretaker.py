@@ -15,7 +15,7 @@ from scheduler.cluster.api.client import KubeClient
 from scheduler.cluster.audit import Audit
 from scheduler.cluster.binding import Binder
 from scheduler.cluster.chores import expired_reservations, pods_to_requeue, requeue_later
-from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
+from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, RepeatLimit
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.live_figures import LiveFigures
 from scheduler.cluster.preempting import due_evictions
@@ -29,7 +29,7 @@ __all__ = ["Caretaker"]
 
 log = logging.getLogger(__name__)
 
-_TOLD_EVERY_S = 3600.0
+_REPORT_EVERY_S = 3600.0
 _MOST_READINGS = 50
 _LONGEST_TEXT = 300
 
@@ -69,7 +69,7 @@ class Caretaker:
         config = ledger.config
         self._ledger, self._binder, self._client, self._figures = ledger, binder, client, figures
         self._audit, self._active, self._accepting = audit, active, accepting
-        self._told, self._patience = Sparingly(_TOLD_EVERY_S), Patience()
+        self._reported, self._patience = RepeatLimit(_REPORT_EVERY_S), Patience()
         self._chores = [
             Chore("learning", lambda: put_profile_if_due(ledger)),
             *looks,
@@ -131,7 +131,7 @@ class Caretaker:
 
     def _failed(self, chore: str, pod: PodRequest, error: Exception) -> None:
         self._figures.chore_faults[chore] += 1
-        if self._told.now((chore, pod.uid)):
+        if self._reported.now((chore, pod.uid)):
             text = str(error)[:_LONGEST_TEXT]
             log.error("%s: pod %s is left out: %s", chore, pod.key, text, exc_info=error)
 

@@ -21,7 +21,7 @@ from scheduler.cluster.applying import Applier
 from scheduler.cluster.audit import Audit
 from scheduler.cluster.binding import Binder
 from scheduler.cluster.caretaker import Caretaker
-from scheduler.cluster.housekeeping import Chore, Sparingly
+from scheduler.cluster.housekeeping import Chore, RepeatLimit
 from scheduler.cluster.inbox import Inbox
 from scheduler.cluster.ledger import Cluster, Ledger
 from scheduler.cluster.live_figures import LiveFigures
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 
 _TURN_S = 1.0
 _LOOK_EVERY_S = 60.0
-_TOLD_EVERY_S = 3600.0
-_TOLD_AGAIN_S = 60.0
+_REPORT_EVERY_S = 3600.0
+_REPORT_AGAIN_S = 60.0
 
 
 class LiveCluster:
@@ -89,11 +89,11 @@ class LiveCluster:
         self._ledger, self._on_synced = ledger, on_synced
         self._stop, self._synced = threading.Event(), threading.Event()
         self._started = time.monotonic()
-        self.figures, told = LiveFigures(), Sparingly(_TOLD_EVERY_S)
+        self.figures, reported = LiveFigures(), RepeatLimit(_REPORT_EVERY_S)
         self.inbox = Inbox(self._stop)
         self.lease = _lease(client, config, identity)
         self.binder = Binder(ledger, client, deadline_s=config.bind_deadline_s)
-        self.watches = Watches(ledger, client, self.inbox, told)
+        self.watches = Watches(ledger, client, self.inbox, reported)
         self.lookups = RecordPolicy(ledger, client), DeviceClasses(ledger, client)
         self.recount = Recount(ledger, self.figures)
         self.audit = Audit(ledger, client, self.watches, self.recount, self.figures)
@@ -104,7 +104,7 @@ class LiveCluster:
             self.figures,
             on_listed=self._note_synced,
             stop=self._stop,
-            told=told,
+            reported=reported,
         )
         policy, classes = self.lookups
         self.caretaker = Caretaker(
@@ -176,14 +176,14 @@ class LiveCluster:
 
     def _begin(self) -> None:
         """Find out what is served, as soon as the API answers, and watch it."""
-        told = Sparingly(every_s=_TOLD_AGAIN_S)
+        reported = RepeatLimit(every_s=_REPORT_AGAIN_S)
         while not self._stop.is_set():
             try:
                 for lookup in self.lookups:  # before the first record is read
                     lookup.read()
                 self.watches.find()
             except KubeApiError as error:
-                if told.now(error.status):
+                if reported.now(error.status):
                     log.warning(
                         "the API does not answer yet, asking again every %g s: %s", _TURN_S, error
                     )

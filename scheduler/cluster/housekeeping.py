@@ -1,6 +1,6 @@
 """Chores: what has to be looked after from time to time, each by itself.
 
-A chore that fails is told of and counted, and comes again; the others never notice.
+A chore that fails is logged and counted, and comes again; the others never notice.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-__all__ = ["Chore", "Housekeeping", "Patience", "Sparingly"]
+__all__ = ["Chore", "Housekeeping", "Patience", "RepeatLimit"]
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class Housekeeping:
         faults: Counter[str],
     ) -> None:
         self._chores, self._ready, self._stop, self._faults = chores, ready, stop, faults
-        self._told = Sparingly(every_s=60.0)
+        self._reported = RepeatLimit(every_s=60.0)
         self._jitter = random.Random()  # noqa: S311 - spreads work, decides nothing
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -97,7 +97,7 @@ class Housekeeping:
     def failed(self, name: str, error: Exception) -> None:
         """A chore, or one object within it, could not be dealt with."""
         self._faults[name] += 1
-        if self._told.now((name, type(error))):
+        if self._reported.now((name, type(error))):
             log.error("%s failed: %s", name, str(error)[:_LONGEST_TEXT], exc_info=error)
 
     def _put_off(self, chore: Chore) -> None:
@@ -105,28 +105,28 @@ class Housekeeping:
         chore.due = time.monotonic() + wait
 
 
-class Sparingly:
-    """Says what to tell of: each thing once in a while, however often it happens.
+class RepeatLimit:
+    """Says what to log: each thing once in a while, however often it happens.
 
     Parameters
     ----------
     every_s
-        Seconds between two times that the same thing is told of.
+        Seconds between two lines about the same thing.
     """
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._told: OrderedDict[object, float] = OrderedDict()
+        self._reported: OrderedDict[object, float] = OrderedDict()
 
     def now(self, what: object) -> bool:
-        """Whether this is to be told of."""
+        """Whether this is to be logged."""
         now = time.monotonic()
-        if now - self._told.get(what, -self._every_s) < self._every_s:
+        if now - self._reported.get(what, -self._every_s) < self._every_s:
             return False
-        self._told.pop(what, None)
-        self._told[what] = now
-        if len(self._told) > _MOST_REMEMBERED:
-            self._told.popitem(last=False)
+        self._reported.pop(what, None)
+        self._reported[what] = now
+        if len(self._reported) > _MOST_REMEMBERED:
+            self._reported.popitem(last=False)
         return True
 
 

@@ -23,7 +23,7 @@ __all__ = [
     "ListEnds",
     "Message",
     "Page",
-    "Untold",
+    "Unlistable",
     "WatchSink",
 ]
 
@@ -55,7 +55,7 @@ class ListEnds:
 
 
 @dataclass(frozen=True, slots=True)
-class Untold:
+class Unlistable:
     """Nobody can tell which objects of the kind exist."""
 
     watched: Watched
@@ -85,7 +85,7 @@ class Gone:
     obj: Any
 
 
-Message = ListBegins | Page | ListEnds | Untold | Exists | ExistsInPart | Gone
+Message = ListBegins | Page | ListEnds | Unlistable | Exists | ExistsInPart | Gone
 
 
 class Inbox:
@@ -165,9 +165,9 @@ class WatchSink:
         """That was all."""
         self._inbox.put(ListEnds(self._watched))
 
-    def untold(self) -> None:
+    def unlistable(self) -> None:
         """An optional kind is not served, or may not be read."""
-        self._inbox.put(Untold(self._watched))
+        self._inbox.put(Unlistable(self._watched))
 
     def event(self, kind: str, obj: Any) -> None:  # noqa: ANN401 - of the watched kind
         """A change, as a reflector tells it."""

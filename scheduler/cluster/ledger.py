@@ -51,7 +51,7 @@ class Cluster:
     pods
         Pods that kube-scheduler has asked about, and pods that wait.
     requeue
-        Refused pods that kube-scheduler may have to be told about.
+        Refused pods that may have to be requeued.
     victims
         Pods that are evicted for others.
     pricing

@@ -130,7 +130,7 @@ class LiveRules:
         rules = list(reading.unknown)
         if reading.attaches:
             rules.append(DRIVER_LIMITS)
-        if self.kept.untold:
+        if self.kept.too_long:
             rules.append(_TOO_LONG)
         peer = peer_of(pod, namespaces, reading.exclusive, wary=False)
         selection = replace(request.selection, volumes=reading.nodes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from scheduler.cluster.housekeeping import Sparingly
+from scheduler.cluster.housekeeping import RepeatLimit
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.live_figures import LiveFigures
 from scheduler.cluster.repair import evict_phantoms, heal
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 _MOST_AT_ONCE = 32
 _LOGGED_DIFFERENCES = 5
-_TOLD_EVERY_S = 3600.0
+_REPORT_EVERY_S = 3600.0
 
 
 class Recount:
@@ -31,7 +31,7 @@ class Recount:
 
     def __init__(self, ledger: Ledger, figures: LiveFigures) -> None:
         self._ledger, self._figures = ledger, figures
-        self._told = Sparingly(_TOLD_EVERY_S)
+        self._reported = RepeatLimit(_REPORT_EVERY_S)
 
     def run(self) -> list[str]:
         """Compare the state with the facts, beside the cluster, and mend it if it differs."""
@@ -71,5 +71,5 @@ class Recount:
                 heal(cluster.engine, cluster.live.charges, [name])
         except Exception:  # tried again after the next recount
             self._figures.chore_faults["recount"] += 1
-            if self._told.now(("heal", name)):
+            if self._reported.now(("heal", name)):
                 log.exception("node %s cannot be healed", name)

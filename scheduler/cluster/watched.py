@@ -81,7 +81,7 @@ class WatchedKind(ABC, Generic[T]):
     def whole(self, cluster: Cluster) -> None:
         """All objects of the kind have been applied."""
 
-    def untold(self, cluster: Cluster) -> None:
+    def unlistable(self, cluster: Cluster) -> None:
         """Nobody can tell any more which objects exist."""
 
 
@@ -169,12 +169,12 @@ class Watched:
         self.listed, self.unlisted = True, set()
         self.kind.whole(cluster)
 
-    def untold(self, cluster: Cluster) -> None:
+    def unlistable(self, cluster: Cluster) -> None:
         """Nobody can tell which objects exist: none is known any more."""
         for identity in list(self.kind.known(cluster)):
             self.gone(cluster, identity)
         self.listed, self.unlisted = False, set()
-        self.kind.untold(cluster)
+        self.kind.unlistable(cluster)
 
     def differs(self, cluster: Cluster, identity: str, obj: Any | None) -> bool:  # noqa: ANN401 - of this kind
         """Whether what the API has is not what is known; None if it has none."""

@@ -248,6 +248,6 @@ class RuleObjects(WatchedKind[Any]):
         """Rules can be told from now on."""
         cluster.rules.context.listed(self._kind)
 
-    def untold(self, cluster: Cluster) -> None:
+    def unlistable(self, cluster: Cluster) -> None:
         """Rules cannot be told any more."""
-        cluster.rules.context.untold(self._kind)
+        cluster.rules.context.unlistable(self._kind)

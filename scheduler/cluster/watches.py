@@ -9,7 +9,7 @@ from typing import Any
 
 from scheduler.cluster.api.client import KubeClient
 from scheduler.cluster.api.discovery import find
-from scheduler.cluster.housekeeping import Sparingly
+from scheduler.cluster.housekeeping import RepeatLimit
 from scheduler.cluster.inbox import Inbox
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.watched import Watched, WatchedKind
@@ -35,12 +35,14 @@ class Watches:
         The API.
     inbox
         Where what is heard goes.
-    told
+    reported
         What has been logged lately.
     """
 
-    def __init__(self, ledger: Ledger, client: KubeClient, inbox: Inbox, told: Sparingly) -> None:
-        self._ledger, self._client, self._inbox, self._told = ledger, client, inbox, told
+    def __init__(
+        self, ledger: Ledger, client: KubeClient, inbox: Inbox, reported: RepeatLimit
+    ) -> None:
+        self._ledger, self._client, self._inbox, self._reported = ledger, client, inbox, reported
         self._started = time.monotonic()
         self._by_label: dict[str, Watched] = {}
 
@@ -140,5 +142,5 @@ class Watches:
         )
 
     def _unreadable(self, label: str, text: str) -> None:
-        if self._told.now((label, text)):
+        if self._reported.now((label, text)):
             log.warning("an object of %s cannot be read: %s", label, text[:_LONGEST_TEXT])

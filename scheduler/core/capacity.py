@@ -1,7 +1,7 @@
 """What the cluster can hold, empty and as it is: the bounds that come before any plan.
 
-Whoever asks for more pods at once than that is refused by a few sums over the nodes, however many
-it asks for and whatever they look like. The bound is never too low: what it refuses cannot be.
+A request for more pods at once than that is refused by a few sums over the nodes, however many it
+is for and whatever they look like. The bound is never too low: what it refuses cannot be.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ COLUMNS: tuple[tuple[str, type[np.signedinteger], int, int], ...] = (
 
 
 def counted(amount: int) -> int:
-    """What an amount counts for in a column. Whoever asks for more than fits anywhere fills up."""
+    """What an amount counts for in a column: no more than fits anywhere."""
     return min(max(int(amount), 0), _MOST)
 
 

@@ -60,8 +60,8 @@ class Engine:
     reservations : Reservations
         Tentative placements.
     neighbours : Neighbours or None
-        Who is where, for rules between pods; applied where node rules are. Whoever sets it keeps it
-        up to date. None beside a live cluster, where kube-scheduler applies these rules itself.
+        Which pods are where, for rules between pods; applied where node rules are. Its setter keeps
+        it up to date. None beside a live cluster, where kube-scheduler applies these rules itself.
     """
 
     def __init__(

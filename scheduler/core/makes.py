@@ -2,9 +2,9 @@
 
 Nearly every node has devices of one resource, one model and one way of sharing; it is *usual*, and
 has no make. Others are *odd*: a GPU beside one of another vendor, or a partitioned one; or units
-that are no devices. A
-node that offers ``nvidia.com/gpu: 16`` may have four devices, each shared by four pods, or
-partitioned ones; a pod that asks for one ``nvidia.com/gpu`` gets a replica or an instance there.
+that are not devices. A node that offers ``nvidia.com/gpu: 16`` may have four devices, each shared
+by four pods, or partitioned ones; a pod that asks for one ``nvidia.com/gpu`` gets a replica or an
+instance there.
 """
 
 from __future__ import annotations

@@ -301,7 +301,7 @@ class PodRequest:
             if getattr(self, name) < 0:
                 raise InvalidInput(f"pod.{name}", f"is negative ({getattr(self, name)})")
         if self.counted:
-            object.__setattr__(self, "counted", _asked(self.counted))
+            object.__setattr__(self, "counted", _counted_requests(self.counted))
         shape = Shape(self.cpu_milli, self.memory_bytes, self.gpu, self.counted)
         object.__setattr__(self, "shape", shape)
 
@@ -311,7 +311,7 @@ class PodRequest:
         return f"{self.namespace}/{self.name}"
 
 
-def _asked(counted: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+def _counted_requests(counted: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
     """Amounts that are asked for, in one order."""
     for name, amount in counted:
         if amount < 0:

@@ -5,7 +5,7 @@ that runs only 8-GPU jobs. The profile is that workload. Following FGD (Weng et 
 the most popular shapes are kept until they cover 95 % of the pods; memory does not tell shapes
 apart. Weights are integers, so that everything computed from a profile is exact.
 
-Whoever creates pods decides how many shapes there are, so their number is bounded: of very many
+Users decide by their pods how many shapes there are, so their number is bounded: of very many
 the popular ones stay as they are, and the others are counted together, each as a somewhat larger
 one. No cluster that was looked at has a tenth of as many.
 """

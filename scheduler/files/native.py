@@ -356,7 +356,7 @@ def _request(pod: _Pod) -> PodRequest:
         name=pod.name,
         cpu_milli=pod.cpu_milli,
         memory_bytes=_memory(pod, least=0),
-        gpu=_asked(pod.gpu),
+        gpu=_gpu_request(pod.gpu),
         priority=pod.priority,
         selection=_selection(pod),
         gang=_gang(pod),
@@ -365,7 +365,7 @@ def _request(pod: _Pod) -> PodRequest:
     )
 
 
-def _asked(gpu: _Gpu) -> GpuRequest:
+def _gpu_request(gpu: _Gpu) -> GpuRequest:
     return GpuRequest(
         gpu.count,
         gpu.milli,
@@ -374,7 +374,7 @@ def _asked(gpu: _Gpu) -> GpuRequest:
         gpu.replicas,
         tuple(gpu.products),
         gpu.resource,
-        also=tuple(_asked(more) for more in gpu.also),
+        also=tuple(_gpu_request(more) for more in gpu.also),
     )
 
 

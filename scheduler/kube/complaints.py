@@ -1,6 +1,6 @@
 """Log lines about what others write: each object once an hour, each line of bounded length.
 
-Whoever may change an object may change it as often as he likes, and each change is read. What is
+Every author of an object may change it as often as they like, and each change is read. What is
 wrong with it is worth a line; a line for every change is a way to fill a disk.
 """
 

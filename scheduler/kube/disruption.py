@@ -1,7 +1,7 @@
 """Which running pods may be disturbed, at what cost, and within which budgets.
 
 A pod may be moved if something will start it again: it has a controller that is not bound to the
-node. Whoever wants a pod left alone says so by the annotations that the autoscalers read. What is
+node. A pod that is to be left alone says so by the annotations that the autoscalers read. What is
 critical to the cluster itself is never moved.
 
 Whom budgets guard is what the Eviction API makes of it: it asks no budget about a pod that has not

@@ -455,7 +455,11 @@ def called(
     resources
         Names that bring a pod to the extender.
     """
-    ours = [pod for pod in pods if pod.spec.scheduler_name == scheduler and _asks(pod, resources)]
+    ours = [
+        pod
+        for pod in pods
+        if pod.spec.scheduler_name == scheduler and _requests_any(pod, resources)
+    ]
     question = f"does kube-scheduler call us for pods of {scheduler}?"
     asked = counts.get("filter", 0)
     placed = sum(bool(pod.spec.node_name) for pod in ours)
@@ -493,7 +497,7 @@ def called(
 _VERBS = frozenset({"filter", "prioritize", "bind", "preempt"})
 
 
-def _asks(pod: PodObject, resources: set[str]) -> bool:
+def _requests_any(pod: PodObject, resources: set[str]) -> bool:
     containers = [*(pod.spec.containers or ()), *(pod.spec.init_containers or ())]
     stated: list[Mapping[str, Any] | None] = []
     for container in containers:

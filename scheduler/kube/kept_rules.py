@@ -57,7 +57,7 @@ class KeptRules:
         Labels of pods without a node; the others are observed with theirs.
     leaving : set of str
         Pods that are being deleted.
-    untold : set of str
+    too_long : set of str
         Pods whose rules are too long to be kept.
     """
 
@@ -66,7 +66,7 @@ class KeptRules:
         self.claims: dict[str, tuple[str, ...]] = {}
         self.labels: dict[str, Mapping[str, str]] = {}
         self.leaving: set[str] = set()
-        self.untold: set[str] = set()
+        self.too_long: set[str] = set()
 
     def keep(self, pod: RuledPod) -> None:
         """A pod exists and looks like this."""
@@ -83,7 +83,7 @@ class KeptRules:
         rules = of_others(pod.spec)
         content = b"" if rules is None else msgspec.json.encode(rules)
         if len(content) > _LONGEST_KEPT:
-            self.untold.add(uid)
+            self.too_long.add(uid)
         elif content:
             one_object = len(content) <= _LONGEST_SHARED
             self.rules[uid] = _shared(content) if one_object else spec_decoder.decode(content)
@@ -94,7 +94,7 @@ class KeptRules:
         self.claims.pop(uid, None)
         self.labels.pop(uid, None)
         self.leaving.discard(uid)
-        self.untold.discard(uid)
+        self.too_long.discard(uid)
 
     def beside(
         self, request: PodRequest, state: ClusterState, facts: Mapping[str, ObservedPod]

@@ -127,7 +127,7 @@ class RuleContext:
         """All objects of a kind are known."""
         self.storage.listed.add(kind)
 
-    def untold(self, kind: str) -> None:
+    def unlistable(self, kind: str) -> None:
         """Nobody can tell which objects of a kind exist; none is kept."""
         self.storage.listed.discard(kind)
         for key in self.keys(kind):

@@ -105,13 +105,13 @@ class Experiment:
     @property
     def config_hash(self) -> str:
         """First 16 hex digits of the SHA-256 over the canonical JSON of all fields."""
-        told = asdict(self)
-        profile = told.pop("workload_profile")
+        stated = asdict(self)
+        profile = stated.pop("workload_profile")
         if profile != "given":  # what is not said does not change a name that is known already
-            told["mix"] = profile  # nor does the name of the field
+            stated["mix"] = profile  # nor does the name of the field
         if self.weights is None:
-            del told["weights"]
-        canonical = json.dumps(told, sort_keys=True, separators=(",", ":"))
+            del stated["weights"]
+        canonical = json.dumps(stated, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -358,7 +358,7 @@ def _validator(
 ) -> None:
     """Replay the log; running pods of a dump are facts that may over-fill and are not judged.
 
-    Of the others there, only whether their node lets them in can be told.
+    Of the others there, only whether their node lets them in can be stated.
     """
     if workload.bound:
         differences = state.check()

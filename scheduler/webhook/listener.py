@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
 
-from scheduler.cluster.housekeeping import Sparingly
+from scheduler.cluster.housekeeping import RepeatLimit
 from scheduler.webhook.connection import Connection, Step, WsgiApp, lasting_environ
 
 __all__ = ["Limits", "Listener"]
@@ -150,7 +150,7 @@ class Listener:
         self._lasting = lasting_environ(self.host, self.port, secure=tls is not None)
         self._places = limits.within_files()
         self._short_of_files = False
-        self._told = Sparingly(every_s=_TOLD_EVERY_S)
+        self._told = RepeatLimit(every_s=_TOLD_EVERY_S)
         self._lock = threading.Lock()
         self._table: dict[int, Connection] = {}  # by descriptor, oldest first
         self._handshakes, self._arrivals = select.epoll(), select.epoll()

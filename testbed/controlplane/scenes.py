@@ -102,7 +102,7 @@ def _node(rng: random.Random, name: str, scene: Scene, topics: tuple[str, ...]) 
 def _pod(rng: random.Random, name: str, scene: Scene, topics: tuple[str, ...]) -> Json:
     made = pod(
         name,
-        _asked_devices(rng, topics),
+        _requested_devices(rng, topics),
         cpu_milli=rng.choice((100, 500, 1000, 2500)),
         memory_mib=rng.choice((64, 1024, 3000)),
         labels={"app": rng.choice("abc"), "tier": rng.choice(("front", "back"))},
@@ -183,7 +183,7 @@ DEVICE_KINDS: dict[str, Callable[[random.Random, Json], None]] = {
 }
 
 
-def _asked_devices(rng: random.Random, topics: tuple[str, ...]) -> dict[str, int]:
+def _requested_devices(rng: random.Random, topics: tuple[str, ...]) -> dict[str, int]:
     kinds = [name for name in DEVICE_KINDS if name in topics]
     if not kinds or rng.random() < 0.15:
         return {}
@@ -334,18 +334,18 @@ def _ask(made: Json, name: str, amount: int) -> None:
         kind[name] = str(amount)
 
 
-def _asks_counted(rng: random.Random, made: Json, _: Scene) -> None:
+def _requests_counted(rng: random.Random, made: Json, _: Scene) -> None:
     name = rng.choice((WIDGET, HUGE, SCRATCH))
     if name == HUGE:
         _ask(made, "cpu", 1)  # the API server wants them to ask for one of the two
     _ask(made, name, {WIDGET: rng.randint(1, 2), HUGE: 32 << 20, SCRATCH: 9 * _GIB}[name])
 
 
-def _asks_odd_memory(rng: random.Random, made: Json, _: Scene) -> None:
+def _requests_odd_memory(rng: random.Random, made: Json, _: Scene) -> None:
     _ask(made, "memory", rng.choice((1, 999_999_999, 2_147_483_647, 1_333_333_333)))
 
 
-def _asks_nothing_else(_rng: random.Random, made: Json, _: Scene) -> None:
+def _requests_nothing_else(_rng: random.Random, made: Json, _: Scene) -> None:
     """Neither cpu nor memory."""
     stated = _resources(made)
     for kind in stated.values():
@@ -523,10 +523,10 @@ def _owners(_: random.Random, made: Json, __: Scene) -> None:
 
 
 OF_PODS: dict[str, Topic] = {
-    "odd memory": _asks_odd_memory,
-    "zero requests": _asks_nothing_else,
+    "odd memory": _requests_odd_memory,
+    "zero requests": _requests_nothing_else,
     "inits": _inits,
-    "counted": _asks_counted,
+    "counted": _requests_counted,
     "taints": _tolerations,
     "cordons": _tolerations,
     "selectors": _selector,

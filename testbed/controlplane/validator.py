@@ -283,7 +283,7 @@ def _devices(node: Json, pods: list[Json], foreign: Callable[[Json], bool]) -> l
         found += wrong
         if shares is None:
             continue
-        found += _asked(pod, wanted, shares)
+        found += _misplaced(pod, wanted, shares)
         for index, milli, memory, _ in shares:
             device = devices[index]
             device.milli += milli
@@ -332,21 +332,21 @@ def _shares(pod: Json) -> tuple[list[Share] | None, list[Violation]]:
     return shares, []
 
 
-def _asked(pod: Json, wanted: Mapping[str, Fraction], shares: list[Share]) -> list[Violation]:
+def _misplaced(pod: Json, wanted: Mapping[str, Fraction], shares: list[Share]) -> list[Violation]:
     """Whether the devices recorded are what the pod asked for."""
-    asked_milli, asked_memory = int(wanted.get(MILLI, 0)), int(wanted.get(MEMORY, 0))
+    requested_milli, requested_memory = int(wanted.get(MILLI, 0)), int(wanted.get(MEMORY, 0))
     milli, memory = sum(share[1] for share in shares), sum(share[2] for share in shares)
     found = []
-    if asked_milli and milli != asked_milli:
-        found.append(f"has {milli} milli, asked for {asked_milli}")
-    if asked_memory and memory != asked_memory:
-        found.append(f"has {memory} MiB, asked for {asked_memory}")
+    if requested_milli and milli != requested_milli:
+        found.append(f"has {milli} milli, asked for {requested_milli}")
+    if requested_memory and memory != requested_memory:
+        found.append(f"has {memory} MiB, asked for {requested_memory}")
     if any(share[1] <= 0 for share in shares):
         found.append("has an empty share of a device")
     if len({share[0] for share in shares}) != len(shares):
         found.append("has the same device twice")
-    if len(shares) != max(1, asked_milli // DEVICE):
-        found.append(f"has {len(shares)} devices, asked for {max(1, asked_milli // DEVICE)}")
+    if len(shares) != max(1, requested_milli // DEVICE):
+        found.append(f"has {len(shares)} devices, asked for {max(1, requested_milli // DEVICE)}")
     return [Violation("assignment", _name(pod), text) for text in found]
 
 

@@ -109,7 +109,7 @@ def command(
     workload = generate(config)
     (native if style == "snugfit" else dump_writer).write(workload, out)
     fleet = Counter((node.product, len(node.devices)) for node in workload.nodes)
-    kinds = Counter(_asked(request.gpu) for request in workload.requests)
+    kinds = Counter(_requested(request.gpu) for request in workload.requests)
     gpus = workload.gpu_milli // 1000
     summary = {
         "file": str(out),
@@ -131,7 +131,7 @@ def command(
     print_table(plural(len(workload.arrivals), "pod"), ("GPU request", "pods"), kinds.most_common())
 
 
-def _asked(gpu: object) -> str:
+def _requested(gpu: object) -> str:
     from scheduler.core.model import GpuRequest
 
     assert isinstance(gpu, GpuRequest)

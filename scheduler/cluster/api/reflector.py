@@ -60,7 +60,7 @@ class Sink(Protocol[T_contra]):
     def listed(self) -> None:
         """That was all: whatever was not listed does not exist."""
 
-    def untold(self) -> None:
+    def unlistable(self) -> None:
         """Nobody can tell which objects exist: an optional kind is not served, or may not be read.
 
         What was told of it before may be false by now.
@@ -281,7 +281,7 @@ class Reflector(Generic[T]):
         self.figures.evidence_at = time.monotonic()
         self._version = ""
         if self._optional:
-            self._sink.untold()
+            self._sink.unlistable()
         else:
             self._sink.listing()
             self._sink.listed()

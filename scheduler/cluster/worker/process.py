@@ -1,6 +1,6 @@
 """A process beside this one that is spoken to in messages, none of which can block for ever.
 
-Whoever sends to a stopped process fills a socket's buffer and waits, unless every write has an end.
+A sender to a stopped process fills a socket's buffer and waits, unless every write has an end.
 Here reads and writes never block; while one of them waits, three things say that the process lives:
 
 - it takes or sends bytes; a thread of it sends an empty message once a second;

@@ -94,7 +94,7 @@ class Protocol:
 
 
 def _kai_pod(pod: PodObject, names: ResourceNames) -> Record | None:
-    """Whoever may write there reserves devices for KAI; a group on any other pod is a wish."""
+    """A pod there reserves devices for KAI; a group on any other pod is a wish."""
     if pod.metadata.namespace != names.kai_namespace:
         return None
     labels = pod.metadata.labels or {}

@@ -2,7 +2,7 @@
 
 One life cycle, driven by the webhook and by the simulator::
 
-    profile     in force --pods seen--> due --made--> waiting for prices --priced--> in force
+    profile in force --pods seen--> due --made--> waiting for prices --priced--> in force
                                      |                                              ^
                                      +--without prices, or early on: at once--------+
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from scheduler.cluster import recount
-from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, Sparingly
+from scheduler.cluster.housekeeping import Chore, Housekeeping, Patience, RepeatLimit
 from scheduler.core.errors import KubeApiError
 from testbed.fake_api import PODS, eventually
 from testbed.kube_objects import pod_json
@@ -61,9 +61,9 @@ def test_nothing_is_looked_after_before_there_is_anything() -> None:
 
 
 def test_one_thing_is_told_of_once_in_a_while() -> None:
-    told = Sparingly(every_s=3600.0)
+    told = RepeatLimit(every_s=3600.0)
     assert [told.now(what) for what in ("a", "a", "b", "a")] == [True, False, True, False]
-    always = Sparingly(every_s=0.0)
+    always = RepeatLimit(every_s=0.0)
     assert always.now("a") and always.now("a")
 
 
