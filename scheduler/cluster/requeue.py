@@ -35,7 +35,7 @@ from scheduler.core.model import GangKey, GpuKind, NodeSelection, PodRequest, Re
 
 __all__ = ["REQUEUE_ANNOTATION", "RefusedPods"]
 
-REQUEUE_ANNOTATION = "snugfit.io/requeued-at"
+REQUEUE_ANNOTATION = "snugfit.io/woken-at"
 _MOST_LOOKS = 32
 _MOST_REQUEUED = 16
 _PAUSE_S = 8.0

@@ -116,7 +116,7 @@ def test_a_device_plugin_beside_it_is_worth_a_warning() -> None:
             "MIG",
         ),
         ({}, {"nvidia.com/gpu": "8", "koordinator.sh/gpu": "800"}, "Koordinator shares"),
-        ({}, {"nvidia.com/gpu": "70"}, "no label says of how many"),
+        ({}, {"nvidia.com/gpu": "70"}, "no label says how many"),
         ({}, {"gpu.intel.com/i915": "10"}, "may be shares"),
         ({"gpu.intel.com/device.count": "1"}, {"gpu.intel.com/i915": "10"}, "time-sliced"),
         (

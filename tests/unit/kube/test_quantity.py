@@ -48,7 +48,7 @@ def test_values(text, value) -> None:
 
 @pytest.mark.parametrize("text", ["", "abc", "1mm", "1 Gi", "--1", "1e", "Gi", "1e9999", "1" * 65])
 def test_nonsense_names_the_field(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"spec\.x: .*no quantity"):
+    with pytest.raises(InvalidInput, match=r"spec\.x: .*not a quantity"):
         parse(text, "spec.x")
 
 
