@@ -10,22 +10,26 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from ortools.sat.python import cp_model
 
 from scheduler.core.makes import Ask, meaning
 from scheduler.core.mig import UNIT, MigType
 from scheduler.core.model import DEVICE_MILLI, DeviceShare, GpuKind, GpuRequest
 from scheduler.core.state import ClusterState, DeviceCode
 
+if TYPE_CHECKING:  # a bound and a problem that is only described need no solver of windows
+    from ortools.sat.python import cp_model
+
+    Var = cp_model.IntVar
+    Expr = cp_model.LinearExprT
+
 __all__ = ["OddRooms", "OddRow", "asks_of", "odd_rows"]
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
-Var = cp_model.IntVar
-Expr = cp_model.LinearExprT
 
 
 def odd_rows(state: ClusterState) -> BoolArray:

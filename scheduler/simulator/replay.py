@@ -31,7 +31,6 @@ from scheduler.core.validator import Validator
 from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.files.workload import Arrival, Workload, meet, place_bound
 from scheduler.planner.effort import Budget
-from scheduler.planner.plan import plan
 from scheduler.simulator.inflation import (
     Experiment,
     Selector,
@@ -444,6 +443,8 @@ class _Run:
 
     def _carry_out_plan(self, now: float) -> None:
         """Plan all waiting pods at once and start those that the plan has a node for."""
+        from scheduler.planner.plan import plan
+
         waiting = {pod.arrival.request.uid: pod for pod in self.pool.values()}
         pending = tuple(pod.arrival.request for pod in waiting.values())
         snapshot = Snapshot(self.state.snapshot(), pending, self.workload.gangs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -124,12 +125,25 @@ def one_by_one(
 
 @contextmanager
 def _ctrl_c_put_off() -> Iterator[None]:
-    """Keep SIGINT from processes begun here for good, and from this one until the end."""
+    """Keep SIGINT from processes begun here for good, and from this one until the end.
+
+    Processes inherit the mask. In this one it is of one thread, and libraries have threads of their
+    own (NumPy's), any of which may be the one that is told: then the handler waits.
+    """
+    told: list[int] = []
+    handler = signal.getsignal(signal.SIGINT)
+    main = threading.current_thread() is threading.main_thread() and handler is not None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if main:
+        signal.signal(signal.SIGINT, lambda number, _frame: told.append(number))
     try:
         yield
     finally:
+        if main:
+            signal.signal(signal.SIGINT, handler)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if told:
+            signal.raise_signal(told[0])
 
 
 @lru_cache(maxsize=2)

@@ -118,30 +118,34 @@ def test_too_large_instances_are_refused_unread(folder: Path, bench) -> None:
     is_one_line(bench("vector", "sparse.vbp"), "more than 64 MiB", by="bench")
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("2 10 10\n1\n-1 5 3\n", ("row 1", "negative")),
-        ("2 10 10\n2\n1 5 3\n4 5 -3\n", ("row 2", "negative")),
-        ("2 10 -10\n1\n1 5 3\n", ("capacity -10",)),
-        ("2 10 10\n1\n1 50 3\n", ("row 1", "larger")),
-        ("2 10 10\n1\n1 5 100001\n", ("100,000 items",)),
-        ("2 10 10\n1\n1 5 " + "9" * 5000 + "\n", ("5000 digits",)),
-        ("2 10 10\n999999999999\n1 5 3\n", ("999999999999 rows",)),
-        ("99999 10 10\n1\n1 5 3\n", ("dimensions",)),
-        ("2 10 10\n1\n1.5 5 3\n", ("1.5",)),
-        ("2 10 10\n1\n٣ 5 3\n", ("integers",)),
-    ],
-)
-def test_a_bad_vector_file_is_named_and_stops_no_other(
-    folder: Path, bench, content: str, words
-) -> None:
+BAD = [
+    ("2 10 10\n1\n-1 5 3\n", ("row 1", "negative")),
+    ("2 10 10\n2\n1 5 3\n4 5 -3\n", ("row 2", "negative")),
+    ("2 10 -10\n1\n1 5 3\n", ("capacity -10",)),
+    ("2 10 10\n1\n1 50 3\n", ("row 1", "larger")),
+    ("2 10 10\n1\n1 5 100001\n", ("100,000 items",)),
+    ("2 10 10\n1\n1 5 " + "9" * 5000 + "\n", ("5000 digits",)),
+    ("2 10 10\n999999999999\n1 5 3\n", ("999999999999 rows",)),
+    ("99999 10 10\n1\n1 5 3\n", ("dimensions",)),
+    ("2 10 10\n1\n1.5 5 3\n", ("1.5",)),
+    ("2 10 10\n1\n٣ 5 3\n", ("integers",)),
+]
+
+
+@pytest.mark.parametrize(("content", "words"), BAD)
+def test_a_bad_vector_file_is_named(folder: Path, bench, content: str, words) -> None:
     (folder / "bad.vbp").write_text(content)
     is_one_line(bench("vector", "bad.vbp"), "bad.vbp", *words, by="bench")
-    done = bench("vector", "bad.vbp", "ok.vbp", "--budget", "500ms", "--json")
-    assert done.code == 2 and "bench: bad.vbp: " in done.err
+
+
+def test_bad_vector_files_stop_no_other(folder: Path, bench) -> None:
+    names = [f"bad-{number}.vbp" for number, _ in enumerate(BAD)]
+    for name, (content, _) in zip(names, BAD, strict=True):
+        (folder / name).write_text(content)
+    done = bench("vector", *names, "ok.vbp", "--budget", "500ms", "--json")
+    assert done.code == 2 and all(f"bench: {name}: " in done.err for name in names)
     said = json.loads(done.out)
-    assert [row["instance"] for row in said["rows"]] == ["ok"] and len(said["refused"]) == 1
+    assert [row["instance"] for row in said["rows"]] == ["ok"] and len(said["refused"]) == len(BAD)
 
 
 # -- rows --------------------------------------------------------------------------------------

@@ -24,7 +24,8 @@ POD_LIST = "name,cpu_milli,memory_mib,num_gpu,gpu_milli\np0,1000,1024,1,1000\np1
 NODE_LIST = "sn,cpu_milli,memory_mib,gpu,model\nn0,8000,8192,1,T4\n"
 
 
-def _run(*args: str, code: int | None = 0, **env: str) -> subprocess.CompletedProcess[str]:
+def _run(*args: str, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, with an environment of its own."""
     done = subprocess.run(
         [sys.executable, "-m", "scheduler.cli.main", *args],
         check=False,
@@ -33,7 +34,7 @@ def _run(*args: str, code: int | None = 0, **env: str) -> subprocess.CompletedPr
         timeout=120,
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path.cwd()), **env},
     )
-    assert code in (None, done.returncode), (done.returncode, done.stdout, done.stderr)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
     return done
 
 
@@ -51,14 +52,14 @@ def test_help_lists_every_command_without_importing_them() -> None:
     assert "Exit codes" in done.stdout
 
 
-def test_policies_as_json() -> None:
-    listed = json.loads(_run("policies", "--json").stdout)
+def test_policies_as_json(run) -> None:
+    listed = json.loads(run("policies", "--json").out)
     assert {"fgd", "best-fit", "kube-default"} <= {p["name"] for p in listed}
 
 
-def test_simulate_prints_one_object(lists: tuple[str, str]) -> None:
+def test_simulate_prints_one_object(lists: tuple[str, str], run) -> None:
     nodes, pods = lists
-    done = _run(
+    done = run(
         "simulate",
         nodes,
         pods,
@@ -68,16 +69,16 @@ def test_simulate_prints_one_object(lists: tuple[str, str]) -> None:
         "as-listed",
         "--json",
     )
-    (said,) = json.loads(done.stdout)["runs"]
+    (said,) = json.loads(done.out)["runs"]
     assert said["placed"] == 1 and said["pending"] == 1 and said["policy"] == "best-fit"
     assert said["capacity_gpu_milli"] == 1000 and said["requested_gpu_milli"] == 1500
     assert said["allocation_at"]["1.00"] == 100.0 and said["seed"] == 0
-    assert len(said["config_hash"]) == 16 and done.stderr == ""
+    assert len(said["config_hash"]) == 16 and done.err == ""
 
 
-def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
-    done = _run("simulate", lists[0], lists[1])
-    assert "1 pod stayed pending" in done.stdout
+def test_simulate_prints_a_table(lists: tuple[str, str], run) -> None:
+    done = run("simulate", lists[0], lists[1])
+    assert "1 pod stayed pending" in done.out
 
 
 @pytest.mark.parametrize(
@@ -102,9 +103,9 @@ def test_simulate_prints_a_table(lists: tuple[str, str]) -> None:
         (("bench", "online"), "python -m bench NAME"),
     ],
 )
-def test_bad_input_is_exit_2_and_one_clear_line(args: tuple[str, ...], message: str) -> None:
-    done = _run(*args, code=2)
-    assert message in done.stderr and "Traceback" not in done.stderr
+def test_bad_input_is_exit_2_and_one_clear_line(args: tuple[str, ...], message: str, run) -> None:
+    done = run(*args, code=2)
+    assert message in done.err and "Traceback" not in done.err
 
 
 def test_settings_are_shown_with_their_sources(tmp_path: Path) -> None:
@@ -132,23 +133,23 @@ def test_an_internal_fault_is_exit_3(
 
 
 @pytest.mark.parametrize("style", ["snugfit", "kubectl"])
-def test_what_is_generated_can_be_simulated(tmp_path: Path, style: str) -> None:
+def test_what_is_generated_can_be_simulated(tmp_path: Path, style: str, run) -> None:
     out = tmp_path / "w.json"
     said = json.loads(
-        _run("generate", "--out", str(out), "--nodes", "10", "--format", style, "--json").stdout
+        run("generate", "--out", str(out), "--nodes", "10", "--format", style, "--json").out
     )
     assert said["nodes"] == 10 and sum(kind["pods"] for kind in said["requests"]) == said["pods"]
-    (done,) = json.loads(_run("simulate", str(out), "--json").stdout)["runs"]
+    (done,) = json.loads(run("simulate", str(out), "--json").out)["runs"]
     assert done["placed"] + done["pending"] == said["pods"]
 
 
 @pytest.mark.server
-def test_the_demo_ends_with_a_verified_comparison() -> None:
-    said = json.loads(_run("demo", "--nodes", "60", "--json").stdout)
+def test_the_demo_ends_with_a_verified_comparison(run) -> None:
+    said = json.loads(run("demo", "--nodes", "60", "--json").out)
     assert said["violations"] == []
     assert said["snugfit"]["gpu_allocated_percent"] > said["default"]["gpu_allocated_percent"]
     assert said["snugfit"]["latency_ms"]["filter"]["p50"] > 0
-    table = _run("demo", "--nodes", "20").stdout
+    table = run("demo", "--nodes", "20").out
     assert "points of GPU allocation" in table and "state equals a recount" in table
 
 
@@ -195,8 +196,8 @@ def test_a_policy_file_and_a_profile_reach_the_prices_in_force(tmp_path: Path) -
     assert said["watts"] == {"T4": [11, 77], "cpu": [15, 120]}
 
 
-def test_a_profile_without_pods_is_refused(tmp_path: Path) -> None:
+def test_a_profile_without_pods_is_refused(tmp_path: Path, run) -> None:
     nodes = tmp_path / "n.csv"
     nodes.write_text(NODE_LIST)
-    done = _run("serve", "--offline", str(nodes), "--workload-profile", str(nodes), code=2)
-    assert "workload_profile_file" in done.stderr and "lists no pod" in done.stderr
+    done = run("serve", "--offline", str(nodes), "--workload-profile", str(nodes), code=2)
+    assert "workload_profile_file" in done.err and "lists no pod" in done.err

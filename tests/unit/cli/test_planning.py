@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,16 +15,6 @@ from scheduler.simulator.generate import GeneratorConfig, generate
 from tests.builders import node, pod
 
 DATA = Path(os.environ.get("SNUGFIT_DATA", "../shared/data"))
-
-
-def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "scheduler.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -> Path:
@@ -48,10 +36,10 @@ def _dump(tmp_path: Path, *, owned: bool = True, extra: tuple[dict, ...] = ()) -
     return path
 
 
-def test_plan_prints_one_object_and_says_no(tmp_path: Path) -> None:
-    done = _run("plan", str(_dump(tmp_path)), "--budget", "60s", "--json")
-    assert done.returncode == 1, done.stderr  # the pod of 8 fits nowhere
-    made = json.loads(done.stdout)
+def test_plan_prints_one_object_and_says_no(tmp_path: Path, snugfit) -> None:
+    done = snugfit("plan", str(_dump(tmp_path)), "--budget", "60s", "--json")
+    assert done.code == 1, done.err  # the pod of 8 fits nowhere
+    made = json.loads(done.out)
     assert made["status"] == "PROVED"
     (tier,) = made["tiers"]
     assert (tier["priority"], tier["pods"], tier["placed"], tier["gap"]) == (0, 4, 3, 0)
@@ -71,7 +59,7 @@ def test_plan_prints_one_object_and_says_no(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["bare", "flag", "budget", "annotation"])
-def test_nobody_is_moved_who_has_to_stay(tmp_path: Path, how: str) -> None:
+def test_nobody_is_moved_who_has_to_stay(tmp_path: Path, how: str, snugfit) -> None:
     budget = {
         "apiVersion": "policy/v1",
         "kind": "PodDisruptionBudget",
@@ -86,11 +74,11 @@ def test_nobody_is_moved_who_has_to_stay(tmp_path: Path, how: str) -> None:
             item["metadata"].setdefault("annotations", {})["karpenter.sh/do-not-disrupt"] = "true"
         path.write_text(json.dumps(content))
     flags = ["--no-moves"] if how == "flag" else []
-    made = json.loads(_run("plan", str(path), "--json", *flags).stdout)
+    made = json.loads(snugfit("plan", str(path), "--json", *flags).out)
     assert made["moves"] == [] and made["status"] == "INFEASIBLE_PROVED"
 
 
-def test_gangs_and_gates_of_a_dump(tmp_path: Path) -> None:
+def test_gangs_and_gates_of_a_dump(tmp_path: Path, snugfit) -> None:
     """A pod group of 2 that cannot fit whole waits whole; a gated pod is not planned."""
     group = {
         "kind": "PodGroup",
@@ -107,32 +95,32 @@ def test_gangs_and_gates_of_a_dump(tmp_path: Path) -> None:
             del item["spec"]["nodeName"]
             item["spec"]["schedulingGates"] = [{"name": "kueue.x-k8s.io/admission"}]
     path.write_text(json.dumps(content))
-    made = json.loads(_run("plan", str(path), "--json").stdout)
+    made = json.loads(snugfit("plan", str(path), "--json").out)
     assert made["placements"] == [] and {u["name"] for u in made["unplaced"]} == {"w", "x"}
     assert all("gang does not fit" in u["reason"] for u in made["unplaced"])
 
 
-def test_plan_explains_itself(tmp_path: Path) -> None:
-    done = _run("plan", str(_dump(tmp_path)), "--explain", "--deterministic")
-    assert "move  default/r" in done.stdout and "place default/w: " in done.stdout
-    assert "devices 0,1,2,3" in done.stdout and "pending default/x: no node" in done.stdout
+def test_plan_explains_itself(tmp_path: Path, snugfit) -> None:
+    done = snugfit("plan", str(_dump(tmp_path)), "--explain", "--deterministic")
+    assert "move  default/r" in done.out and "place default/w: " in done.out
+    assert "devices 0,1,2,3" in done.out and "pending default/x: no node" in done.out
 
 
-def test_a_plan_of_our_own_format_where_all_fits(tmp_path: Path) -> None:
+def test_a_plan_of_our_own_format_where_all_fits(tmp_path: Path, snugfit) -> None:
     path = tmp_path / "w.json"
     native.write(generate(GeneratorConfig(nodes=10, load=0.3, seed=1)), path)
-    done = _run("plan", str(path))
-    assert done.returncode == 0 and done.stdout.startswith("PROVED")
+    done = snugfit("plan", str(path))
+    assert done.code == 0 and done.out.startswith("PROVED")
 
 
-def test_bound_compares_with_the_best_possible(tmp_path: Path) -> None:
+def test_bound_compares_with_the_best_possible(tmp_path: Path, snugfit) -> None:
     path = tmp_path / "w.json"
     native.write(generate(GeneratorConfig(nodes=10, load=1.2, seed=1)), path)
-    done = _run("bound", str(path), "--budget", "1s", "--json")
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout)
+    done = snugfit("bound", str(path), "--budget", "1s", "--json")
+    assert done.code == 0, done.err
+    said = json.loads(done.out)
     assert 0 < said["planned_gpu_milli"] <= said["bound_gpu_milli"] <= said["capacity_gpu_milli"]
-    assert _run("bound", str(path), "--budget", "1s", "--below", "-1").returncode == 1
+    assert snugfit("bound", str(path), "--budget", "1s", "--below", "-1").code == 1
 
 
 @pytest.mark.parametrize(
@@ -152,7 +140,7 @@ def test_durations(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "soon", "0s", "-1s", "1d", "9" * 400, "\u0663s", "1e3"])
-def test_no_durations(tmp_path: Path, text: str) -> None:
+def test_no_durations(tmp_path: Path, text: str, snugfit) -> None:
     assert seconds_of(text) is None
-    done = _run("plan", str(tmp_path), f"--budget={text}")
-    assert done.returncode == 2 and "write 500ms, 10s or 2m" in done.stderr
+    done = snugfit("plan", str(tmp_path), f"--budget={text}")
+    assert done.code == 2 and "write 500ms, 10s or 2m" in done.err

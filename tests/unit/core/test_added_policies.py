@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from scheduler.files import native
+from scheduler.simulator.generate import GeneratorConfig, generate
+
 ROOT = Path(__file__).parents[3]
 
 _MODULE = '''
@@ -53,8 +56,10 @@ def _snugfit(installed: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 
 def test_a_policy_of_another_package_places_pods(installed: Path) -> None:
+    cluster = installed / "cluster.json"
+    native.write(generate(GeneratorConfig(nodes=4)), cluster)
     for name in ("emptiest", "tight"):
-        done = _snugfit(installed, "simulate", "--policy", name, "--json")
+        done = _snugfit(installed, "simulate", str(cluster), "--policy", name, "--json")
         assert done.returncode == 0, done.stderr
         assert f'"policy": "{name}"' in done.stdout
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +18,7 @@ from scheduler.files.workload import Arrival, Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile, nodes_to_find
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, as_listed, inflate, run
-from scheduler.simulator.sweep import Job, sweep
+from scheduler.simulator.sweep import Job, _ctrl_c_put_off, sweep
 from tests.builders import node, pod
 
 SMALL = generate(GeneratorConfig(nodes=40, load=0.7, seed=2))
@@ -158,6 +160,29 @@ def test_a_sweep_does_not_depend_on_its_processes(tmp_path: Path) -> None:
     assert [o.allocation_at for o in alone] == [o.allocation_at for o in together]
     assert steps[-1] == (5, 5)
     assert len({o.experiment.config_hash for o in alone}) == 5
+
+
+def test_ctrl_c_waits_until_processes_have_started_whichever_thread_is_told() -> None:
+    """Libraries have threads that block no signal; Python's handler runs in the main one."""
+    told, began = threading.Event(), threading.Event()
+    other = threading.Thread(target=told.wait)
+
+    def start() -> None:
+        with _ctrl_c_put_off():
+            signal.pthread_kill(other.ident, signal.SIGINT)
+            told.set()
+            other.join()
+            began.set()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    other.start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        told.set()
+    assert began.is_set()
 
 
 def test_as_listed_keeps_the_order() -> None:
