@@ -140,6 +140,7 @@ def _plan(
         not_considered=omissions,
         statistics={
             "kinds": len(instance.kinds),
+            "emptied": search.emptied,
             "chained": search.chained,
             "repaired": search.repaired,
             "undisturbed": search.undisturbed,

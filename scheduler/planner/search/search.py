@@ -21,6 +21,7 @@ from scheduler.planner.effort import Budget
 from scheduler.planner.instance import Level
 from scheduler.planner.layout import Layout, Value
 from scheduler.planner.search.chains import Chains
+from scheduler.planner.search.emptying import Emptying
 from scheduler.planner.search.greedy import gang_missing
 from scheduler.planner.search.repair import Repair
 from scheduler.planner.window.window import Window
@@ -69,6 +70,7 @@ class Search:
     windows: int = 0
     improved: int = 0
     whole_solves: int = 0
+    emptied: int = 0
     chained: int = 0
     repaired: int = 0
     undisturbed: int = 0
@@ -235,6 +237,11 @@ class Search:
         instance = self.instance
         kinds = [kind for kind, pods in enumerate(self.layout.unplaced) if pods]
         kinds.sort(key=lambda k: (-instance.kinds[k].priority, -instance.gpu_milli(k), k))
+        if instance.origin:
+            emptying = Emptying(self.layout, self.budget)
+            self.emptied = emptying.run(kinds)
+            if self.emptied:
+                self.refresh_bounds()
         chains = Chains(self.layout, self.budget)
         placed = chains.run(kinds)
         self.tried |= chains.failed
