@@ -122,4 +122,5 @@ def _record_refusal(cluster: Cluster, request: PodRequest, verdicts: Verdicts) -
         kept_by_reservations(engine, request, nodes.rows, verdicts.codes),
         anywhere=bool(nodes.unknown),
         gang=request.gang if cluster.gangs.members.gathered(request) else None,
+        lacking=cluster.is_joint(request) and not cluster.gangs.has_enough_members(request),
     )

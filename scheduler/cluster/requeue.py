@@ -11,7 +11,9 @@ not a pod, and ends without a word to kube-scheduler.
 
 A refused pod is requeued once at most, and of pods with equal requests as many are requeued at a
 time as there is room for: room for one is no reason to requeue a thousand. Members of a gang are
-requeued together, once there is room for as many as it needs.
+requeued together, once there is room for as many as it needs. Those that were refused because
+others did not exist are requeued once these do, room or not: what they were told is not true any
+more, and kube-scheduler would go on saying it for five minutes.
 
 A restart forgets which pods were refused, and a replica that takes over never knew. So when looks
 begin, or begin again after a pause, every pending pod counts as refused at that moment.
@@ -53,12 +55,13 @@ class _Alike:
     """Pods that fit at the same time: each with the time of its refusal, longest ago first.
 
     In the state of ``generation`` none of them fits. Reservations alone kept some of them from
-    evicting on the rows ``kept``.
+    evicting on the rows ``kept``. ``lacking`` are those whose gang lacked members.
     """
 
     kind: _Kind
     generation: int = -1
     kept: frozenset[int] = frozenset()
+    lacking: set[str] = field(default_factory=set)
     pods: OrderedDict[str, tuple[PodRequest, float]] = field(default_factory=OrderedDict)
 
     def waiting(self, before: float) -> list[PodRequest]:
@@ -95,6 +98,7 @@ class RefusedPods:
         *,
         anywhere: bool = False,
         gang: GangKey | None = None,
+        lacking: bool = False,
     ) -> None:
         """A pod fits nowhere, at this time and in the state of this generation.
 
@@ -109,6 +113,8 @@ class RefusedPods:
             Nodes where reservations alone kept it from evicting others.
         gang
             Its gang, where it fits together with the rest of that or not at all.
+        lacking
+            Not enough members of the gang exist.
         """
         self.drop(request.uid)
         asked = _bits(rows[rows >= 0])
@@ -117,6 +123,8 @@ class RefusedPods:
         alike.pods[request.uid] = (request, at)
         alike.generation = generation
         alike.kept = frozenset(kept.tolist()) if kept is not None else frozenset()
+        if lacking:
+            alike.lacking.add(request.uid)
         self._kind_of[request.uid] = alike.kind  # one copy of the bits for all of them
         if gang is not None:
             self._of_gang.setdefault(gang, set()).add(alike.kind)
@@ -129,6 +137,7 @@ class RefusedPods:
         if kind is not None:
             alike = self._kinds[kind]
             del alike.pods[uid]
+            alike.lacking.discard(uid)
             if not alike.pods:
                 del self._kinds[kind]
                 self._forget(kind)
@@ -216,7 +225,9 @@ class RefusedPods:
             rows = _open_rows(engine, request, kind)
             if together:
                 may_fit = together.could_fit(request, rows)
-                found = [pod for pod, _ in alike.pods.values()] if may_fit else []
+                found = [
+                    pod for pod, _ in alike.pods.values() if may_fit or pod.uid in alike.lacking
+                ]
                 places = len(found)
             else:
                 places = room(engine, request, rows, _MOST_REQUEUED)

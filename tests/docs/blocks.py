@@ -30,6 +30,7 @@ _FENCE = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _LOOSE = {"<number>": r"[\d.,]+", "<time>": r"[\dhms.]+", "<any>": r"\S+"}
+_DECISIONS = "curl -s localhost:10262/debug/decisions localhost:10262/debug/state"
 _PATIENCE_S = 300.0
 
 
@@ -122,11 +123,17 @@ class Shell:
             self._start(block)
             return
         script = f"set -e\n. {self._state}\n{block.text}\nexport -p > {self._state}\n"
-        done = subprocess.run(
-            ["bash", "-c", script], cwd=self._folder, env=self._environ, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=_PATIENCE_S,
-            check=False,
-        )  # fmt: skip
+        try:
+            done = subprocess.run(
+                ["bash", "-c", script], cwd=self._folder, env=self._environ,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                text=True, timeout=_PATIENCE_S, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired as error:
+            said = (error.stdout or b"").decode(errors="replace")
+            raise AssertionError(
+                f"{block} does not end; so far:\n{said}\n{self.logs()}\n{self._pods()}"
+            ) from error
         assert done.returncode == block.code, f"{block}: exit code {done.returncode}\n{done.stdout}"
         if block.output is not None:
             assert same(block.output, done.stdout), f"{block} prints\n{done.stdout}"
@@ -164,6 +171,17 @@ class Shell:
             path.read_text(encoding="utf-8", errors="replace")
             for path in sorted(self._folder.glob(".background-*.log"))
         )
+
+    def _pods(self) -> str:
+        """Pods and events of the cluster, where the page has one."""
+        script = (
+            f". {self._state}\n(kubectl get pods -o yaml; kubectl get events; {_DECISIONS}) 2>&1"
+        )
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=self._folder, env=self._environ, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE_S,
+        )  # fmt: skip
+        return done.stdout
 
     def close(self) -> None:
         """End what is still running, the last one first, as Ctrl-C would."""

@@ -95,6 +95,19 @@ def test_a_node_that_was_asked_about_has_let_the_pod_in_whatever_is_known_of_it(
     assert [p.name for p in woken(refusals, engine, before=10)] == ["p"] * asked
 
 
+def test_who_was_refused_for_missing_members_asks_again_once_they_exist_room_or_not(engine):
+    """Else kube-scheduler would say for five minutes that pods are missing which exist."""
+    gang = gang_key("g", 2)
+    early, late = (pod(f"m{i}", count=1, gang=gang) for i in range(2))
+    refusals = RefusedPods(100)
+    refusals.add(early, 0.0, -1, NO_ROWS, anywhere=True, gang=gang, lacking=True)
+    assert woken(refusals, engine, 10, early) == [], "the other one does not exist"
+    refusals.add(late, 1.0, engine.state.generation_now, NO_ROWS, anywhere=True, gang=gang)
+    refusals.stir(gang)
+    assert woken(refusals, engine, 10, early, late) == [early]
+    assert woken(refusals, engine, 10, early, late) == [] and len(refusals) == 1
+
+
 def test_a_member_was_let_in_as_well(engine):
     elsewhere, gang = NodeSelection(node_selector=(("zone", "b"),)), gang_key("g", 2)
     engine.state.add_node(node("m", gpus=1))
