@@ -266,3 +266,78 @@ def test_messages_are_in_the_words_of_the_field() -> None:
 )
 def test_a_retired_word_is_found(text: str, retired: bool) -> None:
     assert bool(_retired(text)) is retired
+
+
+_RETIRED_IN_NAMES = frozenset(
+    [
+        "mix",
+        "mixes",
+        "referee",
+        "leftover",
+        "leftovers",
+        "whoever",
+        "starved",
+        "dear",
+        "dearer",
+        "curable",
+    ]
+)
+
+
+def _names(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """What a module gives a name to: classes, functions, parameters, variables, attributes."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.lineno, node.name
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.attr
+
+
+def _words(name: str) -> set[str]:
+    return set(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_"))
+
+
+def test_names_are_in_the_words_of_the_field() -> None:
+    sources = [p for p in SOURCES if not p.is_relative_to(ROOT / "tests")]
+    found = [
+        f"{path}:{line}: {name}"
+        for path in sources
+        for line, name in _names(ast.parse(path.read_text()))
+        if _words(name) & _RETIRED_IN_NAMES
+    ]
+    assert sources and not found
+    assert not [p for p in sources if _words(p.stem) & _RETIRED_IN_NAMES]
+
+
+def test_a_retired_name_is_found() -> None:
+    names = dict.fromkeys(name for _, name in _names(ast.parse("class TypicalMix:\n  mix_s = 1")))
+    assert [bool(_words(name) & _RETIRED_IN_NAMES) for name in names] == [True, True]
+    assert not _words("mixed_nodes") & _RETIRED_IN_NAMES
+
+
+def test_names_that_pods_and_nodes_bear_do_not_change() -> None:
+    """Objects of earlier versions keep them; a rollback has to find its own."""
+    kept = {
+        f"snugfit.io/{name}"
+        for name in [
+            "devices",
+            "gang",
+            "gang-size",
+            "gpu-memory-mib",
+            "gpu-milli",
+            "visible-devices",
+            "woken-at",
+        ]
+    }
+    used = {
+        node.value
+        for path in SOURCES
+        if path.is_relative_to(ROOT / "scheduler")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert kept <= used

@@ -35,7 +35,7 @@ SILENCE_S = 4.0
 _STALL_S = 6.0  # how long it may take nothing of a message, although it lives
 _START_S = 60.0  # until the first sign that it has loaded its code
 _BEAT_S = 1.0
-_STARVED = 6  # times its deadline may take a process that works and gets no processor
+_WAITS_FOR_PROCESSOR = 6  # times its deadline may take a process that works and gets no processor
 _POLL_MS = 200
 _END_S = 5.0
 _LENGTH = struct.Struct(">Q")
@@ -121,7 +121,7 @@ class Companion:
         not had that much of it.
         """
         began = time.monotonic()
-        until, latest = began + within_s, began + _STARVED * within_s
+        until, latest = began + within_s, began + _WAITS_FOR_PROCESSOR * within_s
         used_before = used = _activity(self._process.pid)[0]
         while True:
             content = self._next()
