@@ -2,7 +2,7 @@
 
 What it costs to make room on one row does not depend on the others: which of its pods have to
 leave. Rows are taken in the order of that cost; those that leave fill holes as exactly as they can,
-and rather on rows that would be dear to empty. The search finds exceptions to this order later.
+and rather on rows that would be expensive to empty. The search finds exceptions to it later.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Emptying:
             placed = layout.state.placements.get(uid)
             if placed is not None and self._simple[kind]:
                 self._there[layout.state.row_of[placed.node]][uid] = kind
-        self._dear = np.zeros(len(layout.state), dtype=np.int64)
+        self._emptying_cost = np.zeros(len(layout.state), dtype=np.int64)
         self._claimed = np.zeros(len(layout.state), dtype=bool)
 
     def run(self, kinds: list[int]) -> int:
@@ -107,13 +107,13 @@ class Emptying:
         return placed
 
     def _ways(self, kind: int) -> list[tuple[tuple[int, int, int], _Way]]:
-        """The cheapest way on each row, as a heap; dear rows are remembered as such."""
-        self._dear[:] = _NEVER
+        """The cheapest way on each row, as a heap; what each costs is remembered."""
+        self._emptying_cost[:] = _NEVER
         ways = []
         for row in np.flatnonzero(self._instance.simple[kind]).tolist():
             way = self._way(kind, row)
             if way is not None:
-                self._dear[row] = way.cost
+                self._emptying_cost[row] = way.cost
                 ways.append((way.key, way))
         heapq.heapify(ways)
         return ways
@@ -186,8 +186,8 @@ class Emptying:
             return False
         for uid, row in targets.items():
             self._there[row][uid] = self._there[way.row].pop(uid)
-            # Whoever has come there makes it dearer to empty, even if coming cost nothing more.
-            self._dear[row] = min(_NEVER, self._dear[row] + 1)
+            # A pod that has come there makes it more expensive to empty, at whatever cost it came.
+            self._emptying_cost[row] = min(_NEVER, self._emptying_cost[row] + 1)
         self._there[way.row][pod.uid] = kind
         rows = sorted({way.row, *targets.values()})
         self._free[rows] = np.stack([column[rows] for column in self._columns()], axis=1)
@@ -223,7 +223,7 @@ class Emptying:
             for at, row in enumerate(rows.tolist()):
                 if row in taken:
                     left[at] -= taken[row][-1]
-            best = int(rows[np.lexsort((rows, -self._dear[rows], left))[0]])
+            best = int(rows[np.lexsort((rows, -self._emptying_cost[rows], left))[0]])
             targets[uid] = best
             taken[best] = taken.get(best, np.zeros_like(need)) + need
         return targets
