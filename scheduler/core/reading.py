@@ -33,6 +33,7 @@ LARGEST_WORKLOAD = 1 << 30
 """Bytes of a file that programs write: dumps of clusters, traces."""
 
 _MIB = 1 << 20
+_GLANCE = 4096
 _WIDE = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\0\0\xfe\xff": "UTF-32"}
 _MARK = b"\xef\xbb\xbf"
 _LONGEST_NUMBER = 40
@@ -71,7 +72,10 @@ def read_stream(
     file: BinaryIO, name: str, most: int = LARGEST_SETTINGS, *, may_be_empty: bool = False
 ) -> bytes:
     """All of an open file, such as standard input; :class:`InvalidInput` as :func:`read_bytes`."""
-    content = file.read(most + 1) or b""  # None where there is nothing yet
+    content = file.read(min(_GLANCE, most + 1)) or b""  # None where there is nothing yet
+    if not content.startswith(tuple(_WIDE)) and b"\0" in content:
+        text_of(content[: content.index(b"\0") + 1], name)  # the rest need not be read for that
+    content += file.read(most + 1 - len(content)) or b""
     if len(content) > most:
         raise _too_large(name, most)
     content = content.removeprefix(_MARK)

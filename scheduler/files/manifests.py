@@ -32,6 +32,10 @@ _DEEPEST_LIST = 4
 _SHOWN = 5
 _BETWEEN = re.compile(r"[\s\x1e]*(?:---[ \t]*\r?\n[\s\x1e]*)*")
 """What may stand between two documents of a stream of JSON."""
+_FIRST = re.compile(r"(?:[ \t]*(?:#[^\n]*|---[ \t]*|%[^\n]*)?\r?\n){0,1000}([^\n]{1,4096})")
+_OPENS = re.compile(r"\s*[-?{\[&!#%\ufeff]|.*:|\.\.\.|---")
+"""How a first line begins or goes on that is more than a plain value."""
+_NO_OBJECTS = "is neither JSON nor YAML of Kubernetes objects"
 _REMEDY = "write it with kubectl get nodes,pods,pdb -A -o json"
 
 
@@ -197,9 +201,13 @@ def _after(text: str, at: int) -> int:
 
 def _yaml_documents(content: bytes, name: str) -> list[msgspec.Raw]:
     found: list[msgspec.Raw] = []
-    for number, value in enumerate(yaml_values(text_of(content, name), name)):
+    text = text_of(content, name)
+    first = _FIRST.match(text)
+    if first is not None and not _OPENS.match(first[1]):
+        raise InvalidInput(name, _NO_OBJECTS, _REMEDY)
+    for number, value in enumerate(yaml_values(text, name)):
         if not isinstance(value, dict):
-            raise InvalidInput(name, "is neither JSON nor YAML of Kubernetes objects", _REMEDY)
+            raise InvalidInput(name, _NO_OBJECTS, _REMEDY)
         try:
             found.append(msgspec.Raw(msgspec.json.encode(value)))
         except (TypeError, ValueError, OverflowError, RecursionError) as error:

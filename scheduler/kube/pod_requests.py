@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from math import ceil
+from types import MappingProxyType
 
 import msgspec
 
@@ -97,8 +98,12 @@ def pod_request(
     Raises
     ------
     InvalidInput
-        A quantity cannot be read, or the GPU request contradicts itself. Names the field.
+        A quantity cannot be read, the GPU request contradicts itself, or there are more containers
+        than an object of the API can hold. Names the field.
     """
+    containers = len(pod.spec.containers or ()) + len(pod.spec.init_containers or ())
+    if containers > _MOST_CONTAINERS:
+        raise InvalidInput("spec.containers", f"{containers:,} of them are in no pod of the API")
     demand = _demand_of(_template(pod), names or _DEFAULT_NAMES)
     return _made(pod, demand, groups)
 
@@ -234,6 +239,7 @@ def _made(pod: PodObject, demand: _Demand, groups: Groups | None) -> PodRequest:
 
 _DEFAULT_NAMES = ResourceNames()
 
+_MOST_CONTAINERS = 1 << 15  # of 48 bytes at least, in an object of 1.5 MiB at most
 _LONGEST_KEPT = 1 << 12  # templates beyond are read anew for every pod
 _LONGEST_RULES = 1 << 14
 _MOST_RULES = 128
@@ -379,14 +385,32 @@ def _cpu_and_memory(totals: Totals) -> tuple[int, int]:
 def _requests(resources: Resources | None, path: str) -> Totals:
     if resources is None:
         return {}
-    stated: Quantities = dict(resources.limits or {})
-    stated.update(resources.requests or {})
-    totals = {}
-    for name, text in stated.items():
-        value = parse(text, f"{path}.resources[{name}]")
-        if value < 0:
-            raise InvalidInput(f"{path}.resources[{name}]", f"is negative ({text})")
-        totals[name] = value
+    return {name: _amount(name, text, path) for name, text in _stated(resources).items()}
+
+
+def _stated(resources: Resources) -> Quantities:
+    return {**(resources.limits or {}), **(resources.requests or {})}
+
+
+def _amount(name: str, text: str | float, path: str) -> Fraction:
+    value = parse(text, f"{path}.resources[{name}]")
+    if value < 0:
+        raise InvalidInput(f"{path}.resources[{name}]", f"is negative ({text})")
+    return value
+
+
+def _sum(containers: Iterable[tuple[str, Container]]) -> Totals:
+    """What these containers ask for in all; of many that ask for the same each costs little."""
+    counts: dict[tuple[str, str | float], int] = {}
+    amounts: dict[tuple[str, str | float], Fraction] = {}
+    for path, container in containers:
+        for stated in _stated(container.resources).items() if container.resources else ():
+            if stated not in amounts:
+                amounts[stated] = _amount(*stated, path)
+            counts[stated] = counts.get(stated, 0) + 1
+    totals: Totals = {}
+    for stated, count in counts.items():
+        totals[stated[0]] = totals.get(stated[0], Fraction(0)) + count * amounts[stated]
     return totals
 
 
@@ -398,17 +422,19 @@ def _add(left: Totals, right: Mapping[str, Fraction]) -> Totals:
 
 def _effective(
     spec: PodSpec,
-    seen: Mapping[str, list[Quantities]] | None = None,
+    seen: Mapping[str, list[Quantities]] = MappingProxyType({}),
     *,
     infeasible: bool = False,
 ) -> Totals:
     def requests(resources: Resources | None, path: str) -> Totals:
         own = _requests(resources, path)
-        return in_force(own, path, (seen or {}).get(path, ()), infeasible=infeasible)
+        return in_force(own, path, seen[path], infeasible=infeasible) if path in seen else own
 
-    running: Totals = {}
-    for path, container in _paths("containers", spec.containers):
-        running = _add(running, requests(container.resources, path))
+    every = _paths("containers", spec.containers)
+    running = _sum((path, one) for path, one in every if path not in seen)
+    for path, container in every if seen else ():
+        if path in seen:
+            running = _add(running, requests(container.resources, path))
     sidecars: Totals = {}
     starting: Totals = {}
     for path, container in _paths("initContainers", spec.init_containers):
@@ -426,9 +452,8 @@ def _effective(
     return _add(totals, overhead)
 
 
-def _paths(kind: str, containers: Sequence[Container] | None) -> Iterable[tuple[str, Container]]:
-    for index, container in enumerate(containers or ()):
-        yield f"spec.{kind}[{index}]", container
+def _paths(kind: str, containers: Sequence[Container] | None) -> list[tuple[str, Container]]:
+    return [(f"spec.{kind}[{index}]", one) for index, one in enumerate(containers or ())]
 
 
 def _selection(spec: PodSpec) -> NodeSelection:

@@ -30,6 +30,9 @@ _MOST_LISTED = 20_000_000
 _LONG_VALUE = 64
 """Characters beyond which a value counts as several, since an alias may repeat it."""
 _DEEPEST = 100
+_LONGEST_LINE = 4 << 20
+"""Characters of a line or value; the API server takes no object of so many bytes."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _TOO_DEEP = f"is nested more than {_DEEPEST} deep"
 _LONGEST_NUMBER = 60
 _RESOLVER: Any = yaml.resolver.Resolver()
@@ -200,12 +203,32 @@ def yaml_values(text: str, name: str) -> list[Any]:
     InvalidInput
         It is not YAML, or unfolds into more than any cluster has.
     """
+    _look_over(text, name)
     try:
         _measure(text, name, _MOST_LISTED)
         found = yaml.load_all(text, Loader=_Plain)
         return [value for value in found if value is not None]
     except (yaml.YAMLError, RecursionError, UnicodeError, ValueError, OverflowError) as error:
         raise _no_yaml(name, error) from error
+
+
+def _look_over(text: str, name: str) -> None:
+    """Refuse at a glance what no program has written as YAML, before a parser works on it."""
+    odd = _CONTROL.search(text)
+    if odd is not None:
+        raise InvalidInput(
+            name, f"is not YAML: control character {ord(odd[0]):#04x} at character {odd.start()}"
+        )
+    begins = 0
+    while len(text) - begins > _LONGEST_LINE:
+        ends = text.rfind("\n", begins, begins + _LONGEST_LINE)
+        if ends < 0 and text[begins] not in "{[":
+            line = text.count("\n", 0, begins) + 1
+            raise InvalidInput(
+                f"{name}:{line}", "is not YAML of objects: the line is longer than any of them"
+            )
+        ends = text.find("\n", begins) if ends < 0 else ends
+        begins = ends + 1 if ends >= 0 else len(text)
 
 
 def _settings(node: yaml.Node | None, name: str) -> Any:  # noqa: ANN401 - YAML
@@ -377,7 +400,10 @@ class _Measure:
                 where = f"{self._name}:{event.start_mark.line + 1}"
                 raise InvalidInput(where, _TOO_DEEP)
         elif issubclass(kind, yaml.CollectionEndEvent | yaml.AliasEvent | yaml.ScalarEvent):
-            self._add(self._ended(event), f"{self._name}:{event.start_mark.line + 1}")
+            where = f"{self._name}:{event.start_mark.line + 1}"
+            if kind is yaml.ScalarEvent and len(event.value) > _LONGEST_LINE:
+                raise InvalidInput(where, "a value is longer than any object")
+            self._add(self._ended(event), where)
 
     def _ended(self, event: Any) -> _Extent:  # noqa: ANN401 - as above
         if isinstance(event, yaml.CollectionEndEvent):

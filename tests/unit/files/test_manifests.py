@@ -113,6 +113,11 @@ def test_what_does_not_say_what_it_is_is_named_beside_the_others(tmp_path: Path)
         ("---\n", "holds no object"),
         ("NAME   STATUS\nn1  Ready\n", "neither JSON nor YAML .*kubectl"),
         ("sn,cpu\nn,1\n", "neither JSON nor YAML"),
+        ("0" * 5_000_000, "neither JSON nor YAML .*kubectl"),
+        ("# a dump\n%YAML 1.1\n---\n\n0\n0\n", "neither JSON nor YAML"),
+        ("kind: Pod\n\x01", "control character 0x01 at character 10"),
+        ("kind: Pod\nx: " + "0" * 5_000_000, ":2: is not YAML of objects: the line is longer"),
+        ("kind: Pod\nx:\n" + " 00000000\n" * 600_000, ":3: a value is longer than any object"),
         ('{"kind": "Pod"', "is not JSON: .*truncated"),
         ('{"kind": "Pod"} {"kind":', "document 2: is not JSON"),
         ('{"kind": "Pod"}, {"kind": "Pod"}', "document 2: is not JSON"),
@@ -126,6 +131,30 @@ def test_what_does_not_say_what_it_is_is_named_beside_the_others(tmp_path: Path)
 def test_what_is_nothing_of_the_kind_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     with pytest.raises(InvalidInput, match=complaint):
         _found(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# by hand\n\nkind: Pod\n",
+        "--- # one\nkind: Pod\n...\n",
+        "--- {kind: Pod}\n",
+        "--- !!map {kind: Pod}\n",
+        "&pod\nkind: Pod\n",
+        "? kind\n: Pod\n",
+        "'kind': Pod\n",
+        '"kind" : Pod\n',
+        "  kind: Pod\n",
+        "---\r\nkind: Pod\r\n",
+        "kind: Pod\nx: |\n  0\n  \t\n",
+        "kind: Pod\nmore:\n" + "- xxxxxxxxxxxxxx\n" * 300_000,
+        '---\n{"kind": "Pod", "x": [' + "1," * 2_500_000 + "1]}",
+    ],
+)
+def test_whatever_begins_an_object_is_read(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "dump"
+    path.write_text(text, newline="")
+    assert [one.kind for one in manifests([path])] == ["Pod"]
 
 
 def test_aliases_cannot_unfold_into_more_than_a_cluster_has(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from scheduler.core.model import (
 )
 from scheduler.kube.device_annotation import write_device_shares
 from scheduler.kube.objects import PodObject
-from scheduler.kube.pod_requests import pod_request
+from scheduler.kube.pod_requests import charge_of, pod_request
 from scheduler.kube.resource_names import ResourceNames
 from scheduler.kube.sharing.table import record_of
 
@@ -248,3 +248,29 @@ def test_recorded_devices_round_trip() -> None:
     assert record_of(recorded, GpuRequest(), NAMES) is None, "it asks for no device"
     rubbish = _pod({}, annotations={NAMES.devices_annotation: "0:x"})
     assert "devices" in record_of(rubbish, fraction, NAMES).problem
+
+
+def test_very_many_containers_add_up_exactly() -> None:
+    """Of those that ask for the same each costs little; the sum is the same."""
+    many = [{"cpu": "100m", "memory": "1Mi"}, {"cpu": "0.1", "nvidia.com/gpu": "0"}, {}] * 5_000
+    asks = _asks(*many, {"cpu": "1n", "nvidia.com/gpu": "1"})
+    assert (asks.cpu_milli, asks.memory_bytes) == (1_000_001, 5_000 << 20)
+    assert asks.gpu.count == 1
+
+
+@pytest.mark.parametrize("kind", ["containers", "initContainers"])
+def test_the_container_that_cannot_be_read_is_named_among_many(kind: str) -> None:
+    listed = [{"resources": {"limits": {"cpu": "1"}}}] * 50 + [
+        {"resources": {"requests": {"cpu": "x"}}}
+    ]
+    with pytest.raises(InvalidInput, match=rf"spec\.{kind}\[50\]\.resources\[cpu\]"):
+        pod_request(_pod({kind: listed}))
+
+
+@pytest.mark.parametrize("kind", ["containers", "initContainers"])
+def test_more_containers_than_an_object_can_hold_are_refused_and_charged_in_full(kind: str) -> None:
+    one = {"resources": {"requests": {"cpu": "10m"}}, "restartPolicy": "Always"}
+    pod = _pod({kind: [one] * 40_000})
+    with pytest.raises(InvalidInput, match="40,000 of them are in no pod"):
+        pod_request(pod)
+    assert charge_of(pod).request.cpu_milli == 400_000
