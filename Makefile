@@ -8,7 +8,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test deep kube cluster e2e manifests lint format bench-smoke docs lock clean
+.PHONY: help demo test deep ray kube cluster e2e manifests lint format bench-smoke docs lock clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,10 @@ $(VENV)/dev.done: requirements/dev.lock $(VENV)/runtime.done
 	$(PIP) install --require-hashes -r requirements/dev.lock
 	@touch $@
 
+$(VENV)/ray.done: requirements/ray.lock $(VENV)/dev.done
+	$(PIP) install --require-hashes -r requirements/ray.lock
+	@touch $@
+
 $(VENV)/docs.done: requirements/docs.lock $(VENV)/runtime.done
 	$(PIP) install --require-hashes -r requirements/docs.lock
 	@touch $@
@@ -38,10 +42,13 @@ demo: $(VENV)/runtime.done ## Pack a synthetic cluster of 1,200 GPU nodes throug
 WORKERS := -n 4 --dist worksteal
 
 test: $(VENV)/dev.done ## Run the tests that need nothing but Python (minutes)
-	$(BIN)/python -m pytest $(WORKERS) -m "not e2e and not deep"
+	$(BIN)/python -m pytest $(WORKERS) -m "not e2e and not deep and not ray"
 
 deep: $(VENV)/dev.done ## Try the properties with many more examples, others each time
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest $(WORKERS) --timeout 1800 -m "(hypothesis or scaled) and not e2e"
+
+ray: $(VENV)/ray.done ## Run sweeps on a Ray cluster of two nodes, one of which is killed
+	$(BIN)/python -m pytest -m ray
 
 kube: $(VENV)/dev.done ## Build the control plane of the end-to-end tests (20 minutes, once; Go)
 	$(BIN)/python -m testbed.controlplane.assets
@@ -100,6 +107,9 @@ lock: $(VENV)/dev.done ## Renew the locked dependencies
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 	    --no-emit-index-url --no-annotate --no-strip-extras --extra docs pyproject.toml requirements/build.in \
 	    --constraint requirements/dev.lock -o requirements/docs.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+	    --no-emit-index-url --no-annotate --no-strip-extras --extra ray pyproject.toml requirements/build.in \
+	    --constraint requirements/dev.lock -o requirements/ray.lock
 
 clean: ## Forget the environment and every cache
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .coverage

@@ -28,7 +28,6 @@ from scheduler.planner.effort import CLOCKS, Budget
 from scheduler.planner.plan import plan
 from scheduler.planner.problem import Disruption, Problem
 from scheduler.simulator.backlog import BacklogCase, default_schedule, replica_sets
-from scheduler.simulator.sweep import one_by_one
 
 __all__ = ["command"]
 
@@ -36,7 +35,7 @@ _LONGEST_SEED = 18
 _SIZES = ListOf(int, 1)
 
 
-@benchmark("backlog")
+@benchmark("backlog", grid=True, one_at_a_time=True)
 @click.option(
     "--seeds",
     required=True,
@@ -74,12 +73,10 @@ def command(
     grid = list(itertools.product(nodes, pods_per_node, priorities, utilisation))
     jobs = [_Job(BacklogCase(seed, *cell), budget, clock) for cell in grid for seed in listed]
     made: list[dict[str, Any]] = []
-    report.progress(0, len(jobs))
-    for row in one_by_one(run_case, jobs, processes=1, apart=True):
-        made.append(row)
-        report.progress(len(made), len(jobs))
+    for row in report.sweep(run_case, jobs):
+        made.append({**row.figures, "seconds": row.seconds})
         if cases:
-            report.add(**row)
+            report.add(**made[-1])
         elif len(made) % len(listed) == 0:
             report.add(**_cell(made[-len(listed) :]))
         report.facts = {"percent_of_cases": _shares(made)}

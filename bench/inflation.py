@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from bench.report import Report
-from scheduler.simulator.inflation import Outcome
-from scheduler.simulator.sweep import Job, one_by_one, run_job
+from scheduler.simulator.sweep.row_file import Row
+from scheduler.simulator.sweep.runs import Job, row_of
 
 __all__ = ["FULL", "over_seeds", "trace_of"]
 
@@ -17,17 +17,15 @@ FULL = "1.00"
 _PREFIX = "openb_pod_list_"
 
 
-def over_seeds(report: Report, cases: Sequence[Job], seeds: int) -> Iterator[list[Outcome]]:
-    """The outcomes of each case with seeds 0..n-1, as soon as a case is complete.
+def over_seeds(report: Report, cases: Sequence[Job], seeds: int) -> Iterator[list[Row]]:
+    """The rows of each case with seeds 0..n-1, as soon as a case is complete.
 
     The seed of a run is also that of its emulated kube-scheduler, if it has one.
     """
     jobs = [_seeded(case, seed) for case in cases for seed in range(seeds)]
-    group: list[Outcome] = []
-    report.progress(0, len(jobs))
-    for number, outcome in enumerate(one_by_one(run_job, jobs), start=1):
-        report.progress(number, len(jobs))
-        group.append(outcome)
+    group: list[Row] = []
+    for row in report.sweep(row_of, jobs):
+        group.append(row)
         if len(group) == seeds:
             yield group
             group = []

@@ -26,14 +26,14 @@ from scheduler.planner.effort import Budget
 from scheduler.planner.plan import plan
 from scheduler.planner.problem import Disruption, Problem
 from scheduler.simulator.inflation import inflate
-from scheduler.simulator.sweep import loaded, one_by_one
+from scheduler.simulator.sweep.runs import loaded
 
 __all__ = ["command"]
 
 _ONE_BY_ONE, _PLANNED, _MOVES = _WAYS = ("one by one", "planned", "planned, moves")
 
 
-@benchmark("offline")
+@benchmark("offline", grid=True, one_at_a_time=True)
 @data_option
 @click.option("--trace", default="default", show_default=True)
 @click.option(
@@ -69,10 +69,8 @@ def command(
         for seed in range(seeds)
         for way in _WAYS
     ]
-    report.progress(0, len(jobs))
-    for row in one_by_one(_run, jobs, processes=1, apart=True):
-        report.add(**row)
-        report.progress(len(report.rows), len(jobs))
+    for row in report.sweep(_run, jobs):
+        report.add(**row.figures, seconds=row.seconds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ from bench.report import Report, benchmark
 from scheduler.core.policies.table import RIVALS
 from scheduler.core.reading import read_text
 from scheduler.simulator.intervals import half_width
-from scheduler.simulator.sweep import Job
+from scheduler.simulator.sweep.runs import Job
 
 __all__ = ["command"]
 
@@ -49,7 +49,7 @@ _PUBLISHED = {
 _TRACES = "default,cpu050,cpu250,gpushare40,gpushare100,gpuspec10,gpuspec33,multigpu20,multigpu50"
 
 
-@benchmark("online")
+@benchmark("online", grid=True)
 @data_option
 @traces_option(_TRACES)
 @policies_option(",".join(dict.fromkeys([*_PUBLISHED, *RIVALS, "fgd", "priced"])))
@@ -74,8 +74,8 @@ def command(
         for path in pods
         for policy in policies
     ]
-    for job, outcomes in zip(cases, over_seeds(report, cases, seeds), strict=True):
-        shares = [outcome.allocation_at[FULL] for outcome in outcomes]
+    for job, rows in zip(cases, over_seeds(report, cases, seeds), strict=True):
+        shares = [row.figures["allocation_at"][FULL] for row in rows]
         known = published.get((trace_of(job), _PUBLISHED.get(job.policy, "")))
         mean = fmean(shares)
         report.add(
@@ -88,8 +88,8 @@ def command(
             max=round(max(shares), 2),
             published=known,
             difference=None if known is None else round(mean - known, 2),
-            seconds_per_run=round(median(outcome.seconds for outcome in outcomes), 2),
-            config_hash=outcomes[0].experiment.config_hash,
+            seconds_per_run=round(median(row.seconds for row in rows), 2),
+            config_hash=rows[0].figures["config_hash"],
         )
 
 

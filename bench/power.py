@@ -25,14 +25,14 @@ from bench.options import (
 from bench.report import Report, benchmark
 from scheduler.core.policies.table import RIVALS
 from scheduler.core.price_weights import PriceWeights
-from scheduler.simulator.sweep import Job
+from scheduler.simulator.sweep.runs import Job
 
 __all__ = ["command"]
 
 _AT = ("0.30", "0.50", "0.70", "0.90", FULL)
 
 
-@benchmark("power")
+@benchmark("power", grid=True)
 @data_option
 @traces_option("default,gpuspec10,gpushare40")
 @policies_option(",".join([*RIVALS, "fgd"]))
@@ -66,15 +66,15 @@ def command(
         for path in pods
         for _, name, given in ways
     ]
-    for label, job, outcomes in zip(labels, cases, over_seeds(report, cases, seeds), strict=True):
+    for label, job, rows in zip(labels, cases, over_seeds(report, cases, seeds), strict=True):
         report.add(
             trace=trace_of(job),
             policy=label,
             **{
                 f"kw_at_{float(at):.0%}".rstrip("%"): round(
-                    fmean(outcome.power_kw_at[at] for outcome in outcomes), 1
+                    fmean(row.figures["power_kw_at"][at] for row in rows), 1
                 )
                 for at in _AT
             },
-            allocated=round(fmean(outcome.allocation_at[FULL] for outcome in outcomes), 2),
+            allocated=round(fmean(row.figures["allocation_at"][FULL] for row in rows), 2),
         )

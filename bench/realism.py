@@ -16,7 +16,7 @@ from bench.inflation import FULL, over_seeds, trace_of
 from bench.options import data_option, openb_files, policies_option, seeds_option, traces_option
 from bench.report import Report, benchmark
 from scheduler.simulator.emulator import SchedulerProfile
-from scheduler.simulator.sweep import Job
+from scheduler.simulator.sweep.runs import Job
 
 __all__ = ["command"]
 
@@ -33,7 +33,7 @@ _CASES = {
 }
 
 
-@benchmark("realism")
+@benchmark("realism", grid=True)
 @data_option
 @traces_option("default,gpushare100,cpu250")
 @policies_option("fgd-published,priced")
@@ -53,7 +53,7 @@ def command(
     groups = over_seeds(report, jobs, seeds)
     for case, policy in labels:
         figures = {
-            trace_of(job): round(fmean(o.allocation_at[FULL] for o in group), 2)
+            trace_of(job): round(fmean(row.figures["allocation_at"][FULL] for row in group), 2)
             for job, group in zip(jobs[: len(pods)], groups, strict=False)
         }
         report.add(case=case, policy=policy, **figures)

@@ -14,7 +14,6 @@ replaced eight times; the rate is what pods request over what there is.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -40,8 +39,8 @@ from scheduler.core.price_weights import PriceWeights
 from scheduler.files.workload import Workload
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment
-from scheduler.simulator.replay import ReplayOutcome, replay
-from scheduler.simulator.sweep import loaded, one_by_one
+from scheduler.simulator.replay import replay
+from scheduler.simulator.sweep.runs import figures_of, loaded
 
 __all__ = ["ReplayJob", "command", "run"]
 
@@ -54,7 +53,7 @@ _RATES = {_SYNTHETIC: (1.0, 1.2, 1.5)}
 _OPENB_RATES = (40.0, 48.0, 60.0)
 
 
-@benchmark("replay")
+@benchmark("replay", grid=True)
 @data_option
 @click.option("--trace", default="default", show_default=True, help="Of openb, or `synthetic`.")
 @policies_option(",".join([*RIVALS, "fgd", "priced"]))
@@ -102,11 +101,9 @@ def command(
         for name in policies
         for seed in range(seeds)
     ]
-    outcomes = one_by_one(run, jobs)
-    for done in range(0, len(jobs), seeds):
-        report.progress(done, len(jobs))
-        report.add(**_row(list(islice(outcomes, seeds))))
-    report.progress(len(jobs), len(jobs))
+    rows = report.sweep(run, jobs)
+    for _ in range(0, len(jobs), seeds):
+        report.add(**_row([row.figures for row in islice(rows, seeds)]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +120,9 @@ class ReplayJob:
     weights: PriceWeights | None = None
 
 
-def run(job: ReplayJob) -> ReplayOutcome:
+def run(job: ReplayJob) -> dict[str, Any]:
     """Replay the scaled trace, or the synthetic cluster."""
-    if job.nodes is None:
+    if job.nodes is None or job.pods is None:
         workload = _synthetic(max(1, _SYNTHETIC_NODES // job.one_in), job.seed)
     else:
         workload = _scaled(loaded(job.nodes, job.pods)[0], job.one_in, job.seed)
@@ -137,9 +134,8 @@ def run(job: ReplayJob) -> ReplayOutcome:
         workload_profile=job.profile,
         weights=job.weights,
     )
-    return replay(
-        workload, experiment, rate=job.rate, watts=job.weights.watts if job.weights else None
-    )
+    watts = job.weights.watts if job.weights else None
+    return figures_of(replay(workload, experiment, rate=job.rate, watts=watts))
 
 
 def _scaled(workload: Workload, one_in: int, seed: int) -> Workload:
@@ -168,22 +164,22 @@ def _synthetic(nodes: int, seed: int) -> Workload:
     )
 
 
-def _row(outcomes: Sequence[ReplayOutcome]) -> dict[str, Any]:
+def _row(outcomes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     first = outcomes[0]
-    allocated = fmean(outcome.allocation_percent for outcome in outcomes)
-    demand = fmean(outcome.demand_percent for outcome in outcomes)
+    allocated = fmean(outcome["allocation_percent"] for outcome in outcomes)
+    demand = fmean(outcome["demand_percent"] for outcome in outcomes)
     waits = {
-        f"{name} {label}": round(fmean(getattr(o.waiting[name], part) for o in outcomes))
-        for name in first.waiting
+        f"{name} {label}": round(fmean(o["waiting"][name][part] for o in outcomes))
+        for name in first["waiting"]
         for label, part in (("p50", "p50_s"), ("p95", "p95_s"))
-        if all(math.isfinite(getattr(o.waiting[name], part)) for o in outcomes)
+        if all(o["waiting"][name][part] is not None for o in outcomes)
     }
     return {
-        "rate": first.rate,
-        "policy": first.experiment.policy,
+        "rate": first["rate"],
+        "policy": first["policy"],
         "allocated": round(allocated, 2),
         "waiting": round(demand - allocated, 2),
-        "power_kw": round(fmean(outcome.power_kw for outcome in outcomes), 2),
-        "pending": sum(outcome.pods - outcome.placed for outcome in outcomes),
+        "power_kw": round(fmean(outcome["power_kw"] for outcome in outcomes), 2),
+        "pending": sum(outcome["pending"] for outcome in outcomes),
         **waits,
     }

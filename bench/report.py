@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from bench.machine import commit, machine, versions
 from bench.results import record, table_name
+from scheduler.cli.options import pool_options, rows_options
 from scheduler.cli.output import (
     EXIT_BAD_INPUT,
     complain,
@@ -25,9 +26,13 @@ from scheduler.cli.output import (
     progress,
     say,
 )
+from scheduler.cli.pools import pool_of, row_file
+from scheduler.simulator.sweep.row_file import Row
+from scheduler.simulator.sweep.runner import Runner
 
 __all__ = ["Report", "benchmark"]
 
+J = TypeVar("J")
 EXIT_FAILED = 1
 EXIT_STOPPED = 130
 
@@ -50,6 +55,8 @@ class Report:
         Input that could not be used and was left out; the exit code is 2 then.
     stopped
         Whether the run was ended by Ctrl-C.
+    runner
+        Where the rows of a grid are run and kept.
     """
 
     title: str
@@ -60,6 +67,7 @@ class Report:
     stopped: bool = False
     done: int = 0
     total: int = 0
+    runner: Runner = field(default_factory=Runner)
     _bar: Callable[[int, int], None] | None = None
 
     def add(self, **figures: Any) -> None:  # noqa: ANN401 - JSON values
@@ -71,6 +79,10 @@ class Report:
         self.done, self.total = done, total
         if self._bar is not None:
             self._bar(done, total)
+
+    def sweep(self, work: Callable[[J], dict[str, Any]], jobs: Sequence[J]) -> Iterator[Row]:
+        """The rows of a grid in its order, each as soon as those before it are there."""
+        return self.runner.in_order(work, jobs, self.progress)
 
     def say(self, text: str) -> None:
         """A line on stderr, for long runs."""
@@ -100,20 +112,43 @@ class Report:
         return f"stopped after {steps}; complete rows: {len(self.rows)}"
 
 
-def benchmark(name: str) -> Callable[[Callable[..., None]], click.Command]:
+def benchmark(
+    name: str, *, grid: bool = False, one_at_a_time: bool = False
+) -> Callable[[Callable[..., None]], click.Command]:
     """Make a command of a function ``(report, **options)`` that fills its report.
 
     The docstring of the function's module is the help text. Options that every benchmark has are
     ``--json`` and ``--record``.
+
+    Parameters
+    ----------
+    name
+        Of the benchmark.
+    grid
+        Its rows come from :meth:`Report.sweep`, and may be run elsewhere, kept and gone on with.
+    one_at_a_time
+        What is run beside others would take part of their time: by default nothing is, in a process
+        of its own, since a solver keeps Ctrl-C from the process that it runs in.
     """
 
     def wrap(body: Callable[..., None]) -> click.Command:
+        if grid:
+            body = rows_options(pool_options(body))
+
         def call(*, as_json: bool, table: str | None, **settings: Any) -> None:  # noqa: ANN401 - options
             if table is not None:
                 table_name(name, table)  # refused before hours of work, not after
             report = Report(name)
+            if grid:
+                processes, ray = settings.pop("processes"), settings.pop("ray")
+                if one_at_a_time and ray is None:
+                    processes = processes or 1
+                pool = pool_of(processes, ray, apart=one_at_a_time)
+                kept = row_file(settings.pop("rows"), resume=settings.pop("resume"))
+                report.runner = Runner(pool, kept)
             source = _source(settings)
-            report.run(body, settings)
+            with report.runner.pool:
+                report.run(body, settings)
             _publish(name, report, source, table, as_json=as_json)
             raise click.exceptions.Exit(report.exit_code)
 
@@ -140,6 +175,10 @@ def _output_options() -> tuple[click.Option, click.Option]:
     )
 
 
+_WHERE = ("--record", "--rows", "--processes", "--ray")
+"""Options that change no row."""
+
+
 def _source(settings: dict[str, Any]) -> dict[str, Any]:
     """Where the figures of a run that begins now come from."""
     return {
@@ -154,15 +193,15 @@ def _source(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:
-    """The arguments but for those that say what becomes of the rows."""
+    """The arguments but for those that say where rows are run, and what becomes of them."""
     kept: list[str] = []
     rest = iter(arguments)
     for argument in rest:
         if argument == "--":
             return [*kept, argument, *rest]
-        if argument == "--record":
+        if argument in _WHERE:
             next(rest, None)
-        elif argument != "--json" and not argument.startswith("--record="):
+        elif argument not in ("--json", "--resume") and argument.partition("=")[0] not in _WHERE:
             kept.append(argument)
     return kept
 

@@ -25,12 +25,11 @@ from bench.vectorpack.reader import VectorFile, read
 from scheduler.core.errors import InvalidInput
 from scheduler.core.reading import read_text
 from scheduler.planner.effort import CLOCKS, Budget
-from scheduler.simulator.sweep import one_by_one
 
 __all__ = ["command"]
 
 
-@benchmark("vector")
+@benchmark("vector", grid=True, one_at_a_time=True)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @budget_option("10s", "Per instance")
 @click.option(
@@ -55,14 +54,13 @@ def command(
             jobs.append(_Job(read(path), budget, seed, clock))
         except InvalidInput as error:  # the others are still worth their time
             report.refused.append(str(error))
-    report.progress(0, len(jobs))
-    for row in one_by_one(_run, jobs, processes=1, apart=True):
-        figures = published.get(row["instance"], {})
+    for row in report.sweep(_run, jobs):
+        found = {**row.figures, "seconds": row.seconds}
+        figures = published.get(found["instance"], {})
         if known:
-            row["optimum"] = figures.get("OPT") if figures.get("OPT", -1) > 0 else None
-            row["best_heuristic"] = figures.get("best_overall")
-        report.add(**row)
-        report.progress(len(report.rows), len(jobs))
+            found["optimum"] = figures.get("OPT") if figures.get("OPT", -1) > 0 else None
+            found["best_heuristic"] = figures.get("best_overall")
+        report.add(**found)
 
 
 @dataclass(frozen=True, slots=True)

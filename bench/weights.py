@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
@@ -25,7 +25,8 @@ from bench.replay import ReplayJob, run
 from bench.report import Report, benchmark
 from scheduler.core.errors import InvalidInput
 from scheduler.core.price_weights import PriceWeights
-from scheduler.simulator.sweep import Job, one_by_one, run_job
+from scheduler.simulator.sweep.row_file import Row
+from scheduler.simulator.sweep.runs import Job, row_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,7 +36,6 @@ __all__ = ["command"]
 _ALLOCATED, _WAITING = "allocated at 100 % requested, %", "demand waiting, %"
 _RATE = 44.0
 _ONE_IN = 20
-R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _Point:
     mean: float
 
 
-@benchmark("weights")
+@benchmark("weights", grid=True)
 @data_option
 @traces_option("default,gpuspec10,gpushare40")
 @seeds_option(2, "Seeds 0..n-1 of the inflation.")
@@ -149,11 +149,11 @@ class _Work:
             for path in self.pods
             for seed in range(seeds)
         ]
-        outcomes = self._counted(one_by_one(run_job, jobs))
+        rows = self._counted(self.report.runner.in_order(row_of, jobs))
         waiting = list(cases)
         for case in different:
-            group = islice(outcomes, len(self.pods) * seeds)
-            means[case] = fmean(outcome.allocation_at[FULL] for outcome in group)
+            group = islice(rows, len(self.pods) * seeds)
+            means[case] = fmean(row.figures["allocation_at"][FULL] for row in group)
             while waiting and waiting[0][1] in means:
                 weight, (profile, weights) = waiting.pop(0)
                 self._add(weight, weights, _ALLOCATED, means[profile, weights])
@@ -165,16 +165,16 @@ class _Work:
             for weights in changes
             for seed in range(seeds)
         ]
-        outcomes = self._counted(one_by_one(run, jobs))
+        rows = self._counted(self.report.runner.in_order(run, jobs))
         for weights in changes:
-            group = islice(outcomes, seeds)
-            waiting = fmean(one.demand_percent - one.allocation_percent for one in group)
+            group = [row.figures for row in islice(rows, seeds)]
+            waiting = fmean(one["demand_percent"] - one["allocation_percent"] for one in group)
             self._add("contiguity", weights, _WAITING, waiting)
 
-    def _counted(self, outcomes: Iterator[R]) -> Iterator[R]:
-        for outcome in outcomes:
+    def _counted(self, rows: Iterator[Row]) -> Iterator[Row]:
+        for row in rows:
             self.report.progress(self.report.done + 1, self.report.total)
-            yield outcome
+            yield row
 
     def _add(self, weight: str, weights: PriceWeights, figure: str, mean: float) -> None:
         built_in = weights == PriceWeights()

@@ -177,6 +177,19 @@ OUTPUTS: Mapping[str, Output] = {
             "not_understood": "objects that are not as they should be",
         },
     ),
+    "sweep": Output(
+        "A [grid of runs](sweeps.md). Exit code 1 if a row came to nothing.",
+        {
+            "rows": "rows of the grid, or of the part of it that was asked for",
+            "done": "rows that are there",
+            "known_before": "of these, rows that `--rows` had already",
+            "failed": "rows that came to nothing: `job` and `error`",
+            "means": "per `workload`, `settings` and `policy`: `seeds`, and of each figure the `mean` and "
+            "half of its 95 % interval",
+            "stopped": "whether Ctrl-C has cut it short",
+        },
+        ("sweep", "docs/examples/sweep.yaml", "--processes", "1", "--json"),
+    ),
     "tune": Output(
         "Weights for your own workload. Exit code 1 if they stay as they were. With `--journal` an "
         "interrupted search goes on where it stopped.",

@@ -39,6 +39,7 @@ _COMMANDS = {
     "Study packing": {
         "demo": ("study.demo", "Pack a synthetic cluster through the real webhook."),
         "simulate": ("study.simulate", "Replay a workload and report what got allocated."),
+        "sweep": ("study.sweep", "Run a grid of workloads, settings, policies and seeds."),
         "policies": ("study.policies", "List the scoring policies."),
         "tune": ("study.tune", "Find weights of policy `priced` for a workload."),
         "generate": ("study.generate", "Write a synthetic workload."),

@@ -15,6 +15,8 @@ __all__ = [
     "inapplicable",
     "json_option",
     "kubeconfig_option",
+    "pool_options",
+    "rows_options",
     "seed_option",
 ]
 
@@ -38,6 +40,40 @@ kubeconfig_option = click.option(
     type=click.Path(path_type=Path),
     help="With `live`: this kubeconfig.  [default: as kubectl]",
 )
+
+
+def pool_options(command: Command) -> Command:
+    """``--processes`` and ``--ray``: who does the runs of a sweep, for ``cli.pools``."""
+    for option in (
+        click.option(
+            "--ray",
+            metavar="ADDRESS",
+            help="Run on this Ray cluster: `auto`, HOST:PORT, or `local` for one of this machine. "
+            "Needs snugfit[ray].",
+        ),
+        click.option(
+            "--processes",
+            type=click.IntRange(1, 1024),
+            help="Worker processes.  [default: all cores]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def rows_options(command: Command) -> Command:
+    """``--rows`` and ``--resume``: the file that keeps the rows of a sweep."""
+    for option in (
+        click.option("--resume", is_flag=True, help="Leave out what --rows has already."),
+        click.option(
+            "--rows",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="Write each row here as it ends (JSON lines).",
+        ),
+    ):
+        command = option(command)
+    return command
 
 
 _IN_LIVE = {

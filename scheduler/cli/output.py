@@ -15,6 +15,7 @@ import time
 import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -247,12 +248,24 @@ class _Lines:
     def __init__(self, label: str, every_s: float) -> None:
         self._label, self._every_s = label, every_s
         self._next = time.monotonic() + every_s
+        self._first: tuple[int, float] | None = None
 
     def __call__(self, done: int, total: int) -> None:
         now = time.monotonic()
+        if self._first is None:
+            self._first = done, now  # what was done before takes no time now
         if now >= self._next:
             self._next = now + self._every_s
-            complain(f"{self._label}: {done:,} of {total:,}")
+            complain(f"{self._label}: {done:,} of {total:,}{self._left(now, done, total)}")
+
+    def _left(self, now: float, done: int, total: int) -> str:
+        """How long the rest takes if it goes on like this."""
+        assert self._first is not None
+        before, began = self._first
+        if done <= before:
+            return ""
+        seconds = (now - began) / (done - before) * (total - done)
+        return f", {timedelta(seconds=round(seconds))} left"
 
 
 # -- files ---------------------------------------------------------------------------------------

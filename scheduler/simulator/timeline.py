@@ -72,6 +72,12 @@ class Timeline:
             capacity = self.samples[-1].metrics.capacity_milli or 1
             self.ceiling.append((now_s, most_gpu(nodes, [*pods, *waiting]) / capacity))
 
+    def ceiling_json(self) -> list[dict[str, float]]:
+        """The ceiling as plain JSON values, in percent."""
+        return [
+            {"at_s": round(at, 3), "percent": round(100 * share, 4)} for at, share in self.ceiling
+        ]
+
     def finish(self) -> ClusterMetrics:
         """Figures of the final state."""
         assert self._engine is not None, "nothing was observed"

@@ -170,6 +170,34 @@ def test_a_search_that_is_stopped_says_what_is_kept(
     assert f"kept in j.jsonl: {kept};" in err
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_sweep_that_is_stopped_keeps_its_rows(
+    begin: Begin, tmp_path: Path, processes: str
+) -> None:
+    rows = tmp_path / "r.jsonl"
+    (tmp_path / "grid.json").write_text(
+        json.dumps(
+            {
+                "format": "snugfit-sweep/v1",
+                "workloads": [{"files": ["w.json"]}],
+                "policies": ["fgd", "best-fit"],
+                "seeds": 1000,
+            }
+        )
+    )
+    args = ("sweep", "grid.json", "--rows", "r.jsonl", "--processes", processes, "--json")
+    command = begin(*args)
+    eventually(lambda: rows.exists() and rows.stat().st_size > 0, within_s=240)
+    code, out, err = command.ctrl_c()
+    assert code == 130 and "Traceback" not in err, err
+    said, kept = json.loads(out), len(rows.read_text().splitlines())
+    assert said["stopped"] and 0 < said["done"] == kept < 2000
+    again = begin(*args, "--resume")
+    eventually(lambda: len(rows.read_text().splitlines()) > kept, within_s=240)
+    code, out, _ = again.ctrl_c()
+    assert code == 130 and json.loads(out)["known_before"] == kept
+
+
 def test_a_server_that_is_stopped_is_silent(begin: Begin) -> None:
     """Also the process that computes prices beside it."""
     command = begin("serve", "--offline", "w.json", "--port", "0", "--log-level", "warning")

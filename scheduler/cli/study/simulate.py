@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from scheduler.cli.inputs import cluster_argument
-from scheduler.cli.options import gone, inapplicable, json_option, kubeconfig_option, seed_option
+from scheduler.cli.options import (
+    gone,
+    inapplicable,
+    json_option,
+    kubeconfig_option,
+    pool_options,
+    seed_option,
+)
 from scheduler.cli.output import EXIT_INTERRUPTED, say
 from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.plural import plural
@@ -23,6 +30,8 @@ if TYPE_CHECKING:
     from scheduler.files.workload import Workload
     from scheduler.simulator.inflation import Experiment, Outcome
     from scheduler.simulator.replay import ReplayOutcome
+    from scheduler.simulator.sweep.pools import Pool
+    from scheduler.simulator.sweep.runs import Job
     from scheduler.simulator.timeline import Timeline
 
 __all__ = ["command"]
@@ -81,6 +90,7 @@ _SHOWN = 10
     is_flag=True,
     help="With --plan-every: also without the planner, and the bound of an offline optimum.",
 )
+@pool_options
 @click.option("--explain", is_flag=True, help="List every pod that stayed pending, and why.")
 @click.option("--report", type=click.Path(path_type=Path), help="Write an HTML report.")
 @kubeconfig_option
@@ -104,6 +114,8 @@ def command(
     policy_file: Path | None,
     plan_every: float,
     planner_lines: bool,
+    processes: int | None,
+    ray: str | None,
     explain: bool,
     report: Path | None,
     kubeconfig: Path | None,
@@ -114,7 +126,8 @@ def command(
     Pods arrive one by one; each goes where the policy says if it fits anywhere. Without --protocol
     replay they stay. A validator that shares no code with the engine follows every decision before
     anything is printed. Without CLUSTER the workload is the synthetic one that comes with Snugfit.
-    Ctrl-C ends the present run and prints what is known.
+    Ctrl-C ends the present run and prints what is known. Runs with several --seeds are spread over
+    processes; of these Ctrl-C keeps the ones that are done.
 
     \b
     snugfit simulate
@@ -127,8 +140,11 @@ def command(
     from scheduler.cli.inputs import read_weights, said_of
     from scheduler.cli.interrupts import stop_on_interrupt
     from scheduler.cli.output import message, print_json, writable
+    from scheduler.cli.pools import pool_of
     from scheduler.core.policies.table import policies_named
+    from scheduler.simulator.generate import GeneratorConfig
     from scheduler.simulator.inflation import Experiment
+    from scheduler.simulator.sweep.runs import Job
 
     policies = policies_named(f"{policy},{compare}")
     replayed = protocol == "replay"
@@ -140,6 +156,8 @@ def command(
         policy_file=("priced" in policies, "it has weights of policy priced, which is not run"),
         explain=(not as_json, "--json lists all pending pods"),
         report=(seeds is None, "it shows runs of one seed"),
+        processes=(seeds is not None, "one run is done in one process; see --seeds"),
+        ray=(seeds is not None, "one run is done in one process; see --seeds"),
         seeds=(
             protocol == "inflation" or "random" in policies,
             "only --protocol inflation and policy random depend on the seed",
@@ -151,12 +169,35 @@ def command(
 
         ready_to_report()
     weights = read_weights(policy_file) if policy_file else None
-    workload = _workload(cluster, kubeconfig)
+    plans = (0.0, plan_every) if planner_lines else (plan_every,)
+    with _workload(cluster, kubeconfig) as (files, workload):
+        if seeds:
+            jobs = [
+                Job(
+                    files,
+                    name,
+                    one,
+                    protocol,
+                    arrival,
+                    workload_profile="learnt" if learn else "given",
+                    weights=weights if name == "priced" else None,
+                    watts=weights.watts if weights else None,
+                    generated=None if files else GeneratorConfig(),
+                    rate=rate,
+                    plan_every_s=every,
+                    bounded=planner_lines and every > 0,
+                )
+                for name in policies
+                for every in plans
+                for one in range(seed, seed + seeds)
+            ]
+            _swept(jobs, pool_of(processes, ray), workload, as_json=as_json)
+            return
     digest = workload.digest()
     experiments = [
         Experiment(
             name,
-            one,
+            seed,
             protocol,
             arrival,
             digest,
@@ -164,12 +205,11 @@ def command(
             weights=weights if name == "priced" else None,
         )
         for name in policies
-        for one in range(seed, seed + (seeds or 1))
     ]
     with stop_on_interrupt() as asked:
         runs = _Runs(workload, weights, rate, bool(report), asked.is_set)
         for experiment in experiments:
-            for every in (0.0, plan_every) if planner_lines else (plan_every,):
+            for every in plans:
                 if not (asked.is_set() and runs.done):
                     runs.add(experiment, every, bounded=planner_lines and every > 0)
     if report:
@@ -177,10 +217,7 @@ def command(
 
         write_report(report, workload, runs.reported())
     if as_json:
-        means = {"means": runs.means()} if seeds else {}
-        print_json({"runs": [run.to_json() for run in runs.done], **means, **said_of(workload)})
-    elif seeds:
-        _print_means(runs, workload, seeds)
+        print_json({"runs": [run.to_json() for run in runs.done], **said_of(workload)})
     elif replayed:
         _print_replay(runs, workload, explain=explain)
     else:
@@ -188,6 +225,38 @@ def command(
     if asked.is_set():
         left = len(experiments) * (1 + planner_lines) - len(runs.done)
         message(f"stopped by Ctrl-C in the run of {runs.done[-1].label}; runs not begun: {left}")
+        raise click.exceptions.Exit(EXIT_INTERRUPTED)
+
+
+# -- several seeds -------------------------------------------------------------------------------
+
+
+def _swept(jobs: Sequence[Job], pool: Pool, workload: Workload, *, as_json: bool) -> None:
+    """Runs with several seeds, and means over them."""
+    from scheduler.cli.inputs import said_of
+    from scheduler.cli.output import message, print_json, print_table, progress
+    from scheduler.cli.study.means import columns, means
+    from scheduler.simulator.sweep.runner import Runner
+    from scheduler.simulator.sweep.runs import told_of
+
+    done: list[dict[str, Any]] = []
+    stopped = False
+    try:
+        with pool, progress(f"{len(jobs)} runs on {workload.source}") as bar:
+            for row in Runner(pool).in_order(told_of, jobs, bar):
+                row.figures["seconds"] = round(row.seconds, 4)
+                done.append(row.figures)
+    except KeyboardInterrupt:
+        stopped = True
+    found = means(done)
+    if as_json:
+        print_json({"runs": done, "means": found, **said_of(workload)})
+    elif found:
+        seeds = max(mean["seeds"] for mean in found)
+        title = f"{workload.source}: mean of {seeds} seeds, ± half of the 95 % interval"
+        print_table(title, *columns(found))
+    if stopped:
+        message(f"stopped by Ctrl-C; runs done: {len(done)} of {len(jobs)}")
         raise click.exceptions.Exit(EXIT_INTERRUPTED)
 
 
@@ -205,33 +274,10 @@ class _Run:
     def label(self) -> str:
         return getattr(self.outcome, "label", self.outcome.experiment.policy)
 
-    @property
-    def figures(self) -> dict[str, float]:
-        """What is averaged over seeds."""
-        from scheduler.simulator.inflation import Outcome
-
-        outcome = self.outcome
-        if not isinstance(outcome, Outcome):
-            allocated = outcome.allocation_percent
-            at_full = {}
-        else:
-            allocated = outcome.allocated_percent
-            at_full = {"allocated_percent_at_100": outcome.allocation_at.get("1.00", allocated)}
-        return {
-            **at_full,
-            "allocated_percent": allocated,
-            "pods_placed": outcome.placed,
-            "pods_pending": len(outcome.pending),
-            "power_kw": outcome.power_kw,
-        }
-
     def to_json(self) -> dict[str, Any]:
         content = self.outcome.to_json()
         if self.timeline and self.timeline.ceiling:
-            content["offline_bound"] = [
-                {"at_s": round(at, 3), "percent": round(100 * share, 4)}
-                for at, share in self.timeline.ceiling
-            ]
+            content["offline_bound"] = self.timeline.ceiling_json()
         return content
 
 
@@ -284,40 +330,22 @@ class _Runs:
         """Runs of which there is something to draw."""
         return [(r.outcome, r.timeline) for r in self.done if r.timeline and r.timeline.samples]
 
-    def by_label(self) -> dict[str, list[_Run]]:
-        found: dict[str, list[_Run]] = {}
-        for run in self.done:
-            if not run.outcome.stopped:
-                found.setdefault(run.label, []).append(run)
-        return found
 
-    def means(self) -> list[dict[str, Any]]:
-        """Per policy: mean and half of the 95 % interval of each figure."""
-        from scheduler.simulator.intervals import half_width
-
-        found = []
-        for label, runs in self.by_label().items():
-            row: dict[str, Any] = {"policy": label, "seeds": len(runs)}
-            for name in runs[0].figures:
-                values = [run.figures[name] for run in runs]
-                row[name] = {
-                    "mean": round(fmean(values), 4),
-                    "half_width": round(half_width(values), 4),
-                }
-            found.append(row)
-        return found
-
-
-def _workload(cluster: Sequence[str], kubeconfig: Path | None) -> Workload:
-    from scheduler.cli.inputs import read_workload, some_pending
+@contextmanager
+def _workload(
+    cluster: Sequence[str], kubeconfig: Path | None
+) -> Iterator[tuple[tuple[Path, ...], Workload]]:
+    """The workload, and for the time of the block files that list it; none if it is synthetic."""
+    from scheduler.cli.inputs import some_pending, workload_files
     from scheduler.simulator.generate import GeneratorConfig, generate
 
     if not cluster:
         inapplicable(kubeconfig=(False, "it is for CLUSTER `live`"))
-        return generate(GeneratorConfig())
-    workload = read_workload(cluster, kubeconfig)
-    some_pending(cluster, workload)
-    return workload
+        yield (), generate(GeneratorConfig())
+        return
+    with workload_files(cluster, kubeconfig) as (files, workload):
+        some_pending(cluster, workload)
+        yield tuple(files), workload
 
 
 # -- tables --------------------------------------------------------------------------------------
@@ -418,26 +446,6 @@ def _print_replay(runs: _Runs, workload: Workload, *, explain: bool) -> None:
     )
     _print_sizes(runs)
     _print_pending(runs, explain=explain)
-
-
-def _print_means(runs: _Runs, workload: Workload, seeds: int) -> None:
-    from scheduler.cli.output import print_table
-
-    means = runs.means()
-    if not means:
-        return
-    print_table(
-        f"{workload.source}: mean of {plural(seeds, 'seed')}, ± half of the 95 % interval",
-        ("", *(str(row["policy"]) for row in means)),
-        [
-            (
-                name.replace("_", " "),
-                *(f"{row[name]['mean']:,.2f} ± {row[name]['half_width']:,.2f}" for row in means),
-            )
-            for name in means[0]
-            if name not in ("policy", "seeds")
-        ],
-    )
 
 
 def _mean_ceiling(timeline: Timeline | None) -> float | None:

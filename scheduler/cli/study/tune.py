@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import click
 
 from scheduler.cli.inputs import cluster_argument
-from scheduler.cli.options import gone, json_option, kubeconfig_option
+from scheduler.cli.options import gone, json_option, kubeconfig_option, pool_options
 from scheduler.cli.output import EXIT_INTERRUPTED, say
 from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
     from scheduler.files.workload import Workload
-    from scheduler.simulator.tuning import Journal, Tuning
+    from scheduler.simulator.sweep.row_file import RowFile
+    from scheduler.simulator.tuning import Tuning
 
 __all__ = ["command"]
 
@@ -61,11 +62,7 @@ _MOST_SEEDS = 10_000
     type=click.Path(path_type=Path),
     help="Notes every replay here; the same command goes on where it was stopped.",
 )
-@click.option(
-    "--processes",
-    type=click.IntRange(1, 1024),
-    help="Worker processes.  [default: all cores]",
-)
+@pool_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -91,6 +88,7 @@ def command(
     policy_file: Path | None,
     journal: Path | None,
     processes: int | None,
+    ray: str | None,
     out: Path,
     kubeconfig: Path | None,
     as_json: bool,
@@ -109,15 +107,22 @@ def command(
     """  # noqa: D301 - click looks for a real backspace
     from scheduler.cli.inputs import read_weights, some_pending, workload_files
     from scheduler.cli.output import message, print_json, print_table, progress, writable
-    from scheduler.simulator.sweep import Job
-    from scheduler.simulator.tuning import Journal, tune
+    from scheduler.cli.pools import pool_of
+    from scheduler.simulator.sweep.row_file import RowFile
+    from scheduler.simulator.sweep.runner import Runner
+    from scheduler.simulator.sweep.runs import Job
+    from scheduler.simulator.tuning import tune
 
     writable(out, "--out")
     writable(journal, "--journal")
     start = read_weights(policy_file) if policy_file else None
-    kept = Journal(journal)
+    kept = RowFile(journal)
     known = len(kept)
-    with workload_files(cluster, kubeconfig) as (files, workload), progress("tune") as bar:
+    with (
+        workload_files(cluster, kubeconfig) as (files, workload),
+        pool_of(processes, ray) as pool,
+        progress("tune") as bar,
+    ):
         some_pending(cluster, workload)
         _some_gpus(workload)
         job = Job(
@@ -130,8 +135,7 @@ def command(
                 holdout=range(train, train + holdout),
                 start=start,
                 rounds=rounds,
-                journal=kept,
-                processes=processes,
+                runner=Runner(pool, kept),
                 progress=bar,
             )
         except KeyboardInterrupt:
@@ -183,7 +187,7 @@ def _some_gpus(workload: Workload) -> None:
         raise InvalidInput("CLUSTER", "no node has a GPU", "there is nothing to tune for")
 
 
-def _kept(journal: Journal, known: int, path: Path | None) -> str:
+def _kept(journal: RowFile, known: int, path: Path | None) -> str:
     """What somebody who has stopped a search still has of it."""
     done = len(journal) - known
     stopped = f"stopped after {plural(done, 'replay')}"

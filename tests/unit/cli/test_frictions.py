@@ -15,11 +15,12 @@ from scheduler.cli.output import print_table, progress
 from scheduler.core.errors import InvalidInput, KubeApiError, SchedulerError
 from scheduler.files import native
 from scheduler.files.workload import Arrival, Workload
-from scheduler.simulator import sweep, tuning
+from scheduler.simulator import tuning
 from scheduler.simulator.generate import GeneratorConfig, generate
+from scheduler.simulator.sweep import runs
 from tests.builders import node, pod
 
-assert sweep.run_job is tuning.run_job  # imported before anything is replaced in them
+assert runs.row_of is tuning.row_of  # imported before anything is replaced in them
 
 A100, A100_80, H100 = "NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-SXM4-80GB", "NVIDIA-H100-80GB-HBM3"
 
@@ -116,6 +117,16 @@ def test_progress_is_shown_where_output_is_no_terminal(capsys) -> None:
     assert capsys.readouterr().err == "replay: 200 of 57,000\n"
 
 
+def test_progress_says_how_long_the_rest_takes(capsys, monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with progress("sweep", every_s=10.0) as bar:
+        bar(40, 100)  # rows of an earlier run took no time of this one
+        now[0] += 30.0
+        bar(50, 100)
+    assert capsys.readouterr().err == "sweep: 50 of 100, 0:02:30 left\n"
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -129,7 +140,7 @@ def test_progress_is_shown_where_output_is_no_terminal(capsys) -> None:
 def test_files_that_cannot_be_written_are_refused_before_the_work(
     small: Path, snugfit, monkeypatch, args, path: str
 ) -> None:
-    for work in ("inflation.run", "tuning.run_job", "generate.generate"):
+    for work in ("inflation.run", "tuning.row_of", "generate.generate"):
         monkeypatch.setattr(f"scheduler.simulator.{work}", lambda *_, **__: pytest.fail("too late"))
     done = snugfit(*args, path)
     assert done.code == 2 and done.err.startswith(f"snugfit: {args[-1]} {path}: cannot be "), done
@@ -152,6 +163,7 @@ def test_libraries_of_reports_are_looked_for_before_the_work(
         (("simulate", "w.json", "--plan-every", "2"), "--protocol replay"),
         (("simulate", "w.json", "--policy", "fgd", "--policy-file", "p"), "priced"),
         (("simulate", "w.json", "--seeds", "3"), "depend on the seed"),
+        (("simulate", "w.json", "--processes", "3"), "see --seeds"),
         (("simulate", "--kubeconfig", "x"), "CLUSTER `live`"),
         (("generate", "--out", "x", "--pods", "3", "--load", "2"), "--pods says"),
         (("generate", "--out", "x", "--gang-size", "3"), "--gangs"),

@@ -57,6 +57,8 @@ READERS = {
     "policy served": ("serve", "--policy-file", "FILE", "--print-config"),
     "tune": ("tune", "ok.json", "--policy-file", "FILE"),
     "journal": ("tune", "ok.json", "--journal", "FILE"),
+    "grid": ("sweep", "FILE"),
+    "rows": ("sweep", "ok.yaml", "--rows", "FILE"),
     "kubeconfig": ("doctor", "--kubeconfig", "FILE"),
 }
 
@@ -65,6 +67,9 @@ READERS = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ok.json").write_text(_v1())
+    (tmp_path / "ok.yaml").write_text(
+        "{format: snugfit-sweep/v1, workloads: [{files: [ok.json]}], policies: [fgd]}"
+    )
     (tmp_path / "ok.csv").write_text("sn,cpu_milli,memory_mib,gpu,model\nn,1,1,1,A\n")
     return tmp_path
 
@@ -117,10 +122,10 @@ def test_whatever_a_path_leads_to_is_named(folder: Path, snugfit, reader: str, w
 
 
 @pytest.mark.parametrize(
-    "reader", [name for name in READERS if name not in ("settings", "journal")]
+    "reader", [name for name in READERS if name not in ("settings", "journal", "rows")]
 )
 def test_an_empty_file_is_named(folder: Path, snugfit, reader: str) -> None:
-    """Settings may be empty, and a journal begins so."""
+    """Settings may be empty, and what keeps rows begins so."""
     named = next(word for word in READERS[reader] if word.startswith("FILE"))
     path = folder / named.replace("FILE", "file")
     path.write_text(" \r\n")

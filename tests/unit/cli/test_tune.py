@@ -40,11 +40,11 @@ def test_a_policy_file_is_written_and_can_be_used(tmp_path: Path, run) -> None:
 
 
 def _accepted(trace: Path) -> bool:
-    from scheduler.simulator.sweep import Job
+    from scheduler.simulator.sweep.runs import Job
     from scheduler.simulator.tuning import tune
 
     job = Job((trace,), "priced", 0, arrival=1.0)
-    return tune(job, train=[0], holdout=[1], rounds=1, processes=1).chosen > 0
+    return tune(job, train=[0], holdout=[1], rounds=1).chosen > 0
 
 
 def test_a_search_keeps_what_power_is_charged_at(tmp_path: Path, run) -> None:

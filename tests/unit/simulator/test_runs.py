@@ -13,12 +13,13 @@ import pytest
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.state import ClusterState
-from scheduler.files import native
 from scheduler.files.workload import Arrival, Workload
 from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile, nodes_to_find
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, as_listed, inflate, run
-from scheduler.simulator.sweep import Job, _ctrl_c_put_off, sweep
+from scheduler.simulator.sweep.pools import _ctrl_c_put_off
+from scheduler.simulator.sweep.runner import Runner
+from scheduler.simulator.sweep.runs import Job, row_of
 from tests.builders import node, pod
 
 SMALL = generate(GeneratorConfig(nodes=40, load=0.7, seed=2))
@@ -149,19 +150,6 @@ def test_impossible_profiles_are_refused() -> None:
             SchedulerProfile(**fields)
 
 
-def test_a_sweep_does_not_depend_on_its_processes(tmp_path: Path) -> None:
-    path = tmp_path / "w.json"
-    native.write(SMALL, path)
-    jobs = [Job((path,), policy, seed) for policy in ("fgd", "random") for seed in (0, 1)]
-    jobs.append(Job((path,), "fgd", 0, profile=SchedulerProfile()))
-    steps: list[tuple[int, int]] = []
-    alone = sweep(jobs, processes=1, progress=lambda *step: steps.append(step))
-    together = sweep(jobs, processes=2)
-    assert [o.allocation_at for o in alone] == [o.allocation_at for o in together]
-    assert steps[-1] == (5, 5)
-    assert len({o.experiment.config_hash for o in alone}) == 5
-
-
 def test_ctrl_c_waits_until_processes_have_started_whichever_thread_is_told() -> None:
     """Libraries have threads that block no signal; Python's handler runs in the main one."""
     told, began = threading.Event(), threading.Event()
@@ -206,5 +194,6 @@ def test_published_figures_are_reproduced(policy: str, published: float, toleran
         Job((nodes, folder / "openb_pod_list_default.csv"), policy, s, arrival=1.0)
         for s in range(3)
     ]
-    mean = np.mean([o.allocation_at["1.00"] for o in sweep(jobs, processes=1)])
+    rows = Runner().in_order(row_of, jobs)
+    mean = np.mean([row.figures["allocation_at"]["1.00"] for row in rows])
     assert abs(mean - published) < tolerance
