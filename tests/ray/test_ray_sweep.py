@@ -45,7 +45,7 @@ GRID = {
         {"name": "made", "generate": {"nodes": 150, "load": 1.2}},
     ],
     "policies": ["fgd", "priced", "random"],
-    "seeds": 5,
+    "seeds": 3,
 }
 
 
@@ -134,7 +134,7 @@ def test_rows_are_those_of_processes_though_a_node_is_killed(
     out, err = running.communicate(timeout=240)
     assert running.returncode == 0, err
     said = json.loads(out)
-    assert 4 <= before < said["done"] == 30 and not said["failed"]
+    assert 4 <= before < said["done"] == 18 and not said["failed"]
     alone = _sweep(folder, "alone.jsonl", "--processes", "2")
     expected, err = alone.communicate(timeout=240)
     assert alone.returncode == 0, err
@@ -150,11 +150,11 @@ def test_ctrl_c_keeps_what_a_cluster_has_done(cluster: Cluster, folder: Path) ->
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130 and "Traceback" not in err, err
     said = json.loads(out)
-    assert said["stopped"] and 2 <= said["done"] == _count(path) < 30
+    assert said["stopped"] and 2 <= said["done"] == _count(path) < 18
     again = _sweep(folder, "ray.jsonl", "--ray", cluster.address, "--resume")
     out, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
-    assert json.loads(out)["known_before"] == said["done"] and len(_rows(path)) == 30
+    assert json.loads(out)["known_before"] == said["done"] and len(_rows(path)) == 18
 
 
 def test_workers_that_die_and_jobs_that_fail(
