@@ -35,7 +35,7 @@ class _Part(click.ParamType[tuple[int, int]]):
             return value
         found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(value))
         if not found or not 1 <= int(found[1]) <= int(found[2]):
-            self.fail(f"{value!r} is no part; write 1/10 for the first of ten", param, ctx)
+            self.fail(f"{value!r} is not a part; write 1/10 for the first of ten", param, ctx)
         return int(found[1]), int(found[2])
 
 

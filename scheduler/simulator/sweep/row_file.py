@@ -170,6 +170,6 @@ def _rows(text: str, name: str) -> Iterator[Row]:
             said = _decoder.decode(line)
         except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
             raise InvalidInput(
-                f"{name}:{number}", f"is no row of a sweep: {error}", "name another file"
+                f"{name}:{number}", f"is not a row of a sweep: {error}", "name another file"
             ) from error
         yield Row(said.key, said.job, said.row, said.seconds)

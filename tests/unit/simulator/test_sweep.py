@@ -148,7 +148,7 @@ def test_a_line_that_was_not_written_to_its_end_is_run_again(tmp_path: Path, tra
 def test_a_file_of_something_else_is_refused_and_stays(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
-    with pytest.raises(InvalidInput, match="no row of a sweep"):
+    with pytest.raises(InvalidInput, match="not a row of a sweep"):
         RowFile(path)
     assert path.read_text() == text
 
