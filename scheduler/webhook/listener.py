@@ -169,6 +169,8 @@ class Listener:
         self._stopping = threading.Event()
         self._ended = threading.Event()
         self._woken, self._wake = socket.socketpair()
+        for epoll in (self._handshakes, self._arrivals):
+            epoll.register(self._woken.fileno(), select.EPOLLIN | select.EPOLLET)
 
     @property
     def connections(self) -> int:
@@ -203,10 +205,7 @@ class Listener:
         with self._beginning:
             self._stopping.set()
             serving = self._serving
-        try:
-            self._wake.send(b"x")
-        except OSError:
-            log.debug("%s: stopped already", self._name)
+        self._rouse()
         if serving:
             self._ended.wait()
         self._socket.close()
@@ -220,6 +219,7 @@ class Listener:
         while self._table and time.monotonic() < until:
             self._shut(lambda _: True)
             time.sleep(0.01)
+        self._rouse()
         for thread in (*self._workers, *self._readers) if serving else ():
             thread.join(timeout=within_s + 10)
         with self._lock:
@@ -228,6 +228,13 @@ class Listener:
             self._table.clear()
         for each in (self._handshakes, self._arrivals, self._woken, self._wake):
             each.close()
+
+    def _rouse(self) -> None:
+        """Have every loop look at once whether its time is over."""
+        try:
+            self._wake.send(b"x")
+        except OSError:
+            log.debug("%s: stopped already", self._name)
 
     def _shut(self, which: Callable[[Connection], bool]) -> None:
         with self._lock:

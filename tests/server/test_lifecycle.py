@@ -251,6 +251,16 @@ def test_a_request_that_never_ends_is_cut_off_when_draining_has_taken_long_enoug
         assert not stopping.is_alive()
 
 
+def test_no_thread_of_a_server_that_stops_waits_for_its_next_look(start, monkeypatch) -> None:
+    monkeypatch.setattr("scheduler.webhook.listener._LOOK_S", 3600.0)
+    server = start([node("n", gpus=1)])
+    assert server.client.get("/readyz")["ready"]
+    listener = server.server.verbs
+    server.stop()
+    assert listener._readers and listener._workers
+    assert not [thread for thread in (*listener._readers, *listener._workers) if thread.is_alive()]
+
+
 def test_small_answers_are_sent_at_once(start) -> None:
     """Without TCP_NODELAY each answer of two writes would wait for an acknowledgement."""
     server = start([node(gpus=1)])

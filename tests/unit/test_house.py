@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -45,11 +46,17 @@ _LARGE = {
 }
 
 
+@cache
+def _tree(path: Path) -> ast.Module:
+    """A file, parsed once for all rules."""
+    return ast.parse(path.read_text())
+
+
 def _classes() -> Iterator[tuple[Path, str, int, int]]:
     """Every class of the product: file, name, lines, and methods that others may call."""
     for path in SOURCES:
         if path.is_relative_to(ROOT / "scheduler"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in ast.walk(_tree(path)):
                 if isinstance(node, ast.ClassDef):
                     methods = [one.name for one in node.body if isinstance(one, ast.FunctionDef)]
                     public = sum(not name.startswith("_") for name in methods)
@@ -101,7 +108,7 @@ def test_no_salted_hash_is_an_identity() -> None:
         f"{path}:{call.lineno}"
         for path in SOURCES
         if path.is_relative_to(ROOT / "scheduler")
-        for call in ast.walk(ast.parse(path.read_text()))
+        for call in ast.walk(_tree(path))
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "hash"
     ]
     assert not calls
@@ -116,9 +123,8 @@ def _calls(tree: ast.AST, *, at_import: bool = True) -> Iterator[tuple[str, ast.
         yield from _calls(node, at_import=at_import and not later)
 
 
-def _types_built_late(source: str) -> list[str]:
+def _types_built_late(tree: ast.Module) -> list[str]:
     """What makes msgspec learn a type after the import, perhaps in several threads at once."""
-    tree = ast.parse(source)
     found = [
         f"line {node.lineno}: write import msgspec, so that this can be checked"
         for node in ast.walk(tree)
@@ -144,7 +150,7 @@ def _types_built_late(source: str) -> list[str]:
 def test_decoders_exist_before_the_first_thread() -> None:
     """A type that two threads decode for the first time at once ends the process."""
     product = [p for p in SOURCES if p.is_relative_to(ROOT / "scheduler")]
-    late = {str(p): found for p in product if (found := _types_built_late(p.read_text()))}
+    late = {str(p): found for p in product if (found := _types_built_late(_tree(p)))}
     assert product and not late
 
 
@@ -161,12 +167,12 @@ def test_decoders_exist_before_the_first_thread() -> None:
     ],
 )
 def test_a_late_decoder_is_found(source: str) -> None:
-    assert _types_built_late(source)
+    assert _types_built_late(ast.parse(source))
 
 
 def test_early_decoders_and_untyped_ones_are_none_of_them() -> None:
     early = "import msgspec.json\nd = msgspec.json.Decoder(T)\ndef f(x): return d.decode(x)\n"
-    assert not _types_built_late(early + "def g(x): return msgspec.json.decode(x)")
+    assert not _types_built_late(ast.parse(early + "def g(x): return msgspec.json.decode(x)"))
 
 
 def test_every_line_of_the_command_line_goes_through_one_place() -> None:
@@ -177,7 +183,7 @@ def test_every_line_of_the_command_line_goes_through_one_place() -> None:
         f"{path}:{call.lineno}"
         for path in SOURCES
         if any(path.is_relative_to(room) for room in rooms) and path.name not in doors
-        for call in ast.walk(ast.parse(path.read_text()))
+        for call in ast.walk(_tree(path))
         if isinstance(call, ast.Call)
         and ast.unparse(call.func)
         in ("click.echo", "click.secho", "print", "sys.stdout.write", "sys.stderr.write", "Console")
@@ -193,7 +199,7 @@ def test_every_file_that_a_user_names_is_read_in_one_place() -> None:
         f"{path}:{call.lineno}"
         for path in SOURCES
         if any(path.is_relative_to(room) for room in rooms) and path.name not in own
-        for call in ast.walk(ast.parse(path.read_text()))
+        for call in ast.walk(_tree(path))
         if isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr in ("read_text", "read_bytes")

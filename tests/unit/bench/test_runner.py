@@ -194,13 +194,18 @@ def test_rows_are_recorded_with_where_they_come_from(
 
 
 def _start(*args: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "bench", *map(str, args)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,  # a terminal interrupts all processes of a command
-    )
+    # A shell hands SIGINT down as ignored to what it runs in the background, and so would we.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-m", "bench", *map(str, args)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # a terminal interrupts all processes of a command
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_ends_a_solver_and_prints_the_rows_that_are_complete(folder: Path) -> None:
