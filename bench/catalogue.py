@@ -12,7 +12,7 @@ __all__ = ["BENCHMARKS", "SECTIONS", "command", "protocol", "question"]
 
 SECTIONS = {
     "Packing": ("online", "realism", "replay", "power", "weights", "smoke"),
-    "Planning": ("backlog", "offline", "vector"),
+    "Planning": ("backlog", "offline", "planscale", "vector"),
     "Speed": (
         "webhook", "compare", "storm", "sync", "throughput", "decisions", "holds", "speed",
         "servers",

@@ -80,6 +80,8 @@ OUTPUTS: Mapping[str, Output] = {
             "is none)",
             "tiers": "one entry per priority: `placed` of `pods`, running ones included; `value` and "
             "`bound` of the objective; `gap` in percent",
+            "served": "what each class of requests gets: `placed` of `pods`; members of gangs count with "
+            "what they ask for, and once more `in gangs`",
             "disruption": "`value` and `bound` of the disruption of running pods",
             "placements": "pods and their nodes and devices, in an order in which they can be made "
             "once everything that moves is evicted",

@@ -102,7 +102,7 @@ class Snapshot:
 
     def problem(
         self,
-        objective: str = "pods",
+        objective: str = "order",
         *,
         moves: bool = True,
         topology: Sequence[str] = (),
@@ -114,7 +114,8 @@ class Snapshot:
         Parameters
         ----------
         objective
-            What a tier maximizes: ``pods`` placed, or ``gpu`` milli-GPU placed, then pods.
+            What a tier gets: see :class:`scheduler.planner.problem.Problem`. ``order`` is that of
+            kube-scheduler.
         moves
             Whether running pods may be disturbed.
         topology

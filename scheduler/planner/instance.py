@@ -33,6 +33,7 @@ from scheduler.core.workload_profile import WorkloadProfile
 from scheduler.planner.axes import Axis, axes_of
 from scheduler.planner.odd import OddRooms, asks_of, odd_rows
 from scheduler.planner.problem import Kind, Problem
+from scheduler.planner.queue import Queue
 
 __all__ = ["Instance", "Level", "Residual"]
 
@@ -45,12 +46,14 @@ class Level:
     """One step of the lexicographic objective: maximise the sum of these weights over placed pods.
 
     ``weights`` is per kind, (K,) int64. ``tier`` is the position of its priority. Only the first
-    level of a tier is bounded and reported; a second one breaks its ties.
+    level of a tier is bounded and reported; a second one breaks its ties. A level of a ``queue``
+    counts no weights: its value is :meth:`Queue.value`.
     """
 
     tier: int
     weights: IntArray
     reported: bool = True
+    queue: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,6 +346,10 @@ class Instance:
                 milli = np.array([self.gpu_milli(k) for k in range(len(self.kinds))])
                 levels.append(Level(tier, ours * milli))
                 levels.append(Level(tier, ours, reported=False))
+                continue
+            if self.problem.objective == "order":
+                levels.append(Level(tier, 0 * ours, reported=False, queue=True))
+                levels.append(Level(tier, ours))
             else:
                 levels.append(Level(tier, ours))
         return levels
@@ -414,6 +421,16 @@ class Instance:
         """The workload profile: all pods that run or wait."""
         running = [placement.pod for placement in self.state.placements.values()]
         return WorkloadProfile.from_requests([*self.problem.pending, *running])
+
+    @cached_property
+    def queue(self) -> Queue:
+        """Who comes before whom."""
+        return Queue(self)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether pods are served in their order, and not as many as possible."""
+        return self.problem.objective == "order"
 
     @cached_property
     def axes(self) -> tuple[Axis, ...]:

@@ -66,7 +66,9 @@ class Layout:
         """Objective of this layout."""
         counts = [self.placed(kind) for kind in range(len(self.instance.kinds))]
         levels = (
-            sum(int(w) * n for w, n in zip(level.weights.tolist(), counts, strict=True))
+            self.instance.queue.value(level.tier, counts)
+            if level.queue
+            else sum(int(w) * n for w, n in zip(level.weights.tolist(), counts, strict=True))
             for level in self.instance.levels
         )
         return (*levels, -self.disruption())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from scheduler.core.model import Placement, PodRequest
 from scheduler.core.omissions import NotConsidered
@@ -19,6 +20,7 @@ from scheduler.planner.search.refine import Refiner
 from scheduler.planner.search.search import Search
 from scheduler.planner.search.sequence import arrivals, settle
 from scheduler.planner.search.starts import begin
+from scheduler.planner.served import served
 from scheduler.planner.topology import widened
 
 __all__ = ["plan"]
@@ -73,11 +75,13 @@ def _made(problem: Problem, budget: Budget, start: Sequence[Placement]) -> Plan:
         budget.hold_back(_FOR_REFINING)
     search = Search(layout, budget)
     search.run()
-    if layout.neighbours is not None and waiting(layout):
+    if (layout.neighbours is not None or instance.in_order) and waiting(layout):
         fill(
             layout, budget=budget
         )  # what the search has changed may let in some that nobody looked at again
     budget.hold_back(0.0)
+    if instance.in_order:
+        _first_ones(layout)
     refiner = Refiner(layout)
     refiner.run(budget)
     value = layout.value()
@@ -90,6 +94,19 @@ def _made(problem: Problem, budget: Budget, start: Sequence[Placement]) -> Plan:
         search.disruption_bound = 0
     check(problem, layout.state.placements, order)
     return _plan(search, refiner, greedy, order, (started, first_s))
+
+
+def _first_ones(layout: Layout) -> None:
+    """Of pods that may stand for each other those that come first have the places there are."""
+    before, placements = layout.instance.origin, layout.state.placements
+    for pods in layout.instance.pods:
+        waiting = [pod for pod in pods if pod.uid not in before]
+        placed = [pod for pod in waiting if pod.uid in placements]
+        first = waiting[: len(placed)]
+        missing = [pod for pod in first if pod.uid not in placements]
+        late = [placements[pod.uid] for pod in placed[len(placed) - len(missing) :]]
+        come = [replace(old, pod=pod) for old, pod in zip(late, missing, strict=True)]
+        layout.exchange([old.pod.uid for old in late], come)
 
 
 def _as_placed(layout: Layout) -> list[PodRequest]:
@@ -136,6 +153,7 @@ def _plan(
         unplaced=reasons.unplaced(),
         nodes_used=len({placement.node for placement in state.placements.values()}),
         objectives=_objectives(search, refiner),
+        served=served(problem.pending, state.placements),
         relaxed=(*instance.relaxed, *widened(layout), *search.scope()),
         not_considered=omissions,
         statistics={
@@ -154,7 +172,7 @@ def _plan(
 
 
 def _objectives(search: Search, refiner: Refiner) -> tuple[Objective, ...]:
-    what = "pods" if search.instance.problem.objective == "pods" else "milli-GPU"
+    what = "milli-GPU" if search.instance.problem.objective == "gpu" else "pods"
     disruption = search.layout.disruption()
     return (
         *(

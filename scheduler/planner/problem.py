@@ -12,6 +12,7 @@ from scheduler.core.gangs.spec import GangSpec, least_of_roles, minimum_of
 from scheduler.core.model import GangKey, NodeSelection, Placement, PodRequest, Shape
 from scheduler.core.omissions import NotConsidered
 from scheduler.core.state import ClusterState
+from scheduler.planner.served import Served
 
 __all__ = [
     "Disruption",
@@ -26,7 +27,7 @@ __all__ = [
     "Unplaced",
 ]
 
-OBJECTIVES = ("pods", "gpu")
+OBJECTIVES = ("order", "pods", "gpu")
 
 
 @unique
@@ -96,7 +97,9 @@ class Problem:
         Node label keys, narrowest first: a gang goes into one domain of the first key that can
         hold it whole, else into the whole cluster.
     objective
-        What a tier maximises: ``pods`` placed, or ``gpu`` milli-GPU placed, then pods.
+        What a tier maximises: ``pods`` placed, or ``gpu`` milli-GPU placed, then pods. With
+        ``order`` pods come before those that stand behind them in ``pending``: whatever is served
+        for a later one, an earlier one is served if that is possible besides those before it.
     policy
         Policy of the greedy incumbent.
     preferences
@@ -144,7 +147,7 @@ class Problem:
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
-            raise InvalidInput("objective", f"is {self.objective!r}", "use pods or gpu")
+            raise InvalidInput("objective", f"is {self.objective!r}", "use order, pods or gpu")
         for pod in self.pending:
             if pod.uid in self.state.placements:
                 raise InvalidInput(f"pod {pod.key}", "is pending and running at the same time")
@@ -270,6 +273,8 @@ class Plan:
         Nodes that host any pod once the plan is carried out.
     objectives
         All objectives, most important first: tiers, disruption, and what is improved among equals.
+    served
+        What each class of requests gets.
     relaxed
         What the planner did not look at, in plain words.
     not_considered
@@ -291,6 +296,7 @@ class Plan:
     unplaced: tuple[Unplaced, ...]
     nodes_used: int
     objectives: tuple[Objective, ...]
+    served: tuple[Served, ...] = ()
     relaxed: tuple[str, ...] = ()
     restarts: tuple[tuple[GangKey, int], ...] = ()
     not_considered: tuple[NotConsidered, ...] = ()
@@ -317,6 +323,9 @@ class Plan:
                     "gap": round(tier.gap, 6),
                 }
                 for tier in self.tiers
+            ],
+            "served": [
+                {"class": one.name, "pods": one.pods, "placed": one.placed} for one in self.served
             ],
             "disruption": {"value": self.disruption, "bound": self.disruption_bound},
             "placements": [

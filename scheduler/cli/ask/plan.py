@@ -37,10 +37,11 @@ _SHOWN = 10
 )
 @click.option(
     "--objective",
-    type=click.Choice(["pods", "gpu"]),
-    default="pods",
+    type=click.Choice(["order", "pods", "gpu"]),
+    default="order",
     show_default=True,
-    help="What each priority maximises: pods placed, or GPU placed.",
+    help="What each priority gets. order: pods are served in the order in which they were created, "
+    "as kube-scheduler does. pods, gpu: most pods placed, or most GPU, whoever waits for how long.",
 )
 @click.option("--moves/--no-moves", default=True, help="Whether running pods may be disturbed.")
 @click.option(
@@ -172,7 +173,7 @@ def _model_costs(path: Path) -> dict[str, int]:
 def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
     from scheduler.cli.output import print_table
 
-    unit = "pods" if problem.objective == "pods" else "milli-GPU"
+    unit = "milli-GPU" if problem.objective == "gpu" else "pods"
     print_table(
         f"{made.status.value}: {len(problem.pending) - len(made.unplaced)} of "
         f"{plural(len(problem.pending), 'pending pod')} placed, {plural(len(made.moves), 'move')}",
@@ -181,6 +182,11 @@ def _print_plan(made: Plan, problem: Problem, *, explain: bool) -> None:
             (tier.priority, tier.pods, tier.placed, tier.value, tier.bound, 100 * tier.gap)
             for tier in made.tiers
         ],
+    )
+    print_table(
+        "What pending pods get",
+        ("request", "pods", "placed"),
+        [(one.name, one.pods, one.placed) for one in made.served],
     )
     say(
         f"disruption {made.disruption} (at least {made.disruption_bound}), "

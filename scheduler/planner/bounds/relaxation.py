@@ -81,7 +81,19 @@ class Relaxation:
             terms = {c: -weights[c[0]] for c in self.columns if weights[c[0]]}
             constraints.append(_Constraint(terms, -value))
         weights = [int(weight) for weight in level.weights.tolist()]
-        supply = self._supply
+        return self._bound(constraints, weights, self._supply)
+
+    def holds(self, counts: Sequence[int]) -> bool:
+        """Whether so many pods of each kind could all have a place, as far as this can tell."""
+        supply = [0] * len(counts)
+        for kind, count in enumerate(counts):
+            supply[self._first[kind]] += count
+        ones = [int(count > 0) for count in supply]
+        return self._bound(self.constraints, ones, supply) >= sum(supply)
+
+    def _bound(
+        self, constraints: Sequence[_Constraint], weights: Sequence[int], supply: Sequence[int]
+    ) -> int:
         trivial: int = sum(weights[k] * supply[k] for k in self._by_kind)
         duals = self._duals(constraints, weights, supply)
         if duals is None:
@@ -101,12 +113,14 @@ class Relaxation:
         instance = self.instance
         firsts: dict[object, int] = {}
         self._supply = [0] * len(instance.kinds)
+        self._first: list[int] = []
         self._most: dict[int, IntArray] = {}
         for code, kind in enumerate(instance.kinds):
             weights = tuple(int(level.weights[code]) for level in instance.levels)
             key = (kind.shape, kind.selection, kind.candidates, kind.standing, weights)
             first = firsts.setdefault(key, code)
             self._supply[first] += len(instance.pods[code])
+            self._first.append(first)
             if first == code:
                 self._most[code] = instance.most[code].copy()
             else:

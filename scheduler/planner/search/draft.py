@@ -38,6 +38,8 @@ BoolArray = NDArray[np.bool_]
 _MOST_CLASSES = 60
 _FOR_DEVICES = 1e-4
 _PASSES = 3
+_MOST_CLOSED = 30
+_SLACK = 0.03
 _CUTTINGS = 0.02
 """Of a device that is cut into fractions about this share is left over."""
 _DRAFTED = (GpuKind.NONE, GpuKind.WHOLE, GpuKind.FRACTION)
@@ -90,10 +92,12 @@ class _Draft:
 
     def __init__(self, layout: Layout, *, by_pieces: bool) -> None:
         self._layout, self._instance = layout, layout.instance
-        self._by_pieces = by_pieces
+        self._by_pieces, self._slack = by_pieces, _SLACK if by_pieces else 2 * _SLACK
         self._columns = Columns(layout)
         self._put: dict[str, tuple[PodRequest, int, Shares]] = {}
         self._left: dict[int, list[PodRequest]] = {}
+        self._position: dict[str, int] = {}
+        self._served: list[int] | None = None
 
     def placements(self) -> list[Placement]:
         """Everything that was put somewhere."""
@@ -119,8 +123,11 @@ class _Draft:
         for kind in (kind for one in types for kind in one.kinds):
             self._left[kind] = list(self._layout.unplaced[kind].values())
         classes = self._classes(types)
+        stages = self._stages(types, classes) if self._instance.in_order else [None]
         kinds = [kind for one in types for kind in one.kinds]
-        for last in (False,) * _PASSES + (True,):
+        passes = [stage for stage in stages for _ in range(_PASSES)] + [stages[-1]]
+        for number, self._served in enumerate(passes):
+            last = number == len(passes) - 1
             self._pass(types, classes)
             if last:
                 self._put_anywhere(types)
@@ -132,6 +139,9 @@ class _Draft:
     def _pass(self, types: Sequence[_Type], classes: Sequence[IntArray]) -> None:
         """Allot what is left to what is left, and put it there, large before small."""
         supply = [sum(len(self._left[kind]) for kind in one.kinds) for one in types]
+        if self._served is not None:
+            done = [sum(pod.uid in self._put for pod in self._pods_of(one)) for one in types]
+            supply = [max(0, s - d) for s, d in zip(self._served, done, strict=True)]
         shares = self._allotment(types, classes).shares(supply)
         for number in sorted(range(len(types)), key=lambda n: types[n].size):
             for position, rows in enumerate(classes):
@@ -142,8 +152,63 @@ class _Draft:
     def _put_anywhere(self, types: Sequence[_Type]) -> None:
         """Put what is left wherever room is left, what is worth most for its devices first."""
         rows = np.arange(len(self._layout.state))
-        for one in sorted(types, key=lambda one: (one.worth / (one.size[0] - 1), one.size)):
+        ordered = sorted(types, key=lambda one: (one.worth / (one.size[0] - 1), one.size))
+        if self._instance.in_order:
+            left = {one.first: self._waiting(one) for one in types}
+            ordered = [one for one in types if left[one.first]]
+            ordered.sort(key=lambda one: self._position[left[one.first][0].uid])
+        for one in ordered:
             self._put_type(one, rows, len(rows) * DEVICE_MILLI)
+
+    # -- in order ----------------------------------------------------------------------------
+
+    def _stages(
+        self, types: Sequence[_Type], classes: Sequence[IntArray]
+    ) -> list[list[int] | None]:
+        """Pods of each type that could be served in their order, were they to be split.
+
+        As many of the first pods as there is room for; whoever is next waits, and all that are
+        like it; of all others again as many, and so on. Before that a few less of the first ones
+        than there is room for, so that what cannot be split does not leave the first ones out.
+        """
+        self._position = {pod.uid: at for at, pod in enumerate(self._instance.problem.pending)}
+        allotment = self._allotment(types, classes)
+        where = [np.array([self._position[pod.uid] for pod in self._waiting(one)]) for one in types]
+        closed: dict[int, int] = {}
+
+        def counts(end: int) -> list[int]:
+            return [
+                closed.get(number, int(np.searchsorted(at, end))) for number, at in enumerate(where)
+            ]
+
+        begin, end, full = 0, len(self._position), 0
+        while len(closed) < min(len(types), _MOST_CLOSED) and not allotment.holds(counts(end)):
+            step = 1
+            while begin + step < end and allotment.holds(counts(begin + step)):
+                begin, step = begin + step, 2 * step
+            low, high = begin, min(end, begin + step)  # holds at low, not at high
+            while high - low > 1:
+                middle = (low + high) // 2
+                low, high = (middle, high) if allotment.holds(counts(middle)) else (low, middle)
+            begin = low
+            full = full or low
+            stops = [n for n, at in enumerate(where) if n not in closed and low in at]
+            closed.update({number: counts(low)[number] for number in stops})
+            if not stops:
+                break
+        if not closed:
+            return [counts(end)]
+        served = counts(end if allotment.holds(counts(end)) else begin)
+        first = [int(np.searchsorted(at, int(full * (1 - self._slack)))) for at in where]
+        return [first, served]
+
+    def _pods_of(self, one: _Type) -> list[PodRequest]:
+        return [pod for kind in one.kinds for pod in self._layout.unplaced[kind].values()]
+
+    def _waiting(self, one: _Type) -> list[PodRequest]:
+        """Pods of a type that were put nowhere yet, in the order in which they are to be served."""
+        pods = [pod for kind in one.kinds for pod in self._left[kind]]
+        return sorted(pods, key=lambda pod: self._position[pod.uid]) if self._position else pods
 
     # -- kinds -------------------------------------------------------------------------------
 
@@ -240,7 +305,7 @@ class _Draft:
         usable = rows[self._columns.room(kind, rows) > 0]
         if not len(usable):
             return
-        pods = [pod for k in one.kinds for pod in self._left[k]][:count]
+        pods = self._waiting(one)[:count]
         usual = self._columns.usual_cpu(rows)
         keys = self._columns.misplaced(kind, usable, usual)
         heap = list(zip(keys.tolist(), usable.tolist(), strict=True))

@@ -45,7 +45,8 @@ def fill(
 ) -> bool:
     """Place what fits where nothing has to move, highest priority first.
 
-    Within a priority gangs come first, since they need room that small pods would take; then
+    Where pods are served in their order, they are looked at in this order. Otherwise gangs come
+    first within a priority, since they need room that small pods would take; then
     large pods before small ones, or with ``by_size`` off all in the order in which they were
     given, which mixes shapes and sometimes fills devices better. A gang's members are placed
     together or not at all.
@@ -75,28 +76,36 @@ def fill(
     def over() -> bool:
         return next(asks) >= _AT_LEAST and budget is not None and budget.over
 
-    for priority in instance.priorities if priorities is None else priorities:
-        for gang in _gangs(layout, priority):
-            if over():
-                return False
-            _fill_gang(layout, engine, gang)
-        while True:
-            kinds = sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k))
-            before = sum(len(layout.unplaced[kind]) for kind in kinds)
-            if by_size:
-                for kind in kinds:
-                    if over():
-                        return False
-                    _fill_kind(layout, engine, kind, instance.admissible[kind], over)
-            else:
-                _fill_listed(layout, engine, set(kinds), over)
-            if budget is not None and budget.over and next(asks) >= _AT_LEAST:
-                return False
-            # With rules between pods, those that have come may have let others in.
-            left = sum(len(layout.unplaced[kind]) for kind in kinds)
-            if layout.neighbours is None or left in (0, before):
-                break
-    return True
+    listed = instance.priorities if priorities is None else priorities
+    if instance.in_order and layout.neighbours is None:
+        return all(_fill_queue(layout, engine, priority, over) for priority in listed)
+    return all(_fill_tier(layout, engine, priority, over, by_size=by_size) for priority in listed)
+
+
+def _fill_tier(
+    layout: Layout, engine: Engine, priority: int, over: Callable[[], bool], *, by_size: bool
+) -> bool:
+    """Place pods of a priority, gangs first; False if there was no time for all of them."""
+    for gang in _gangs(layout, priority):
+        if over():
+            return False
+        _fill_gang(layout, engine, gang)
+    while True:
+        kinds = sorted(_kinds(layout, priority), key=lambda k: (_size(layout, k), k))
+        before = sum(len(layout.unplaced[kind]) for kind in kinds)
+        if by_size:
+            for kind in kinds:
+                if over():
+                    return False
+                _fill_kind(layout, engine, kind, layout.instance.admissible[kind], over)
+        else:
+            _fill_listed(layout, engine, set(kinds), over)
+        # With rules between pods, those that have come may have let others in.
+        left = sum(len(layout.unplaced[kind]) for kind in kinds)
+        if left and over():
+            return False
+        if layout.neighbours is None or left in (0, before):
+            return True
 
 
 def fill_gangs(layout: Layout, priority: int, among: Collection[GangKey], budget: Budget) -> bool:
@@ -159,19 +168,41 @@ def _fill_listed(layout: Layout, engine: Engine, kinds: set[int], over: Callable
         layout.place(engine.choose(pod, node.name))
 
 
+def _fill_queue(layout: Layout, engine: Engine, priority: int, over: Callable[[], bool]) -> bool:
+    """Place pods in the order of the problem, a gang where its first member stands."""
+    instance = layout.instance
+    gangs = set(_gangs(layout, priority))
+    full: set[int] = set()
+    for pod in instance.problem.pending:
+        kind = instance.kind_of[pod.uid]
+        if pod.priority != priority or kind in full or pod.uid not in layout.unplaced[kind]:
+            continue
+        if over():
+            return False
+        if pod.gang in gangs:
+            gangs.discard(pod.gang)
+            _fill_gang(layout, engine, pod.gang)
+        elif (pod.gang is None or not gang_missing(layout, pod.gang)) and not _fill_kind(
+            layout, engine, kind, instance.admissible[kind], most=1
+        ):
+            full.add(kind)  # nothing is released: its others fit nowhere either
+    return True
+
+
 def _fill_kind(
     layout: Layout,
     engine: Engine,
     kind: int,
     allowed: NDArray[np.bool_],
     over: Callable[[], bool] = lambda: False,
+    most: int | None = None,
 ) -> list[str]:
-    """Place pods of a kind until one does not fit; returns their uids."""
+    """Place pods of a kind until one does not fit, or so many are; returns their uids."""
     rows = np.flatnonzero(allowed)
     everywhere = len(rows) == len(layout.state)
     ruled = layout.neighbours is not None
     placed = []
-    for pod in list(layout.unplaced[kind].values()):
+    for pod in list(layout.unplaced[kind].values())[:most]:
         if over():
             break
         if ruled:

@@ -23,6 +23,7 @@ from scheduler.planner.layout import Layout, Value
 from scheduler.planner.search.chains import Chains
 from scheduler.planner.search.emptying import Emptying
 from scheduler.planner.search.greedy import gang_missing
+from scheduler.planner.search.ordered import Ordered
 from scheduler.planner.search.repair import Repair
 from scheduler.planner.window.window import Window
 
@@ -81,9 +82,11 @@ class Search:
         self.instance = self.layout.instance
         self._random = random.Random(f"windows/{self.budget.seed}")  # noqa: S311 - reproducible
         self._relaxation = Relaxation(self.instance)
+        self._ordered = Ordered(self.layout, self._relaxation) if self.instance.in_order else None
         self._patterns = PatternBound(self.instance)
         self._repair = Repair(self.layout, self.budget)
         self._strengthened: Value | None = None
+        self._target: int | None = None
         self.refresh_bounds()
 
     # -- what is known -----------------------------------------------------------------------
@@ -97,13 +100,36 @@ class Search:
         achieved: list[tuple[Level, int]] = []
         known, self.bounds = self.bounds, []
         for index, (level, reached) in enumerate(zip(self.instance.levels, value, strict=False)):
+            if level.queue:
+                self.bounds.append(self._bound_of_queue(level, reached, known))
+                continue
+            exact = self._ordered is not None and self.bounds[-1] == value[index - 1]
             bound = self._relaxation.bound(level, achieved) if level.reported else reached
+            bound = reached if exact else bound
             if level.reported and known:
                 bound = min(bound, known[index])
             self.bounds.append(max(reached, bound))
-            achieved.append((level, reached))
+            if self._ordered is None or exact:
+                achieved.append((level, reached))
         self._bounded_at = value[:-1]
-        self.disruption_bound = min(-value[-1], least_disruption(self.instance, value))
+        if self._ordered is None or self.levels_met:
+            least = least_disruption(self.instance, self._counted(value))
+            self.disruption_bound = min(-value[-1], least)
+
+    def _bound_of_queue(self, level: Level, reached: int, known: list[int]) -> int:
+        """Bound of how a tier is served in order; of lower tiers once the higher ones are met."""
+        assert self._ordered is not None
+        index = len(self.bounds)
+        met = list(self.layout.value()[:index]) == self.bounds
+        bound = self._ordered.bound(level.tier, reached) if met else 0
+        return max(reached, min(bound, known[index]) if known else bound)
+
+    def _counted(self, value: Value) -> Value:
+        """Pods by tier, where these are what every plan as good has; else the value as it is."""
+        if self._ordered is None:
+            return value
+        levels = zip(self.instance.levels, value, strict=False)
+        return (*(reached for level, reached in levels if level.reported), value[-1])
 
     @property
     def levels_met(self) -> bool:
@@ -194,7 +220,7 @@ class Search:
     def _strengthen_bounds(self) -> None:
         """Bound the levels that are still open by column generation."""
         value = self.layout.value()
-        if self.levels_met or value == self._strengthened:
+        if self.levels_met or value == self._strengthened or self._ordered is not None:
             return
         if not self._patterns.worthwhile(self.layout):
             return
@@ -211,6 +237,8 @@ class Search:
         failures, width = 0, _NARROW
         met = self.levels_met
         while not self._finished and failures < _PATIENCE:
+            if met:
+                self._target = None
             window = self._window_of_disturbed(width) if met else self._room(width)
             if window is None:
                 return
@@ -230,13 +258,17 @@ class Search:
 
     def _prove_disruption(self) -> None:
         value = self.layout.value()
-        bound = prove_disruption(self.instance, value, self.budget, self.budget.left / 4)
+        counted = self._counted(value)
+        bound = prove_disruption(self.instance, counted, self.budget, self.budget.left / 4)
         self.disruption_bound = min(-value[-1], max(self.disruption_bound, bound))
 
     def _run_chains(self) -> None:
         instance = self.instance
         kinds = [kind for kind, pods in enumerate(self.layout.unplaced) if pods]
         kinds.sort(key=lambda k: (-instance.kinds[k].priority, -instance.gpu_milli(k), k))
+        if self._ordered is not None:
+            tiers = range(len(instance.priorities))
+            kinds = [kind for tier in tiers for kind in self._ordered.next_kinds(tier)]
         if instance.origin:
             emptying = Emptying(self.layout, self.budget)
             self.emptied = emptying.run(kinds)
@@ -251,7 +283,11 @@ class Search:
 
     def _solve(self, window: Window) -> bool:
         self.windows += 1
-        improved = window.improve(self.budget, _WINDOW_LIMIT)
+        if self._ordered is None or self._target is None:
+            improved = window.improve(self.budget, _WINDOW_LIMIT)
+        else:
+            floors = self._ordered.floors(self._target)
+            improved, _ = window.admit(self._target, floors, self.budget, _WINDOW_LIMIT)
         if improved:
             self.improved += 1
             if self.layout.value()[:-1] != self._bounded_at and len(self.bounds) > 1:
@@ -269,6 +305,11 @@ class Search:
             return
         self.whole_solves += 1
         self.tried.update(offered)
+        if self._ordered is not None and not self.levels_met:
+            self._admit_all(self._ordered, share * self.budget.left)
+            if not self.levels_met:
+                return
+            offered = {kind: len(pods) for kind, pods in enumerate(self.layout.unplaced) if pods}
         settled = [v == b for v, b in zip(self.layout.value(), self.bounds, strict=False)]
         improved, bounds = Window(self.layout, rows, offered).prove(
             self.budget, settled, share * self.budget.left
@@ -285,11 +326,32 @@ class Search:
         if bounds[-1] is not None:
             self.disruption_bound = min(-value[-1], max(self.disruption_bound, -bounds[-1]))
 
+    def _admit_all(self, ordered: Ordered, limit: float) -> None:
+        """Everything at once, one pod after another: each gets a place or is ruled out."""
+        end = self.budget.spent + limit
+        rows = np.flatnonzero(self.instance.most.any(axis=0)).tolist()
+        while not self.levels_met and self.budget.spent < end and not self.budget.over:
+            tiers = range(len(self.instance.priorities))
+            kinds = [k for t in tiers for k in ordered.next_kinds(t) if not ordered.is_hopeless(k)]
+            if not kinds:
+                return
+            floors = ordered.floors(kinds[0])
+            offered = {kind: len(pods) for kind, pods in enumerate(self.layout.unplaced) if pods}
+            window = Window(self.layout, rows, offered)
+            improved, none = window.admit(kinds[0], floors, self.budget, end - self.budget.spent)
+            if none:
+                ordered.rule_out(kinds[0], floors)
+            elif not improved:
+                return
+            else:
+                self.improved += 1
+            self.refresh_bounds()
+
     # -- choosing windows --------------------------------------------------------------------
 
     def _room(self, width: int) -> Window | None:
         """Rows where an unplaced pod of the most important open tier might get room."""
-        instance = self.instance
+        instance, self._target = self.instance, None
         tier_of = {priority: tier for tier, priority in enumerate(instance.priorities)}
         wanted = [kind for kind in self._open_kinds() if self._offerable(kind)]
         if not wanted:
@@ -297,6 +359,10 @@ class Search:
         best = min(tier_of[instance.kinds[kind].priority] for kind in wanted)
         first = [kind for kind in wanted if tier_of[instance.kinds[kind].priority] == best]
         target = self._random.choice(first if self._random.random() < 0.8 else wanted)
+        if self._ordered is not None:
+            first.sort(key=self._ordered.position)
+            target = first[min(int(self._random.expovariate(0.5)), len(first) - 1)]
+            self._target = target
         rows = self._rows_for(target, width)
         offers = self._offers(target, rows)
         self.tried.update(offers)

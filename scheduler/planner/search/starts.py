@@ -65,10 +65,11 @@ def begin(instance: Instance, budget: Budget, given: Sequence[Placement] = ()) -
     if given and other.exchange((), given):
         whole |= fill(other, budget=budget)
         best = max(best, other, key=Layout.value)
-    for by_size in (True, False):
+    for by_size in (False,) if instance.in_order else (True, False):
         if not any(best.unplaced) or not whole:
             break
-        share = budget if budget.deterministic else budget.part(_POLICY_SHARE * budget.left)
+        left = (2 if instance.in_order else 1) * _POLICY_SHARE * budget.left
+        share = budget if budget.deterministic else budget.part(left)
         other = Layout(instance)
         if fill(other, by_size=by_size, budget=share):
             best = max(best, other, key=Layout.value)

@@ -116,6 +116,19 @@ class WindowModel:
             for kind, count in here.items()
         )
 
+    def keep(self, floors: Sequence[int], more: int) -> None:
+        """Place at least so many pods of each kind, and one more of a kind than there are now."""
+        here = {kind: sum(row[kind] for row in self.here.values()) for kind in self.pool}
+        for kind, total in self._total.items():
+            elsewhere = self.layout.placed(kind) - here[kind]
+            least = here[kind] + 1 if kind == more else floors[kind] - elsewhere
+            if least > 0:
+                self.model.add(total >= least)
+
+    def served(self) -> Expr:
+        """Pods that the window places in all."""
+        return sum(self._total.values())
+
     def disruption_now(self) -> int:
         """Disruption of the running pods of this window at present."""
         stopped = self.layout.stopped()

@@ -73,6 +73,35 @@ class Window:
             found = solver or found
         return found is not None and self._apply(found, before)
 
+    def admit(
+        self, kind: int, floors: Sequence[int], budget: Budget, limit: float
+    ) -> tuple[bool, bool]:
+        """Place one more pod of a kind, whatever that costs those that come after it.
+
+        Parameters
+        ----------
+        kind
+            Offered to the window.
+        floors
+            Per kind, how many pods have to have a place in all.
+        budget, limit
+            As for :meth:`improve`.
+
+        Returns
+        -------
+        improved : bool
+            Whether a better layout was applied.
+        ruled_out : bool
+            Whether there is no such plan of these rows.
+        """
+        before, window = self.layout.value(), self._window
+        window.keep(floors, kind)
+        # Of those that come after it as many as possible keep their place.
+        solver, status = self._maximize(window.served(), budget, limit)
+        if solver is None:
+            return False, status == cp_model.INFEASIBLE
+        return self._apply(solver, before), False
+
     def prove(
         self, budget: Budget, settled: Sequence[bool], limit: float
     ) -> tuple[bool, list[int | None]]:
@@ -103,7 +132,7 @@ class Window:
         for index, (term, _) in enumerate(terms):
             if index < len(settled) and settled[index]:
                 bounds.append(before[index])
-                self._model.add(term >= before[index])
+                self._model.add(term >= self._window.now(index))
                 continue
             solver, status = self._maximize(term, budget, end - budget.spent)
             if solver is None:
