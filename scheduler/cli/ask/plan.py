@@ -40,8 +40,8 @@ _SHOWN = 10
     type=click.Choice(["order", "pods", "gpu"]),
     default="order",
     show_default=True,
-    help="What each priority gets. order: pods are served in the order in which they were created, "
-    "as kube-scheduler does. pods, gpu: most pods placed, or most GPU, whoever waits for how long.",
+    help="What each priority optimizes. order: pods are served in the order of their creation, as "
+    "kube-scheduler does. pods: as many pods as possible. gpu: as much GPU as possible.",
 )
 @click.option("--moves/--no-moves", default=True, help="Whether running pods may be disturbed.")
 @click.option(

@@ -51,7 +51,12 @@ class Relaxation:
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
-        self._merge()
+        self._first = _firsts(instance)
+        self._supply = [0] * len(instance.kinds)
+        self._most: dict[int, IntArray] = {}  # of first kinds, what each row could take, (N,)
+        for code, first in enumerate(self._first):
+            self._supply[first] += len(instance.pods[code])
+            self._most[first] = self._most.get(first, 0) + instance.most[code]
         self.groups = self._groups()
         self.columns: list[tuple[int, int]] = [
             (kind, group)
@@ -103,28 +108,6 @@ class Relaxation:
         return max(0, bound // unit * unit)
 
     # -- the relaxation ----------------------------------------------------------------------
-
-    def _merge(self) -> None:
-        """Kinds that differ in their gang or their disruption alone count as the first of them.
-
-        ``_supply`` is by kind, and 0 for those that count as another one; ``_most`` has the others
-        alone, with what each row could take of them, (N,).
-        """
-        instance = self.instance
-        firsts: dict[object, int] = {}
-        self._supply = [0] * len(instance.kinds)
-        self._first: list[int] = []
-        self._most: dict[int, IntArray] = {}
-        for code, kind in enumerate(instance.kinds):
-            weights = tuple(int(level.weights[code]) for level in instance.levels)
-            key = (kind.shape, kind.selection, kind.candidates, kind.standing, weights)
-            first = firsts.setdefault(key, code)
-            self._supply[first] += len(instance.pods[code])
-            self._first.append(first)
-            if first == code:
-                self._most[code] = instance.most[code].copy()
-            else:
-                self._most[first] += instance.most[code]
 
     def _groups(self) -> list[IntArray]:
         """Rows that may be pooled: the same kinds fit, as far as the number of groups allows."""
@@ -349,3 +332,14 @@ class Relaxation:
             gain = max(weights[kind] * _DUAL_SCALE - priced[key] for key in keys) if keys else 0
             total += supply[kind] * max(0, gain)
         return int(Fraction(total, _DUAL_SCALE).__floor__())
+
+
+def _firsts(instance: Instance) -> list[int]:
+    """Per kind the first that differs in gang and disruption alone, which stands for it."""
+    firsts: dict[object, int] = {}
+    found = []
+    for code, kind in enumerate(instance.kinds):
+        weights = tuple(int(level.weights[code]) for level in instance.levels)
+        key = (kind.shape, kind.selection, kind.candidates, kind.standing, weights)
+        found.append(firsts.setdefault(key, code))
+    return found
