@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from scheduler.core.errors import SchedulerError
+from scheduler.core.policies.table import RIVALS
 from scheduler.files import native
 from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.kube_scheduler_client import ExtenderClient, ProtocolError
@@ -80,19 +81,22 @@ def test_two_runs_place_the_same_pods() -> None:
         out, errors = demo.communicate(timeout=120)
         assert demo.returncode == 0, errors
         said.append(json.loads(out))
-        for side in ("snugfit", "default", "packing"):
-            assert said[-1][side]["pods_placed"] + said[-1][side]["pods_pending"] == 80
-            said[-1][side].pop("latency_ms")
+        runs = said[-1]["runs"]
+        assert [run["name"] for run in runs] == ["snugfit (priced)", *RIVALS]
+        for run in runs:
+            assert run["pods_placed"] + run["pods_pending"] == 80
+            run.pop("latency_ms")
     assert said[0] == said[1] and said[0]["violations"] == []
 
 
-def test_both_rivals_are_named_at_the_end() -> None:
+def test_the_default_and_the_best_rival_are_named_at_the_end() -> None:
     demo = _begin("--nodes", "20", "--policy", "best-fit")
     out, errors = demo.communicate(timeout=120)
     assert demo.returncode == 0, errors
-    table, (*_, validator, default, packing) = out, out.splitlines()
+    table, (*_, validator, default, best) = out, out.splitlines()
     assert "snugfit (best-fit)" in table and "over-committed" in validator
-    assert "spreading by default" in default and "MostAllocated" in packing
+    assert "over kube-scheduler's default" in default and "over the best rival (" in best
+    assert all(name in table for name in RIVALS)
 
 
 def test_a_misspelt_policy_starts_nothing() -> None:

@@ -15,9 +15,11 @@ from scheduler.core.defaults import DEFAULT_POLICY
 from scheduler.core.plural import plural
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from scheduler.core.cluster_metrics import ClusterMetrics
+    from scheduler.core.model import PodRequest
     from scheduler.files.workload import Workload
-    from scheduler.simulator.emulator import SchedulerProfile
 
 __all__ = ["command"]
 
@@ -60,41 +62,49 @@ class _Side:
 
 
 @click.command("demo")
-@click.option("--nodes", default=1200, show_default=True, help="Nodes of the synthetic cluster.")
+@click.option("--nodes", default=1200, show_default=True, help="Nodes of the cluster.")
 @click.option("--load", default=1.0, show_default=True, help="Requested GPUs / capacity.")
 @click.option("--pods", default=0, help="Number of pods, instead of a load.")
 @click.option("--seed", default=1, show_default=True, help="Decides everything random.")
 @click.option("--policy", default=DEFAULT_POLICY, show_default=True, help="See `snugfit policies`.")
 @json_option
 def command(nodes: int, load: float, pods: int, seed: int, policy: str, as_json: bool) -> None:
-    """Pack a synthetic cluster through the real webhook, beside kube-scheduler's default.
+    """Pack a cluster through the real webhook, beside all that others would run.
+
+    Nodes and pods come in the shares of a public trace (Alibaba gpu-v2023): scarce models, nodes
+    with little cpu per GPU, one pod in ten that names its model.
 
     Starts `snugfit serve --offline` on loopback, drives it over HTTP as kube-scheduler would
-    (filter, prioritize, bind), then places the same pods in the same order with the default
-    scoring of kube-scheduler, which spreads, and with its packing strategy MostAllocated. All of
+    (filter, prioritize, bind), then places the same pods in the same order by each rival. All of
     them place every pod that fits somewhere, and count fractions per device as Snugfit does.
     """
     from scheduler.cli.output import message, print_json
-    from scheduler.core.policies.table import policy_named
+    from scheduler.core.policies.table import RIVALS, policy_named
+    from scheduler.simulator.fleets import OPENB_NODES, OPENB_PODS
     from scheduler.simulator.generate import GeneratorConfig, generate
 
     policy_named(policy)
     inapplicable(load=(not pods, "--pods says how many there are"))
-    workload = generate(GeneratorConfig(nodes=nodes, load=load, pods=pods, seed=seed))
+    config = GeneratorConfig(
+        nodes=nodes,
+        load=load,
+        pods=pods,
+        seed=seed,
+        node_shapes=OPENB_NODES,
+        pod_shapes=OPENB_PODS,
+    )
+    workload = generate(config)
     gpus = workload.gpu_milli // 1000
     message(
         f"{plural(nodes, 'node')}, {plural(gpus, 'GPU')} of mixed models; "
         f"arriving: {plural(len(workload.arrivals), 'pod')}"
     )
     ours, problems = _through_the_webhook(workload, policy, seed)
-    default = _default_scheduler(workload, seed)
-    packing = _packing_scheduler(workload, seed)
+    sides = [ours, *(_rival(name, workload, seed) for name in RIVALS)]
     if as_json:
-        sides = {"snugfit": ours, "default": default, "packing": packing}
-        said = {key: side.to_json() for key, side in sides.items()}
-        print_json({**said, "violations": problems})
+        print_json({"runs": [side.to_json() for side in sides], "violations": problems})
     else:
-        _print(ours, default, packing, problems)
+        _print(sides, problems)
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -163,86 +173,75 @@ def _placements(workload: Workload, said: dict[str, Any]) -> list[Any]:
     ]
 
 
-def _default_scheduler(workload: Workload, seed: int) -> _Side:
-    """The same stream with kube-scheduler's default scoring and random ties."""
-    from scheduler.simulator.emulator import SchedulerProfile
+def _rival(name: str, workload: Workload, seed: int) -> _Side:
+    """The same stream by a policy that others would run, its profile given if it needs one.
 
-    profile = SchedulerProfile(extender_weight=0, seed=seed)
-    return _in_process("kube default", workload, "first-fit", profile)
-
-
-def _packing_scheduler(workload: Workload, seed: int) -> _Side:
-    """The same stream packed as kube-scheduler's MostAllocated does, GPUs included.
-
-    What a user gets without any extender, and a little more: nodes are told apart by its scores
-    alone, and a fraction goes to the fullest device that has room.
+    kube-scheduler's default breaks ties at random, as kube-scheduler does. The others are told
+    apart by their scores alone, and a fraction goes to the device that they say, which is more
+    than a user gets of them without an extender.
     """
-    from scheduler.simulator.emulator import SchedulerProfile
-
-    profile = SchedulerProfile(least_allocated=0, balanced=0, extender_scores="exact", seed=seed)
-    return _in_process("MostAllocated", workload, "most-allocated", profile)
-
-
-def _in_process(name: str, workload: Workload, policy: str, profile: SchedulerProfile) -> _Side:
     from scheduler.cli.output import progress
     from scheduler.core.cluster_metrics import cluster_metrics
     from scheduler.core.engine import Engine
     from scheduler.core.state import ClusterState
     from scheduler.core.workload_profile import WorkloadProfile
-    from scheduler.simulator.emulator import EmulatedScheduler
+    from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 
-    state = ClusterState(workload.nodes)
-    engine = Engine(state, policy)
-    emulated = EmulatedScheduler(engine, profile)
+    state, profile = ClusterState(workload.nodes), WorkloadProfile.from_requests(workload.requests)
+    choose = Engine(state, name, profile=profile)
+    best: Callable[[PodRequest], int] = choose.best
+    if name == "kube-default":
+        choose = Engine(state, "first-fit")
+        best = EmulatedScheduler(choose, SchedulerProfile(extender_weight=0, seed=seed)).best
     placed = 0
     with progress(name) as bar:
         for number, request in enumerate(workload.requests):
-            row = emulated.best(request)
+            row = best(request)
             if row >= 0:
-                node = state.node(row)
-                engine.place_on(request, node.name)
+                choose.place_on(request, state.node(row).name)
                 placed += 1
             if number % 100 == 0:
                 bar(number + 1, len(workload.requests))
-    figures = cluster_metrics(state, WorkloadProfile.from_requests(workload.requests))
+    figures = cluster_metrics(state, profile)
     return _Side(name, figures, placed, len(workload.arrivals) - placed, {})
 
 
-def _print(ours: _Side, default: _Side, packing: _Side, problems: list[str]) -> None:
+def _print(sides: list[_Side], problems: list[str]) -> None:
     from scheduler.cli.output import print_table
     from scheduler.core.cluster_metrics import CAUSES
 
-    sides = [side.to_json() for side in (ours, default, packing)]
-    rows: list[tuple[object, ...]] = [
-        (label, *(side[key] for side in sides))
-        for label, key in (
-            ("GPU allocated, %", "gpu_allocated_percent"),
-            ("GPUs allocated", "gpus_allocated"),
-            ("fragmentation, % of GPUs", "fragmentation_percent"),
-        )
-    ]
-    rows += [
-        (f"GPUs stranded by {cause}", *(side["stranded_gpus"][cause] for side in sides))
-        for cause in CAUSES
-    ]
-    rows.append(("pods placed", *(side["pods_placed"] for side in sides)))
-    rows.append(("pods pending", *(side["pods_pending"] for side in sides)))
-    for verb, times in sides[0]["latency_ms"].items():
-        rows.append((f"{verb} p50 / p99, ms", f"{times['p50']} / {times['p99']}", None, None))
+    ours, *rivals = (side.to_json() for side in sides)
+    pods, nodes = sides[0].placed + sides[0].pending, sides[0].metrics.nodes
     print_table(
-        f"The same {plural(ours.placed + ours.pending, 'pod')} "
-        f"on the same {plural(ours.metrics.nodes, 'node')}",
-        ("", ours.name, default.name, packing.name),
-        rows,
+        f"The same {plural(pods, 'pod')} on the same {plural(nodes, 'node')}: GPU allocated and "
+        "fragmented, %, GPUs lost to each cause, pods pending",
+        ("", "GPU %", "frag %", *CAUSES, "pending"),
+        [
+            (
+                side["name"],
+                side["gpu_allocated_percent"],
+                side["fragmentation_percent"],
+                *(side["stranded_gpus"][cause] for cause in CAUSES),
+                side["pods_pending"],
+            )
+            for side in (ours, *rivals)
+        ],
+    )
+    print_table(
+        "Latency of the webhook, ms",
+        ("verb", "p50", "p99"),
+        [(verb, times["p50"], times["p99"]) for verb, times in ours["latency_ms"].items()],
     )
     if problems:
         say(f"INVALID: {plural(len(problems), 'violation')}, first: {problems[0]}")
     else:
         say("Validator: no device, cpu or memory over-committed; state equals a recount.")
-    for rival, other in (
-        ("spreading by default", sides[1]),
-        ("packing by MostAllocated", sides[2]),
+    best = max(rivals, key=lambda side: side["gpus_allocated"])
+    default = next(side for side in rivals if side["name"] == "kube-default")
+    for what, other in (
+        ("kube-scheduler's default", default),
+        (f"the best rival ({best['name']})", best),
     ):
-        gained = sides[0]["gpus_allocated"] - other["gpus_allocated"]
-        points = sides[0]["gpu_allocated_percent"] - other["gpu_allocated_percent"]
-        say(f"{points:+.1f} points of GPU allocation over {rival}: {gained:+.0f} GPUs.")
+        gained = ours["gpus_allocated"] - other["gpus_allocated"]
+        points = ours["gpu_allocated_percent"] - other["gpu_allocated_percent"]
+        say(f"{points:+.1f} points of GPU allocation over {what}: {gained:+.0f} GPUs.")
