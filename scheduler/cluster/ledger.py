@@ -175,6 +175,9 @@ class Ledger:
         Monotonic seconds; reservations expire by it.
     lock
         Lends the cluster; one of its own if left out.
+    places_at_once
+        Places of a gang that may be planned while somebody waits for the answer; None for any
+        number, where nobody does.
     """
 
     def __init__(
@@ -186,6 +189,7 @@ class Ledger:
         names: ResourceNames | None = None,
         clock: Callable[[], float] = time.monotonic,
         lock: FairLock | None = None,
+        places_at_once: int | None = _PLACES_AT_ONCE,
     ) -> None:
         self.config, self.live, self.clock = config, live, clock
         self.names = names or config.resource_names
@@ -197,7 +201,7 @@ class Ledger:
             engine,
             ttl_s=config.gang_ttl_s,
             reserve_after_s=config.gang_reserve_after_s,
-            at_once=_PLACES_AT_ONCE,
+            at_once=places_at_once,
             unborn_share=config.gang_unborn_share,
             passed=live,
             on_gathered=requeue.stir,

@@ -88,6 +88,9 @@ class RefusedPods:
     def __len__(self) -> int:
         return len(self._kind_of)
 
+    def __contains__(self, uid: object) -> bool:
+        return uid in self._kind_of
+
     def add(
         self,
         request: PodRequest,

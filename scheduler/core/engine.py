@@ -285,6 +285,11 @@ class Engine:
         """
         return behind(self.state, request, rows, self._reserved())
 
+    def admitted(self, request: PodRequest) -> IntArray:
+        """Rows whose own rules let the pod in, whether or not it fits there: ascending, (R,)."""
+        codes = self._admitted(request)
+        return np.arange(len(self.state)) if codes is None else np.flatnonzero(codes == _FITS)
+
     def explain(self, request: PodRequest, node: str) -> Reason:
         """Whether the node can host the pod, selection rules included, and if not, why."""
         row = self.state.row_of.get(node, -1)

@@ -56,6 +56,18 @@ class Reservations(Mapping[str, Reservation]):
     def __len__(self) -> int:
         return len(self._kept)
 
+    def ends(self) -> float:
+        """A time by which :meth:`expire` has nothing to do; ``inf`` if nothing ends by itself."""
+        while self._ends:
+            until, _, uid = self._ends[0]
+            held = self._kept.get(uid)
+            if held is not None and held.until == until:
+                break
+            heapq.heappop(self._ends)
+        if self._over:
+            return -math.inf
+        return self._ends[0][0] if self._ends else math.inf
+
     def put(self, placement: Placement, until: float) -> None:
         """Note that the state holds this placement until a time, instead of an older one."""
         uid = placement.pod.uid

@@ -5,7 +5,8 @@ protocol, the event-driven replay, an emulated kube-scheduler, the HTTP client t
 kube-scheduler does, and reports.
 
 What this room refuses to do: print, read the environment, talk to Kubernetes, make packing
-decisions of its own. It does not know the extender except over HTTP.
+decisions of its own. The replay asks the code behind the webhook's verbs (``cluster``); of the
+webhook itself nothing is known here except over HTTP.
 
 ``cli`` may import it.
 """

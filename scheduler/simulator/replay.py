@@ -5,17 +5,19 @@ entered it; a pod that fits nowhere waits in the unschedulable pool and is tried
 has left and its backoff, which doubles from 1 s to 10 s, is over. (The flush of the pool every five
 minutes is left out: between two departures room only shrinks, so it would place nothing.) A
 scheduling cycle itself takes no simulated time.
+
+Who decides in a cycle, the webhook's code or stock kube-scheduler, is in :mod:`.schedulers`. Beside
+the webhook's code a pod is also tried again when the extender would requeue it: room that was kept
+for a gang ends without a departure, and no event tells kube-scheduler.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -24,7 +26,7 @@ from scheduler.advisor.snapshot import Snapshot
 from scheduler.core.engine import Engine
 from scheduler.core.errors import InvalidInput
 from scheduler.core.gangs.spec import minimum_of
-from scheduler.core.model import GangKey, Placement, PodRequest, Reason, Shape
+from scheduler.core.model import GangKey, Placement, PodRequest, Reason
 from scheduler.core.power import PowerMeter, PowerModel
 from scheduler.core.state import ClusterState
 from scheduler.core.validator import Validator
@@ -40,32 +42,15 @@ from scheduler.simulator.inflation import (
 )
 from scheduler.simulator.pending import CLASSES, PendingPod, by_class, pending_pods, pod_class
 from scheduler.simulator.pricing import Pricing
+from scheduler.simulator.queueing import Event, Pending, Queue, backoff_s
+from scheduler.simulator.schedulers import Extended, Scheduler, Stock
 
 __all__ = ["ReplayOutcome", "Waiting", "backoff_s", "replay"]
 
-INITIAL_BACKOFF_S = 1.0
-MAX_BACKOFF_S = 10.0
+_STOCK = "kube-default"
+_MOST_LOOKS_IN_VAIN = 64
+_TURN_S = 1.0  # of the thread that looks at refused pods
 _PLAN_WORK = 0.2  # deterministic seconds: a plan has to be cheap to be made often
-
-
-class _Event(IntEnum):
-    """Kinds in the order in which events of one instant happen: room is made before it is used."""
-
-    DEPARTURE = 0
-    ARRIVAL = 1
-    RETRY = 2
-    PLAN = 3
-
-
-@dataclass(slots=True)
-class _Pending:
-    """A pod that is not placed yet."""
-
-    arrival: Arrival
-    serial: int
-    attempts: int = 0
-    tried_s: float = 0.0
-    retry_s: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +154,6 @@ class ReplayOutcome:
         }
 
 
-def backoff_s(attempts: int) -> float:
-    """Seconds that a pod has to wait after so many failed attempts (>= 1), as kube-scheduler's."""
-    return min(MAX_BACKOFF_S, INITIAL_BACKOFF_S * 2.0 ** min(attempts - 1, 30))
-
-
 def replay(
     workload: Workload,
     experiment: Experiment,
@@ -197,7 +177,8 @@ def replay(
     rate
         How many times faster pods arrive than in the source; durations stay.
     selector
-        Puts an emulated scheduler in front of the engine.
+        Puts an emulated scheduler in front of the engine: stock kube-scheduler, as policy
+        ``kube-default`` is. Any other policy is that of the extender, which starts gangs whole.
     plan_every_s
         Let the planner plan the waiting pods as often as that, in simulated time, without moving
         running ones. Gangs are then placed by plans alone, whole. 0 turns it off.
@@ -263,7 +244,6 @@ class _Run:
     selector: Callable[[Engine], Selector] | None
     plan_every_s: float
     watts: PowerModel | None = None
-    heap: list[tuple[float, int, int]] = field(default_factory=list)
     waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     gangs: dict[GangKey, _Gang] = field(default_factory=dict)
 
@@ -275,7 +255,8 @@ class _Run:
         place_bound(self.engine, self.workload)
         meet(self.engine, self.workload)
         self.pricing = Pricing(self.engine, experiment.workload_profile, experiment.weights)
-        self.choose = chooser(self.engine, self.selector)
+        self.now = 0.0
+        self.scheduler = self._scheduler()
         self.validator = None if self.workload.bound else Validator(self.workload.nodes)
         self.allocated = sum(p.gpu_milli for p in self.state.placements.values())
         self.demanded = self.allocated
@@ -284,11 +265,20 @@ class _Run:
         self.meter = PowerMeter(self.state, self.watts)
         self.arrived = self.attempts = self.plans = 0
         self.planned_s = 0.0
-        self.pool: dict[int, _Pending] = {}
+        self.queue = Queue([])
         # Capacity only shrinks between departures: a shape that failed since the last one fails
         # again, whatever was placed meanwhile.
-        self.failed: set[tuple[Shape, object]] = set()
+        self.failed: set[Hashable] = set()
         self.company = False
+        self.expires_s = self.looks_s = math.inf
+        self.in_vain = 0
+        self.freed = False
+
+    def _scheduler(self) -> Scheduler:
+        if self.selector is not None or self.experiment.policy == _STOCK:
+            return Stock(self.engine, chooser(self.engine, self.selector))
+        gangs = not self.plan_every_s
+        return Extended(self.engine, self.workload, lambda: self.now, gangs=gangs)
 
     def go(
         self,
@@ -301,19 +291,18 @@ class _Run:
         times = [arrival.at_s for arrival in arrivals]
         begin, end = min(times, default=0.0), max(times, default=0.0)
         clock = _Clock(begin, end, begin)
-        pods = [_Pending(arrival, serial) for serial, arrival in enumerate(arrivals)]
-        self.heap = [(pod.arrival.at_s, _Event.ARRIVAL, pod.serial) for pod in pods]
-        heapq.heapify(self.heap)
+        pods = [Pending(arrival, serial) for serial, arrival in enumerate(arrivals)]
+        queue = self.queue = Queue(pods)
         started = time.perf_counter()
         next_sample, step = begin, (end - begin) / 200
-        while self.heap and not stop():
-            now = self.heap[0][0]
+        while queue and not stop():
+            now = self.now = queue.next_s
             clock.advance(now, self)
             self._turn(pods, now)
             if self.company:
                 self._ask_company(now)
             if observe and next_sample <= now <= end:
-                observe(now, self.engine, [pod.arrival.request for pod in self.pool.values()])
+                observe(now, self.engine, [pod.request for pod in queue.pool.values()])
                 next_sample = now + step
             if progress and self.arrived % 200 == 0:
                 progress(self.arrived, len(pods))
@@ -323,54 +312,76 @@ class _Run:
             raise ValidatorMismatch(f"the state drifted: {differences[0]}")
         clock.end_s = min(clock.end_s, clock.now_s)
         arrived = [pod for pod in pods if pod.arrival.at_s <= clock.now_s]
-        return self._outcome(arrived, clock, rate, seconds)
+        return _outcome(self, arrived, clock, rate, seconds)
 
     # -- events ------------------------------------------------------------------------------
 
-    def _turn(self, pods: list[_Pending], now: float) -> None:
+    def _turn(self, pods: list[Pending], now: float) -> None:
         """Everything that happens at this instant."""
-        active: list[_Pending] = []
-        departed = planning = False
-        while self.heap and self.heap[0][0] == now:
-            _, kind, serial = heapq.heappop(self.heap)
-            if kind == _Event.DEPARTURE:
-                self._depart(pods[serial].arrival.request)
-                departed = True
-            elif kind == _Event.ARRIVAL:
+        active: dict[int, Pending] = {}
+        kinds = set[Event]()
+        while (event := self.queue.take(now)) is not None:
+            kind, serial = event
+            kinds.add(kind)
+            if kind == Event.DEPARTURE:
+                self._depart(pods[serial].request)
+            elif kind == Event.EXPIRY:
+                self._expire(now)
+            elif kind == Event.ARRIVAL:
                 self._arrive(pods[serial])
-                active.append(pods[serial])
-            elif kind == _Event.PLAN:
-                planning = True
-            elif serial in self.pool and not departed:  # else it is requeued with the others
-                active.append(pods[serial])
-        if departed:
+                active[serial] = pods[serial]
+            elif kind == Event.RETRY and serial in self.queue.pool and Event.DEPARTURE not in kinds:
+                active[serial] = pods[serial]  # else it is requeued with the others
+        departed = Event.DEPARTURE in kinds
+        if departed or (self.freed and Event.ARRIVAL in kinds):
+            self.freed = False
             self.failed.clear()
-            active += self._wake(now)
-        active.sort(key=lambda pod: (-pod.arrival.request.priority, pod.tried_s, pod.serial))
+            active |= {pod.serial: pod for pod in self.queue.wake(now)}
+        if Event.LOOK in kinds:
+            active |= {pod.serial: pod for pod in self._look(now)}
+        if departed or Event.ARRIVAL in kinds:
+            self.in_vain = 0
+        placed = len(self.state.placements)
+        self._cycles(list(active.values()), now)
+        if Event.PLAN in kinds:
+            self._carry_out_plan(now)
+        if self.queue.pool and (active or departed):
+            self._plan_later(now)
+        if kinds & {Event.ARRIVAL, Event.DEPARTURE} or placed < len(self.state.placements):
+            self._keep_asking(now)
+        self._expire_later(now)
+
+    def _cycles(self, active: list[Pending], now: float) -> None:
+        """The scheduling cycles of this instant."""
+        active.sort(key=lambda pod: (-pod.request.priority, pod.tried_s, pod.serial))
         for pod in active:
-            if self.plan_every_s and self._waits_for_gang(pod.arrival.request):
-                self._wait(pod, now)
+            if self.plan_every_s and self._waits_for_gang(pod.request):
+                self.queue.wait(pod, now)
             else:
                 self._try(pod, now)
-        if planning:
-            self._carry_out_plan(now)
-        if self.pool and (active or departed):
-            self._plan_later(now)
 
-    def _arrive(self, pod: _Pending) -> None:
-        request = pod.arrival.request
+    def _arrive(self, pod: Pending) -> None:
+        request = pod.request
         self.arrived += 1
         self.demanded += request.gpu.requested_milli
         pod.tried_s = pod.arrival.at_s
         if request.gang:
             self.gangs.setdefault(request.gang, _Gang())
+        self._exists(request)
         self.pricing.arrives(request)
+
+    def _exists(self, request: PodRequest) -> None:
+        """A pod waits: others of its gang may fit by that."""
+        self.scheduler.arrives(request)
+        if request.gang:
+            self.failed.discard(request.gang)
+            self.queue.ask_members(request.gang, self.now)
 
     def _depart(self, request: PodRequest) -> None:
         placement = self.state.placements[request.uid]
         if self.engine.neighbours is not None:
             self.engine.neighbours.remove(request, self.state.row_of[placement.node])
-        self.engine.release(request.uid)
+        self.scheduler.departs(request, ended=True)
         self.pricing.departs(request)
         if self.validator:
             self.validator.release(request.uid)
@@ -378,54 +389,75 @@ class _Run:
         self.demanded -= request.gpu.requested_milli
         self._count_gang(request, -1)
 
-    def _wake(self, now: float) -> list[_Pending]:
-        """Waiting pods whose backoff is over; the others get a retry at its end."""
-        ready = []
-        for pod in self.pool.values():
-            retry = pod.tried_s + backoff_s(pod.attempts)
-            if retry <= now:
-                ready.append(pod)
-            elif retry < pod.retry_s:
-                pod.retry_s = retry
-                heapq.heappush(self.heap, (retry, int(_Event.RETRY), pod.serial))
-        return ready
-
     def _ask_company(self, now: float) -> None:
         """A pod that rules are about has come: those that wait for company are tried again."""
         self.company = False
-        for pod in self.pool.values():
-            standing = self.engine.neighbours and self.engine.neighbours.of(pod.arrival.request)
+        for pod in self.queue.pool.values():
+            standing = self.engine.neighbours and self.engine.neighbours.of(pod.request)
             if standing and (standing.together or standing.evenly):
-                retry = max(now, pod.tried_s + backoff_s(pod.attempts))
-                if retry < pod.retry_s:
-                    pod.retry_s = retry
-                    heapq.heappush(self.heap, (retry, int(_Event.RETRY), pod.serial))
+                self.queue.ask_again(pod, now)
 
-    def _try(self, pod: _Pending, now: float) -> None:
-        request = pod.arrival.request
+    def _try(self, pod: Pending, now: float) -> None:
+        request = pod.request
         self.attempts += 1
         pod.attempts += 1
         pod.tried_s = now
-        shape = (request.shape, request.selection)
-        ruled = self.engine.neighbours is not None and not self.engine.neighbours.of(request).free
-        hopeless = shape in self.failed and not ruled
-        if not hopeless:
+        kind, placement = self.scheduler.kind(request), None
+        if kind is None or kind not in self.failed:
             self.pricing.refresh()
-        row = -1 if hopeless else self.choose(request)
-        if row < 0:
-            if not ruled:
-                self.failed.add(shape)
-            self._wait(pod, now)
+            placement = self.scheduler.schedule(request)
+            self._notice_growth(now)
+        if placement is None:
+            if kind is not None:
+                self.failed.add(kind)
+            self.queue.wait(pod, now)
             return
-        self.pool.pop(pod.serial, None)
-        node = self.state.node(row)
-        self._start(pod, self.engine.place_on(request, node.name), now)
+        self._start(pod, placement, now)
 
-    def _wait(self, pod: _Pending, now: float) -> None:
-        pod.tried_s = now
-        pod.attempts = max(1, pod.attempts)
-        pod.retry_s = float("inf")
-        self.pool[pod.serial] = pod
+    # -- what the extender holds ---------------------------------------------------------------
+
+    def _expire(self, now: float) -> None:
+        self.expires_s = math.inf
+        self.scheduler.expire()
+        self._notice_growth(now)
+
+    def _expire_later(self, now: float) -> None:
+        """Have an event when what is held ends next."""
+        ends = self.scheduler.expires()
+        if ends < self.expires_s:
+            self.expires_s = max(ends, now)
+            self.queue.put(self.expires_s, Event.EXPIRY)
+
+    def _keep_asking(self, now: float) -> None:
+        """Members of gangs that hold places ask at every event, as all that an extender refuses."""
+        for key in self.scheduler.holding():
+            self.queue.ask_members(key, now)
+
+    def _notice_growth(self, now: float) -> None:
+        """Room was made that kube-scheduler does not hear of: it asks with the next event."""
+        if self.scheduler.grown:
+            self.scheduler.grown = False
+            self.freed = True
+            self.failed.clear()
+            self._look_later(now)
+
+    def _look_later(self, now: float) -> None:
+        """Have the extender look at refused pods once it would requeue those of now."""
+        due = now + self.scheduler.requeue_after_s + _TURN_S
+        if self.in_vain < _MOST_LOOKS_IN_VAIN and due < self.looks_s:
+            self.looks_s = due
+            self.queue.put(due, Event.LOOK)
+
+    def _look(self, now: float) -> list[Pending]:
+        """Waiting pods that are requeued for the extender's sake."""
+        self.looks_s = math.inf
+        self.in_vain += 1
+        waiting = {pod.request.uid: pod for pod in self.queue.pool.values()}
+        refused = {uid: (pod.request, pod.tried_s) for uid, pod in waiting.items()}
+        found = self.scheduler.requeued(refused)
+        if found:
+            self._look_later(now)
+        return [waiting[request.uid] for request in found if request.uid in waiting]
 
     def _waits_for_gang(self, request: PodRequest) -> bool:
         """Whether the pod may start only together with others of its gang."""
@@ -439,14 +471,14 @@ class _Run:
     def _plan_later(self, now: float) -> None:
         if self.plan_every_s and now >= self.planned_s:
             self.planned_s = now + self.plan_every_s
-            heapq.heappush(self.heap, (self.planned_s, int(_Event.PLAN), -1))
+            self.queue.put(self.planned_s, Event.PLAN)
 
     def _carry_out_plan(self, now: float) -> None:
         """Plan all waiting pods at once and start those that the plan has a node for."""
         from scheduler.planner.plan import plan
 
-        waiting = {pod.arrival.request.uid: pod for pod in self.pool.values()}
-        pending = tuple(pod.arrival.request for pod in waiting.values())
+        waiting = {pod.request.uid: pod for pod in self.queue.pool.values()}
+        pending = tuple(pod.request for pod in waiting.values())
         snapshot = Snapshot(self.state.snapshot(), pending, self.workload.gangs)
         problem = snapshot.problem("gpu", policy=self.experiment.policy)
         made = plan(problem, Budget(_PLAN_WORK, deterministic=True, seed=self.experiment.seed))
@@ -454,12 +486,13 @@ class _Run:
         for placement in made.placements:
             pod = waiting[placement.pod.uid]
             self.attempts += 1
-            del self.pool[pod.serial]
             self.state.apply((placement,))
+            self.scheduler.placed(placement.pod)
             self._start(pod, placement, now)
 
-    def _start(self, pod: _Pending, placement: Placement, now: float) -> None:
-        request = pod.arrival.request
+    def _start(self, pod: Pending, placement: Placement, now: float) -> None:
+        request = pod.request
+        self.queue.leave(pod)
         if self.validator:
             self.validator.place(placement)
         else:
@@ -478,8 +511,7 @@ class _Run:
         self.pricing.starts(request)
         self.waits[pod_class(request)].append(now - pod.arrival.at_s)
         if pod.arrival.duration_s is not None:
-            departure = (now + pod.arrival.duration_s, int(_Event.DEPARTURE), pod.serial)
-            heapq.heappush(self.heap, departure)
+            self.queue.put(now + pod.arrival.duration_s, Event.DEPARTURE, pod.serial)
 
     def _count_gang(self, request: PodRequest, sign: int) -> None:
         key = request.gang
@@ -494,49 +526,50 @@ class _Run:
         if 0 < gang.running < self.minimum(key):
             self.half_gang_milli += gang.milli
 
-    def _protocol(self, rate: float) -> str:
+    def protocol(self, rate: float) -> str:
+        """What was run, for the hash of the experiment."""
         planned = f" planned every {self.plan_every_s:g} s" if self.plan_every_s else ""
         return (
             f"replay x{rate:g}{' learnt' * (self.experiment.workload_profile == 'learnt')}{planned}"
         )
 
-    # -- figures -----------------------------------------------------------------------------
 
-    def _outcome(
-        self, pods: list[_Pending], clock: _Clock, rate: float, seconds: float
-    ) -> ReplayOutcome:
-        capacity = self.workload.gpu_milli or 1
-        span = clock.end_s - clock.begin_s
-        pending = pending_pods(self.engine, (p.arrival.request for p in self.pool.values()))
-        without = Counter(pod_class(one.pod) for one in pending)
-        whole = sum(gang.most >= self.minimum(key) for key, gang in self.gangs.items())
-        none = sum(gang.most == 0 for gang in self.gangs.values())
-        return ReplayOutcome(
-            replace(self.experiment, protocol=self._protocol(rate)),
-            rate,
-            len(pods),
-            len(pods) - len(self.pool),
-            self.attempts,
-            self.plans,
-            100 * (clock.allocated / span if span else self.allocated) / capacity,
-            100 * (clock.demanded / span if span else self.demanded) / capacity,
-            100 * self.peak / capacity,
-            {
-                name: _waiting(self.waits.get(name, []), without[name])
-                for name in CLASSES
-                if self.waits.get(name) or without[name]
-            },
-            whole,
-            len(self.gangs) - whole - none,
-            none,
-            clock.half_gang / 3_600_000,
-            seconds,
-            self.plan_every_s > 0,
-            (clock.drawn / span if span else self.meter.read()) / 1000,
-            pending,
-            by_class((pod.arrival.request for pod in pods), pending),
-            bool(self.heap),
-        )
+def _outcome(
+    run: _Run, pods: list[Pending], clock: _Clock, rate: float, seconds: float
+) -> ReplayOutcome:
+    """The figures of a run, of the pods that had arrived."""
+    capacity = run.workload.gpu_milli or 1
+    span = clock.end_s - clock.begin_s
+    pending = pending_pods(run.engine, (p.request for p in run.queue.pool.values()))
+    without = Counter(pod_class(one.pod) for one in pending)
+    whole = sum(gang.most >= run.minimum(key) for key, gang in run.gangs.items())
+    none = sum(gang.most == 0 for gang in run.gangs.values())
+    return ReplayOutcome(
+        replace(run.experiment, protocol=run.protocol(rate)),
+        rate,
+        len(pods),
+        len(pods) - len(run.queue.pool),
+        run.attempts,
+        run.plans,
+        100 * (clock.allocated / span if span else run.allocated) / capacity,
+        100 * (clock.demanded / span if span else run.demanded) / capacity,
+        100 * run.peak / capacity,
+        {
+            name: _waiting(run.waits.get(name, []), without[name])
+            for name in CLASSES
+            if run.waits.get(name) or without[name]
+        },
+        whole,
+        len(run.gangs) - whole - none,
+        none,
+        clock.half_gang / 3_600_000,
+        seconds,
+        run.plan_every_s > 0,
+        (clock.drawn / span if span else run.meter.read()) / 1000,
+        pending,
+        by_class((pod.request for pod in pods), pending),
+        bool(run.queue),
+    )
 
 
 def _seconds_json(wait: Waiting) -> dict[str, float | None]:

@@ -222,6 +222,10 @@ class GangCoordinator:
         """End what is over by now."""
         self._lives.tend(now)
 
+    def ends(self) -> float:
+        """A time before which :meth:`expire` ends nothing; ``inf`` if nothing ends by itself."""
+        return self._lives.ends()
+
     # -- what others want to know ------------------------------------------------------------
 
     def has_place(self, uid: str) -> bool:

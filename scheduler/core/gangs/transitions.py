@@ -142,6 +142,10 @@ class Lives:
 
     # -- time --------------------------------------------------------------------------------
 
+    def ends(self) -> float:
+        """A time before which :meth:`tend` ends nothing; ``inf`` if nothing ends by itself."""
+        return self._due
+
     def tend(self, now: float) -> None:
         """End what is over by now. Costs next to nothing where nothing is."""
         self.now = max(self.now, now)

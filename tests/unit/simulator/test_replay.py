@@ -17,12 +17,15 @@ from scheduler.simulator.replay import ReplayOutcome, backoff_s, replay
 from tests.builders import gang_key, gangs_of, node, pod
 
 FIT = Experiment("best-fit", 0, "replay")
+STOCK = Experiment("kube-default", 0, "replay")
 ONE_GPU = (node(gpus=1),)
 
 
-def _replay(arrivals: list[Arrival], nodes=ONE_GPU, **options) -> ReplayOutcome:
+def _replay(
+    arrivals: list[Arrival], nodes=ONE_GPU, experiment: Experiment = FIT, **options
+) -> ReplayOutcome:
     gangs = gangs_of(*(arrival.request for arrival in arrivals))
-    return replay(Workload(tuple(nodes), tuple(arrivals), gangs=gangs), FIT, **options)
+    return replay(Workload(tuple(nodes), tuple(arrivals), gangs=gangs), experiment, **options)
 
 
 def test_backoff_doubles_from_one_to_ten_seconds() -> None:
@@ -96,7 +99,7 @@ def test_arrivals_come_faster_and_run_as_long() -> None:
 
 
 def test_half_started_gangs_are_counted_with_the_time_they_waste() -> None:
-    """Of a gang of two one member runs from 0 on; the other gets its device at 3,600 s."""
+    """Stock: one of two members runs from 0 on, the other gets its device at 3,600 s."""
     gang = gang_key("g", 2)
     members = [replace(pod(f"m{i}", count=1), gang=gang) for i in range(2)]
     lone = replace(pod("lone", count=1), gang=gang_key("never", 2))
@@ -106,9 +109,16 @@ def test_half_started_gangs_are_counted_with_the_time_they_waste() -> None:
         Arrival(members[1], 1, 3600),
         Arrival(lone, 2, 5),
     ]
-    outcome = _replay(arrivals, nodes=(node("n1", gpus=1), node("n2", gpus=1)))
+    nodes = (node("n1", gpus=1), node("n2", gpus=1))
+    outcome = _replay(arrivals, nodes, STOCK)
     assert (outcome.gangs_whole, outcome.gangs_half, outcome.gangs_none) == (1, 1, 0)
     assert outcome.half_gang_gpu_hours == pytest.approx(1 + 5 / 3600)
+    emulated = _replay(
+        arrivals,
+        nodes,
+        selector=lambda engine: EmulatedScheduler(engine, SchedulerProfile(extender_weight=0)),
+    )
+    assert emulated.gangs_half == 1
 
 
 def test_pods_that_stay_end_where_listing_them_ends() -> None:
@@ -158,7 +168,7 @@ def test_with_a_planner_gangs_start_whole_or_not_at_all() -> None:
         for name in ("g", "h"):
             member = replace(pod(f"{name}{number}", count=1), gang=gang_key(name, 2))
             arrivals.append(Arrival(member, float(number), 100))
-    alone = _replay(arrivals, nodes=(node(gpus=1), node("n1", gpus=1)))
+    alone = _replay(arrivals, (node(gpus=1), node("n1", gpus=1)), STOCK)
     assert alone.half_gang_gpu_hours > 0
     planned = _replay(arrivals, nodes=(node(gpus=1), node("n1", gpus=1)), plan_every_s=10)
     assert (planned.gangs_whole, planned.half_gang_gpu_hours) == (2, 0)
