@@ -179,6 +179,8 @@ class HostileCluster:
         self.validator = Validator(dict(devices))
         self.nodes = list(devices)
         self.serial = 0
+        # Pods whose bind failed without a clear end, and how many Bindings there were before.
+        self._unclear: dict[str, tuple[Pod, int]] = {}
         for node, count in devices.items():
             api.put(NODES, _node(node, count))
         api.put(NODES, _node("clock", 0))
@@ -255,7 +257,7 @@ class HostileCluster:
     def delete(self, name: str) -> None:
         """It is gone."""
         self.api.delete(PODS, name)
-        del self.validator.pods[name]
+        self._unclear.pop(self.validator.pods.pop(name).uid, None)
 
     def finish(self, name: str, phase: str) -> None:
         """It has ended, and stays for a while as an object; watches lose sight of it."""
@@ -273,10 +275,14 @@ class HostileCluster:
 
     def schedule(self, pod: Pod) -> list[str]:
         """One cycle of a pod: it may come out bound. What the validator says about that."""
+        late = self._bound_late()
         obj = self.api.objects[PODS].get(pod.name)
         if obj is None or pod.node or obj["metadata"].get("deletionTimestamp"):
-            return []
+            return late
         self.settle()
+        return late + self._cycle(pod, obj)
+
+    def _cycle(self, pod: Pod, obj: Json) -> list[str]:
         nodes = [node for node in self.nodes if self.validator.admits(pod, node)]
         managed = any(key in pod.asks for key in _MANAGED)
         if managed and nodes:
@@ -299,11 +305,29 @@ class HostileCluster:
     def _bound_by_snugfit(self, pod: Pod, obj: Json, node: str) -> list[str]:
         before = len(self.api.bindings)
         problem = self.server.bind(obj, node)
-        posted = self.api.bindings[before:]
+        posted = self._posted(pod, before)
+        if problem and posted:
+            return [f"{pod}: {problem}, yet a Binding was posted"]
         if problem:
-            return [f"{pod}: {problem}, yet a Binding was posted"] if posted else []
-        assert len(posted) == 1, posted
-        (body,) = posted
+            self._unclear[pod.uid] = pod, before
+            return []
+        assert len(posted) == 1, (pod, posted)
+        return self._took_place(pod, posted[0], node)
+
+    def _bound_late(self) -> list[str]:
+        """Bindings that reached the API only after their bind had been given up."""
+        wrong = []
+        for pod, before in list(self._unclear.values()):
+            for body in self._posted(pod, before):
+                del self._unclear[pod.uid]
+                wrong += self._took_place(pod, body, body["target"]["name"])
+        return wrong
+
+    def _posted(self, pod: Pod, before: int) -> list[Json]:
+        return [b for b in self.api.bindings[before:] if b["metadata"]["uid"] == pod.uid]
+
+    def _took_place(self, pod: Pod, body: Json, node: str) -> list[str]:
+        """A Binding has given the pod a node and devices; what is wrong with that."""
         record = (body["metadata"].get("annotations") or {}).get("snugfit.io/devices", "")
         pod.devices = tuple(int(part.split(":")[0]) for part in record.split(",") if part)
         wrong = self.validator.judge(pod, node)

@@ -8,6 +8,7 @@ served; the server stays in step with the API, and does not grow.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -244,6 +245,23 @@ def served(tmp_path: Path) -> Iterator[HostileCluster]:
             yield HostileCluster(api, server, _DEVICES)
         finally:
             server.stop()
+
+
+def test_a_binding_that_the_api_applies_late_is_a_binding(served: HostileCluster) -> None:
+    """The bind has been given up by then: its end is not known, and asking again says "already"."""
+    applies, api = threading.Event(), served.api
+
+    def late(_handler: object) -> bool:
+        applies.wait(60)
+        return False
+
+    api.script.append(("POST", "/binding", late))
+    pod = served.create("p", "honest", {MILLI: "500"})
+    assert served.schedule(pod) == [] and not pod.node
+    applies.set()
+    eventually(lambda: api.bindings)
+    assert served.schedule(pod) == [] and pod.node and pod.devices
+    assert len(api.bindings) == 1
 
 
 @pytest.mark.hypothesis
