@@ -48,7 +48,7 @@ class Ordered:
     def floors(self, kind: int) -> list[int]:
         """Per kind, how many pods come before the first pod of a kind that waits, and have a place.
 
-        Whoever makes room for that pod must leave these as they are.
+        What makes room for that pod must leave these as they are.
         """
         instance, layout = self._instance, self._layout
         at, priority = self.position(kind), instance.kinds[kind].priority
