@@ -8,7 +8,8 @@ scheduling cycle itself takes no simulated time.
 
 Who decides in a cycle, the webhook's code or stock kube-scheduler, is in :mod:`.schedulers`. Beside
 the webhook's code a pod is also tried again when the extender would requeue it: room that was kept
-for a gang ends without a departure, and no event tells kube-scheduler.
+for a gang ends without a departure, and no event tells kube-scheduler. Priorities order the queue;
+nobody is evicted for them.
 """
 
 from __future__ import annotations
