@@ -97,7 +97,8 @@ def small() -> Response:
 
 def serve_ours(port: int) -> None:
     """What the extender runs on."""
-    from scheduler.webhook.listener import Limits, Listener
+    from scheduler.webhook.limits import Limits
+    from scheduler.webhook.listener import Listener
 
     Listener("bench", ("127.0.0.1", port), app, threads=4, limits=Limits()).serve()
 

@@ -1,105 +1,104 @@
-"""One HTTP connection: bytes in, a request; an answer, bytes out. It never waits.
+"""One HTTP connection, and the thread that serves it: handshake, requests, answers, the end.
 
-kube-scheduler sends small heads and large bodies on connections that it keeps. A head that arrives
-whole is parsed at once, the body is received straight into place, and head and body of an answer
-leave in one system call. Nothing here blocks: a caller that is slow costs its own buffer and no
-thread. Who waits for a connection, and for how long, is decided by :mod:`listener`.
+The thread waits for its own caller and for nobody else, so a caller that is slow costs a place in
+the table, its buffer and a thread that sleeps. It never waits without a deadline: for the handshake
+and a head, for a body, for the next request, and for an answer to be taken. Bytes that come slowly
+prolong nothing. Whoever else wants a connection to end (its place is needed, the listener stops)
+calls :meth:`Connection.shut`, which its thread sees at once.
 """
 
 from __future__ import annotations
 
 import enum
 import logging
+import queue
 import select
 import socket
 import ssl
-import sys
+import threading
 import time
-from collections.abc import Callable, Iterable
-from email.utils import formatdate
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
-from io import BytesIO
 from typing import Any
 
-from scheduler.webhook.framing import (
-    MOST_HEAD,
-    BadRequest,
-    Chunks,
-    Head,
-    parse_head,
-    too_long,
-    visibly_wrong,
-)
+from scheduler.cluster.housekeeping import RepeatLimit
+from scheduler.webhook.framing import BadRequest, Reader, Request
+from scheduler.webhook.limits import Limits
+from scheduler.webhook.table import Table
+from scheduler.webhook.wsgi import Answer, WsgiApp, answered, refused
 
-__all__ = ["Connection", "Step", "WsgiApp"]
+__all__ = ["Connection", "Served"]
 
 log = logging.getLogger(__name__)
 
-WsgiApp = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-
-_PIECE = 1 << 16
-_MOST_BLANK = 8  # bytes of empty lines before a request
-_MOST_AT_ONCE = 1 << 20  # read from one connection before others have their turn
+_PIECE = 1 << 16  # received at once
+_ROOM = 1 << 18  # of a caller that was served a verb: a question about 5,000 nodes at once
+_UNCOUNTED = 1 << 16  # a request of this size is no burden
+_LINGER_S = 1.0
+_TOLD_EVERY_S = 60.0
 _BLOCKED = (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_SPOKE_PLAIN = b"This port speaks HTTPS.\n"
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
+_SPOKE_PLAIN = BadRequest(400, "this port speaks HTTPS: write https://")
 
 
-class Step(enum.Enum):
-    """What a connection has come to."""
-
-    WHOLE = enum.auto()  # a request is there
-    MORE = enum.auto()  # it waits for the caller
-    REFUSED = enum.auto()  # what came is no request; an answer says so, and it closes
-    GONE = enum.auto()  # the caller has left
+class _Overdue(Exception):
+    """The time for what it waits for is over, or it was asked to leave."""
 
 
-class _Answer:
-    """Status and header fields that an application has given."""
-
-    def __init__(self) -> None:
-        self.status = "500 Internal Server Error"
-        self._fields: list[tuple[str, str]] = []
-        self.keep = True
-
-    def start(
-        self, status: str, headers: list[tuple[str, str]], _error: object = None
-    ) -> Callable[[bytes], None]:
-        """WSGI's ``start_response``; nothing has been sent yet, so that it may be called again."""
-        self.status, self._fields = status, headers
-        return _refuse_to_write
-
-    def head(self, length: int, *, keep: bool, bodiless: bool = False) -> bytes:
-        """The head as bytes, with the length of what follows."""
-        lines = [f"HTTP/1.1 {self.status}"]
-        for name, value in self._fields:
-            lower = name.lower()
-            if lower == "connection":
-                keep = keep and value.lower() != "close"
-            elif lower != "content-length" or bodiless:
-                lines.append(f"{name}: {value}")
-        self.keep = keep
-        if not keep:
-            lines.append("Connection: close")
-        if not bodiless and not self.status.startswith(("204", "304")):
-            lines.append(f"Content-Length: {length}")
-        lines.append(f"Date: {_date(int(time.time()))}\r\n\r\n")
-        return "\r\n".join(lines).encode("latin-1")
+class _Gone(Exception):
+    """The caller has left."""
 
 
-def _refuse_to_write(_chunk: bytes) -> None:
-    raise NotImplementedError("answers are returned, not written")
+class _Phase(enum.Enum):
+    """What a connection waits for."""
+
+    REQUEST = enum.auto()
+    HEAD = enum.auto()
+    BODY = enum.auto()
 
 
-@lru_cache(maxsize=1)
-def _date(second: int) -> str:
-    return formatdate(second, usegmt=True)
+@dataclass(frozen=True)
+class Served:
+    """What the connections of a listener have in common.
+
+    Attributes
+    ----------
+    name : str
+        Of the listener, in the log.
+    app : callable
+        Answers requests; called by several threads at once.
+    limits : Limits
+        What callers may use up.
+    workers : SimpleQueue
+        One thing in it for each request that may be answered at once.
+    tls : callable or None
+        Gives the context of the next handshake.
+    refusal : callable or None
+        Says after a handshake why a caller is not let in; empty if it is.
+    lasting : dict
+        What all WSGI environments of the listener have in common.
+    stopping : Event
+        Set once nobody is kept any longer.
+    reading : Lock
+        Held by the one stranger whose bytes are parsed. Those that send as fast as they can are as
+        many as their threads; together they get the interpreter as often as one.
+    """
+
+    name: str
+    app: WsgiApp
+    limits: Limits
+    workers: queue.SimpleQueue[None]
+    tls: Callable[[], ssl.SSLContext] | None
+    refusal: Callable[[ssl.SSLSocket], str] | None
+    lasting: dict[str, Any]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    told: RepeatLimit = field(default_factory=lambda: RepeatLimit(every_s=_TOLD_EVERY_S))
 
 
 class Connection:
-    """A connection of a listener, used by one thread at a time.
+    """A caller, and what it has sent so far.
 
     Parameters
     ----------
@@ -107,10 +106,10 @@ class Connection:
         Accepted, and not blocking. With TLS its handshake is still to come.
     peer
         Address of the caller.
-    lasting
-        What all WSGI environments of the listener have in common.
-    most_body
-        Bytes that the body of a request may have.
+    served
+        What it is served.
+    table
+        Where it has its place until it ends.
 
     Attributes
     ----------
@@ -118,369 +117,245 @@ class Connection:
         Monotonic time by which what it waits for has to have happened.
     accepted : bool
         Whether a verb of this caller was answered with success.
-    refusal : str
-        Why this caller is let in nowhere; empty for others.
     busy : bool
-        Whether a worker has it.
+        Whether a request of it is being answered; it is not asked to leave then.
     overdue : bool
-        Whether its time is over; it has been shut, and its owner will see that.
+        Whether it was asked to leave.
     """
 
-    __slots__ = (
-        "_at",
-        "_body",
-        "_chunks",
-        "_head",
-        "_held",
-        "_lasting",
-        "_most_body",
-        "_out",
-        "_refused",
-        "_seen",
-        "accepted",
-        "began",
-        "busy",
-        "closing",
-        "deadline",
-        "fd",
-        "overdue",
-        "peer",
-        "poll",
-        "refusal",
-        "secured",
-        "sock",
-        "spent_s",
-        "waits_for",
-    )
-
     def __init__(
-        self, sock: socket.socket, peer: tuple[Any, ...], lasting: dict[str, Any], most_body: int
+        self, sock: socket.socket, peer: tuple[Any, ...], served: Served, table: Table
     ) -> None:
-        self.sock, self.peer, self.fd = sock, peer, sock.fileno()
+        self.peer, self._sock, self._served, self._table = peer, sock, served, table
         self._lasting = {
-            **lasting,
+            **served.lasting,
             "REMOTE_ADDR": str(peer[0]) if peer else "",
             "REMOTE_PORT": str(peer[1]) if peer else "",
         }
-        self._most_body = most_body
-        self._held = b""
-        self._seen = 0  # so much of it holds no end of a head
-        self._head: Head | None = None
-        self._body: bytearray | None = None
-        self._at = 0
-        self._chunks: Chunks | None = None
-        self._out: bytes | memoryview = b""
-        self._refused: BadRequest | None = None
-        self.deadline = self.began = time.monotonic()
-        self.spent_s = 0.0  # of the time for handshake and first head
-        self.waits_for = 0
-        self.accepted = self.busy = self.overdue = self.closing = False
-        self.secured = not isinstance(sock, ssl.SSLSocket)
-        self.refusal = ""
-        self.poll = select.poll()
-        self.poll.register(sock, select.POLLIN)
-
-    # -- TLS ---------------------------------------------------------------------------------
-
-    def secure(self) -> Step | int:
-        """Go on with the handshake: whole, gone, or the event of the socket to wait for."""
-        assert isinstance(self.sock, ssl.SSLSocket)
-        try:
-            self.sock.do_handshake()
-        except ssl.SSLWantReadError:
-            return select.EPOLLIN
-        except ssl.SSLWantWriteError:
-            return select.EPOLLOUT
-        except (OSError, ValueError) as error:
-            if getattr(error, "reason", "") == "HTTP_REQUEST":
-                self._say_in_plain()
-            log.debug("%s: no handshake: %r", self.peer[:1], error)
-            return Step.GONE
-        self.secured = True
-        return Step.WHOLE
-
-    def _say_in_plain(self) -> None:
-        head = f"HTTP/1.1 400 Bad Request\r\nContent-Length: {len(_SPOKE_PLAIN)}\r\n"
-        text = head.encode() + b"Connection: close\r\n\r\n" + _SPOKE_PLAIN
-        try:
-            socket.socket.send(self.sock, text)
-        except OSError as error:
-            log.debug("%s: not told that this is TLS: %r", self.peer[:1], error)
-
-    # -- a request ---------------------------------------------------------------------------
-
-    @property
-    def refused(self) -> BadRequest | None:
-        """Why what came is no request; of :attr:`Step.REFUSED`."""
-        return self._refused
+        self._reader = Reader(served.limits.body)
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._phase = _Phase.REQUEST
+        self._spent_s = 0.0  # of the time for handshake and first head
+        self._secured = served.tls is None
+        self._sending = False
+        self._room: memoryview | None = None
+        self.accepted = self.busy = self.overdue = False
+        began = time.monotonic()
+        kept = served.limits.idle_s if self._secured else 0.0  # nothing was said so far: no hurry
+        self.deadline = began + (kept or served.limits.head_s)
 
     @property
     def begun(self) -> bool:
-        """Whether part of a request is there."""
-        return bool(self._held) or self._head is not None
-
-    @property
-    def in_body(self) -> bool:
-        """Whether the head is whole, and the body is not."""
-        return self._head is not None
-
-    @property
-    def now_waits_for(self) -> int:
-        """0: a request; 1: the rest of a head; 2: the rest of a body."""
-        return 2 if self._head is not None else int(bool(self._held))
+        """Whether a request has begun to arrive, or its answer has not left."""
+        return self.busy or self._sending or self._reader.begun or bool(self._reader.whole)
 
     @property
     def held(self) -> int:
-        """Bytes that a request takes until it is answered."""
-        body = len(self._body) if self._body is not None else 0
-        return body + (len(self._chunks.body) if self._chunks else 0) + len(self._held)
-
-    def receive(self) -> Step:
-        """Take what has arrived."""
-        try:
-            return self._receive()
-        except _BLOCKED:
-            return Step.MORE
-        except BadRequest as refused:
-            self._refused = refused
-            return Step.REFUSED
-        except OSError as error:
-            log.debug("%s has left: %r", self.peer[:1], error)
-            return Step.GONE
-
-    def _receive(self) -> Step:
-        taken = 0
-        while True:
-            if self._head is None and self._next_head():
-                self._begin_body()
-            if self._head is not None and self._complete():
-                return Step.WHOLE
-            # Chunks may be of a byte each, and then cost more than they bring.
-            if taken >= (_PIECE if self._chunks else _MOST_AT_ONCE) and not self._hidden():
-                return Step.MORE
-            if self._body is not None:
-                count = self._into_place()
-            else:
-                piece = self.sock.recv(_PIECE)
-                count = len(piece)
-                self._took(piece)
-            if not count:
-                return Step.GONE
-            taken += count
-
-    def _into_place(self) -> int:
-        assert self._body is not None and self._head is not None and self._head.length is not None
-        if self._at == len(self._body):  # grows with what has come, not with what was announced
-            self._body.extend(bytes(min(self._at, self._head.length - self._at)))
-        with memoryview(self._body) as room:
-            count = self.sock.recv_into(room[self._at :])
-        self._at += count
-        return count
-
-    def _took(self, piece: bytes) -> None:
-        if self._chunks is None:
-            self._held = self._held + piece if self._held else piece
-            return
-        rest = self._chunks.feed(piece)
-        if rest is not None:
-            self._body, self._chunks = self._chunks.body, None
-            self._at = len(self._body)
-            assert self._head is not None
-            self._head.length = self._at
-            self._held = rest
-
-    def _next_head(self) -> bool:
-        """Parse the head if it is there whole."""
-        held = self._held
-        blank = 0
-        while blank < _MOST_BLANK and held.startswith(b"\r\n", blank):
-            blank += 2
-        if blank:
-            held = self._held = held[blank:]
-            self._seen = 0
-        if not held:
-            return False
-        end = held.find(b"\r\n\r\n", max(0, self._seen - 3))
-        if end > MOST_HEAD or (end < 0 and len(held) > MOST_HEAD):
-            raise BadRequest(431, "the head is too long")
-        if end < 0:
-            if visibly_wrong(held, max(0, self._seen - 1)):
-                raise BadRequest(400, "no head of a request")
-            self._seen = len(held)
-            return False
-        self._seen = 0
-        self._head = parse_head(held[:end])
-        self._held = held[end + 4 :]
-        return True
-
-    def _begin_body(self) -> None:
-        head = self._head
-        assert head is not None
-        if self.refusal:
-            raise BadRequest(403, self.refusal)
-        if head.length is not None and head.length > self._most_body:
-            raise too_long(f"has {head.length} bytes", self._most_body)
-        if head.length is None:
-            if not self._most_body:
-                raise too_long("comes in chunks", 0)
-            self._chunks = Chunks(self._most_body)
-            held, self._held = self._held, b""
-            self._took(held)
-        elif head.length > len(self._held):
-            self._body = bytearray(min(head.length, _MOST_AT_ONCE))
-            self._at = len(self._held)
-            self._body[: self._at] = self._held
-            self._held = b""
-        if head.expects and not (self._at or self._held):
-            self._say(_CONTINUE)
-
-    def _complete(self) -> bool:
-        assert self._head is not None
-        length = self._head.length
-        if length is None:
-            return False
-        return self._body is None or self._at >= length
-
-    def _hidden(self) -> bool:
-        """Whether something is there that the socket's descriptor no longer shows."""
-        return isinstance(self.sock, ssl.SSLSocket) and self.sock.pending() > 0
-
-    # -- an answer ---------------------------------------------------------------------------
-
-    def answer(self, app: WsgiApp, *, keep: bool) -> None:
-        """Let the application answer the request; :attr:`unsent` says whether something is left."""
-        head, self._head = self._head, None
-        assert head is not None and head.length is not None
-        if self._body is None:
-            body, self._held = self._held[: head.length], self._held[head.length :]
-        else:
-            body, self._body, self._at = bytes(self._body), None, 0
-        environ = {
-            **self._lasting,
-            **head.fields,
-            "PATH_INFO": head.path,
-            "QUERY_STRING": head.query,
-            "REQUEST_METHOD": head.method,
-            "CONTENT_LENGTH": str(head.length),
-            "wsgi.input": BytesIO(body),
-        }
-        answer = _Answer()
-        chunks = app(environ, answer.start)
-        try:
-            content = b"".join(chunks)
-        finally:
-            if hasattr(chunks, "close"):
-                chunks.close()
-        bodiless = head.method == "HEAD"
-        text = answer.head(len(content), keep=keep and head.keep, bodiless=bodiless)
-        self.closing = not answer.keep
-        if head.method == "POST" and answer.status.startswith("200"):
-            self.accepted = True
-        self._send(text, b"" if bodiless else content)
-
-    def refuse(self, status: int = 0) -> None:
-        """Answer what was no request, or whose time was over, and close."""
-        refused = self._refused or BadRequest(status, "")
-        self._head = self._body = self._chunks = None
-        self._held = b""
-        text = f"{refused.reason}\n".encode() if refused.reason else b""
-        answer = _Answer()
-        kind = [("Content-Type", "text/plain; charset=utf-8")] if text else []
-        answer.start(f"{refused.status} {_REASONS[refused.status]}", kind)
-        self.closing = True
-        self._send(answer.head(len(text), keep=False), text)
-
-    @property
-    def unsent(self) -> bool:
-        """Whether part of an answer still has to leave."""
-        return bool(self._out)
-
-    def send(self) -> bool:
-        """Send what is left; False if the caller has gone."""
-        try:
-            while self._out:
-                sent = self.sock.send(self._out)
-                self._out = memoryview(self._out)[sent:]
-        except _BLOCKED:
-            return True
-        except OSError as error:
-            log.debug("%s has left: %r", self.peer[:1], error)
-            self._out = b""
-            self.closing = True
-            return False
-        self._out = b""
-        return True
-
-    def _send(self, head: bytes, body: bytes) -> None:
-        if self._out or isinstance(self.sock, ssl.SSLSocket):  # TLS has no gathering write
-            self._out = bytes(self._out) + head + body
-            self.send()
-            return
-        try:
-            sent = self.sock.sendmsg((head, body))
-        except _BLOCKED:
-            sent = 0
-        except OSError as error:
-            log.debug("%s has left: %r", self.peer[:1], error)
-            self.closing = True
-            return
-        if sent < len(head):
-            self._out = head[sent:] + body
-        elif sent < len(head) + len(body):
-            self._out = memoryview(body)[sent - len(head) :]
-
-    def _say(self, text: bytes) -> None:
-        """Send a few bytes in the middle of a request."""
-        self._out = text
-        self.send()
-
-    # -- the end -----------------------------------------------------------------------------
+        """Bytes of a body that is not whole yet."""
+        return self._reader.held
 
     def shut(self) -> None:
-        """Let the thread that waits for this connection see its end. From any thread.
+        """Ask it to leave. From any thread.
 
-        A socket's own method would drop the state of TLS under whoever uses it.
+        A TLS socket's own method would drop its state under the thread that uses it.
         """
         self.overdue = True
+        both = self._sending or not self._secured
         try:
-            both = bool(self._out) or not self.secured
-            socket.socket.shutdown(self.sock, socket.SHUT_RDWR if both else socket.SHUT_RD)
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR if both else socket.SHUT_RD)
         except OSError as error:
             log.debug("%s has left: %r", self.peer[:1], error)
 
-    def end_answer(self) -> bool:
-        """Tell the caller that nothing more comes; False if it has gone."""
+    # -- the life of its thread --------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve the caller until one of both has had enough."""
         try:
-            socket.socket.shutdown(self.sock, socket.SHUT_WR)
-        except OSError:
-            return False
-        return True
+            self._serve()
+        except (_Gone, _Overdue, OSError, ValueError) as error:
+            log.debug("%s has left: %r", self.peer[:1], error)
+        except Exception:
+            log.exception("%s: a request has failed", self._served.name)
+        finally:
+            self._table.remove(self)
+            self._sock.close()
 
-    def discard(self) -> bool:
-        """Read what is sent after the answer; False at its end."""
+    def _serve(self) -> None:
+        if self._served.tls is not None:
+            self._secure(self._served.tls())
         try:
-            return bool(socket.socket.recv(self.sock, _PIECE))
-        except _BLOCKED:
-            return True
-        except OSError:
-            return False
+            while self._answer(self._next()):
+                pass
+        except _Overdue:
+            if not self._reader.begun:
+                return
+            self._send(refused(BadRequest(408, "the request took too long: send it at once")))
+        except BadRequest as refusal:
+            self._tell_of(refusal)
+            self._send(refused(refusal))
+        self._linger()
 
-    def close(self) -> None:
-        """Close the socket."""
-        self.sock.close()
+    def _secure(self, context: ssl.SSLContext) -> None:
+        began = time.monotonic()
+        self._sock = sock = context.wrap_socket(
+            self._sock, server_side=True, do_handshake_on_connect=False
+        )
+        while True:
+            try:
+                sock.do_handshake()
+            except _BLOCKED as blocked:
+                self._wait(select.POLLIN, blocked)
+            except ssl.SSLError as error:
+                if error.reason == "HTTP_REQUEST":
+                    answer = refused(_SPOKE_PLAIN)
+                    socket.socket.send(sock, answer.head() + answer.body)
+                raise
+            else:
+                break
+        self._secured = True
+        if self._served.refusal is not None:
+            self._reader.refusal = self._served.refusal(sock)
+        now = time.monotonic()
+        self._spent_s = now - began
+        if self._served.limits.idle_s and not self._reader.refusal:
+            self.deadline = now + self._served.limits.idle_s
 
+    def _next(self) -> Request:
+        """The next request, however long it takes within the limits.
 
-def lasting_environ(name: str, port: int, *, secure: bool) -> dict[str, Any]:
-    """What all WSGI environments of a listener have in common."""
-    return {
-        "SCRIPT_NAME": "",
-        "SERVER_NAME": name,
-        "SERVER_PORT": str(port),
-        "SERVER_PROTOCOL": "HTTP/1.1",
-        "wsgi.errors": sys.stderr,
-        "wsgi.multiprocess": False,
-        "wsgi.multithread": True,
-        "wsgi.run_once": False,
-        "wsgi.url_scheme": "https" if secure else "http",
-        "wsgi.version": (1, 0),
-    }
+        Raises
+        ------
+        BadRequest
+            What has come is none.
+        """
+        reader = self._reader
+        while not reader.whole:
+            if reader.refused is not None:
+                raise reader.refused
+            self._set_deadline()
+            piece = self._receive()
+            if self.accepted:  # who was served a verb need not queue with strangers
+                reader.feed(piece)
+            else:
+                with self._served.reading:
+                    reader.feed(piece)
+            if reader.expects:
+                reader.expects = False
+                self._send_all(_CONTINUE)
+            if reader.held > _UNCOUNTED:
+                self._table.relieve(2 * self._served.limits.body, _UNCOUNTED)
+        return reader.whole.popleft()
+
+    def _answer(self, request: Request) -> bool:
+        """Answer a request; whether the connection goes on."""
+        served = self._served
+        self.busy = True
+        keep = bool(served.limits.idle_s) and not served.stopping.is_set()
+        worker = served.workers.get()
+        try:
+            answer = answered(served.app, request, self._lasting, keep=keep)
+        finally:
+            served.workers.put(worker)
+        if answer.success and request.environ["REQUEST_METHOD"] == "POST":
+            self.accepted = True
+            self._room = self._room or memoryview(bytearray(_ROOM))
+        self._sending, self.busy = True, False
+        self._send(answer)
+        self._phase = _Phase.REQUEST
+        self.deadline = time.monotonic() + served.limits.idle_s
+        return answer.keep
+
+    def _linger(self) -> None:
+        """Let the caller see that this was the last answer.
+
+        A socket that is closed over what was sent and not read takes the answer with it.
+        """
+        self.deadline = time.monotonic() + _LINGER_S
+        socket.socket.shutdown(self._sock, socket.SHUT_WR)
+        self._poll.modify(self._sock, select.POLLIN)
+        while (left := self.deadline - time.monotonic()) > 0 and self._poll.poll(left * 1000):
+            if not socket.socket.recv(self._sock, _UNCOUNTED):
+                return
+
+    def _tell_of(self, refusal: BadRequest) -> None:
+        """Log that a body was too long: kube-scheduler says of it only that the call has failed."""
+        if refusal.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            caller = self.peer[:1]
+            if self._served.told.now(caller):
+                text = "%s: a request from %s is refused: %s"
+                log.warning(text, self._served.name, ".".join(map(str, caller)), refusal.reason)
+
+    # -- waiting -----------------------------------------------------------------------------
+
+    def _set_deadline(self) -> None:
+        """Begin a new wait where what is waited for has changed."""
+        reader, limits = self._reader, self._served.limits
+        phase = _Phase.REQUEST
+        if reader.begun:
+            phase = _Phase.BODY if reader.in_body else _Phase.HEAD
+        if phase is self._phase:
+            return
+        self._phase = phase
+        if phase is _Phase.BODY:
+            self.deadline = time.monotonic() + limits.body_s
+        elif limits.idle_s:  # elsewhere the time has run since the connection was made
+            self.deadline = time.monotonic() + limits.head_s - self._spent_s
+        self._spent_s = 0.0
+
+    def _wait(self, event: int, blocked: BaseException | None = None) -> None:
+        """Wait until the socket can be read from or written to; TLS may want the other of both."""
+        if isinstance(blocked, ssl.SSLWantReadError):
+            event = select.POLLIN
+        elif isinstance(blocked, ssl.SSLWantWriteError):
+            event = select.POLLOUT
+        self._poll.modify(self._sock, event)
+        left = self.deadline - time.monotonic()
+        if self.overdue or left <= 0 or not self._poll.poll(left * 1000):
+            raise _Overdue
+
+    def _receive(self) -> bytes | memoryview:
+        """What has come next, good until it is called again; :class:`_Gone` at the end."""
+        sock = self._sock
+        if not (isinstance(sock, ssl.SSLSocket) and sock.pending()):
+            self._wait(select.POLLIN)
+        elif self.overdue or time.monotonic() > self.deadline:
+            raise _Overdue
+        while True:
+            try:
+                room = self._room
+                piece = sock.recv(_PIECE) if room is None else room[: sock.recv_into(room)]
+            except _BLOCKED as blocked:
+                self._wait(select.POLLIN, blocked)
+            else:
+                break
+        if piece:
+            return piece
+        raise _Overdue if self.overdue else _Gone
+
+    def _send(self, answer: Answer) -> None:
+        """Send an answer; who does not take it in time has gone."""
+        self._sending = True
+        self.deadline = time.monotonic() + self._served.limits.answer_s
+        head = answer.head()
+        if isinstance(self._sock, ssl.SSLSocket):  # TLS has no gathering write
+            self._send_all(head + answer.body)
+        else:
+            try:
+                sent = self._sock.sendmsg((head, answer.body))
+            except _BLOCKED:
+                sent = 0
+            if sent < len(head) + len(answer.body):
+                self._send_all(memoryview(head + answer.body)[sent:])
+        self._sending = False
+
+    def _send_all(self, content: bytes | memoryview) -> None:
+        left = memoryview(content)
+        while left:
+            try:
+                left = left[self._sock.send(left) :]
+            except _BLOCKED as blocked:
+                try:
+                    self._wait(select.POLLOUT, blocked)
+                except _Overdue as error:
+                    raise _Gone from error

@@ -1,37 +1,36 @@
-"""HTTP/1.1 requests as RFC 9110 and 9112 have them: what a head says, and where a body ends.
+"""HTTP/1.1 requests out of the bytes of a connection, as RFC 9110 and 9112 have them.
 
 Two readers that differ about where a request ends can be made to see two different requests, so
-nothing is guessed at here. A length is one field of ASCII digits or the chunked coding, never both;
-lines end in CRLF; nothing is folded; a character that has no place in a field is refused.
+nothing is guessed at. llhttp (by way of httptools) reads, with none of its leniencies: a length is
+one field of digits or the chunked coding, never both; lines end in CRLF; nothing is folded. Checked
+here is what llhttp leaves to its user: how much there may be of anything, the target, the host, the
+version, fields that stand twice, and chunks in HTTP/1.0.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
-__all__ = ["MOST_HEAD", "BadRequest", "Chunks", "Head", "parse_head", "too_long", "visibly_wrong"]
+import httptools
 
-MOST_HEAD = 1 << 16
+__all__ = ["MOST_HEAD", "BadRequest", "Reader", "Request"]
+
+MOST_HEAD = 1 << 16  # bytes, and of anything else that is neither a body nor the end of one
 _MOST_FIELDS = 128
 _MOST_DIGITS = 18
-_SHORT = 40  # fields up to this length are read once
-_SECRET = b"authorization:"
-_MOST_LINE = 1 << 10  # of a chunk's size with its extensions, or of a trailer field
-_MOST_TRAILERS = 1 << 13
+_MOST_AHEAD = 16  # whole requests that wait for the answer to the first one
+_LONGEST_HOST = 300
+_SHORT = 40  # names up to this length are translated once
 
-_TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/(\d)\.(\d)")
-_FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t\x20-\x7e\x80-\xff]*)")
 _ABSOLUTE = re.compile(r"https?://([^/?]+)(.*)", re.IGNORECASE)
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]*)(:\d{0,5})?")
-_BARE_LF = re.compile(rb"(?<!\r)\n")
-_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-_DIGITS = re.compile(r"[0-9]+")
 # Of these a second one is a contradiction; others are joined into one list.
 _SINGLE = frozenset({"CONTENT_LENGTH", "CONTENT_TYPE", "HTTP_HOST", "HTTP_AUTHORIZATION"})
+_UNKNOWN_VERSION = "Invalid HTTP version"  # as llhttp says it
 
 
 class BadRequest(Exception):
@@ -42,7 +41,7 @@ class BadRequest(Exception):
     status
         Code of the answer.
     reason
-        What is wrong with it.
+        What is wrong with it, and what would be right.
     """
 
     def __init__(self, status: int, reason: str) -> None:
@@ -50,233 +49,256 @@ class BadRequest(Exception):
         self.status, self.reason = status, reason
 
 
-def too_long(what: str, most: int) -> BadRequest:
+@dataclass(slots=True)
+class Request:
+    """A whole request.
+
+    Attributes
+    ----------
+    environ : dict
+        What a WSGI environment says of a request: method, path, query and header fields.
+    body : bytes
+        As it was sent; chunks are put together.
+    keep : bool
+        Whether the caller means to go on.
+    """
+
+    environ: dict[str, str]
+    body: bytes
+    keep: bool
+
+
+class Reader:
+    """Takes the bytes of one connection, and puts requests together.
+
+    Parameters
+    ----------
+    most_body
+        Bytes that a body may have; 0 if there may be none.
+
+    Attributes
+    ----------
+    whole : deque of Request
+        Those that have come, oldest first.
+    refused : BadRequest or None
+        Why what came after them is none. Nothing is read after it.
+    refusal : str
+        Why this caller is let in nowhere; empty for others.
+    expects : bool
+        Whether the caller waits for a word before it sends the body.
+    held : int
+        Bytes of the request that has begun.
+    in_body : bool
+        Whether its head is whole, and its body is not.
+    """
+
+    def __init__(self, most_body: int) -> None:
+        self.whole: deque[Request] = deque()
+        self.refused: BadRequest | None = None
+        self.refusal = ""
+        self.expects = self.in_body = False
+        self.held = 0
+        self._most_body = most_body
+        self._parser = httptools.HttpRequestParser(self)
+        self._in_head = False
+        self._quiet = 0  # bytes since something of use has come
+        self._target = b""
+        self._pairs: list[tuple[bytes, bytes]] = []
+        self._pieces: list[bytes] = []
+        self._environ: dict[str, str] = {}
+        self._keep = True
+
+    @property
+    def begun(self) -> bool:
+        """Whether part of a request is there, be it an empty line."""
+        return self._in_head or self.in_body or self._quiet > 0
+
+    def feed(self, piece: bytes | memoryview) -> None:
+        """Take what has arrived; it goes to ``whole`` and ``refused``."""
+        self._quiet += len(piece)
+        try:
+            self._parse(piece)
+            if self._quiet > MOST_HEAD:
+                raise self._endless()
+        except BadRequest as refused:
+            self.refused = refused
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self.refused = cause if isinstance(cause, BadRequest) else _unreadable(str(error))
+
+    def _parse(self, piece: bytes | memoryview) -> None:
+        while piece:
+            try:
+                self._parser.feed_data(piece)
+            except httptools.HttpParserUpgrade as upgrade:
+                piece = piece[upgrade.args[0] :]  # who offers another is answered in this protocol
+            else:
+                return
+
+    def _endless(self) -> BadRequest:
+        if self._in_head:
+            return BadRequest(431, f"the head is too long: {MOST_HEAD} bytes are allowed")
+        if self.in_body:
+            return BadRequest(431, "too much between the chunks of the body")
+        return BadRequest(400, "no request line: an empty one may stand before it, not thousands")
+
+    # -- called by the parser ----------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request."""
+        self._in_head, self._target, self._pairs = True, b"", []
+
+    def on_url(self, piece: bytes) -> None:
+        """Part of the request target."""
+        self._target += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field, or after the body a trailer field, which nobody reads."""
+        self._pairs.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole: say what it asks for, and whether it may."""
+        parser, version = self._parser, self._parser.get_http_version()
+        latest = version == "1.1"
+        if not latest and version != "1.0":
+            _refuse_version(version)
+        fields = self._fields()
+        path, query = _split(self._target.decode("ascii"), fields)
+        host = fields.get("HTTP_HOST")
+        if host is None:
+            if latest:
+                raise BadRequest(400, "no Host: HTTP/1.1 needs one")
+        elif not _is_host(host):
+            raise BadRequest(400, "Host is not a host name or address: send one, and a port")
+        if self.refusal:
+            raise BadRequest(403, self.refusal)
+        has_body = self._body_announced(fields, latest=latest)
+        if has_body and parser.should_upgrade():
+            # The parser leaves such a body to the other protocol, and would read it as a request.
+            raise BadRequest(400, "a body with Upgrade: leave that field away")
+        if "HTTP_EXPECT" in fields:
+            if fields["HTTP_EXPECT"].lower() != "100-continue":
+                raise BadRequest(417, "the only expectation that is met is 100-continue")
+            self.expects = latest and has_body
+        fields["REQUEST_METHOD"] = parser.get_method().decode("ascii")
+        fields["PATH_INFO"], fields["QUERY_STRING"] = path, query
+        self._environ = fields
+        self._keep = latest and parser.should_keep_alive()
+        self._in_head, self.in_body = False, True
+        self._pairs = []  # of the trailer
+
+    def on_body(self, piece: bytes) -> None:
+        """Part of a body, out of its chunks."""
+        self._quiet = 0
+        self.expects = False
+        self.held += len(piece)
+        if self.held > self._most_body:
+            raise _too_long("goes on", self._most_body)
+        self._pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        pieces = self._pieces
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._environ["CONTENT_LENGTH"] = str(len(body))
+        self.whole.append(Request(self._environ, body, self._keep))
+        self._pieces = []
+        self.in_body = self.expects = False
+        self.held = self._quiet = 0
+        if len(self.whole) > _MOST_AHEAD:
+            raise BadRequest(400, "too many requests at once: wait for an answer")
+
+    def _fields(self) -> dict[str, str]:
+        """The header fields by their keys in an environment."""
+        pairs = self._pairs
+        if len(pairs) > _MOST_FIELDS:
+            raise BadRequest(431, f"too many header fields: {_MOST_FIELDS} are allowed")
+        if len(self._target) + sum(len(name) + len(value) for name, value in pairs) > MOST_HEAD:
+            raise self._endless()
+        fields: dict[str, str] = {}
+        for name, value in pairs:
+            key = _key(name) if len(name) <= _SHORT else _key.__wrapped__(name)
+            if not key:
+                continue  # it would pass for the name with a hyphen
+            text = value.decode("latin-1").rstrip(" \t")
+            if key in fields:
+                if key in _SINGLE:
+                    raise BadRequest(400, f"{name.decode('ascii').title()} twice: send it once")
+                text = f"{fields[key]}, {text}"
+            fields[key] = text
+        return fields
+
+    def _body_announced(self, fields: dict[str, str], *, latest: bool) -> bool:
+        """Whether there is a body; one that is too long is refused before it comes."""
+        if "HTTP_TRANSFER_ENCODING" in fields:
+            if not latest:
+                raise BadRequest(400, "Transfer-Encoding in HTTP/1.0: send Content-Length")
+            *others, last = fields["HTTP_TRANSFER_ENCODING"].lower().split(",")
+            if last.strip() != "chunked" or "chunked" in map(str.strip, others):
+                raise BadRequest(400, "Transfer-Encoding: chunked comes last, and once")
+            if others:
+                raise BadRequest(501, "no other transfer coding than chunked is known")
+            if not self._most_body:
+                raise _too_long("comes in chunks", 0)
+            return True
+        digits = fields.get("CONTENT_LENGTH", "0")
+        if len(digits) > _MOST_DIGITS:
+            raise BadRequest(400, f"Content-Length has more than {_MOST_DIGITS} digits")
+        if int(digits) > self._most_body:
+            raise _too_long(f"has {int(digits)} bytes", self._most_body)
+        return int(digits) > 0
+
+
+@lru_cache(maxsize=256)
+def _key(name: bytes) -> str:
+    """Of a header field in an environment; empty if there is none for it."""
+    text = name.decode("ascii").upper()
+    if "_" in text:
+        return ""
+    text = text.replace("-", "_")
+    return text if text in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{text}"
+
+
+def _split(target: str, fields: dict[str, str]) -> tuple[str, str]:
+    """Decoded path, bytes as characters as WSGI wants it, and query.
+
+    The authority of an absolute target is the host, whatever Host says.
+    """
+    if not target.startswith("/"):
+        found = _ABSOLUTE.fullmatch(target)
+        if found is None:
+            raise BadRequest(400, "no path in the request target: it begins with /")
+        if "HTTP_HOST" in fields:
+            fields["HTTP_HOST"] = found[1]
+        target = found[2] if found[2].startswith("/") else f"/{found[2]}"
+    if "#" in target:
+        raise BadRequest(400, "a fragment in the request target: leave it away")
+    path, _, query = target.partition("?")
+    if "%" in path:
+        path = unquote_to_bytes(path).decode("latin-1")
+    return path, query
+
+
+@lru_cache(maxsize=64)
+def _is_host(host: str) -> bool:
+    return len(host) <= _LONGEST_HOST and _HOST.fullmatch(host) is not None
+
+
+def _refuse_version(version: str) -> None:
+    if version == "0.9":
+        raise BadRequest(400, "no version in the request line: HTTP/1.1 is spoken here")
+    raise BadRequest(505, f"HTTP/{version}: HTTP/1.1 is spoken here")
+
+
+def _unreadable(why: str) -> BadRequest:
+    if why == _UNKNOWN_VERSION:
+        return BadRequest(505, "unknown version: HTTP/1.1 is spoken here")
+    return BadRequest(400, f"not an HTTP/1.1 request (RFC 9112): {why}")
+
+
+def _too_long(what: str, most: int) -> BadRequest:
     """The refusal of a body: what it has, and the bytes that it may have."""
     if not most:
         return BadRequest(413, f"the body {what}, and nothing here takes one")
     remedy = "nodeCacheCapable: true sends names only"
     return BadRequest(413, f"the body {what}, above the {most} of max_body_mib ({remedy})")
-
-
-@dataclass(slots=True)
-class Head:
-    """Request line and header fields.
-
-    Attributes
-    ----------
-    method, path, query
-        ``path`` is decoded, as WSGI wants it: bytes as characters.
-    fields : dict of str to str
-        By their names in a WSGI environment.
-    length : int or None
-        Bytes of the body; None if it comes in chunks.
-    keep : bool
-        Whether the caller means to go on.
-    expects : bool
-        Whether the caller waits for a word before it sends the body.
-    """
-
-    method: str
-    path: str
-    query: str
-    fields: dict[str, str] = field(default_factory=dict)
-    length: int | None = 0
-    keep: bool = True
-    expects: bool = False
-
-
-def visibly_wrong(begun: bytes, seen: int = 0) -> bool:
-    """Whether the beginning of a head is that of none, however it goes on.
-
-    What lies before ``seen`` was looked at before.
-    """
-    return not 0x41 <= begun[0] <= 0x5A or _BARE_LF.search(begun, seen) is not None
-
-
-def parse_head(block: bytes) -> Head:
-    """Read a head; ``block`` ends before the blank line.
-
-    Raises
-    ------
-    BadRequest
-        It is none, or leaves open where the body ends.
-    """
-    first, *lines = block.split(b"\r\n")
-    line = _REQUEST_LINE.fullmatch(first)
-    if line is None:
-        raise BadRequest(400, "no request line")
-    if line[3] != b"1":
-        raise BadRequest(505, "HTTP/1.1 is spoken here")
-    if len(lines) > _MOST_FIELDS:
-        raise BadRequest(431, "too many header fields")
-    fields = _fields(lines)
-    target = line[2].decode("ascii")
-    if not target.startswith("/"):
-        target = _without_authority(target, fields)
-    path, _, query = target.partition("?")
-    if "#" in target:
-        raise BadRequest(400, "a fragment in the request target")
-    if "%" in path:
-        path = unquote_to_bytes(path).decode("latin-1")
-    head = Head(line[1].decode("ascii"), path, query, fields)
-    latest = line[4] != b"0"
-    _check_host(fields.get("HTTP_HOST"), needed=latest)
-    head.length = _length(fields, latest=latest)
-    head.keep = latest
-    if "HTTP_CONNECTION" in fields:
-        options = fields["HTTP_CONNECTION"].lower().split(",")
-        head.keep = latest and "close" not in (option.strip() for option in options)
-    if "HTTP_EXPECT" in fields:
-        if fields["HTTP_EXPECT"].lower() != "100-continue":
-            raise BadRequest(417, "an expectation that nobody can meet")
-        head.expects = latest and head.length != 0
-    return head
-
-
-def _fields(lines: list[bytes]) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for line in lines:
-        usual = len(line) <= _SHORT and line[: len(_SECRET)].lower() != _SECRET
-        key, value = _usual_field(line) if usual else _field(line)
-        if not key:
-            continue  # in an environment it would pass for the name with a hyphen
-        if key in fields:
-            if key in _SINGLE:
-                raise BadRequest(
-                    400, f"{key.removeprefix('HTTP_').replace('_', '-').title()} twice"
-                )
-            value = f"{fields[key]}, {value}"
-        fields[key] = value
-    return fields
-
-
-def _field(line: bytes) -> tuple[str, str]:
-    """Key in an environment, empty for a name that has none, and value of a header field."""
-    found = _FIELD.fullmatch(line)
-    if found is None:
-        raise BadRequest(400, "no header field")
-    name = found[1].decode("ascii").upper()
-    if "_" in name:
-        return "", ""
-    name = name.replace("-", "_")
-    key = name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
-    return key, found[2].decode("latin-1").rstrip(" \t")
-
-
-# A client says the same of itself with every request; credentials are not kept.
-_usual_field = lru_cache(maxsize=256)(_field)
-
-
-def _without_authority(target: str, fields: dict[str, str]) -> str:
-    """Path and query of an absolute target, whose authority is the host, whatever Host says."""
-    found = _ABSOLUTE.fullmatch(target)
-    if found is None:
-        raise BadRequest(400, "no path in the request target")
-    if "HTTP_HOST" in fields:
-        fields["HTTP_HOST"] = found[1]
-    return found[2] if found[2].startswith("/") else f"/{found[2]}"
-
-
-def _check_host(host: str | None, *, needed: bool) -> None:
-    if host is None:
-        if needed:
-            raise BadRequest(400, "no Host")
-    elif not _HOST.fullmatch(host):
-        raise BadRequest(400, "Host is not a host name or address")
-
-
-def _length(fields: dict[str, str], *, latest: bool) -> int | None:
-    """Bytes of the body; None for chunks."""
-    length = fields.get("CONTENT_LENGTH")
-    coding = fields.get("HTTP_TRANSFER_ENCODING")
-    if coding is not None:
-        if length is not None:
-            raise BadRequest(400, "both Content-Length and Transfer-Encoding")
-        if not latest:
-            raise BadRequest(400, "Transfer-Encoding in HTTP/1.0")
-        *others, last = (each.strip().lower() for each in coding.split(","))
-        if last != "chunked" or "chunked" in others:
-            raise BadRequest(400, "the chunked coding is not the last one")
-        if others:
-            raise BadRequest(501, "no other transfer coding than chunked is known")
-        return None
-    if length is None:
-        return 0
-    if not _DIGITS.fullmatch(length) or len(length) > _MOST_DIGITS:
-        raise BadRequest(400, "Content-Length is not a length")
-    return int(length)
-
-
-class Chunks:
-    """A body in chunks, put together as its pieces come.
-
-    Parameters
-    ----------
-    most
-        Bytes that the body may have.
-    """
-
-    def __init__(self, most: int) -> None:
-        self.body = bytearray()
-        self._most = most
-        self._held = bytearray()
-        self._wanted = 0  # bytes of the present chunk that are still to come
-        self._after_data = False
-        self._trailers = -1  # bytes of trailer fields so far, once the last chunk was seen
-
-    def feed(self, piece: bytes) -> bytes | None:
-        """Take the next piece; what follows the body once it is whole, None until then.
-
-        Raises
-        ------
-        BadRequest
-            It is no chunked body, or too long.
-        """
-        self._held += piece
-        while True:
-            if self._wanted:
-                taken = min(self._wanted, len(self._held))
-                self.body += self._held[:taken]
-                del self._held[:taken]
-                self._wanted -= taken
-                if self._wanted:
-                    return None
-                self._after_data = True
-            end = self._held.find(b"\n")
-            if end < 0:
-                if len(self._held) > _MOST_LINE:
-                    raise BadRequest(400, "a chunk's size has no end")
-                return None
-            if end > _MOST_LINE:
-                raise BadRequest(400, "a chunk's size is too long")
-            if end == 0 or self._held[end - 1] != 0x0D:
-                raise BadRequest(400, "a line of the body does not end in CRLF")
-            line = bytes(self._held[: end - 1])
-            del self._held[: end + 1]
-            if self._line(line):
-                return bytes(self._held)
-
-    def _line(self, line: bytes) -> bool:
-        """One line between the data; whether the body ends with it."""
-        if self._after_data:
-            if line:
-                raise BadRequest(400, "a chunk is longer than its size")
-            self._after_data = False
-        elif self._trailers >= 0:
-            if not line:
-                return True
-            self._trailers += len(line)
-            if self._trailers > _MOST_TRAILERS:
-                raise BadRequest(431, "too many trailer fields")
-            if not _FIELD.fullmatch(line):
-                raise BadRequest(400, "no trailer field")
-        else:
-            found = _SIZE.fullmatch(line)
-            if found is None:
-                raise BadRequest(400, "no size of a chunk")
-            self._wanted = int(found[1], 16)
-            if self._wanted + len(self.body) > self._most:
-                raise too_long("goes on", self._most)
-            if not self._wanted:
-                self._trailers = 0
-        return False

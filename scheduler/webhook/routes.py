@@ -1,30 +1,26 @@
 """Routes -> verbs and views. Nothing here decides.
 
-kube-scheduler never reads the body of a failed request, and a body on it costs the connection, so
-a refusal is an empty one with a status code; only a request that cannot be read is told why, which
-is for people, since kube-scheduler sends none.
+Verbs are answered before Flask sees them (:mod:`.verb_path`); everything that people and Prometheus
+look at is a view of a Flask application behind that.
 """
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 import msgspec
 import yaml
-from flask import Flask, Response, current_app, request
+from flask import Flask, Response, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.http import HTTP_STATUS_CODES
 
 from scheduler.cluster.follow import LiveCluster
 from scheduler.cluster.ledger import Ledger
 from scheduler.cluster.view import PlanningView, planning_view, prices_in_force, snapshot
 from scheduler.cluster.worker.planning import PlannerLoop, decided_by
-from scheduler.core.errors import InvalidInput, UnknownPod
+from scheduler.core.errors import UnknownPod
 from scheduler.core.model import GpuKind, Placement
 from scheduler.core.power import SOCKET
 from scheduler.core.price_tables import EFFECTIVE_SCALE, PRICE_SCALE, NodeClass, Prices
@@ -32,19 +28,16 @@ from scheduler.core.state import ClusterState
 from scheduler.files import native
 from scheduler.files.workload import Arrival, BoundPod, Workload
 from scheduler.webhook import protocol
+from scheduler.webhook.front_page import front_page
 from scheduler.webhook.metrics import ExtenderMetrics
+from scheduler.webhook.refusals import KIND, line
 from scheduler.webhook.status import BRIEFLY, VERBS
+from scheduler.webhook.verb_path import VerbPath, code_of
 from scheduler.webhook.webhook import Webhook
 
 __all__ = ["create_app", "openapi_document", "probes"]
 
-log = logging.getLogger(__name__)
-
-_Start = Callable[[str, list[tuple[str, str]]], object]
-_Wsgi = Callable[[dict[str, Any], Any], Iterable[bytes]]
-
 _JSON = "application/json"
-_BASE = "SNUGFIT_BASE"  # of the application: what stands before a verb
 
 
 @cache
@@ -72,7 +65,6 @@ def create_app(webhook: Webhook) -> Flask:
     """The WSGI application of one webhook."""
     app = Flask("snugfit", static_folder=None)
     config, answers, metrics = webhook.ledger.config, webhook.verbs, webhook.metrics
-    base = app.config[_BASE] = config.base
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_mib << 20
 
     def filter_(body: bytes) -> bytes:
@@ -97,14 +89,18 @@ def create_app(webhook: Webhook) -> Flask:
         "preempt": preempt,
         "filter-dryrun": dry_run,
     }
-    for verb, handle in verbs.items():
-        view = _verb_view(verb, handle, webhook)
-        app.add_url_rule(f"{base}/{verb}", verb, view, methods=["POST"])
     _add_views(app, webhook)
     _add_debug_views(app, webhook)
     _add_refusals(app, metrics)
-    short = _ShortWay(app.wsgi_app, verbs, webhook)
-    setattr(app, "wsgi_app", short)  # noqa: B010 - Flask's hook for middleware is a method
+    path = VerbPath(
+        app.wsgi_app,
+        verbs,
+        base=config.base,
+        most=config.max_body_mib << 20,
+        accepting=webhook.accepting,
+        metrics=metrics,
+    )
+    setattr(app, "wsgi_app", path)  # noqa: B010 - Flask's hook for middleware is a method
     return app
 
 
@@ -116,89 +112,13 @@ def _read_twice(answer: Callable[[protocol.FilterArgs], bytes], body: bytes) -> 
         return answer(protocol.decode_filter(body, whole=True))
 
 
-class _ShortWay:
-    """Middleware: plain calls of verbs go to their handlers without Flask's machinery.
-
-    Routing, request and response objects cost more than a rejected pod's whole decision. What is
-    not a plain JSON POST of known length goes through Flask, which has the same handlers.
-    """
-
-    def __init__(
-        self,
-        flask: _Wsgi,
-        verbs: Mapping[str, Callable[[bytes], bytes]],
-        webhook: Webhook,
-    ) -> None:
-        config, metrics = webhook.ledger.config, webhook.metrics
-        self._flask, self._accepting, self._metrics = flask, webhook.accepting, metrics
-        self._most = config.max_body_mib << 20
-        self._verbs = {
-            f"{config.base}/{verb}": (verb, handle, metrics.latency.labels(verb))
-            for verb, handle in verbs.items()
-        }
-
-    def __call__(self, environ: dict[str, Any], start: _Start) -> Iterable[bytes]:
-        known = self._verbs.get(environ["PATH_INFO"])
-        length = environ.get("CONTENT_LENGTH") or ""
-        if (
-            known is None
-            or environ["REQUEST_METHOD"] != "POST"
-            or environ.get("CONTENT_TYPE") != _JSON
-            or not length.isdecimal()
-            or int(length) > self._most
-            or not self._accepting()
-        ):
-            return self._flask(environ, start)
-        verb, handle, latency = known
-        started = time.perf_counter()
-        try:
-            answer = handle(environ["wsgi.input"].read(int(length)))
-        except Exception as error:  # noqa: BLE001 - every fault is a status code, see _code_of
-            code = _code_of(error, environ["PATH_INFO"])
-            self._metrics.errors.labels(verb, str(code)).inc()
-            start(f"{code} {HTTP_STATUS_CODES[code]}", _PLAIN if code == 400 else [])
-            return [_explained(error) if code == 400 else b""]
-        latency.observe(time.perf_counter() - started)
-        start("200 OK", [("Content-Type", _JSON), ("Content-Length", str(len(answer)))])
-        return [answer]
-
-
-def _code_of(error: Exception, path: str) -> int:
-    """Status code of a failed request, which is logged here."""
-    if isinstance(error, InvalidInput):
-        log.warning("%s: %s", path, error)
-        return 400
-    log.error("%s failed", path, exc_info=error)
-    return 500
-
-
-def _explained(error: Exception) -> bytes:
-    """What is wrong with a request, as one line that nothing in it can break."""
-    text = "".join(each if each.isprintable() else "?" for each in str(error)[:_MOST_TOLD])
-    return f"{text}\n".encode(errors="replace")
-
-
-def _verb_view(
-    verb: str, handle: Callable[[bytes], bytes], webhook: Webhook
-) -> Callable[[], Response]:
-    metrics = webhook.metrics
-    latency = metrics.latency.labels(verb)
-
-    def view() -> Response:
-        started = time.perf_counter()
-        if not webhook.accepting():
-            return _refuse(503, metrics)
-        if request.mimetype != _JSON:
-            return _refuse(415, metrics)
-        answer = Response(handle(request.get_data(cache=False)), mimetype=_JSON)
-        latency.observe(time.perf_counter() - started)
-        return answer
-
-    return view
-
-
 def _add_views(app: Flask, webhook: Webhook) -> None:
     ledger, metrics, live = webhook.ledger, webhook.metrics, webhook.live
+    front = front_page(ledger.config.base)
+
+    @app.get("/")
+    def page() -> Response:
+        return Response(front, mimetype="text/html")
 
     @app.get("/healthz")
     def healthz() -> Response:
@@ -229,11 +149,11 @@ def _add_views(app: Flask, webhook: Webhook) -> None:
     @app.delete("/offline/pods/<path:uid>")
     def release(uid: str) -> Response:
         if webhook.offline is None:
-            return _refuse(403, metrics)
+            return _refuse(403, metrics, "the API says what runs here: delete the pod there")
         try:
             webhook.offline.release(uid)
         except UnknownPod:
-            return _refuse(404, metrics)
+            return _refuse(404, metrics, f"no pod {uid} is bound here: see /debug/state")
         return Response(status=204)
 
 
@@ -282,8 +202,6 @@ def _readiness(
     return content
 
 
-_MOST_TOLD = 500
-_PLAIN = [("Content-Type", "text/plain; charset=utf-8")]
 _MOST_SHOWN = 16  # devices of a node in /debug/prices
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -291,27 +209,18 @@ _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 def _add_refusals(app: Flask, metrics: ExtenderMetrics) -> None:
     @app.errorhandler(HTTPException)
     def refused(error: HTTPException) -> Response:
-        return _refuse(error.code or 500, metrics)
+        allow = getattr(error, "valid_methods", None)
+        return _refuse(error.code or 500, metrics, **({"Allow": ", ".join(allow)} if allow else {}))
 
     @app.errorhandler(Exception)
     def fault(error: Exception) -> Response:
-        code = _code_of(error, request.path)
-        response = _refuse(code, metrics)
-        if code == 400:
-            response.data = _explained(error)
-            response.mimetype = "text/plain"
-        return response
+        code = code_of(error, request.path)
+        return _refuse(code, metrics, str(error) if code == 400 else "")
 
 
-def _refuse(code: int, metrics: ExtenderMetrics) -> Response:
-    verb = request.path.removeprefix(f"{current_app.config[_BASE]}/")
-    metrics.errors.labels(verb if verb in VERBS else "other", str(code)).inc()
-    response = Response(status=code)
-    # 413: the body was not read to its end. 503: the next call is for the replica that acts, and a
-    # connection that is kept would lead kube-scheduler here again.
-    if code in (413, 503):
-        response.headers["Connection"] = "close"
-    return response
+def _refuse(code: int, metrics: ExtenderMetrics, text: str = "", **fields: str) -> Response:
+    metrics.errors.labels("other", str(code)).inc()
+    return Response(line(code, text), code, fields, content_type=KIND)
 
 
 def _json(content: Any) -> Response:  # noqa: ANN401 - any JSON value

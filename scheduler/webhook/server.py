@@ -20,8 +20,8 @@ from flask import Flask
 from scheduler.cluster.settings import ExtenderConfig
 from scheduler.core.errors import InvalidInput
 from scheduler.webhook.access import Api, Reviews
-from scheduler.webhook.connection import WsgiApp
-from scheduler.webhook.listener import Limits, Listener
+from scheduler.webhook.limits import Limits
+from scheduler.webhook.listener import Listener
 from scheduler.webhook.status import (
     content_door,
     is_loopback,
@@ -30,6 +30,7 @@ from scheduler.webhook.status import (
     verb_door,
 )
 from scheduler.webhook.tls import Admission, Certificates
+from scheduler.webhook.wsgi import WsgiApp
 
 __all__ = ["ExtenderServer"]
 

@@ -17,12 +17,14 @@ from typing import Any
 
 from scheduler.core.errors import InvalidInput
 from scheduler.webhook.access import Reviews, names_this_server
-from scheduler.webhook.connection import WsgiApp
+from scheduler.webhook.refusals import KIND, refuse
+from scheduler.webhook.wsgi import WsgiApp
 
 __all__ = [
     "BRIEFLY",
     "CONTENT_PATHS",
     "OFFLINE_PATHS",
+    "PAGE",
     "VERBS",
     "content_door",
     "is_loopback",
@@ -45,7 +47,8 @@ CONTENT_PATHS = frozenset(
 )
 OFFLINE_PATHS = "/offline/"
 VERBS = frozenset({"filter", "prioritize", "bind", "preempt", "filter-dryrun"})
-_PROBES = frozenset({"/healthz", "/activez"})
+PAGE = "/"
+_PROBES = frozenset({PAGE, "/healthz", "/activez"})  # and what there is to see, for people
 # In an environment: the caller may know whether we are ready, and no more.
 BRIEFLY = "snugfit.briefly"
 _READING = ("GET", "HEAD")
@@ -89,18 +92,18 @@ def verb_door(app: WsgiApp, *, base: str, shows: bool, names: Collection[str]) -
 
     def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path in answered:
+        if path in answered and (path != PAGE or environ["REQUEST_METHOD"] in _READING):
             return app(environ, start)
         if path not in CONTENT_PATHS and not path.startswith(OFFLINE_PATHS):
             # Here, not in the application, which takes `//debug/state` for what it is not.
-            return _refuse(start, HTTPStatus.NOT_FOUND)
+            return refuse(start, HTTPStatus.NOT_FOUND)
         named = names_this_server(environ.get("HTTP_HOST"), names)
         if path == "/readyz":
             if not (shows and named):
                 environ[BRIEFLY] = True
             return app(environ, start)
         if not shows:
-            return _refuse(start, HTTPStatus.FORBIDDEN, "this is shown by metrics_listen")
+            return refuse(start, HTTPStatus.FORBIDDEN, "this is shown by metrics_listen")
         return app(environ, start) if named else _elsewhere(start)
 
     return door
@@ -112,15 +115,16 @@ def probe_door(app: WsgiApp, probes: Probes, *, shows: bool, names: Collection[s
     def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
         if environ["REQUEST_METHOD"] not in _READING:
-            return _refuse(start, HTTPStatus.NOT_FOUND)
+            return refuse(start, HTTPStatus.NOT_FOUND)
         probe = probes.get(path)
         if probe is not None:
-            status = HTTPStatus.OK if probe() else HTTPStatus.SERVICE_UNAVAILABLE
-            return _refuse(start, status, "ok" if status is HTTPStatus.OK else "not yet")
+            return _say(start, ready=probe())
+        if path == PAGE:
+            return app(environ, start)
         if path != "/metrics":
-            return _refuse(start, HTTPStatus.NOT_FOUND)
+            return refuse(start, HTTPStatus.NOT_FOUND)
         if not shows:
-            return _refuse(start, HTTPStatus.FORBIDDEN, "metrics are shown by metrics_listen")
+            return refuse(start, HTTPStatus.FORBIDDEN, "metrics are shown by metrics_listen")
         if not names_this_server(environ.get("HTTP_HOST"), names):
             return _elsewhere(start)
         return app(environ, start)
@@ -133,28 +137,32 @@ def content_door(app: WsgiApp, reviews: Reviews, *, names: Collection[str]) -> W
 
     def door(environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         path = environ["PATH_INFO"]
-        if path not in CONTENT_PATHS or environ["REQUEST_METHOD"] not in _READING:
-            return _refuse(start, HTTPStatus.NOT_FOUND)
+        if environ["REQUEST_METHOD"] not in _READING:
+            return refuse(start, HTTPStatus.NOT_FOUND)
+        if path == PAGE:
+            return app(environ, start)
+        if path not in CONTENT_PATHS:
+            return refuse(start, HTTPStatus.NOT_FOUND)
         if not names_this_server(environ.get("HTTP_HOST"), names):
             return _elsewhere(start)
         status = reviews.status(environ.get("HTTP_AUTHORIZATION", ""), path)
         if status is HTTPStatus.OK:
             return app(environ, start)
-        return _refuse(start, status, "show a bearer token that may get this path")
+        unknown = [("WWW-Authenticate", "Bearer")] if status is HTTPStatus.UNAUTHORIZED else []
+        return refuse(start, status, "show a bearer token that may get this path", *unknown)
 
     return door
 
 
 def _elsewhere(start: Callable[..., Any]) -> Iterable[bytes]:
-    return _refuse(
+    return refuse(
         start, HTTPStatus.MISDIRECTED_REQUEST, "Host names another server: see host_names"
     )
 
 
-def _refuse(start: Callable[..., Any], status: HTTPStatus, text: str = "") -> Iterable[bytes]:
-    """An answer of one line."""
-    fields = [("Content-Type", "text/plain; charset=utf-8")] if text else []
-    if status is HTTPStatus.UNAUTHORIZED:
-        fields.append(("WWW-Authenticate", "Bearer"))
-    start(f"{status.value} {status.phrase}", fields)
-    return [f"{text}\n".encode()] if text else []
+def _say(start: Callable[..., Any], *, ready: bool) -> Iterable[bytes]:
+    """The word of a probe."""
+    if not ready:
+        return refuse(start, HTTPStatus.SERVICE_UNAVAILABLE, "not yet")
+    start("200 OK", [("Content-Type", KIND)])
+    return [b"ok\n"]

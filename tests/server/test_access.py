@@ -17,12 +17,13 @@ import trustme
 from scheduler.core.errors import InvalidInput, KubeApiError
 from scheduler.webhook.access import Reviews, names_this_server
 from scheduler.webhook.routes import create_app
-from scheduler.webhook.status import CONTENT_PATHS, OFFLINE_PATHS, open_paths
+from scheduler.webhook.status import CONTENT_PATHS, OFFLINE_PATHS, VERBS, open_paths
 from tests.builders import node
 from tests.server.conftest import Running
 
 pytestmark = pytest.mark.server
 
+VERB_PATHS = {f"/{verb}" for verb in VERBS}
 RIGHTS = {"prometheus": {"/metrics"}, "operator": CONTENT_PATHS, "tenant": set()}
 
 
@@ -311,6 +312,20 @@ def test_a_door_for_probes_that_all_can_reach_shows_no_metrics(server: Running) 
         assert _plain(port, path, "POST")[0] == 404, path
 
 
+def test_every_listener_has_a_page_that_says_what_there_is(server: Running, get: Get) -> None:
+    pages = [
+        get("/"),
+        *(_plain(each.port, "/") for each in (server.server.verbs, server.server.status)),
+    ]
+    for status, page in pages:
+        assert status == 200 and page.startswith(b"<!doctype html>")
+        for path in (*CONTENT_PATHS, "/healthz", "/activez"):
+            assert f'href="{path}"'.encode() in page
+        for verb in VERBS:
+            assert f"POST /{verb}<".encode() in page
+    assert _plain(server.server.verbs.port, "/", "POST")[0] == 404
+
+
 HOSTS = {
     "127.0.0.1": True, "127.0.0.1:10262": True, "[::1]:1": True, "10.1.2.3:1": True,
     "localhost": True, "LocalHost.:80": True, "snugfit.kube-system.svc:10264": True,
@@ -367,4 +382,4 @@ def test_every_route_has_a_door(server: Running) -> None:
     app = create_app(server.service.webhook)
     routes = {str(rule) for rule in app.url_map.iter_rules()}
     offline = {route for route in routes if route.startswith(OFFLINE_PATHS)}
-    assert offline and routes - offline == open_paths("") | CONTENT_PATHS
+    assert offline and routes - offline == open_paths("") - VERB_PATHS | CONTENT_PATHS

@@ -251,14 +251,13 @@ def test_a_request_that_never_ends_is_cut_off_when_draining_has_taken_long_enoug
         assert not stopping.is_alive()
 
 
-def test_no_thread_of_a_server_that_stops_waits_for_its_next_look(start, monkeypatch) -> None:
-    monkeypatch.setattr("scheduler.webhook.listener._LOOK_S", 3600.0)
-    server = start([node("n", gpus=1)])
+def test_no_thread_of_a_server_that_stops_waits_for_its_caller(start) -> None:
+    server = start([node("n", gpus=1)], keep_alive_s=3600)
     assert server.client.get("/readyz")["ready"]
-    listener = server.server.verbs
-    server.stop()
-    assert listener._readers and listener._workers
-    assert not [thread for thread in (*listener._readers, *listener._workers) if thread.is_alive()]
+    name = f"verbs of 127.0.0.1:{server.client._connection.sock.getsockname()[1]}"
+    assert name in {thread.name for thread in threading.enumerate()}
+    server.server.stop()
+    eventually(lambda: name not in {thread.name for thread in threading.enumerate()})
 
 
 def test_small_answers_are_sent_at_once(start) -> None:

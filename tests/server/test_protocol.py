@@ -376,7 +376,39 @@ class TestRefusals:
             assert connection.sock is first
         connection.close()
 
-    def test_an_internal_fault_is_500_empty_and_logged(self, server, monkeypatch, caplog) -> None:
+    @pytest.mark.parametrize(
+        ("method", "path", "kind", "status", "told"),
+        [
+            ("GET", "/filter", "", 405, "see Allow"),
+            ("DELETE", "/bind", "application/json", 405, "see Allow"),
+            ("POST", "/healthz", "", 405, "see Allow"),
+            ("POST", "/filter", "text/plain", 415, "application/json"),
+            ("POST", "/filter", "", 415, "application/json"),
+            ("POST", "/filter", "application/json", 400, "Pod"),
+            ("POST", "/elsewhere", "application/json", 404, "GET /"),
+            ("GET", "/debug", "", 404, "GET /"),
+            ("DELETE", "/offline/pods/nobody", "", 404, "nobody"),
+            ("GET", "http://y.example/debug/state", "", 421, "host_names"),
+            ("GET", "*", "", 400, "begins with /"),
+        ],
+    )
+    def test_every_refusal_says_in_one_line_what_would_be_right(
+        self, server, method: str, path: str, kind: str, status: int, told: str
+    ) -> None:
+        found, headers, answer = _call(server, method, path, b"{}", **{"Content-Type": kind})
+        assert found == status and headers["Content-Type"].startswith("text/plain")
+        assert answer.count(b"\n") == 1 and told in answer.decode() and len(answer) < 200
+        assert status != 405 or headers["Allow"]
+
+    def test_a_replica_whose_turn_it_is_not_says_so(self, server) -> None:
+        server.accepting = False
+        kind = {"Content-Type": "application/json"}
+        status, headers, answer = _call(server, "POST", "/filter", b"{}", **kind)
+        assert (status, headers["Connection"]) == (503, "close") and b"replica" in answer
+
+    def test_an_internal_fault_is_500_and_told_to_the_log_alone(
+        self, server, monkeypatch, caplog
+    ) -> None:
         def fail(*_args: object) -> None:
             raise RuntimeError("planted")
 
@@ -385,7 +417,8 @@ class TestRefusals:
         status, _, answer = _call(
             server, "POST", "/filter", body, **{"Content-Type": "application/json"}
         )
-        assert (status, answer) == (500, b"") and "planted" in caplog.text
+        assert status == 500 and b"log" in answer and b"planted" not in answer
+        assert "planted" in caplog.text
         monkeypatch.undo()
         assert len(_post(server, "filter", _args(pod()))["NodeNames"]) == 4
 

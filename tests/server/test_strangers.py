@@ -18,7 +18,8 @@ import trustme
 
 from scheduler.files.dump_writer import pod_json
 from scheduler.webhook.framing import MOST_HEAD
-from scheduler.webhook.listener import Limits, Listener
+from scheduler.webhook.limits import Limits
+from scheduler.webhook.listener import Listener
 from scheduler.webhook.tls import Certificates
 from testbed.fake_api import eventually
 from tests.builders import node, pod
@@ -200,11 +201,12 @@ def _trickle(caller: Caller, pieces: Iterable[bytes], every_s: float) -> None:
     [
         (b"GET / HTTP/1.1\r\nX: ", b"a"),
         (b"GET / HTTP/1.1\r\n", b"X: y\r\n"),
-        (b"\r\n\r\nG", b"E"),
+        (b"", b"\r\n"),
+        (b"\r\n\r\nGET /", b"e"),
         (POST + b"Content-Length: 9999\r\n\r\n", b" "),
         (POST + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\n \r\n"),
     ],
-    ids=["field", "fields", "method", "body", "chunks"],
+    ids=["field", "fields", "empty lines", "target", "body", "chunks"],
 )
 def test_bytes_that_come_slowly_prolong_nothing(listen, call, begun: bytes, piece: bytes) -> None:
     listener = listen(head_s=0.5, body_s=0.5)
@@ -303,25 +305,27 @@ def test_empty_lines_without_end_hold_up_nobody(start, call, piece: int) -> None
     assert _verb_works(server)
 
 
-def test_who_sends_faster_than_is_read_ends_all_the_same() -> None:
+def test_who_sends_without_a_pause_ends_all_the_same_and_holds_up_nobody(listen, call) -> None:
     """The end of such a connection lies behind all that was sent, and may never come into sight."""
-    listener = Listener("test", ("127.0.0.1", 0), _app, threads=1, limits=Limits())
-    chunks = b"1\r\n \r\n" * 15_000  # more than is read at once
-    with socket.create_server(("127.0.0.1", 0)) as door:
-        there = socket.create_connection(door.getsockname(), timeout=60)
-        here, _ = door.accept()
-    with there:
-        there.sendall(POST + b"Transfer-Encoding: chunked\r\n\r\n" + chunks + chunks)
-        listener._admit(here, ("127.0.0.1", 1))
-        (connection,) = listener._table.values()
-        assert connection.poll.poll(60_000)
-        listener._arrived(connection)
-        assert connection.begun and not connection.closing, "there is more to be read"
-        connection.shut()
-        listener._arrived(connection)
-        assert connection.closing
-        assert there.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
-        listener.stop(0)
+    listener = listen(threads=1, body_s=1.0, connections=64)
+    verb = POST + b"Content-Length: 2\r\n\r\n{}"
+    chunks = b"1\r\n \r\n" * 10_000
+
+    def flood(caller: Caller) -> None:
+        with suppress(OSError):
+            while True:
+                caller.sock.sendall(chunks)
+
+    callers = [call(listener.port, POST + b"Transfer-Encoding: chunked\r\n\r\n") for _ in range(8)]
+    floods = [threading.Thread(target=flood, args=(each,), daemon=True) for each in callers]
+    for each in floods:
+        each.start()
+    answered = 0
+    while any(each.is_alive() for each in floods):
+        assert call(listener.port).status(verb) == 200
+        answered += 1
+    assert answered
+    eventually(lambda: listener.begun == 0)
 
 
 def test_bodies_are_bounded_one_by_one_and_together(listen, call) -> None:
@@ -349,28 +353,19 @@ def test_announced_bytes_take_no_memory(listen, call) -> None:
         call(listener.port, POST + b"Content-Length: %d\r\n\r\n{" % (1 << 30)) for _ in range(20)
     ]
     eventually(lambda: listener.begun == len(callers))
-    assert sum(each.held for each in listener._table.values()) <= len(callers) << 20
-
-
-_AGES_S = 600.0
+    assert sum(each.held for each in listener._table._held) <= len(callers) << 20
 
 
 def test_who_takes_no_answer_holds_no_worker(listen, call) -> None:
-    listener = listen(threads=2, answer_s=_AGES_S)
-    deaf = [call(listener.port, b"GET /big HTTP/1.1\r\nHost: x\r\n\r\n") for _ in range(6)]
-    assert call(listener.port).status(GET) == 200
-    reader = call(listener.port, b"GET /big HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    big = b"GET /big HTTP/1.1\r\nHost: x\r\n"
+    patient, listener = listen(threads=2, answer_s=600.0), listen(threads=2, answer_s=0.5)
+    deaf = [call(each.port, big + b"\r\n") for each in (patient, listener) for _ in range(6)]
+    assert call(patient.port).status(GET) == 200 and call(listener.port).status(GET) == 200
+    reader = call(patient.port, big + b"Connection: close\r\n\r\n")
     assert len(reader.ended()) > 16 << 20  # who does take it gets all of it
-
-    def gone() -> bool:
-        now = time.monotonic()
-        for each in tuple(listener._table.values()):
-            if now < each.deadline <= now + _AGES_S:
-                each.deadline -= _AGES_S  # as if so much time had gone by
-        return listener.connections <= 1
-
-    eventually(gone)
-    assert all(len(each.ended()) < 16 << 20 for each in deaf)
+    eventually(lambda: listener.connections <= 1)
+    assert all(len(each.ended()) < 16 << 20 for each in deaf[6:])
+    assert patient.connections >= 6
 
 
 def test_a_caller_that_was_served_and_turns_slow_holds_no_worker(listen, call) -> None:

@@ -41,8 +41,6 @@ _LARGE = {
     "Charges": "every way of charging a pod, by one account of the devices of its node",
     "Instance": "a problem in arrays, built once and only read",
     "Search": "the moves of one search over one layout",
-    "Connection": "one state machine per connection, as HTTP/1.1 has it",
-    "Listener": "one event loop and what it accepts, reads and ends",
 }
 
 
