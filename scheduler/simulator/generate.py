@@ -17,7 +17,15 @@ from scheduler.core.model import Device, GangKey, GpuRequest, Node, PodRequest
 from scheduler.files.openb import PRODUCT_LABEL
 from scheduler.files.workload import MOST_NODES, MOST_PODS, Arrival, Workload
 
-__all__ = ["GeneratorConfig", "NodeShape", "PodShape", "generate"]
+__all__ = [
+    "GeneratorConfig",
+    "NodeShape",
+    "PodShape",
+    "arrival_times",
+    "at_demand",
+    "generate",
+    "run_times",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +151,8 @@ def generate(config: GeneratorConfig) -> Workload:
     rng = np.random.Generator(np.random.PCG64(config.seed))
     nodes = _nodes(config, rng)
     requests = _requests(config, rng, sum(node.gpu_milli for node in nodes))
-    times = _times(config, rng, len(requests))
-    durations = _durations(config, rng, len(requests))
+    times = arrival_times(config, rng, len(requests))
+    durations = run_times(config, rng, len(requests))
     arrivals = tuple(
         Arrival(request, at, duration)
         for request, at, duration in zip(requests, times, durations, strict=True)
@@ -207,7 +215,8 @@ def _requests(config: GeneratorConfig, rng: np.random.Generator, capacity: int) 
     return requests
 
 
-def _times(config: GeneratorConfig, rng: np.random.Generator, count: int) -> list[float]:
+def arrival_times(config: GeneratorConfig, rng: np.random.Generator, count: int) -> list[float]:
+    """When so many arrive, in seconds, ascending."""
     match config.arrivals:
         case "poisson":
             gaps = rng.exponential(1 / config.rate_per_s, size=count)
@@ -219,7 +228,8 @@ def _times(config: GeneratorConfig, rng: np.random.Generator, count: int) -> lis
     return [round(at, 3) for at in np.cumsum(gaps).tolist()]
 
 
-def _durations(config: GeneratorConfig, rng: np.random.Generator, count: int) -> list[float | None]:
+def run_times(config: GeneratorConfig, rng: np.random.Generator, count: int) -> list[float | None]:
+    """Seconds that each of so many runs; None for ever."""
     match config.durations:
         case "none":
             return [None] * count
@@ -229,3 +239,43 @@ def _durations(config: GeneratorConfig, rng: np.random.Generator, count: int) ->
             sigma = 1.5  # a long tail: the longest hundredth runs about thirty times the median
             drawn = rng.lognormal(np.log(config.mean_duration_s) - sigma**2 / 2, sigma, size=count)
     return [round(seconds, 3) for seconds in drawn.tolist()]
+
+
+def at_demand(workload: Workload, demand: float) -> Workload:
+    """The same pods, so fast that those in the system ask for a share of the GPUs on average.
+
+    Parameters
+    ----------
+    workload
+        Pods that leave.
+    demand
+        That share, if nobody waited: GPU time of all pods, over the GPUs times the time of the last
+        arrival.
+
+    Raises
+    ------
+    InvalidInput
+        A pod with GPU stays for ever, none asks for one, or all arrive at once.
+    """
+    if not 0 < demand <= 100:
+        raise InvalidInput("generate.demand", f"is {demand}", "use a share above 0, up to 100")
+    spent = 0.0
+    for arrival in workload.arrivals:
+        milli = arrival.request.gpu.requested_milli
+        if milli and arrival.duration_s is None:
+            raise InvalidInput(
+                "generate.demand",
+                f"is never reached: {arrival.request.key} stays for ever",
+                "state --durations",
+            )
+        spent += milli * (arrival.duration_s or 0.0)
+    last = max((arrival.at_s for arrival in workload.arrivals), default=0.0)
+    if not (spent and last and workload.gpu_milli):
+        raise InvalidInput(
+            "generate.demand",
+            "needs GPUs, and pods that ask for them one after the other",
+            "use more",
+        )
+    slower = spent / (workload.gpu_milli * demand) / last
+    arrivals = tuple(replace(one, at_s=round(one.at_s * slower, 3)) for one in workload.arrivals)
+    return replace(workload, arrivals=arrivals)

@@ -100,6 +100,14 @@ def test_simulate_prints_a_table(lists: tuple[str, str], run) -> None:
         (("serve", "--offline"), "CLUSTER: is missing"),
         (("serve", "--port", "-1", "--print-config"), "port: is -1"),
         (("generate", "--out", "x.json", "--nodes", "0"), "--nodes: is 0"),
+        (("generate", "--out", "x.json", "--like", "phily"), "did you mean 'philly'"),
+        (("generate", "--out", "x.json", "--durations", "like"), "there is no --like"),
+        (("generate", "--out", "x.json", "--like", "seren", "--gangs", "0.1"), "--gangs changes"),
+        (("generate", "--out", "x.json", "--demand", "0.9"), "stays for ever"),
+        (
+            ("generate", "--out", "x.json", "--like", "seren", "--demand", "-1"),
+            "--demand: is -1",
+        ),
         (("bench", "online"), "python -m bench NAME"),
     ],
 )
@@ -141,6 +149,20 @@ def test_what_is_generated_can_be_simulated(tmp_path: Path, style: str, run) -> 
     assert said["nodes"] == 10 and sum(kind["pods"] for kind in said["requests"]) == said["pods"]
     (done,) = json.loads(run("simulate", str(out), "--json").out)["runs"]
     assert done["placed"] + done["pending"] == said["pods"]
+
+
+def test_what_is_like_a_trace_or_a_file_is_drawn_from_it(tmp_path: Path, run) -> None:
+    """And a file that was generated can be drawn from again, gangs and all."""
+    first, second = tmp_path / "first.json", tmp_path / "second.json"
+    more = ("--nodes", "16", "--load", "4", "--demand", "0.9", "--json")
+    run("generate", "--like", "philly", "--out", first, *more)
+    said = json.loads(run("generate", "--like", first, "--out", second, *more).out)
+    assert {kind["gpu"] for kind in said["requests"]} == {"1 GPU", "2 GPU", "4 GPU", "8 GPU"}
+    drawn = native.read(second)
+    assert {arrival.duration_s for arrival in drawn.arrivals} <= {
+        arrival.duration_s for arrival in native.read(first).arrivals
+    }
+    assert [node.name for node in drawn.nodes] == [f"gpu-{n:05d}" for n in range(16)]
 
 
 @pytest.mark.server
