@@ -15,6 +15,7 @@ import click
 
 from bench.machine import commit, machine, versions
 from bench.results import record, table_name
+from scheduler.cli.interrupts import heard_by
 from scheduler.cli.options import pool_options, rows_options
 from scheduler.cli.output import (
     EXIT_BAD_INPUT,
@@ -91,8 +92,8 @@ class Report:
     def run(self, body: Callable[..., None], settings: dict[str, Any]) -> None:
         """Measure until it is done or somebody has had enough."""
         try:
-            with progress(self.title) as bar:
-                self._bar = bar
+            with progress(self.title) as bar, heard_by(bar) as told:
+                self._bar = told
                 body(self, **settings)
         except KeyboardInterrupt:
             self.stopped = True

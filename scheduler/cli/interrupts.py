@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TypeVar
 
-__all__ = ["stop_on_interrupt", "until_stopped"]
+__all__ = ["heard_by", "stop_on_interrupt", "until_stopped"]
 
 T = TypeVar("T")
 _LOOK_S = 0.1
@@ -35,6 +35,36 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
     before = signal.signal(signal.SIGINT, ask)
     try:
         yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def heard_by(progress: Callable[[int, int], None]) -> Iterator[Callable[[int, int], None]]:
+    """Progress that raises KeyboardInterrupt if Ctrl-C has come and nobody has heard of it.
+
+    Python raises it in whatever runs just then, and some of that lets no exception out: finalizers,
+    and C code that looks something up and clears errors. Ctrl-C that is ignored stays ignored.
+    """
+    came = False
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = True
+        raise KeyboardInterrupt
+
+    def told(done: int, total: int) -> None:
+        progress(done, total)
+        if came:
+            raise KeyboardInterrupt
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield progress
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield told
     finally:
         signal.signal(signal.SIGINT, before)
 

@@ -234,6 +234,7 @@ def command(
 def _swept(jobs: Sequence[Job], pool: Pool, workload: Workload, *, as_json: bool) -> None:
     """Runs with several seeds, and means over them."""
     from scheduler.cli.inputs import said_of
+    from scheduler.cli.interrupts import heard_by
     from scheduler.cli.output import message, print_json, print_table, progress
     from scheduler.cli.study.means import columns, means
     from scheduler.simulator.sweep.runner import Runner
@@ -242,8 +243,9 @@ def _swept(jobs: Sequence[Job], pool: Pool, workload: Workload, *, as_json: bool
     done: list[dict[str, Any]] = []
     stopped = False
     try:
-        with pool, progress(f"{len(jobs)} runs on {workload.source}") as bar:
-            for row in Runner(pool).in_order(told_of, jobs, bar):
+        title = f"{len(jobs)} runs on {workload.source}"
+        with pool, progress(title) as bar, heard_by(bar) as told:
+            for row in Runner(pool).in_order(told_of, jobs, told):
                 row.figures["seconds"] = round(row.seconds, 4)
                 done.append(row.figures)
     except KeyboardInterrupt:

@@ -107,6 +107,7 @@ class _Found:
 
     def run(self, pool: Pool, kept: RowFile) -> None:
         """Until all rows are there, or Ctrl-C."""
+        from scheduler.cli.interrupts import heard_by
         from scheduler.cli.output import complain, one_line, progress
         from scheduler.simulator.sweep.runner import Failed, Runner
         from scheduler.simulator.sweep.runs import row_of
@@ -114,8 +115,8 @@ class _Found:
         before = len(kept)
         jobs = [cell.job for cell in self._cells]
         try:
-            with progress("sweep") as bar:
-                for number, row in Runner(pool, kept).each(row_of, jobs, bar):
+            with progress("sweep") as bar, heard_by(bar) as told:
+                for number, row in Runner(pool, kept).each(row_of, jobs, told):
                     if isinstance(row, Failed):
                         self._failed.append(row)
                         complain(one_line(f"failed: {self._called(number)}: {row.error}"))

@@ -106,6 +106,7 @@ def command(
     snugfit serve --offline nodes.csv --policy-file policy.json
     """  # noqa: D301 - click looks for a real backspace
     from scheduler.cli.inputs import read_weights, some_pending, workload_files
+    from scheduler.cli.interrupts import heard_by
     from scheduler.cli.output import message, print_json, print_table, progress, writable
     from scheduler.cli.pools import pool_of
     from scheduler.simulator.sweep.row_file import RowFile
@@ -122,6 +123,7 @@ def command(
         workload_files(cluster, kubeconfig) as (files, workload),
         pool_of(processes, ray) as pool,
         progress("tune") as bar,
+        heard_by(bar) as told,
     ):
         some_pending(cluster, workload)
         _some_gpus(workload)
@@ -136,7 +138,7 @@ def command(
                 start=start,
                 rounds=rounds,
                 runner=Runner(pool, kept),
-                progress=bar,
+                progress=told,
             )
         except KeyboardInterrupt:
             message(_kept(kept, known, journal))
