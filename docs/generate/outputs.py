@@ -140,7 +140,8 @@ OUTPUTS: Mapping[str, Output] = {
             "planned_percent": "the plan in percent of the capacity",
             "bound_percent": "the bound in percent of the capacity",
             "gap_percent": "distance of plan and bound, in percent of the capacity",
-            "begun_with": "the policy whose placements the plan improves",
+            "begun_with": "the policy whose placements the plan could begin with; `draft` if there were too many "
+            "pods to try one",
             "pods_placed": "pods that the plan places",
             "pods": "pods in all",
             **_COMMON,

@@ -147,8 +147,8 @@ class Extended:
     Parameters
     ----------
     engine
-        The ledger's from now on. The replay goes on reading it, and keeps its ``neighbours``, mix
-        and prices.
+        The ledger's from now on. The replay goes on reading it, and keeps its ``neighbours``,
+        profile and prices.
     workload
         Its gangs are described as their objects would.
     clock

@@ -192,10 +192,12 @@ def policies_named(text: str) -> list[str]:
     Raises
     ------
     InvalidInput
-        As :func:`policy_named`.
+        As :func:`policy_named`, or there is no name.
     """
     parts = [part for each in text.split(",") if (part := each.strip())]
     names = [name for part in parts for name in (RIVALS if part == _ALL_RIVALS else (part,))]
+    if not names:
+        raise InvalidInput("policy", "is empty", "name one, see `snugfit policies`")
     for name in names:
         policy_named(name)
     return list(dict.fromkeys(names))

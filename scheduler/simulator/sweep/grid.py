@@ -25,6 +25,8 @@ GRID_FORMAT = "snugfit-sweep/v1"
 
 _MOST_ROWS = 1_000_000
 _MOST_SEED = (1 << 31) - 1
+_ARRIVAL, _RATE = 1.3, 1.0
+_OF_REPLAY = ("rate", "plan_every_s")
 _AT = re.compile(r"^(.*) - at `\$(\.?)(.*)`$", re.DOTALL)
 
 
@@ -56,9 +58,9 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
 
     name: str = ""
     protocol: Literal["inflation", "as-listed", "replay"] = "inflation"
-    arrival: float = 1.3
-    rate: float = 1.0
-    plan_every_s: float = 0.0
+    arrival: float | None = None
+    rate: float | None = None
+    plan_every_s: float | None = None
     workload_profile: Literal["given", "learnt"] = "given"
     policy_file: str = ""
 
@@ -109,7 +111,7 @@ def read_grid(path: Path) -> list[Cell]:
     for name in ("workloads", "policies"):
         if not getattr(grid, name):
             raise InvalidInput(f"{path}: {name}", "is empty", "name one at least")
-    policies = policies_named(",".join(grid.policies))
+    policies = _policies(grid.policies, f"{path}: policies")
     seeds = _seeds(grid.seeds, f"{path}: seeds")
     settings = grid.settings or [Settings()]
     rows = len(grid.workloads) * len(settings) * len(policies) * len(seeds)
@@ -122,6 +124,7 @@ def read_grid(path: Path) -> list[Cell]:
         where = f"{path}: workloads[{at}]"
         files = _files(workload, path.parent, where)
         for number, one in enumerate(settings):
+            _check_timing(one, f"{path}: settings[{number}]")
             given = _weights(one, path.parent, f"{path}: settings[{number}].policy_file")
             for policy in policies:
                 for seed in seeds:
@@ -132,13 +135,13 @@ def read_grid(path: Path) -> list[Cell]:
                         policy,
                         seed,
                         one.protocol,
-                        one.arrival,
+                        _ARRIVAL if one.arrival is None else one.arrival,
                         workload_profile=one.workload_profile,
                         weights=weights,
                         watts=given.watts if given else None,
                         generated=made,
-                        rate=one.rate,
-                        plan_every_s=one.plan_every_s,
+                        rate=_RATE if one.rate is None else one.rate,
+                        plan_every_s=one.plan_every_s or 0.0,
                     )
                     cells.append(Cell(_name(workload, at), _name(one, number), job))
     return cells
@@ -205,6 +208,26 @@ def _made(generate: Generated | None, seed: int, where: str) -> GeneratorConfig 
         return GeneratorConfig(**{"seed": seed, **given})
     except InvalidInput as error:
         raise InvalidInput(f"{where}.{error.field}", error.problem, error.remedy) from error
+
+
+def _policies(given: Sequence[str], where: str) -> list[str]:
+    try:
+        return policies_named(",".join(given))
+    except InvalidInput as error:
+        raise InvalidInput(where, error.problem, error.remedy) from error
+
+
+def _check_timing(settings: Settings, where: str) -> None:
+    """Refuse what the protocol does not heed, and what no run could begin with."""
+    for name in ("arrival", *_OF_REPLAY):
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        protocol = "replay" if name in _OF_REPLAY else "inflation"
+        if settings.protocol != protocol:
+            raise InvalidInput(f"{where}.{name}", "changes nothing here", f"it is for {protocol}")
+        if value < 0 or (value == 0 and name != "plan_every_s"):
+            raise InvalidInput(f"{where}.{name}", f"is {value:g}", "use a number above 0")
 
 
 def _weights(settings: Settings, folder: Path, where: str) -> PriceWeights | None:

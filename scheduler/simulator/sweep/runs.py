@@ -108,7 +108,7 @@ def experiment_of(job: Job) -> Experiment:
         job.protocol,
         job.arrival,
         digest,
-        repr(job.profile or ""),
+        "" if job.profile is None else repr(job.profile),
         job.workload_profile,
         job.weights,
     )

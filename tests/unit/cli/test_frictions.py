@@ -93,6 +93,7 @@ ROW = (12, "extenders[0].nodeCacheCapable", "whole nodes are sent with every cal
 @pytest.mark.parametrize("width", [30, 50, 80, 200])
 def test_tables_break_no_word_however_narrow_the_terminal(monkeypatch, width: int) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "24")  # of a dumb terminal both count, or neither
     monkeypatch.setenv("TERM", "dumb")
     terminal = _Terminal()
     monkeypatch.setattr(sys, "stdout", terminal)
@@ -280,10 +281,16 @@ def test_several_seeds_have_intervals(small: Path, snugfit) -> None:
 
 
 def test_a_bound_begins_where_the_better_policy_ends(small: Path, snugfit) -> None:
-    said = json.loads(snugfit("bound", "w.json", "--budget", "1ms", "--json").out)
+    said = json.loads(snugfit("bound", "w.json", "--budget", "1s", "--json").out)
     ran = snugfit("simulate", "w.json", "--compare", "best-fit", "--json").out
     best = max(run["allocated_gpu_milli"] for run in json.loads(ran)["runs"])
     assert said["planned_gpu_milli"] >= best and said["begun_with"] in ("priced", "best-fit")
+
+
+def test_a_bound_without_time_for_policies_begins_with_a_draft(small: Path, snugfit) -> None:
+    said = json.loads(snugfit("bound", "w.json", "--budget", "1ms", "--json").out)
+    assert said["begun_with"] == "draft"
+    assert 0 < said["planned_gpu_milli"] <= said["bound_gpu_milli"]
 
 
 def test_the_first_pod_of_the_examples_can_be_pulled() -> None:

@@ -164,3 +164,9 @@ def test_rivals_are_policies_and_one_word_names_all_of_them() -> None:
     assert policies_named("priced, rivals,fgd,priced") == ["priced", *RIVALS, "fgd"]
     with pytest.raises(InvalidInput, match="did you mean 'pwr'"):
         policies_named("rivals,pwrr")
+
+
+@pytest.mark.parametrize("text", ["", " , "])
+def test_no_policy_is_not_a_list_of_policies(text: str) -> None:
+    with pytest.raises(InvalidInput, match="policy: is empty"):
+        policies_named(text)

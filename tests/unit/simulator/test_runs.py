@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from scheduler.simulator.generate import GeneratorConfig, generate
 from scheduler.simulator.inflation import Experiment, as_listed, inflate, run
 from scheduler.simulator.sweep.pools import _ctrl_c_put_off
 from scheduler.simulator.sweep.runner import Runner
-from scheduler.simulator.sweep.runs import Job, row_of
+from scheduler.simulator.sweep.runs import Job, experiment_of, row_of
 from tests.builders import node, pod
 
 SMALL = generate(GeneratorConfig(nodes=40, load=0.7, seed=2))
@@ -78,6 +79,15 @@ def test_a_run_is_reproducible_and_named_by_its_configuration() -> None:
     assert first.experiment.config_hash == second.experiment.config_hash
     assert first.experiment.config_hash != Experiment("fgd", 4, trace=SMALL.digest()).config_hash
     assert first.allocation_at["1.30"] >= first.allocation_at["1.00"]
+
+
+def test_a_run_bears_the_same_name_alone_and_in_a_sweep() -> None:
+    made = GeneratorConfig(nodes=40, load=0.7, seed=2)
+    alone = Experiment("fgd", 3, "as-listed", trace=SMALL.digest())
+    job = Job((), "fgd", 3, "as-listed", generated=made)
+    assert experiment_of(job) == alone
+    profile = SchedulerProfile()
+    assert experiment_of(replace(job, profile=profile)).scheduler == repr(profile)
 
 
 def test_the_ideal_scheduler_is_the_engine_itself() -> None:
