@@ -11,7 +11,7 @@ import click
 __all__ = ["BENCHMARKS", "SECTIONS", "command", "protocol", "question"]
 
 SECTIONS = {
-    "Packing": ("online", "realism", "replay", "power", "weights", "smoke"),
+    "Packing": ("online", "realism", "replay", "queue", "power", "weights", "smoke"),
     "Planning": ("backlog", "offline", "planscale", "vector"),
     "Speed": (
         "webhook", "compare", "storm", "sync", "throughput", "decisions", "holds", "speed",

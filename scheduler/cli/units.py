@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import click
 
 from scheduler.core.durations import go_duration
 
-__all__ = ["DURATION", "seconds_of"]
+__all__ = ["DURATION", "PART", "seconds_of"]
 
 _MOST_SECONDS = 1e9
 
@@ -37,3 +39,23 @@ class _Duration(click.ParamType[float]):
 
 
 DURATION = _Duration()
+
+
+class _Part(click.ParamType[tuple[int, int]]):
+    """One of so many parts, as K/N."""
+
+    name = "k/n"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(value))
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            self.fail(f"{value!r} is not a part; write 1/10 for the first of ten", param, ctx)
+        return int(found[1]), int(found[2])
+
+
+PART = _Part()
+"""For options."""

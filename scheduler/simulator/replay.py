@@ -166,6 +166,7 @@ def replay(
     progress: Callable[[int, int], None] | None = None,
     observe: Callable[[float, Engine, Sequence[PodRequest]], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    started: Callable[[PodRequest, float], None] | None = None,
 ) -> ReplayOutcome:
     """Run the workload's own arrivals and departures.
 
@@ -191,6 +192,8 @@ def replay(
         Called with the simulated time, the engine and the pods that wait, about 200 times.
     stop
         Asked before every instant whether to end here.
+    started
+        Called with each pod that starts and the seconds that it had waited.
 
     Raises
     ------
@@ -204,7 +207,7 @@ def replay(
     if plan_every_s < 0:
         raise InvalidInput("plan_every_s", f"is {plan_every_s}", "use 0 or more seconds")
     arrivals = [replace(arrival, at_s=arrival.at_s / rate) for arrival in workload.arrivals]
-    run = _Run(workload, experiment, selector, plan_every_s, watts)
+    run = _Run(workload, experiment, selector, plan_every_s, watts, started)
     return run.go(arrivals, rate, progress, observe, stop or (lambda: False))
 
 
@@ -245,6 +248,7 @@ class _Run:
     selector: Callable[[Engine], Selector] | None
     plan_every_s: float
     watts: PowerModel | None = None
+    started: Callable[[PodRequest, float], None] | None = None
     waits: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     gangs: dict[GangKey, _Gang] = field(default_factory=dict)
 
@@ -510,7 +514,10 @@ class _Run:
         self.peak = max(self.peak, self.allocated)
         self._count_gang(request, 1)
         self.pricing.starts(request)
-        self.waits[pod_class(request)].append(now - pod.arrival.at_s)
+        waited = now - pod.arrival.at_s
+        self.waits[pod_class(request)].append(waited)
+        if self.started is not None:
+            self.started(request, waited)
         if pod.arrival.duration_s is not None:
             self.queue.put(now + pod.arrival.duration_s, Event.DEPARTURE, pod.serial)
 

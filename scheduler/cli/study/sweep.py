@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import click
 
 from scheduler.cli.options import json_option, pool_options, rows_options
 from scheduler.cli.output import EXIT_INTERRUPTED
+from scheduler.cli.units import PART
 
 if TYPE_CHECKING:
     from scheduler.simulator.sweep.grid import Cell
@@ -23,27 +23,11 @@ EXIT_FAILED = 1
 EXIT_FAULT = 3
 
 
-class _Part(click.ParamType[tuple[int, int]]):
-    """One of so many parts, as K/N."""
-
-    name = "k/n"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", str(value))
-        if not found or not 1 <= int(found[1]) <= int(found[2]):
-            self.fail(f"{value!r} is not a part; write 1/10 for the first of ten", param, ctx)
-        return int(found[1]), int(found[2])
-
-
 @click.command("sweep")
 @click.argument("grid", type=click.Path(path_type=Path))
 @rows_options
 @click.option(
-    "--part", type=_Part(), default="1/1", help="Only every N-th row, from the K-th on: 1/10."
+    "--part", type=PART, default="1/1", help="Only every N-th row, from the K-th on: 1/10."
 )
 @pool_options
 @json_option

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -23,6 +23,7 @@ __all__ = ["GRID_FORMAT", "Cell", "part_of", "read_grid"]
 GRID_FORMAT = "snugfit-sweep/v1"
 """What a grid file says that it is."""
 
+T = TypeVar("T")
 _MOST_ROWS = 1_000_000
 _MOST_SEED = (1 << 31) - 1
 _ARRIVAL, _RATE = 1.3, 1.0
@@ -147,7 +148,7 @@ def read_grid(path: Path) -> list[Cell]:
     return cells
 
 
-def part_of(cells: Sequence[Cell], part: int, of: int) -> list[Cell]:
+def part_of(cells: Sequence[T], part: int, of: int) -> list[T]:
     """Every row whose turn it is if rows are dealt out to so many in order.
 
     Parameters
