@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -252,6 +253,7 @@ class Counterpart:
 @contextmanager
 def _undisturbed() -> Iterator[None]:
     """Ctrl-C is for this process, which ends the other one: what is started here never sees it."""
+    resource_tracker.ensure_running()  # which would let signals through again while it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
