@@ -200,14 +200,15 @@ class Charges:
         plain, others = list[ObservedPod](), list[ObservedPod]()
         for pod in pods:
             (plain if _takes_no_devices(pod) else others).append(pod)
-        try:
-            self._place_together(name, plain)
-        except Exception:  # noqa: BLE001 - only one of them is to blame, and it is told below
-            for pod in plain:
-                self.withdraw(pod.request.uid)
-            others += plain
-        for pod in sorted(others, key=self.records.rank):
-            faults += self._settled(pod)
+        with self.nodes.settling(name):
+            try:
+                self._place_together(name, plain)
+            except Exception:  # noqa: BLE001 - only one of them is to blame, and it is told below
+                for pod in plain:
+                    self.withdraw(pod.request.uid)
+                others += plain
+            for pod in sorted(others, key=self.records.rank):
+                faults += self._settled(pod)
         self._gangs.restore_reservations(name, reservations)
         if faults:
             raise faults[0]

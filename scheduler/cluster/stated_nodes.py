@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from scheduler.core.engine import Engine
 from scheduler.core.model import Node
@@ -36,6 +37,7 @@ class StatedNodes:
         self.dra = DynamicResources()
         self._engine = engine
         self._uncertain: dict[str, set[str]] = {}
+        self._settling = ""
 
     def effective(self, name: str) -> Node:
         """A node as it should stand in the state."""
@@ -82,7 +84,22 @@ class StatedNodes:
         because.add(uid)
         if len(because) == 1:
             log.warning("node %s is withheld until pod %s ends: %s", name, key, why)
-            self.redescribe((name,))
+            if name != self._settling:
+                self.redescribe((name,))
+
+    @contextmanager
+    def settling(self, name: str) -> Iterator[None]:
+        """All pods of a node are charged; doubts that come up withhold it once that is done.
+
+        So which devices a pod has does not depend on whether it comes before the one in doubt.
+        """
+        self._settling = name
+        try:
+            yield
+        finally:
+            self._settling = ""
+            if name in self._uncertain:
+                self.redescribe((name,))
 
     def end_doubt(self, name: str, uid: str) -> bool:
         """The pod does not run any more; whether it was the last one in doubt."""

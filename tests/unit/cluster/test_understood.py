@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from scheduler.core.model import DeviceShare
@@ -38,6 +38,17 @@ def _taken(devices: tuple[DeviceShare, ...]) -> tuple[int, list[int]]:
     return sum(share.milli for share in devices), sorted(share.slots for share in devices)
 
 
+_REPLICAS = {
+    "allocatable": {"nvidia.com/gpu.shared": "8"},
+    "labels": {"nvidia.com/gpu.replicas": "4"},
+}
+_ASKED = [
+    {"requests": {name: "2"}, "foreign": {}, "record": None}
+    for name in ("volcano.sh/vgpu-number", "nvidia.com/gpu.shared")
+]
+
+
+@example(_REPLICAS, True, _ASKED)  # the first one withholds the node
 @given(st.sampled_from(SHAPES), st.booleans(), st.lists(WITHOUT, max_size=6))
 def test_a_file_is_understood_as_a_live_cluster_is(shape, foreign, asked) -> None:
     shared = {"allocatable": shape.get("allocatable", {}) | {"volcano.sh/vgpu-number": "10"}}
