@@ -14,8 +14,9 @@ Replay by the code of the webhook, `kube-default` as stock kube-scheduler; profi
 the same jobs on one pool without node borders or models. Allocated: percent of the GPUs, over time,
 with `stay` at the end; the difference is to `priced`, paired by seed, with the half width of its
 95 % interval. Waits in seconds: means over the seeds of p50 and p95, and the longest of all seeds;
-a gang waits until enough of its members run, and is not counted in the other classes. Half: gangs
-of which some members started and never enough.
+a gang waits until enough of its members have started, and is not counted in the other classes.
+Half: gangs of which some members started, and never enough of them ran at one time. Members of a
+gang may start seconds apart, as their backoffs end: one that runs for less than that counts, too.
 
 Seeds for choosing (0, 1, ...) and those for reporting (1000, 1001, ...) are apart. Small clusters
 scatter more and get more seeds. `--part K/N` takes every N-th cluster, with all its policies.
