@@ -204,6 +204,7 @@ class Ledger:
             at_once=places_at_once,
             unborn_share=config.gang_unborn_share,
             passed=live,
+            binds=config.bind,
             on_gathered=requeue.stir,
         )
         rules = PricingRules(

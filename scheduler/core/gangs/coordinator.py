@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from scheduler.core.capacity import promising
 from scheduler.core.engine import Engine, Reservation
 from scheduler.core.errors import CapacityConflict, UnknownNode
+from scheduler.core.gangs.backing import backed
 from scheduler.core.gangs.drafts import Draft, GangAnswer, Offer
 from scheduler.core.gangs.joint_plan import Planning, note
 from scheduler.core.gangs.members import Members
@@ -72,6 +73,9 @@ class GangCoordinator:
     passed
         kube-scheduler has passed the rows that are offered: what it counts itself refuses them only
         where it is reserved for others, see :mod:`scheduler.core.passed`.
+    binds
+        Pods whose devices are chosen here are bound here, too, as far as :meth:`why_not_bind` lets
+        them. A gang of such may be planned on what kube-scheduler has found for one of its members.
     on_gathered
         Called with a gang once as many of its members exist as have to start together.
 
@@ -90,12 +94,14 @@ class GangCoordinator:
         at_once: int | None = None,
         unborn_share: float = 0.0,
         passed: bool = False,
+        binds: bool = False,
         on_gathered: Callable[[GangKey], None] = lambda _key: None,
     ) -> None:
         self._on_gathered = on_gathered
         self._engine = engine
         self._at_once = at_once
         self._unborn_share, self._passed = unborn_share, passed
+        self._binds, self._ttl_s = binds, ttl_s
         self.members = Members(engine.state.placements.values())
         self._keeper = Keeper(engine, at_once)
         self._lives = Lives(self.members, self._keeper, ttl_s)
@@ -313,7 +319,16 @@ class GangCoordinator:
 
     def _offer(self, request: PodRequest, rows: IntArray) -> Offer:
         late = self._engine.late(request, rows[rows >= 0]) if self._passed else _NO_ROWS
-        return Offer(request, rows, late)
+        return Offer(request, rows, late, alone=len(late) > 0 and not self._may_wait(request))
+
+    def _may_wait(self, request: PodRequest) -> bool:
+        """Whether nobody of the pod's gang is bound before we say so, and all is not in vain."""
+        key = request.gang
+        gang = self._lives.get(key)
+        if key is None or not self._binds or (gang is not None and gang.doubtful):
+            return False
+        members = self.members.present(key)
+        return request.gpu.chosen_by_us and all(each.gpu.chosen_by_us for each in members)
 
     def _resume(self, key: GangKey, gang: Gang, offer: Offer) -> bool:
         """Have the places of a plan held; whether that is for the time of one answer only."""
@@ -331,19 +346,26 @@ class GangCoordinator:
     def _slot_answer(self, key: GangKey, gang: Gang, offer: Offer) -> GangAnswer:
         request = offer.request
         if gang.life not in PLANNED:
-            problem = self._planning.plan(key, offer)
+            problem = self._planned(key, gang, offer)
             if problem:
                 return GangAnswer(-1, problem)
         if not self._has_slot(gang, offer):
             if len(gang.slots) >= self.members.missing(key):
                 return GangAnswer(-1, _SURPLUS)
             self._lives.move(key, Event.LOST)  # it is not what the plan was made for
-            problem = self._planning.plan(key, offer)
+            problem = self._planned(key, gang, offer)
             if problem or request.uid not in gang.slots:
                 return GangAnswer(-1, problem or _SURPLUS)
         self._lives.asked_for(gang, request.uid)
         self._keeper.settle(gang, offer)
         return GangAnswer(self._engine.state.row(gang.slots[request.uid].node))
+
+    def _planned(self, key: GangKey, gang: Gang, offer: Offer) -> str:
+        """Plan; whatever comes of it, somebody has asked about the member."""
+        problem = self._planning.plan(key, offer)
+        if gang.life in HOLDING:
+            self._lives.asked_for(gang, offer.request.uid)
+        return problem
 
     def _has_slot(self, gang: Gang, offer: Offer) -> bool:
         """Whether the member has a place, perhaps since now: one kept for it, or a new one."""
@@ -356,7 +378,7 @@ class GangCoordinator:
             self._keeper.give_back((request.uid,))
         inherited = self._inherited(gang, request, offer.rows)
         node = inherited or offer.best(self._engine, request)
-        late = bool(inherited) or offer.is_late(self._engine, node)
+        late = bool(inherited) or offer.is_late(self._engine, node, request)
         if not node or not self._keeper.hold(request, node, passed=late):
             return False
         note(gang, request, node)
@@ -375,7 +397,10 @@ class GangCoordinator:
     def why_not_bind(self, request: PodRequest, row: int, now: float) -> str:
         """Why a member may not be bound to this row: its gang would not be whole by that.
 
-        Its time may have passed since it was told, and the others have lost their places.
+        Its time may have passed since it was told, and the others have lost their places. Or there
+        is no room for the others as far as is known here: then the first member is not bound until
+        there is. After one time limit the plan is given up, and the next one is made on what is
+        known.
 
         Parameters
         ----------
@@ -394,11 +419,41 @@ class GangCoordinator:
             and request.uid in gang.slots
             and self._keeper.kept(gang.slots)
         ):
-            return ""
+            return self._why_wait(gang, request, row)
         open_rows = self._engine.filter(request, selection=True) == Reason.FITS.code
         open_rows[row] = True
         problem = self.answer(request, np.flatnonzero(open_rows), now).message
-        return problem or self.answer(request, np.array([row]), now).message
+        problem = problem or self.answer(request, np.array([row]), now).message
+        gang = self._lives.get(request.gang)
+        return problem if problem or gang is None else self._why_wait(gang, request, row)
+
+    def _why_wait(self, gang: Gang, request: PodRequest, row: int) -> str:
+        """Why the first member cannot be bound yet: our state has no room for the others."""
+        key = request.gang
+        assert key is not None
+        if not self._passed or self.members.running(key):
+            return ""
+        missing = self.members.missing(key)
+        sure = backed(self._engine, gang.slots, request, row)
+        waiting = sorted(
+            self.members.present(key),
+            key=lambda each: (each.uid != request.uid, each.uid not in sure),
+        )
+        needed, _ = self.members.parted(key, waiting)
+        found = sum(each.uid in sure for each in needed)
+        to_come = sum(not slot.born and uid in sure for uid, slot in gang.slots.items())
+        if found == len(needed) and found + to_come >= missing:
+            gang.doubted_since, gang.doubtful = None, False
+            return ""
+        now = self._lives.now
+        if gang.doubted_since is None:
+            gang.doubted_since = now
+        text = f"{Reason.GANG_DOES_NOT_FIT.text}: {found + to_come} of {missing} members have room"
+        if now - gang.doubted_since < self._ttl_s:
+            return f"{text} as far as is known here; waits for news"
+        gang.doubtful = True
+        self._lives.move(key, Event.LOST)
+        return f"{text} as far as is known here; to be planned anew"
 
     def pinned_row(self, request: PodRequest, now: float) -> int:
         """Row that a plan has for a single pod, or -1. Whether it still fits is not checked."""

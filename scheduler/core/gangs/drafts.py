@@ -32,6 +32,7 @@ __all__ = [
 BEING_PLANNED = f"{Reason.GANG_DOES_NOT_FIT.text}: its places are still being planned"
 
 IntArray = NDArray[np.int64]
+_NO_ROWS: IntArray = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,15 @@ class Offer:
         Those of which the state is late: kube-scheduler has found room there, for this member. So
         what it counts itself is no reason against any member there, but where it is reserved for
         others. Empty beside a cluster that is as the state says.
+    alone
+        Whether ``late`` counts for the member that is asked about alone: nobody keeps it from
+        being bound before there is room for the others.
     """
 
     request: PodRequest
     rows: IntArray
     late: IntArray
+    alone: bool = False
 
     @property
     def known(self) -> IntArray:
@@ -105,9 +110,20 @@ class Offer:
         """The same for the same rows in any order, and for no others."""
         return hashlib.blake2b(np.sort(self.rows).tobytes(), digest_size=16).digest()
 
-    def is_late(self, engine: Engine, node: str) -> bool:
-        """Whether this is a node of which the state is late."""
-        return engine.state.row_of.get(node, -1) in self.late
+    @property
+    def question(self) -> bytes:
+        """The same where the same rows would do: for anybody, or as far as it is about one."""
+        if not len(self.late):
+            return self.name
+        return b"|".join((self.name, np.sort(self.late).tobytes(), self.request.uid.encode()))
+
+    def late_for(self, member: PodRequest) -> IntArray:
+        """Rows where what kube-scheduler counts is no reason against this member. (K,)"""
+        return self.late if not self.alone or member.uid == self.request.uid else _NO_ROWS
+
+    def is_late(self, engine: Engine, node: str, member: PodRequest) -> bool:
+        """Whether this is a node of which the state is late, as far as this member goes."""
+        return engine.state.row_of.get(node, -1) in self.late_for(member)
 
     def best(self, engine: Engine, member: PodRequest) -> str:
         """The best node for a member like the one asked about; empty if there is none."""
@@ -119,9 +135,9 @@ class Offer:
         return self._best(engine, member, self.known if like else None)
 
     def _best(self, engine: Engine, member: PodRequest, rows: IntArray | None) -> str:
-        row = engine.best(member, rows, selection=rows is None)
-        if row < 0 and len(self.late):  # what is known to be there comes first
-            row = engine.best(member, rows, selection=rows is None, late=self.late)
+        row, late = engine.best(member, rows, selection=rows is None), self.late_for(member)
+        if row < 0 and len(late):  # what is known to be there comes first
+            row = engine.best(member, rows, selection=rows is None, late=late)
         node = engine.state.nodes[row] if row >= 0 else None
         return node.name if node is not None else ""
 
@@ -142,7 +158,10 @@ def places(engine: Engine, wanted: Wanted, offer: Offer) -> Iterator[tuple[PodRe
         As an answer to whom. What was offered is where those may go that ask for the same by the
         same rules, whatever is known of the nodes here; for the others their own rules tell.
     """
-    for member in sorted(wanted.needed, key=_largest_first):
+    last = (
+        offer.request.uid if offer.alone and len(offer.late) else ""
+    )  # it has more to choose from
+    for member in sorted(wanted.needed, key=lambda each: (each.uid == last, _largest_first(each))):
         node = offer.place(engine, member)
         if not node:
             return
@@ -214,7 +233,7 @@ class Draft:
 
     def _made(self) -> Iterator[None]:
         for member, node in places(self._engine, self.wanted, self.offer):
-            late = self.offer.is_late(self._engine, node)
+            late = self.offer.is_late(self._engine, node, member)
             self._engine.reserve_until(member, node, math.inf, passed=late)
             self.places.append((member, node))
             yield

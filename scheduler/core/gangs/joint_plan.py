@@ -70,7 +70,7 @@ class Planning:
         if self._too_many_at_once(wanted):
             return BEING_PLANNED
         for member, node in places(self._engine, wanted, offer):
-            if self._keeper.hold(member, node, passed=offer.is_late(self._engine, node)):
+            if self._keeper.hold(member, node, passed=offer.is_late(self._engine, node, member)):
                 note(gang, member, node)
         return self._concluded(key, gang, wanted, offer.request)
 
@@ -82,7 +82,7 @@ class Planning:
             members.ungate(key)
         present = members.present(key)
         reserve = self._may_reserve(key, gang, request)
-        question = (offer.name, tuple(member.uid for member in present), reserve)
+        question = (offer.question, tuple(member.uid for member in present), reserve)
         if gang.refused and gang.refused[:2] == (state.generation_now, question):
             return gang.refused[2]
         for member in present:  # who was held alone gets a place of its gang's instead
@@ -124,7 +124,11 @@ class Planning:
         if any((member.shape, member.selection) != kind for member in wanted.needed):
             return ""
         needed = len(wanted.needed)
-        found = room(self._engine, request, offer.known, needed, late=offer.late)
+        if offer.alone and len(offer.late):
+            found = room(self._engine, request, offer.known, needed)
+            found += room(self._engine, request, offer.late, 1, late=offer.late)
+        else:
+            found = room(self._engine, request, offer.known, needed, late=offer.late)
         have = wanted.missing - needed
         return shortage(request, have + found, wanted.missing) if found < needed else ""
 
@@ -165,7 +169,6 @@ class Planning:
         self._lives.move(key, Event.KEPT)
         if begins:
             self._lives.begin(key)
-        self._lives.asked_for(gang, request.uid)
         text += f"; reserved: {plural(found, 'place')}"
         # Releasing reservations has changed the state; what counts is that nothing else has.
         gang.refused = (self._engine.state.generation_now, wanted.question, text)
@@ -232,7 +235,7 @@ class Planning:
         try:
             fits = True
             for member, node in draft.places:
-                late = draft.offer.is_late(self._engine, node)
+                late = draft.offer.is_late(self._engine, node, member)
                 if not self._keeper.hold(member, node, passed=late):
                     fits = False
                     break

@@ -95,15 +95,18 @@ class Keeper:
             return False
         for uid, slot in slots.items():
             member = members.get(uid)
-            late = offer is not None and offer.is_late(self._engine, slot.node)
             if (
                 member is None
                 or member.shape != slot.shape
-                or not self.hold(member, slot.node, passed=late)
+                or not self._hold_for(offer, member, slot.node)
             ):
                 self.give_back(slots)
                 return False
         return True
+
+    def _hold_for(self, offer: Offer | None, member: PodRequest, node: str) -> bool:
+        late = offer is not None and offer.is_late(self._engine, node, member)
+        return self.hold(member, node, passed=late)
 
     def settle(self, gang: Gang, offer: Offer) -> None:
         """Move a member's place to a node that was offered, to the same one for the same offer."""
@@ -116,7 +119,7 @@ class Keeper:
             self._exchange(gang, offer)
         if state.row(slot.node) not in rows:
             node = offer.best(self._engine, request)
-            if not node or not self.hold(request, node, passed=offer.is_late(self._engine, node)):
+            if not node or not self._hold_for(offer, request, node):
                 return  # it stays where it is; nothing that was offered has room
             slot.node = node
         told[request.uid] = slot.node
@@ -155,13 +158,12 @@ class Keeper:
         for uid in sorted(gang.slots, key=lambda uid: uid not in told):
             slot, member = gang.slots[uid], members[uid]
             wanted = told.get(uid, slot.node)
-            late = wanted == slot.node or offer.is_late(self._engine, wanted)
+            late = wanted == slot.node or offer.is_late(self._engine, wanted, member)
             if self.hold(member, wanted, passed=late):
                 slot.node = wanted
                 continue
             node = "" if uid in told else offer.best(self._engine, member)
-            late = offer.is_late(self._engine, node)
-            if not node or not self.hold(member, node, passed=late):
+            if not node or not self._hold_for(offer, member, node):
                 break
             slot.node = node
         else:

@@ -145,6 +145,11 @@ class Gang:
         When it may hold its places again.
     unborn_after
         When places may be kept again for members that do not exist.
+    doubted_since
+        When a member could not be bound first, because by our state the others have no room.
+    doubtful
+        Whether that has lasted too long: what kube-scheduler says of one member counts for that
+        one only, until a member may be bound.
     """
 
     life: Life = Life.UNKNOWN
@@ -157,6 +162,8 @@ class Gang:
     ends: float = math.inf
     rests_until: float = 0.0
     unborn_after: float = 0.0
+    doubted_since: float | None = None
+    doubtful: bool = False
 
     def due(self, rest_s: float) -> float:
         """When something ends of what it holds, or of a plan that nobody asks for."""

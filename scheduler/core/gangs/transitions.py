@@ -181,7 +181,7 @@ class Lives:
 
     def _end_unasked(self, key: GangKey, gang: Gang, now: float) -> None:
         """Members that nobody has asked about count as absent, and lose their places."""
-        gang.ask_by = math.inf
+        gang.ask_by, reserved = math.inf, gang.life is Life.RESERVED
         unasked = [uid for uid, slot in gang.slots.items() if not slot.asked]
         for uid in unasked:
             if gang.slots.pop(uid).born:
@@ -192,4 +192,6 @@ class Lives:
         if not self._members.enough(key) or (
             gang.life is Life.HOLDING and len(gang.slots) < self._members.missing(key)
         ):
+            if reserved:
+                gang.waiting_since = now  # it waits for its turn again
             self.move(key, Event.SHORT)

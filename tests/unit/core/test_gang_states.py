@@ -66,6 +66,7 @@ class Gangs(RuleBasedStateMachine):
             at_once=at_once,
             unborn_share=share,
             passed=late,
+            binds=late,
         )
         self.late, self.unheard, self.reserves = late, list[str](), reserve
         self.now, self.serial = 0.0, 0
@@ -161,10 +162,10 @@ class Gangs(RuleBasedStateMachine):
         self.others.clear()
 
     @precondition(lambda self: self.late)
-    @rule(name=st.sampled_from("abc"))
-    def another_has_ended_and_nobody_says_so(self, name: str) -> None:
-        """kube-scheduler has room there, and goes on offering the node."""
-        if name in self.nodes:
+    @rule(names=st.sampled_from(["a", "b", "c", "ab", "abc", "abc"]))
+    def others_have_ended_and_nobody_says_so(self, names: str) -> None:
+        """kube-scheduler has room there, and goes on offering the nodes."""
+        for name in sorted(self.nodes.keys() & set(names)):
             self.serial += 1
             ended = pod(f"ended{self.serial}", cpu=self.nodes[name].cpu_milli)
             self.engine.state.apply([Placement(ended, name)], enforce=False)
@@ -181,8 +182,42 @@ class Gangs(RuleBasedStateMachine):
     @precondition(lambda self: self.told)
     @rule(data=st.data())
     def bind(self, data: st.DataObject) -> None:
-        uid = data.draw(st.sampled_from(sorted(self.told)))
-        self._bind(self.waiting[uid], self.told[uid])
+        self._bind_told(data.draw(st.sampled_from(sorted(self.told))))
+
+    @rule(key=st.sampled_from(KEYS))
+    def starts(self, key: GangKey) -> None:
+        """All members are asked about, and those that were told a node are bound there."""
+        self.cycles(key, 1)
+        for uid in [uid for uid in self.told if self.waiting[uid].gang == key]:
+            self._bind_told(uid)
+
+    def _bind_told(self, uid: str) -> None:
+        request, name = self.waiting[uid], self.told[uid]
+        key = request.gang
+        assert key is not None
+        first = self.gangs.is_incomplete_gang(request) and not self.gangs.members.running(key)
+        if name in self.nodes and self.gangs.is_incomplete_gang(request):
+            problem = self.gangs.why_not_bind(request, self.engine.state.row(name), self.now)
+            if problem:
+                del self.told[uid]
+                return
+        missing = self.gangs.members.missing(key)
+        self._bind(request, name)
+        if first and uid in self.running:
+            self._has_room_for_others(key, name, missing)
+
+    def _has_room_for_others(self, key: GangKey, name: str, missing: int) -> None:
+        """By what is known of cpu, once more: whoever is bound first does not start by half."""
+        slots = self._gang(key).slots
+        ours = {*slots, *self.gangs.members.running(key)}
+        sure = 0
+        for at, there in self.nodes.items():
+            pods = [p.pod for p in self.engine.state.placements.values() if p.node == at]
+            used = sum(each.cpu_milli for each in pods if each.uid not in ours)
+            places = sum(slot.node == at for slot in slots.values()) + (at == name)
+            room = max(0, (there.cpu_milli - used) // pod().cpu_milli)
+            sure += min(places, max(room, at == name))
+        assert sure >= missing
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data(), name=st.sampled_from("abc"))

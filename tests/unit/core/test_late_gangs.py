@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scheduler.core.engine import Engine
 from scheduler.core.gangs.coordinator import GangAnswer, GangCoordinator
 from scheduler.core.gangs.states import Life
-from scheduler.core.model import Placement, PodRequest
+from scheduler.core.model import Node, Placement, PodRequest
 from scheduler.core.state import ClusterState
 from tests.builders import described, gang_key, node, pod
 from tests.depth import examples
@@ -24,12 +24,14 @@ NIC = "example.com/nic"
 class Late:
     """A coordinator beside a live cluster; pods of ``runs`` have ended, and it does not know."""
 
-    def __init__(self, *nodes, runs=(), passed: bool = True, **settings) -> None:
+    def __init__(
+        self, *nodes, runs=(), passed: bool = True, binds: bool = True, **settings
+    ) -> None:
         state = ClusterState(nodes)
         state.counted.elsewhere_counts = True
         state.apply([Placement(request, at) for request, at in runs], enforce=False)
         self.engine = Engine(state, "best-fit")
-        self.gangs = GangCoordinator(self.engine, ttl_s=TTL, passed=passed, **settings)
+        self.gangs = GangCoordinator(self.engine, ttl_s=TTL, passed=passed, binds=binds, **settings)
         self.rows = np.arange(len(nodes))
         self.now = 0.0
 
@@ -51,7 +53,25 @@ class Late:
         assert self.engine.state.check() == []
         return answer
 
+    def why_not_bind(self, request: PodRequest, name: str) -> str:
+        row = self.engine.state.row(name)
+        return self.gangs.why_not_bind(request, row, self.now)
+
+    def hears(self, there: Node, *ended: str) -> None:
+        """The watch catches up: pods have ended, a node is as it is by now."""
+        held = [
+            each for each in self.engine.reservations.values() if each.placement.node == there.name
+        ]
+        for each in held:
+            self.engine.reservations.drop(each.placement.pod.uid)
+        for uid in ended:
+            self.engine.release(uid)
+        self.engine.state.add_node(there)
+        self.gangs.restore_reservations(there.name, held)
+        assert self.engine.state.check() == []
+
     def bind(self, request: PodRequest, name: str) -> None:
+        assert self.why_not_bind(request, name) == ""
         self.engine.place_on(request, name, passed=True)
         self.gangs.on_pod_bound(request)
 
@@ -86,10 +106,112 @@ def test_a_gang_is_planned_where_kube_scheduler_has_room(there, asks, size, at_o
     members = cluster.gang(*_members(size, **asks))
     assert [cluster.ask(member, "a").row for member in members] == [0] * size
     assert cluster.gangs.state_of(members[0].gang) is Life.HOLDING
+    assert all("waits for news" in cluster.why_not_bind(member, "a") for member in members)
+    more = {"cpu_milli": 64_000, "memory_bytes": 64 << 30, "pods": 64, "counted": {NIC: 64}}
+    cluster.hears(replace(there, **more), ended.uid)
     for member in members:
         cluster.bind(member, "a")
     assert cluster.gangs.state_of(members[0].gang) is Life.WHOLE
     assert cluster.engine.state.check() == []
+
+
+@pytest.mark.parametrize("brings", [2, 4])
+def test_a_gang_is_bound_whole_or_not_at_all_once_the_news_come(brings) -> None:
+    """kube-scheduler has room for one member at least; for how many, it does not say."""
+    cluster = Late(node("a", gpus=4, cpu=1000))
+    members = cluster.gang(*_members(4, cpu=4000))
+    assert [cluster.ask(member).row for member in members] == [0] * 4
+    assert all(cluster.why_not_bind(member, "a") for member in members)
+    cluster.hears(node("a", gpus=4, cpu=4000 * brings))
+    told = [cluster.ask(member) for member in members]
+    if brings == 2:
+        assert all("2 of 4" in answer.message for answer in told)
+        assert all(cluster.why_not_bind(member, "a") for member in members)
+        assert not cluster.engine.reservations
+    else:
+        for member in members:
+            cluster.bind(member, "a")
+        assert cluster.gangs.state_of(members[0].gang) is Life.WHOLE
+
+
+def test_nobody_waits_for_news_for_ever() -> None:
+    """After one time limit the next plan goes by what is known, until that lets somebody start."""
+    cluster = Late(node("a", gpus=2, cpu=1000), node("b", gpus=1, cpu=1000))
+    first, second = cluster.gang(*_members(2, cpu=4000))
+    assert cluster.ask(first, "a").row == cluster.ask(second, "a").row == 0
+    assert "1 of 2" in cluster.why_not_bind(first, "a")
+    cluster.now += TTL - 1
+    assert "waits for news" in cluster.why_not_bind(second, "a")
+    cluster.now += 1
+    assert "planned anew" in cluster.why_not_bind(first, "a")
+    assert not cluster.engine.reservations
+    assert "1 of 2" in cluster.ask(first).message and "1 of 2" in cluster.ask(second).message
+    cluster.hears(node("b", gpus=1, cpu=8000))
+    assert cluster.ask(first).row >= 0
+    told = {member.uid: "ab"[cluster.ask(member).row] for member in (first, second)}
+    assert sorted(told.values()) == ["a", "b"]
+    early = first if told[first.uid] == "a" else second
+    cluster.bind(early, "a")
+
+
+def test_who_is_beyond_the_number_that_starts_together_is_not_waited_for() -> None:
+    cluster = Late(node("a", gpus=2, cpu=8000), node("b", gpus=2, cpu=1000))
+    key = gang_key("g", 2)
+    members = [pod(f"g-{n}", gang=key, count=1, cpu=4000) for n in range(4)]
+    cluster.gang(*members)
+    told = {member.uid: "ab"[cluster.ask(member).row] for member in members}
+    assert sorted(told.values()) == ["a", "a", "b", "b"]
+    for member in members:
+        if told[member.uid] == "a":
+            cluster.bind(member, "a")
+
+
+def test_a_member_that_takes_the_room_of_another_waits_for_it() -> None:
+    """By our state there is room for either."""
+    cluster = Late(node("a", gpus=2, cpu=1000))
+    first, second = cluster.gang(*_members(2, cpu=4000))
+    cluster.ask(first)
+    cluster.hears(node("a", gpus=2, cpu=4000))
+    answer = cluster.ask(first)
+    assert answer.row == 0 or "1 of 2" in answer.message
+    assert cluster.why_not_bind(first, "a") and cluster.why_not_bind(second, "a")
+
+
+@pytest.mark.parametrize(
+    ("binds", "asks"),
+    [(False, {}), (True, {"resource": "nvidia.com/gpu"}), (False, {"milli": 500})],
+)
+def test_where_others_bind_late_news_are_about_one_member(binds, asks) -> None:
+    asks = {"cpu": 4000, **asks} | ({"count": 0} if "milli" in asks else {})
+    cluster = Late(node("a", gpus=3, cpu=1000), node("b", gpus=3, cpu=4000), binds=binds)
+    refused = cluster.gang(*_members(3, **asks))
+    assert "2 of 3" in cluster.ask(refused[0]).message
+    pair = [replace(member, uid=f"h-{n}", gang=gang_key("h", 2)) for n, member in
+            enumerate(refused[:2])]  # fmt: skip
+    cluster.gang(*pair)
+    told = [cluster.ask(member).row for member in pair]
+    assert sorted(told) == [0, 1]
+    assert [cluster.ask(member).row for member in pair] == told
+
+
+def test_the_member_that_is_asked_about_leaves_what_is_known_to_the_others() -> None:
+    """It is the largest, and would take the only known place before them."""
+    cluster = Late(node("a", gpus=2, cpu=1000), node("b", gpus=2, cpu=4000), binds=False)
+    first, second = _members(2, cpu=4000)
+    cluster.gang(replace(first, gpu=replace(first.gpu, count=2)), second)
+    members = cluster.gangs.members.present(first.gang)
+    assert [cluster.ask(member).row for member in members] == [0, 1]
+
+
+def test_once_one_runs_the_others_are_not_held_up() -> None:
+    cluster = Late(node("a", gpus=2, cpu=8000))
+    first, second = cluster.gang(*_members(2, cpu=4000))
+    cluster.ask(first)
+    cluster.bind(first, "a")
+    late = pod("late", cpu=4000)
+    cluster.engine.state.apply([Placement(late, "a")], enforce=False)
+    assert cluster.ask(second).row == 0
+    cluster.bind(second, "a")
 
 
 @pytest.mark.parametrize(("there", "asks"), SHORT + GROWN)
