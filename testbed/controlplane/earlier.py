@@ -51,8 +51,9 @@ class Earlier:
 
     def extender(self, plane: ControlPlane, flags: Sequence[str | Path], name: str) -> Extender:
         """An extender of this version, not started yet."""
-        path = f"{self._tree}:{self._packages}"
-        return Extender(plane, flags, name=name, environ={"PYTHONPATH": path})
+        # Modules are looked for there, and not in the folder where the tests run.
+        where = {"PYTHONPATH": f"{self._tree}:{self._packages}", "PYTHONSAFEPATH": "1"}
+        return Extender(plane, flags, name=name, environ=where)
 
 
 def _blocks(lock: str) -> str:

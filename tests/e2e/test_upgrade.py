@@ -48,6 +48,7 @@ def start_earlier(system: System, earlier: Earlier) -> Callable[[str], Extender]
         flags = ["--kubeconfig", system.kubeconfig(), "--config", settings]
         extender = earlier.extender(plane, flags, name)
         extender.start()
+        assert any("snugfit_holds" in name for name in extender.metrics()), "this is not 0.1"
         return extender
 
     return start
