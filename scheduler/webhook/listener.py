@@ -29,6 +29,9 @@ _BACKLOG = 512
 _FULL = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _FULL_S = 0.005
 _SHORT_S = 0.050
+# A signal that comes just before the wait does not end it, and its handler, which runs in this
+# thread where that is the main one, has to run all the same.
+_LOOK_MS = 250
 _LEAVE_S = 1.0
 
 
@@ -120,7 +123,7 @@ class Listener:
         poll.register(self._woken, select.POLLIN)
         try:
             while not stopping.is_set():
-                poll.poll()
+                poll.poll(_LOOK_MS)
                 if not stopping.is_set():
                     self._take_in()
         finally:
