@@ -143,6 +143,9 @@ def test_rows_are_those_of_processes_though_a_node_is_killed(
 
 
 def test_ctrl_c_keeps_what_a_cluster_has_done(cluster: Cluster, folder: Path) -> None:
+    # Rows that take seconds each: not all of them can be there when the first ones are.
+    slow = {"name": "made", "generate": {"nodes": 500, "load": 1.2}}
+    (folder / "grid.json").write_text(json.dumps(GRID | {"workloads": [slow]}))
     running = _sweep(folder, "ray.jsonl", "--ray", cluster.address)
     path = folder / "ray.jsonl"
     eventually(lambda: _count(path) >= 2 or running.poll() is not None, within_s=120)
@@ -150,11 +153,11 @@ def test_ctrl_c_keeps_what_a_cluster_has_done(cluster: Cluster, folder: Path) ->
     out, err = running.communicate(timeout=120)
     assert running.returncode == 130 and "Traceback" not in err, err
     said = json.loads(out)
-    assert said["stopped"] and 2 <= said["done"] == _count(path) < 18
+    assert said["stopped"] and 2 <= said["done"] == _count(path) < 9
     again = _sweep(folder, "ray.jsonl", "--ray", cluster.address, "--resume")
     out, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
-    assert json.loads(out)["known_before"] == said["done"] and len(_rows(path)) == 18
+    assert json.loads(out)["known_before"] == said["done"] and len(_rows(path)) == 9
 
 
 def test_workers_that_die_and_jobs_that_fail(

@@ -202,13 +202,16 @@ class Gangs(RuleBasedStateMachine):
                 del self.told[uid]
                 return
         missing = self.gangs.members.missing(key)
+        # Places of members to come are given up once nobody waits any more.
+        slots = {other: slot for other, slot in self._gang(key).slots.items() if other != uid}
         self._bind(request, name)
         if first and uid in self.running:
-            self._has_room_for_others(key, name, missing)
+            self._has_room_for_others(key, slots, name, missing)
 
-    def _has_room_for_others(self, key: GangKey, name: str, missing: int) -> None:
+    def _has_room_for_others(
+        self, key: GangKey, slots: dict[str, states.Slot], name: str, missing: int
+    ) -> None:
         """By what is known of cpu, once more: whoever is bound first does not start by half."""
-        slots = self._gang(key).slots
         ours = {*slots, *self.gangs.members.running(key)}
         sure = 0
         for at, there in self.nodes.items():

@@ -170,7 +170,7 @@ def _by_the_rule(engine: Engine, asks: PodRequest, row: int) -> bool:
         kept = sum(of(p.pod) for p in others if p.pod.uid in engine.reservations)
         if not offered and of is nic:  # no pod is charged for it there
             free, kept = 0, 0 if somewhere else of(asks)
-        if of(asks) > free + kept:
+        if of(asks) and of(asks) > free + kept:  # what is not asked for is not looked at
             return True  # without reservations it would not fit either: we are late
         kept_from_it |= bool(of(asks)) and (offered or of is not nic) and free < of(asks)
     return not kept_from_it
