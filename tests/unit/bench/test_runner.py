@@ -265,8 +265,12 @@ def _members(group: int) -> list[str]:
 
 def _workers(group: int) -> list[str]:
     """Those that multiprocessing has started."""
-    return [
-        pid
-        for pid in _members(group)
-        if b"spawn_main" in Path("/proc", pid, "cmdline").read_bytes()
-    ]
+    return [pid for pid in _members(group) if b"spawn_main" in _command(pid)]
+
+
+def _command(pid: str) -> bytes:
+    """Nothing for a process that has ended since it was seen."""
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
