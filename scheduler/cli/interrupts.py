@@ -16,6 +16,20 @@ _LOOK_S = 0.1
 
 
 @contextmanager
+def _calling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have Ctrl-C call this, where this thread may say so and Ctrl-C is not ignored."""
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
 def stop_on_interrupt() -> Iterator[threading.Event]:
     """An event that Ctrl-C sets; a second Ctrl-C raises KeyboardInterrupt, as ever.
 
@@ -28,15 +42,8 @@ def stop_on_interrupt() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with _calling(ask):
         yield stop
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -58,15 +65,8 @@ def heard_by(progress: Callable[[int, int], None]) -> Iterator[Callable[[int, in
         if came:
             raise KeyboardInterrupt
 
-    main = threading.current_thread() is threading.main_thread()
-    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        yield progress
-        return
-    before = signal.signal(signal.SIGINT, ask)
-    try:
+    with _calling(ask):
         yield told
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def until_stopped(work: Callable[[], T], stop: Callable[[], None]) -> tuple[T, bool]:

@@ -188,10 +188,10 @@ def _rival(name: str, workload: Workload, seed: int) -> _Side:
     from scheduler.simulator.emulator import EmulatedScheduler, SchedulerProfile
 
     state, profile = ClusterState(workload.nodes), WorkloadProfile.from_requests(workload.requests)
-    choose = Engine(state, name, profile=profile)
+    stock = name == "kube-default"
+    choose = Engine(state, "first-fit" if stock else name, profile=profile)
     best: Callable[[PodRequest], int] = choose.best
-    if name == "kube-default":
-        choose = Engine(state, "first-fit")
+    if stock:
         best = EmulatedScheduler(choose, SchedulerProfile(extender_weight=0, seed=seed)).best
     placed = 0
     with progress(name) as bar:
